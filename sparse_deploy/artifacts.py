@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Artifact folders: written whole or not at all, described by a manifest that is written last.
+
+A folder without ``manifest.json`` is unfinished. The manifest lists every file with its SHA-256 and carries the
+sparsity record of every model file, the resolved recipe and the versions that made it.
+"""
+
+import contextlib
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.sparsity.statistics import SparsityRecord
+
+MANIFEST_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+_VERSIONED_PACKAGES = (
+    "sparse-deploy", "torch", "transformers", "datasets", "optimum", "onnx", "onnxscript", "onnxruntime", "openvino",
+    "neural-compressor", "numpy",
+)  # fmt: skip
+
+ArtifactKind = Literal["checkpoint", "deployment"]
+
+
+class FileRecord(BaseModel):
+    """One file of an artifact: path relative to the folder, size in bytes, SHA-256."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Source(BaseModel):
+    """Where the model of an artifact came from.
+
+    Attributes:
+        name_or_path: as the user gave it.
+        revision: resolved commit on the hub; None for local folders and packages.
+        weights_sha256: fingerprint of the weight files that were read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name_or_path: str
+    revision: str | None = None
+    weights_sha256: str = ""
+
+
+class Manifest(BaseModel):
+    """What ``manifest.json`` holds.
+
+    Attributes:
+        sparsity: a record per model file of the folder, by relative path.
+        recipe: the recipe with all defaults and overrides resolved.
+        details: figures of the stage that made the folder (metrics, parity, calibration).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    kind: ArtifactKind
+    task: str
+    source: Source
+    recipe: dict[str, Any]
+    sparsity: dict[str, SparsityRecord]
+    details: dict[str, Any] = Field(default_factory=dict)
+    files: tuple[FileRecord, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    created: str = ""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal text."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that shape an artifact."""
+    versions = {}
+    for package in _VERSIONED_PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def check_writable_target(target: Path) -> None:
+    """Refuse early to write over something that is not an artifact.
+
+    Raises:
+        ConfigError: ``target`` exists and is neither empty nor one of our folders.
+    """
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        raise ConfigError(f"{target}: expected a folder to write to, found a file or link. Choose another --output.")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+        raise ConfigError(
+            f"{target}: the folder holds files and no {MANIFEST_NAME}, so it was not written by sparse-deploy and is "
+            f"not replaced. Choose another --output or empty it."
+        )
+
+
+@contextlib.contextmanager
+def staged_folder(target: Path) -> Iterator[Path]:
+    """Give a fresh folder beside ``target`` that becomes ``target`` only if the block ends well.
+
+    The block must call :func:`seal` last. On any error, and on Ctrl-C, the staging folder is removed and ``target``
+    is as it was. An earlier artifact at ``target`` is replaced.
+
+    Raises:
+        ArtifactError: disk full, no permission, or the block did not seal the folder.
+    """
+    check_writable_target(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        staging.chmod(0o755)
+    except OSError as error:
+        raise _write_error(target, error) from error
+    try:
+        yield staging
+        if not (staging / MANIFEST_NAME).is_file():
+            raise ArtifactError(f"{target}: the stage ended without a manifest; nothing was written")
+        _publish(staging, target)
+    except OSError as error:
+        raise _write_error(target, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def seal(staging: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest of a staged folder, with hashes of all files in it; files reach the disk first.
+
+    Returns:
+        The manifest as written (files, versions and time filled in).
+    """
+    files = []
+    for path in sorted(p for p in staging.rglob("*") if p.is_file()):
+        with path.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        files.append(
+            FileRecord(
+                path=path.relative_to(staging).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path)
+            )
+        )
+    whole = manifest.model_copy(
+        update={
+            "files": tuple(files),
+            "versions": package_versions(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+    write_text_atomically(staging / MANIFEST_NAME, whole.model_dump_json(indent=1) + "\n")
+    return whole
+
+
+def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: bool = True) -> Manifest:
+    """Read and check the manifest of an artifact folder.
+
+    Args:
+        folder: the artifact.
+        kind: what it must be; any kind when omitted.
+        verify: also compare size and SHA-256 of every listed file.
+
+    Raises:
+        ConfigError: no such folder.
+        ArtifactError: unfinished, of another kind, or altered.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder. Expected {_what(kind)}.")
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: no {MANIFEST_NAME}, so this is not a finished artifact. {_how(kind)}")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ArtifactError(f"{path}: not a readable manifest: {reason}. {_how(kind)}") from error
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError(f"{folder}: expected {_what(kind)}, found a {manifest.kind}. {_how(kind)}")
+    if verify:
+        for record in manifest.files:
+            _verify_file(folder, record)
+    return manifest
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a text file so that readers see the old or the new content, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json_atomically(path: Path, data: Any) -> None:
+    """Write JSON as :func:`write_text_atomically` writes text."""
+    write_text_atomically(path, json.dumps(data, indent=1, sort_keys=False) + "\n")
+
+
+def _publish(staging: Path, target: Path) -> None:
+    # rename() can't replace a folder that holds files, so an earlier artifact steps aside first. A kill between the
+    # two renames leaves no artifact at the target, never a mixed one.
+    if target.is_dir():
+        retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".retired", dir=target.parent))
+        target.replace(retired)
+        staging.rename(target)
+        shutil.rmtree(retired, ignore_errors=True)
+    else:
+        staging.rename(target)
+    descriptor = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _verify_file(folder: Path, record: FileRecord) -> None:
+    path = folder / record.path
+    if Path(record.path).is_absolute() or ".." in Path(record.path).parts:
+        raise ArtifactError(f"{folder}: the manifest names {record.path!r}, which lies outside the folder")
+    if not path.is_file():
+        raise ArtifactError(f"{folder}: {record.path} is in the manifest and missing from the folder; copy it again")
+    if path.stat().st_size != record.bytes or file_sha256(path) != record.sha256:
+        raise ArtifactError(f"{path}: the file is not the one that the manifest describes; copy or make it again")
+
+
+def _write_error(target: Path, error: OSError) -> ArtifactError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ArtifactError(f"{target}: the disk is full ({error.strerror}); free some space. Nothing was written.")
+    return ArtifactError(f"{target}: can't write: {error}. Nothing was written.")
+
+
+def _what(kind: ArtifactKind | None) -> str:
+    return f"a {kind} folder" if kind else "an artifact folder"
+
+
+def _how(kind: ArtifactKind | None) -> str:
+    if kind == "deployment":
+        return "Make a deployment with: sparse-deploy export CHECKPOINT -c RECIPE"
+    return "Make a checkpoint with: sparse-deploy finetune -c RECIPE"

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recipe: one YAML file per model and task, checked field by field.
+
+Every model here is frozen and forbids unknown keys. Names follow Hugging Face ``TrainingArguments`` and Olive where
+those have a word for the thing.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+
+from sparse_deploy.sparsity.pattern import DENSE, PatternKind, SparsityPattern
+
+Pattern = Annotated[
+    SparsityPattern,
+    BeforeValidator(lambda value: SparsityPattern.parse(value) if isinstance(value, str) else value),
+    PlainSerializer(str, return_type=str),
+]
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: immutable, and no key passes unread."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ModelSection(Section):
+    """Which checkpoint to start from.
+
+    Attributes:
+        name_or_path: hub id, local folder, or ``package:NAME/PATH`` for weights that an installed Python package
+            carries (the demo's MiniLM encoder).
+        revision: branch, tag or commit on the hub; the resolved commit goes into the manifest.
+        dropout: overrides the hidden and attention dropout of the model's config when set.
+    """
+
+    name_or_path: str
+    revision: str = "main"
+    dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
+
+
+class DataSection(Section):
+    """How text becomes model input.
+
+    Attributes:
+        max_length: longest input in tokens, special tokens included; longer text is cut (SQuAD: windowed).
+        doc_stride: overlap of two SQuAD windows, in tokens.
+        max_answer_length: longest SQuAD answer span, in tokens.
+        train_samples: use only so many training examples (the first ones after a seeded shuffle).
+        validation_samples: use only the first so many validation examples.
+    """
+
+    max_length: int = Field(default=128, ge=8)
+    doc_stride: int = Field(default=128, ge=1)
+    max_answer_length: int = Field(default=30, ge=1)
+    train_samples: int | None = Field(default=None, ge=1)
+    validation_samples: int | None = Field(default=None, ge=1)
+
+
+class SparsityMode(StrEnum):
+    """What fine-tuning does about zeros."""
+
+    NONE = "none"
+    LOCK = "lock"
+    PRUNE = "prune"
+    ONE_SHOT = "one-shot"
+
+
+DEFAULT_EXCLUDE = ("embeddings", "pooler", "classifier", "qa_outputs", "LayerNorm")
+
+
+class SparsitySection(Section):
+    """The promised zeros.
+
+    Attributes:
+        mode: ``lock`` keeps the zeros of the checkpoint, ``prune`` makes them gradually, ``one-shot`` makes them
+            before the first step; both then lock. ``none`` is a dense fine-tune.
+        pattern: what every prunable tensor must hold.
+        target: promised zero share of the prunable tensors (their sum), 0 to 1.
+        tolerance: how far below ``target`` a checkpoint may lie.
+        scope: rank weights over the whole model (``global``) or inside each tensor (``layer``).
+        begin, end: part of the training during which gradual pruning runs, 0 to 1.
+        frequency: optimizer steps between two mask updates.
+        exclude: parameters whose name holds one of these stay dense.
+    """
+
+    mode: SparsityMode = SparsityMode.NONE
+    pattern: Pattern = DENSE
+    target: float = Field(default=0.0, ge=0.0, lt=1.0)
+    tolerance: float = Field(default=0.01, ge=0.0, lt=1.0)
+    scope: Literal["global", "layer"] = "layer"
+    begin: float = Field(default=0.0, ge=0.0, le=1.0)
+    end: float = Field(default=0.5, ge=0.0, le=1.0)
+    frequency: int = Field(default=20, ge=1)
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SparsitySection":
+        dense = self.pattern.kind is PatternKind.DENSE
+        if self.mode is not SparsityMode.NONE and dense:
+            raise ValueError(f"mode {self.mode.value} needs a pattern other than dense")
+        if self.mode is SparsityMode.NONE and not dense:
+            raise ValueError(f"pattern {self.pattern} needs mode lock, prune or one-shot")
+        if self.pattern.kind is PatternKind.N_M and abs(self.target - (1 - self.pattern.n / self.pattern.m)) > 1e-6:
+            raise ValueError(f"pattern {self.pattern} means target {1 - self.pattern.n / self.pattern.m:g}")
+        if self.mode in (SparsityMode.PRUNE, SparsityMode.ONE_SHOT) and not self.target:
+            raise ValueError(f"mode {self.mode.value} needs a target above 0")
+        if self.begin > self.end:
+            raise ValueError("begin must not be after end")
+        return self
+
+
+class DistillationSection(Section):
+    """Learning from a teacher (Hinton et al. 2015, arXiv 1503.02531).
+
+    Attributes:
+        teacher: hub id, folder, or ``package:`` path of a model fine-tuned on the same task.
+        teacher_revision: as ``model.revision``.
+        temperature: softens both logits; the loss is scaled by its square.
+        alpha: weight of the teacher's logits; the labels get ``1 - alpha``.
+        hidden_weight: weight of the mean squared error between hidden states (same width only); 0 leaves it out.
+    """
+
+    teacher: str
+    teacher_revision: str = "main"
+    temperature: float = Field(default=2.0, gt=0.0)
+    alpha: float = Field(default=0.5, ge=0.0, le=1.0)
+    hidden_weight: float = Field(default=0.0, ge=0.0)
+
+
+class FinetuneSection(Section):
+    """Training, in the words of ``transformers.TrainingArguments``.
+
+    Attributes:
+        precision: ``bf16`` runs autocast (CPUs with AVX512-BF16 or AMX, and GPUs).
+        warmup: a share of all steps when below 1, a number of steps otherwise.
+        save_steps: optimizer steps between resumable checkpoints.
+    """
+
+    epochs: float = Field(default=3.0, gt=0.0)
+    max_steps: int = Field(default=-1, ge=-1)
+    learning_rate: float = Field(default=2e-5, gt=0.0)
+    train_batch_size: int = Field(default=32, ge=1)
+    eval_batch_size: int = Field(default=32, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    adam_beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    adam_beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
+    adam_epsilon: float = Field(default=1e-8, gt=0.0)
+    max_grad_norm: float = Field(default=1.0, ge=0.0)
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup: float = Field(default=0.0, ge=0.0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = Field(default=42, ge=0)
+    group_by_length: bool = True
+    save_steps: int = Field(default=500, ge=1)
+    logging_steps: int = Field(default=50, ge=1)
+
+
+class Int8Mode(StrEnum):
+    """How an INT8 model gets its activation scales."""
+
+    STATIC = "static"
+    DYNAMIC = "dynamic"
+    NONE = "none"
+
+
+class QuantizationSection(Section):
+    """INT8.
+
+    Attributes:
+        mode: ``static`` calibrates on training text (Neural Compressor); ``dynamic`` measures each batch at run time
+            (ONNX Runtime's quantizer).
+        calibration_samples: training examples used for calibration.
+        calibration_batch_size: examples per calibration batch, padded to the longest.
+        observer: how a range is chosen from calibration values.
+        seed: which training examples are drawn.
+        exclude: module names (substrings) that stay FP32.
+    """
+
+    mode: Int8Mode = Int8Mode.STATIC
+    calibration_samples: int = Field(default=256, ge=1)
+    calibration_batch_size: int = Field(default=8, ge=1)
+    observer: Literal["minmax", "kl"] = "minmax"
+    seed: int = Field(default=42, ge=0)
+    exclude: tuple[str, ...] = ()
+
+
+class ExportSection(Section):
+    """Portable files.
+
+    Attributes:
+        opset: ONNX operator set.
+        atol: largest allowed difference of any FP32 logit from PyTorch.
+        int8_agreement: smallest allowed share of parity rows on which INT8 predicts the same as FP32.
+        openvino: also write OpenVINO IR.
+    """
+
+    opset: int = Field(default=20, ge=17, le=23)
+    atol: float = Field(default=1e-4, gt=0.0)
+    int8_agreement: float = Field(default=0.9, ge=0.0, le=1.0)
+    openvino: bool = True
+
+
+class BenchSection(Section):
+    """What is measured.
+
+    Attributes:
+        runtimes: which of the installed runtimes run.
+        precisions: which files of the deployment run.
+        blocks: interleaved latency blocks per rival.
+        block_seconds: measured seconds per block.
+        warmup_seconds: upper limit of the warm-up of one rival.
+        throughput_batch_size: batch of the offline scenario.
+        shapes: extra fixed shapes as ``[batch, tokens]``.
+        threads: intra-op threads; the container's CPU quota when omitted.
+    """
+
+    runtimes: tuple[Literal["pytorch", "onnxruntime", "openvino"], ...] = ("pytorch", "onnxruntime", "openvino")
+    precisions: tuple[Literal["fp32", "int8"], ...] = ("fp32", "int8")
+    blocks: int = Field(default=5, ge=2)
+    block_seconds: float = Field(default=1.0, gt=0.0)
+    warmup_seconds: float = Field(default=5.0, gt=0.0)
+    throughput_batch_size: int = Field(default=32, ge=1)
+    shapes: tuple[tuple[int, int], ...] = ()
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Goal(Section):
+    """One gate (Olive's and MLPerf's words).
+
+    Attributes:
+        metric: a task metric (``accuracy``, ``f1`` ...), or ``sparsity``.
+        type: ``threshold``: at least ``value``; ``max-degradation``: at most ``value`` below the baseline, in the
+            metric's own unit; ``percent-of-baseline``: at least ``value`` percent of the baseline.
+        value: the bound. Metrics are shares (0 to 1) except SQuAD's (0 to 100).
+        runtimes, precisions: which cells the goal binds; empty means all.
+    """
+
+    metric: str
+    type: Literal["threshold", "max-degradation", "percent-of-baseline"]
+    value: float
+    runtimes: tuple[str, ...] = ()
+    precisions: tuple[str, ...] = ()
+
+
+class Reference(Section):
+    """A published figure that the recipe should reach, and where it stands.
+
+    Attributes:
+        metrics: published numbers, in the unit of the source.
+        source: where they were published.
+        note: what differs from this recipe, where something does.
+    """
+
+    metrics: dict[str, float]
+    source: str
+    note: str = ""
+
+
+class Recipe(Section):
+    """A whole recipe. ``task`` is a GLUE task, ``squad`` or ``demo``."""
+
+    name: str
+    description: str = ""
+    task: Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "squad", "demo"]
+    model: ModelSection
+    data: DataSection = DataSection()
+    sparsity: SparsitySection = SparsitySection()
+    distillation: DistillationSection | None = None
+    finetune: FinetuneSection = FinetuneSection()
+    export: ExportSection = ExportSection()
+    quantization: QuantizationSection = QuantizationSection()
+    bench: BenchSection = BenchSection()
+    goals: tuple[Goal, ...] = ()
+    reference: tuple[Reference, ...] = ()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception root, and the exit code each kind of failure ends a command with.
+
+A message says what was expected, what was found and what to do. Each exception also keeps its facts as fields, so
+that a caller never has to parse the message.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit codes; the table in ``docs/cli.md`` is generated from this enum."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    GATE_FAILED = 3
+    INCONCLUSIVE = 4
+    BAD_ARTIFACT = 5
+    INTERRUPTED = 130
+
+
+class SparseDeployError(Exception):
+    """Root of every error that this package raises on purpose.
+
+    Attributes:
+        exit_code: what the command line ends with when this error reaches it.
+    """
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+
+class ConfigError(SparseDeployError):
+    """A recipe, an override or an option is wrong."""
+
+
+class DataError(SparseDeployError):
+    """A data set is missing, unreadable, or holds what the task can't use."""
+
+
+class RuntimeUnavailableError(SparseDeployError):
+    """A runtime was asked for that is not installed or can't open this kind of file."""
+
+
+class CheckpointError(SparseDeployError):
+    """A checkpoint folder is missing a part, damaged, or unsafe to load."""
+
+    exit_code = ExitCode.BAD_ARTIFACT
+
+
+class ArtifactError(SparseDeployError):
+    """An artifact folder is unfinished, altered, or could not be written whole."""
+
+    exit_code = ExitCode.BAD_ARTIFACT
+
+
+class ExportError(SparseDeployError):
+    """A model could not be turned into a portable file."""
+
+    exit_code = ExitCode.BAD_ARTIFACT
+
+
+class QuantizationError(SparseDeployError):
+    """INT8 conversion failed or broke one of its promises."""
+
+    exit_code = ExitCode.BAD_ARTIFACT
+
+
+class ParityError(SparseDeployError):
+    """An exported model answers differently from its PyTorch source.
+
+    Attributes:
+        worst: largest absolute difference of any output.
+        tolerance: the difference that was allowed.
+    """
+
+    exit_code = ExitCode.BAD_ARTIFACT
+
+    def __init__(self, message: str, *, worst: float, tolerance: float) -> None:
+        super().__init__(message)
+        self.worst = worst
+        self.tolerance = tolerance
+
+
+class SparsityError(SparseDeployError):
+    """The zeros of a model are not what was promised."""
+
+    exit_code = ExitCode.BAD_ARTIFACT
+
+
+class PatternMismatchError(SparsityError):
+    """A tensor does not hold the sparsity pattern that the recipe promises.
+
+    Attributes:
+        tensor: parameter name.
+        expected: the promised pattern, as text.
+        found: the detected pattern and zero share, as text.
+    """
+
+    def __init__(self, tensor: str, expected: str, found: str) -> None:
+        super().__init__(
+            f"{tensor}: the recipe promises {expected}, the checkpoint holds {found}. Use a checkpoint with that "
+            f"pattern, correct sparsity.pattern in the recipe, or make it with sparsity.mode: prune."
+        )
+        self.tensor = tensor
+        self.expected = expected
+        self.found = found
+
+
+class SparsityLostError(SparsityError):
+    """A stage turned required zeros into other values.
+
+    Attributes:
+        stage: the stage after which the loss was seen.
+        tensor: parameter name.
+        before: how many zeros the contract requires.
+        after: how many of those are still zero.
+    """
+
+    def __init__(self, stage: str, tensor: str, before: int, after: int) -> None:
+        super().__init__(
+            f"{stage}: {tensor} had {before} required zeros and kept {after}; {before - after} pruned weights came "
+            f"back. Nothing was written. Report this with the recipe, or leave the tensor out with sparsity.exclude."
+        )
+        self.stage = stage
+        self.tensor = tensor
+        self.before = before
+        self.after = after
+
+
+class GateFailure(SparseDeployError):
+    """A measured model misses a goal of its recipe."""
+
+    exit_code = ExitCode.GATE_FAILED
+
+
+class InconclusiveError(SparseDeployError):
+    """A measurement was too unstable, or a sample too small, for a verdict."""
+
+    exit_code = ExitCode.INCONCLUSIVE

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sparsity patterns: how they are written, detected and checked.
+
+Every shape is that of ``torch.nn.Linear.weight``: ``[out_features, in_features]``. A block ``4x1`` is four outputs by
+one input. N:M keeps at most N of every M consecutive inputs (N **kept**, the convention of NVIDIA and SparseML;
+Neural Compressor's N counts the pruned ones).
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_deploy.errors import ConfigError
+
+BoolArray = NDArray[np.bool_]
+
+# Below this share, zeros are an accident of training (or of rounding to INT8), not a pattern.
+DENSE_BELOW = 0.05
+# INT8 rounds some kept weights to zero, so a block file is never made of whole blocks only. A random 80 % mask has
+# half of its zeros in whole 4x1 blocks, a block mask all of them: 0.9 separates the two with room on both sides.
+WHOLE_BLOCK_SHARE = 0.9
+
+CANDIDATE_BLOCKS = ((16, 1), (1, 16), (8, 1), (1, 8), (4, 4), (4, 1), (1, 4), (2, 2), (2, 1), (1, 2))
+CANDIDATE_NM = ((1, 4), (1, 2), (2, 4), (4, 8))
+
+
+class PatternKind(StrEnum):
+    """The closed set of pattern families."""
+
+    DENSE = "dense"
+    UNSTRUCTURED = "unstructured"
+    N_M = "n:m"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True)
+class SparsityPattern:
+    """One pattern. ``n``/``m`` are set for N:M only, ``block`` (``(out, in)``) for blocks only."""
+
+    kind: PatternKind
+    n: int = 0
+    m: int = 0
+    block: tuple[int, int] = (1, 1)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``dense``, ``unstructured``, ``1:2`` or ``4x1`` (out x in; ``block 4x1`` also).
+
+        Raises:
+            ConfigError: the text is none of these.
+        """
+        word = text.strip().lower().removeprefix("block").strip()
+        if word in (PatternKind.DENSE, PatternKind.UNSTRUCTURED):
+            return cls(PatternKind(word))
+        if match := re.fullmatch(r"(\d+):(\d+)", word):
+            n, m = int(match[1]), int(match[2])
+            if 0 < n < m:
+                return cls(PatternKind.N_M, n=n, m=m)
+        if match := re.fullmatch(r"(\d+)x(\d+)", word):
+            block = int(match[1]), int(match[2])
+            if min(block) > 0 and block != (1, 1):
+                return cls(PatternKind.BLOCK, block=block)
+        raise ConfigError(
+            f"sparsity pattern: expected dense, unstructured, N:M such as 1:2 (N kept, N < M), or a block OUTxIN such "
+            f"as 4x1; found {text!r}"
+        )
+
+    def __str__(self) -> str:
+        if self.kind is PatternKind.N_M:
+            return f"{self.n}:{self.m}"
+        if self.kind is PatternKind.BLOCK:
+            return f"block {self.block[0]}x{self.block[1]}"
+        return self.kind.value
+
+
+DENSE = SparsityPattern(PatternKind.DENSE)
+UNSTRUCTURED = SparsityPattern(PatternKind.UNSTRUCTURED)
+
+
+def whole_block_share(zeros: BoolArray, block: tuple[int, int]) -> float:
+    """Share of all zeros that lie in blocks holding nothing but zeros.
+
+    Args:
+        zeros: ``[out, in]``, true where the weight is zero.
+        block: ``(out, in)``.
+
+    Returns:
+        0.0 when the shape can't be tiled with the block or there are no zeros.
+    """
+    rows, columns = zeros.shape
+    height, width = block
+    if rows % height or columns % width:
+        return 0.0
+    total = int(zeros.sum())
+    if not total:
+        return 0.0
+    tiles = zeros.reshape(rows // height, height, columns // width, width)
+    return int(tiles.all(axis=(1, 3)).sum()) * height * width / total
+
+
+def keeps_n_of_m(zeros: BoolArray, n: int, m: int) -> bool:
+    """Whether every ``m`` consecutive inputs hold at most ``n`` non-zero weights."""
+    rows, columns = zeros.shape
+    if columns % m:
+        return False
+    kept = m - zeros.reshape(rows, columns // m, m).sum(axis=2)
+    return bool((kept <= n).all())
+
+
+def detect_pattern(zeros: BoolArray) -> SparsityPattern:
+    """Name the most structured pattern that a tensor's zeros hold.
+
+    The largest block wins, then the sparsest N:M, then ``unstructured``.
+
+    Args:
+        zeros: ``[out, in]``, true where the weight is zero.
+    """
+    if zeros.ndim != 2 or not zeros.size or float(zeros.mean()) < DENSE_BELOW:
+        return DENSE
+    for block in CANDIDATE_BLOCKS:
+        if whole_block_share(zeros, block) >= WHOLE_BLOCK_SHARE:
+            return SparsityPattern(PatternKind.BLOCK, block=block)
+    for n, m in CANDIDATE_NM:
+        if keeps_n_of_m(zeros, n, m):
+            return SparsityPattern(PatternKind.N_M, n=n, m=m)
+    return UNSTRUCTURED
+
+
+def holds_pattern(zeros: BoolArray, pattern: SparsityPattern) -> bool:
+    """Whether the zeros satisfy a promised pattern. More structure than promised also satisfies it."""
+    if pattern.kind is PatternKind.DENSE:
+        return True
+    if pattern.kind is PatternKind.N_M:
+        return keeps_n_of_m(zeros, pattern.n, pattern.m)
+    if pattern.kind is PatternKind.BLOCK:
+        return whole_block_share(zeros, pattern.block) >= WHOLE_BLOCK_SHARE
+    return float(zeros.mean()) >= DENSE_BELOW
