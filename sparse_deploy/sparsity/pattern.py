@@ -6,6 +6,7 @@ one input. N:M keeps at most N of every M consecutive inputs (N **kept**, the co
 Neural Compressor's N counts the pruned ones).
 """
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,9 +21,13 @@ BoolArray = NDArray[np.bool_]
 
 # Below this share, zeros are an accident of training (or of rounding to INT8), not a pattern.
 DENSE_BELOW = 0.05
-# INT8 rounds some kept weights to zero, so a block file is never made of whole blocks only. A random 80 % mask has
-# half of its zeros in whole 4x1 blocks, a block mask all of them: 0.9 separates the two with room on both sides.
-WHOLE_BLOCK_SHARE = 0.9
+# INT8 rounds some kept weights to zero (1 to 3 % of them), so a block file is never made of whole blocks only. Chance
+# also makes whole blocks: of the zeros of a random mask with zero share d, the share d lies in whole 2x1 blocks, and
+# as much of a random 4x1 mask in whole 8x1 blocks. The bound lies at three quarters of the way from d to 1.
+WHOLE_BLOCK_MARGIN = 0.25
+# N:M must be a rule, not luck: a mask that could break it in fewer groups than this, were its zeros spread at random,
+# proves nothing (the odds of luck are below exp(-10)).
+FEWEST_CHANCE_VIOLATIONS = 10.0
 
 CANDIDATE_BLOCKS = ((16, 1), (1, 16), (8, 1), (1, 8), (4, 4), (4, 1), (1, 4), (2, 2), (2, 1), (1, 2))
 CANDIDATE_NM = ((1, 4), (1, 2), (2, 4), (4, 8))
@@ -111,6 +116,19 @@ def keeps_n_of_m(zeros: BoolArray, n: int, m: int) -> bool:
     return bool((kept <= n).all())
 
 
+def is_block_sparse(zeros: BoolArray, block: tuple[int, int]) -> bool:
+    """Whether the zeros lie in whole blocks, clearly more often than chance and the zero share explain."""
+    zero_share = float(zeros.mean()) if zeros.size else 0.0
+    return whole_block_share(zeros, block) >= 1 - WHOLE_BLOCK_MARGIN * (1 - zero_share)
+
+
+def chance_violations(zeros: BoolArray, n: int, m: int) -> float:
+    """Groups of ``m`` that would keep more than ``n`` weights, were the zeros of this tensor spread at random."""
+    kept = 1 - float(zeros.mean())
+    too_many = sum(math.comb(m, k) * kept**k * (1 - kept) ** (m - k) for k in range(n + 1, m + 1))
+    return too_many * zeros.size / m
+
+
 def detect_pattern(zeros: BoolArray) -> SparsityPattern:
     """Name the most structured pattern that a tensor's zeros hold.
 
@@ -122,10 +140,10 @@ def detect_pattern(zeros: BoolArray) -> SparsityPattern:
     if zeros.ndim != 2 or not zeros.size or float(zeros.mean()) < DENSE_BELOW:
         return DENSE
     for block in CANDIDATE_BLOCKS:
-        if whole_block_share(zeros, block) >= WHOLE_BLOCK_SHARE:
+        if is_block_sparse(zeros, block):
             return SparsityPattern(PatternKind.BLOCK, block=block)
     for n, m in CANDIDATE_NM:
-        if keeps_n_of_m(zeros, n, m):
+        if keeps_n_of_m(zeros, n, m) and chance_violations(zeros, n, m) >= FEWEST_CHANCE_VIOLATIONS:
             return SparsityPattern(PatternKind.N_M, n=n, m=m)
     return UNSTRUCTURED
 
@@ -137,5 +155,5 @@ def holds_pattern(zeros: BoolArray, pattern: SparsityPattern) -> bool:
     if pattern.kind is PatternKind.N_M:
         return keeps_n_of_m(zeros, pattern.n, pattern.m)
     if pattern.kind is PatternKind.BLOCK:
-        return whole_block_share(zeros, pattern.block) >= WHOLE_BLOCK_SHARE
+        return is_block_sparse(zeros, pattern.block)
     return float(zeros.mean()) >= DENSE_BELOW

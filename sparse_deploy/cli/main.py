@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sparse-deploy``: the commands, and the one place where errors become a line and an exit code."""
+
+import os
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import click
+import typer
+
+from sparse_deploy import __version__
+from sparse_deploy.cli.bench import bench_command
+from sparse_deploy.cli.demo import demo_command
+from sparse_deploy.cli.export import export_command
+from sparse_deploy.cli.finetune import finetune_command
+from sparse_deploy.cli.inspect import inspect_command
+from sparse_deploy.errors import ExitCode, SparseDeployError
+
+app = typer.Typer(
+    name="sparse-deploy",
+    help="Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("finetune")(finetune_command)
+app.command("export")(export_command)
+app.command("bench")(bench_command)
+app.command("inspect")(inspect_command)
+app.command("demo")(demo_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sparse-deploy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured."""
+
+
+def main() -> NoReturn:
+    """Run the command line and leave the process with the documented exit code."""
+    # Tokenizers warn about forks that never happen here; hub and tensorflow-style chatter is not for our users.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    sys.exit(int(run(sys.argv[1:])))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and map what it raises.
+
+    Args:
+        arguments: the command line without the program's name.
+
+    Returns:
+        The exit code (see :class:`sparse_deploy.errors.ExitCode`).
+    """
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as shown:
+        click.echo(shown.format_message())
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        _say(error.format_message())
+        return ExitCode.USAGE
+    except (KeyboardInterrupt, click.Abort):
+        _say("interrupted; nothing half-written was left. An interrupted finetune resumes with the same command.")
+        return ExitCode.INTERRUPTED
+    except SparseDeployError as error:
+        _say(str(error))
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone (`| head`): not an error. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        traceback.print_exc()
+        _say(f"this is a bug in sparse-deploy {__version__} ({type(error).__name__}); please report it with the trace")
+        return ExitCode.BUG
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _say(message: str) -> None:
+    typer.echo(f"sparse-deploy: {' '.join(message.split())}", err=True)

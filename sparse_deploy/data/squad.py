@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQuAD: sliding windows over a context, and the best answer span out of start and end logits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sparse_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import BatchEncoding, PreTrainedTokenizerFast
+
+IntArray = npt.NDArray[np.int64]
+# BERT's own limit for the question, so that a long one leaves room for context (Devlin et al. 2019, run_squad).
+MAX_QUESTION_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class WindowMap:
+    """Where the tokens of one window lie in the context.
+
+    Attributes:
+        spans: ``[tokens, 2]`` first and past-the-end character of each context token; -1 for all other tokens.
+    """
+
+    spans: IntArray
+
+    def tokens_of(self, start: int, end: int) -> tuple[int, int] | None:
+        """First and last token of the characters ``start`` to ``end`` (exclusive).
+
+        Returns:
+            Token indices, or None when the window does not hold the whole span.
+        """
+        context = np.flatnonzero(self.spans[:, 0] >= 0)
+        if not context.size or self.spans[context[0], 0] > start or self.spans[context[-1], 1] < end:
+            return None
+        covering = context[(self.spans[context, 1] > start) & (self.spans[context, 0] < end)]
+        return (int(covering[0]), int(covering[-1])) if covering.size else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A predicted answer.
+
+    Attributes:
+        text: cut from the context; empty when no span was possible.
+        score: sum of its start and end logit.
+    """
+
+    text: str
+    score: float
+
+
+def tokenize_windows(
+    questions: Sequence[str],
+    contexts: Sequence[str],
+    tokenizer: "PreTrainedTokenizerFast",
+    max_length: int,
+    doc_stride: int,
+) -> tuple["BatchEncoding", list[WindowMap], IntArray]:
+    """Cut question-context pairs into overlapping windows of at most ``max_length`` tokens.
+
+    Args:
+        questions: leading spaces are dropped and the text is cut after 64 tokens.
+        contexts: of the same length.
+        tokenizer: a fast tokenizer.
+        max_length: tokens per window, special tokens included.
+        doc_stride: overlap of two windows in tokens.
+
+    Returns:
+        The encoding with one entry per window, its maps, and the example index of each window.
+
+    Raises:
+        ConfigError: the overlap leaves no room to move on.
+    """
+    cut = [_cut_question(question.lstrip(), tokenizer) for question in questions]
+    longest = max(tokens for _, tokens in cut)
+    room = max_length - longest - tokenizer.num_special_tokens_to_add(pair=True)
+    if doc_stride >= room:
+        raise ConfigError(
+            f"data.max_length {max_length} leaves {room} context tokens beside a question of {longest}, so windows "
+            f"can't overlap by data.doc_stride {doc_stride}; lower data.doc_stride or raise data.max_length"
+        )
+    encoding = tokenizer(
+        [question for question, _ in cut],
+        list(contexts),
+        truncation="only_second",
+        max_length=max_length,
+        stride=doc_stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_token_type_ids=True,
+        padding=False,
+    )
+    maps = []
+    for window, offsets in enumerate(encoding["offset_mapping"]):
+        inside = np.array([sequence == 1 for sequence in encoding.sequence_ids(window)])
+        maps.append(WindowMap(np.where(inside[:, None], np.asarray(offsets, dtype=np.int64), -1)))
+    return encoding, maps, np.asarray(encoding["overflow_to_sample_mapping"], dtype=np.int64)
+
+
+def answer_positions(window: WindowMap, answers: dict[str, Any], cls_index: int) -> tuple[int, int]:
+    """Training targets of one window: tokens of the first answer, or CLS twice where the window lacks it."""
+    start = answers["answer_start"][0]
+    return window.tokens_of(start, start + len(answers["text"][0])) or (cls_index, cls_index)
+
+
+def best_answer(
+    context: str,
+    windows: Sequence[WindowMap],
+    logits: Sequence[tuple[npt.NDArray[Any], ...]],
+    *,
+    max_answer_length: int = 30,
+    n_best: int = 20,
+) -> Answer:
+    """The span with the highest sum of start and end logit over all windows of one question.
+
+    Args:
+        context: original text.
+        windows: the windows of this question.
+        logits: ``(start_logits, end_logits)`` per window, each ``[tokens]``.
+        max_answer_length: longest span in tokens.
+        n_best: start and end tokens considered per window (Devlin et al. 2019, run_squad).
+
+    Returns:
+        The answer. Of equal scores the first window, then the earliest and shortest span wins.
+    """
+    best: tuple[float, int, int] | None = None
+    for window, (start_logits, end_logits) in zip(windows, logits, strict=True):
+        candidate = _best_span(window.spans, start_logits, end_logits, max_answer_length, n_best)
+        if candidate is not None and (best is None or candidate[0] > best[0]):
+            best = candidate
+    if best is None:
+        return Answer("", float("-inf"))
+    score, first, last = best
+    return Answer(context[first:last], score)
+
+
+def _best_span(
+    spans: IntArray, start_logits: npt.NDArray[Any], end_logits: npt.NDArray[Any], max_tokens: int, n_best: int
+) -> tuple[float, int, int] | None:
+    """Score, first and past-the-end character of the best span of one window."""
+    context = np.flatnonzero(spans[:, 0] >= 0)
+    starts = np.sort(context[np.argsort(-start_logits[context], kind="stable")[:n_best]])
+    ends = np.sort(context[np.argsort(-end_logits[context], kind="stable")[:n_best]])
+    tokens = ends[None, :] - starts[:, None] + 1
+    scores = np.where(
+        (tokens >= 1) & (tokens <= max_tokens), start_logits[starts][:, None] + end_logits[ends][None, :], -np.inf
+    )
+    if not scores.size or not np.isfinite(scores.max()):
+        return None
+    start, end = np.unravel_index(int(scores.argmax()), scores.shape)
+    return float(scores[start, end]), int(spans[starts[start], 0]), int(spans[ends[end], 1])
+
+
+def _cut_question(question: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[str, int]:
+    offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    if len(offsets) <= MAX_QUESTION_TOKENS:
+        return question, len(offsets)
+    return question[: offsets[MAX_QUESTION_TOKENS - 1][1]], MAX_QUESTION_TOKENS

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this machine is: CPU model and instruction sets, and how many CPUs this process may really use."""
+
+import math
+import os
+import platform
+from pathlib import Path
+
+import psutil
+from pydantic import BaseModel, ConfigDict
+
+# The flags that decide which INT8, BF16 and sparse code paths a runtime can take (names of /proc/cpuinfo).
+RELEVANT_FLAGS = (
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16", "amx_tile",
+    "amx_int8", "amx_bf16",
+)  # fmt: skip
+
+
+class Machine(BaseModel):
+    """A machine as a report names it.
+
+    Attributes:
+        flags: those of :data:`RELEVANT_FLAGS` that the CPU has.
+        visible_cpus: CPUs in this process's affinity mask.
+        quota_cpus: CPUs that the container's quota allows (cgroup v2 or v1); None without a quota.
+        memory_bytes: physical memory, or the container's limit where that is lower.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu_model: str
+    flags: tuple[str, ...]
+    visible_cpus: int
+    quota_cpus: float | None
+    memory_bytes: int
+    kernel: str
+    python: str
+
+    @property
+    def usable_cpus(self) -> int:
+        """Threads to use: the affinity mask or the quota (rounded down, at least one), whichever is smaller."""
+        if self.quota_cpus is None:
+            return self.visible_cpus
+        return max(1, min(self.visible_cpus, math.floor(self.quota_cpus)))
+
+
+def describe_machine(root: Path = Path("/")) -> Machine:
+    """Read the machine's description.
+
+    Args:
+        root: where ``proc`` and ``sys`` hang; tests point it at recorded trees.
+    """
+    model, flags = _cpuinfo(root / "proc/cpuinfo")
+    return Machine(
+        cpu_model=model,
+        flags=tuple(flag for flag in RELEVANT_FLAGS if flag in flags),
+        visible_cpus=len(os.sched_getaffinity(0)),
+        quota_cpus=_cpu_quota(root),
+        memory_bytes=_memory_limit(root),
+        kernel=platform.release(),
+        python=platform.python_version(),
+    )
+
+
+def _cpuinfo(path: Path) -> tuple[str, frozenset[str]]:
+    model, flags = platform.machine(), frozenset[str]()
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            model = value.strip()
+        elif key.strip() == "flags":
+            flags = frozenset(value.split())
+            break
+    return model, flags
+
+
+def _cpu_quota(root: Path) -> float | None:
+    quotas = [quota for folder in _cgroup_folders(root) if (quota := _folder_quota(folder)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroup_folders(root: Path) -> list[Path]:
+    """Every cgroup folder from this process's own up to the root: a limit anywhere above binds too."""
+    base = root / "sys/fs/cgroup"
+    folders = {base, base / "cpu", base / "memory"}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        own = base / controllers.split(",")[0] / path.lstrip("/") if controllers else base / path.lstrip("/")
+        while own != base and base in own.parents:
+            folders.add(own)
+            own = own.parent
+    return sorted(folders)
+
+
+def _folder_quota(folder: Path) -> float | None:
+    fields = _read(folder / "cpu.max").split()  # cgroup v2: "quota period" or "max period"
+    if len(fields) == 2 and fields[0] != "max":
+        return int(fields[0]) / int(fields[1])
+    quota, period = _read(folder / "cpu.cfs_quota_us").strip(), _read(folder / "cpu.cfs_period_us").strip()
+    if quota and period and int(quota) > 0:  # cgroup v1: -1 means no quota
+        return int(quota) / int(period)
+    return None
+
+
+def _memory_limit(root: Path) -> int:
+    limits = [psutil.virtual_memory().total]
+    for folder in _cgroup_folders(root):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(folder / name).strip()
+            if text.isdigit():
+                limits.append(int(text))
+    return min(limits)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark found: the typed content of ``report.json``, shared by the code that measures and that reports."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sparse_deploy.config.schema import Goal, Reference
+from sparse_deploy.machine import Machine
+from sparse_deploy.sparsity.statistics import SparsityRecord
+
+REPORT_SCHEMA_VERSION = 1
+
+
+class Figures(BaseModel):
+    """Base of every part of a report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Latency(Figures):
+    """Single-stream latency over interleaved blocks, in milliseconds per request.
+
+    Attributes:
+        cv: coefficient of variation of the block medians (spread between blocks, not between requests).
+        samples_ms: every request, in order; dropped from the Markdown and kept for plots.
+    """
+
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    mean_ms: float
+    cv: float
+    requests: int
+    block_medians_ms: tuple[float, ...]
+    samples_ms: tuple[float, ...] = ()
+
+
+class Throughput(Figures):
+    """Offline throughput: examples per second, batched by length, one figure per interleaved block."""
+
+    examples_per_second: float
+    tokens_per_second: float
+    cv: float
+    batch_size: int
+    blocks: tuple[float, ...]
+
+
+class Ratio(Figures):
+    """A speed-up over the baseline: its value and the bootstrap interval over paired blocks."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+
+
+class ShapeLatency(Figures):
+    """Latency of one fixed shape."""
+
+    batch: int
+    tokens: int
+    latency: Latency
+    speedup: Ratio | None = None
+
+
+class Cell(Figures):
+    """One runtime x precision.
+
+    Attributes:
+        id: ``RUNTIME-PRECISION``, such as ``onnxruntime-int8``.
+        file: the model file, relative to the deployment.
+        note: how the cell gets its model, where that needs saying.
+        metrics: task metrics over the whole validation split (shares 0 to 1; SQuAD 0 to 100).
+        agreement: share of examples with the same prediction as the baseline cell.
+        load_ms: opening the file until it can answer, in a fresh process.
+        first_inference_ms: the first request after that.
+        rss_bytes: resident memory after the warm-up.
+        speedup: p50 latency of the baseline over p50 latency of this cell, in the same run.
+        throughput_gain: throughput of this cell over that of the baseline.
+        stable: false when the blocks spread too much for a confident number.
+        predictions: file with per-example predictions, relative to the report.
+    """
+
+    id: str
+    runtime: str
+    precision: str
+    file: str
+    note: str = ""
+    version: str = ""
+    metrics: dict[str, float]
+    agreement: float | None = None
+    latency: Latency | None = None
+    throughput: Throughput | None = None
+    shapes: tuple[ShapeLatency, ...] = ()
+    load_ms: float | None = None
+    first_inference_ms: float | None = None
+    file_bytes: int = 0
+    rss_bytes: int | None = None
+    sparsity: SparsityRecord | None = None
+    speedup: Ratio | None = None
+    throughput_gain: Ratio | None = None
+    stable: bool = True
+    instability: str = ""
+    predictions: str = ""
+
+
+class GateResult(Figures):
+    """The verdict on one goal for one cell."""
+
+    goal: Goal
+    cell: str
+    value: float | None
+    baseline: float | None
+    bound: float | None
+    verdict: Literal["pass", "fail", "inconclusive"]
+    explanation: str
+
+
+class TokenLengths(Figures):
+    """Lengths of the validation examples in tokens, as measured requests had them."""
+
+    minimum: int
+    p50: int
+    p90: int
+    p99: int
+    maximum: int
+    mean: float
+
+
+class BenchReport(Figures):
+    """``report.json``.
+
+    Attributes:
+        primary_metric: the metric of the table's accuracy column.
+        baseline: id of the cell that speed-ups and degradations refer to.
+        settings: threads, blocks, batch sizes, environment variables that matter.
+    """
+
+    schema_version: Literal[1] = REPORT_SCHEMA_VERSION
+    created: str
+    name: str
+    deployment: str
+    task: str
+    primary_metric: str
+    examples: int
+    baseline: str
+    machine: Machine
+    versions: dict[str, str]
+    settings: dict[str, Any]
+    lengths: TokenLengths
+    cells: tuple[Cell, ...]
+    gates: tuple[GateResult, ...] = ()
+    reference: tuple[Reference, ...] = ()
+
+    def cell(self, cell_id: str) -> Cell:
+        """The cell of that id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for cell in self.cells:
+            if cell.id == cell_id:
+                return cell
+        raise KeyError(cell_id)

@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runtimes that a deployment is measured on, one thin file each."""
+
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.runtimes.onnxruntime import OnnxRuntime
+from sparse_deploy.runtimes.openvino import OpenVinoRuntime
+from sparse_deploy.runtimes.protocol import Runtime, Session
+from sparse_deploy.runtimes.pytorch import PyTorchRuntime
+
+__all__ = ["RUNTIME_NAMES", "Runtime", "Session", "get_runtime"]
+
+_RUNTIMES: dict[str, Runtime] = {
+    runtime.name: runtime for runtime in (PyTorchRuntime(), OnnxRuntime(), OpenVinoRuntime())
+}
+RUNTIME_NAMES = tuple(_RUNTIMES)
+
+
+def get_runtime(name: str) -> Runtime:
+    """The runtime of that name.
+
+    Raises:
+        RuntimeUnavailableError: there is none.
+    """
+    if name not in _RUNTIMES:
+        raise RuntimeUnavailableError(f"expected a runtime of {', '.join(_RUNTIMES)}; found {name!r}")
+    return _RUNTIMES[name]

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime's CPU execution provider on the ONNX files of a deployment."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
+from sparse_deploy.runtimes.protocol import (
+    Array,
+    Hint,
+    Session,
+    as_float32,
+    check_inputs,
+    one_line,
+    order_outputs,
+    require_file,
+)
+
+
+class OnnxRuntimeSession:
+    """One ``InferenceSession``."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Spinning stays on, ONNX Runtime's default: its threads poll for a few milliseconds after a request before
+        # they sleep. That is what a user's session does, and the benchmark lets the machine settle between blocks.
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exception classes derive from Exception alone
+            raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {one_line(error)}; export again") from error
+        self._path = path
+        self._inputs = [node.name for node in self._session.get_inputs()]
+        self._outputs = order_outputs([node.name for node in self._session.get_outputs()], path)
+
+    def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        """See :meth:`Session.run`."""
+        check_inputs(self._inputs, inputs, self._path)
+        try:
+            outputs = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:
+            raise ArtifactError(f"{self._path}: ONNX Runtime failed on a batch: {one_line(error)}") from error
+        return tuple(as_float32(output) for output in outputs)
+
+    def close(self) -> None:
+        """See :meth:`Session.close`."""
+        self._session: Any = None
+
+
+class OnnxRuntime:
+    """See :class:`sparse_deploy.runtimes.protocol.Runtime`."""
+
+    name = "onnxruntime"
+    files: ClassVar[Mapping[str, str]] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+    notes: ClassVar[Mapping[str, str]] = {}
+
+    def available(self) -> bool:
+        """See :meth:`Runtime.available`."""
+        return importlib.util.find_spec("onnxruntime") is not None
+
+    def version(self) -> str:
+        """See :meth:`Runtime.version`."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise RuntimeUnavailableError(
+                f"onnxruntime can't be imported ({error}); install it with: pip install onnxruntime"
+            ) from error
+        return str(onnxruntime.__version__)
+
+    def open(self, folder: Path, precision: str, threads: int, hint: Hint = "latency") -> Session:
+        """See :meth:`Runtime.open`."""
+        path = require_file(self.name, folder, self.files, precision)
+        self.version()
+        return OnnxRuntimeSession(path, threads)

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch in eager mode on the checkpoint inside a deployment: the baseline that every other cell is held against."""
+
+import contextlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
+from sparse_deploy.runtimes.protocol import (
+    OUTPUT_NAMES,
+    Array,
+    Hint,
+    Session,
+    as_float32,
+    check_inputs,
+    one_line,
+    require_file,
+)
+
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+class PyTorchSession:
+    """A transformers model with scaled-dot-product attention, under ``inference_mode``."""
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        with contextlib.suppress(RuntimeError):  # may be set only once per process, and before any parallel work
+            torch.set_num_interop_threads(1)
+        self._torch = torch
+        self._path = path
+        self._outputs = OUTPUT_NAMES[1] if _answers_questions(path.parent) else OUTPUT_NAMES[0]
+        self._model: Any = _load_model(path, self._outputs)
+        if precision == "int8":
+            from sparse_deploy.runtimes.torch_int8 import quantize_linears
+
+            self._model = quantize_linears(self._model)
+
+    def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        """See :meth:`Session.run`."""
+        check_inputs(INPUT_NAMES, inputs, self._path)
+        try:
+            with self._torch.inference_mode():
+                result = self._model(**{name: self._torch.from_numpy(array) for name, array in inputs.items()})
+        except (RuntimeError, IndexError, ValueError, TypeError) as error:
+            raise ArtifactError(f"{self._path}: PyTorch failed on a batch: {one_line(error)}") from error
+        return tuple(as_float32(result[name].numpy()) for name in self._outputs)
+
+    def close(self) -> None:
+        """See :meth:`Session.close`."""
+        self._model = None
+
+
+class PyTorchRuntime:
+    """See :class:`sparse_deploy.runtimes.protocol.Runtime`."""
+
+    name = "pytorch"
+    files: ClassVar[Mapping[str, str]] = {"fp32": "model.safetensors", "int8": "model.safetensors"}
+    notes: ClassVar[Mapping[str, str]] = {
+        "int8": "the FP32 checkpoint with its linear layers quantized to INT8 while loading (dynamic activations)"
+    }
+
+    def available(self) -> bool:
+        """See :meth:`Runtime.available`."""
+        return all(importlib.util.find_spec(package) is not None for package in ("torch", "transformers"))
+
+    def version(self) -> str:
+        """See :meth:`Runtime.version`."""
+        try:
+            import torch
+            import transformers  # noqa: F401 - its import belongs before the timing of a load, too
+        except ImportError as error:
+            raise RuntimeUnavailableError(
+                f"torch or transformers can't be imported ({error}); install both with: pip install sparse-deploy"
+            ) from error
+        return str(torch.__version__)
+
+    def open(self, folder: Path, precision: str, threads: int, hint: Hint = "latency") -> Session:
+        """See :meth:`Runtime.open`."""
+        path = require_file(self.name, folder, self.files, precision)
+        self.version()
+        return PyTorchSession(path, precision, threads)
+
+
+def _answers_questions(folder: Path) -> bool:
+    path = folder / "config.json"
+    try:
+        architectures = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(f"{path}: not a readable model config: {one_line(error)}; export again") from error
+    return any(name.endswith("ForQuestionAnswering") for name in architectures)
+
+
+def _load_model(path: Path, outputs: tuple[str, ...]) -> Any:
+    import torch
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+
+    auto = AutoModelForQuestionAnswering if len(outputs) == 2 else AutoModelForSequenceClassification
+    try:
+        model = auto.from_pretrained(
+            path.parent,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:  # safetensors raises its own class, transformers several
+        raise ArtifactError(f"{path}: PyTorch can't load the checkpoint: {one_line(error)}; export again") from error
+    return model.eval()

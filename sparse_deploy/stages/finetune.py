@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 1: a checkpoint and a recipe become a fine-tuned checkpoint whose zeros are proven."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from sparse_deploy.artifacts import Manifest, Source, check_writable_target, seal, staged_folder
+from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
+from sparse_deploy.config.schema import Recipe, SparsityMode
+from sparse_deploy.data.features import encode_split, load_tokenizer, tokenize_training
+from sparse_deploy.data.loading import load_split
+from sparse_deploy.data.metrics import score_split
+from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.sparsity.contract import check_promise
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.statistics import record_masks
+from sparse_deploy.training.distillation import check_teacher
+from sparse_deploy.training.mask_lock import prunable_parameters, zero_masks_of
+from sparse_deploy.training.model import load_for_task
+from sparse_deploy.training.resume import open_run
+from sparse_deploy.training.trainer import TrainingOutcome, predict, train
+
+Progress = Callable[[str, float], None]
+
+
+def finetune(
+    recipe: Recipe,
+    output: Path,
+    *,
+    data_dir: Path | None = None,
+    restart: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress = lambda message, share: None,
+) -> Manifest | None:
+    """Fine-tune as the recipe says and write a plain Hugging Face folder with a manifest.
+
+    Under ``torchrun`` every process calls this; process 0 writes.
+
+    Args:
+        recipe: model, task, zeros, training.
+        output: the new checkpoint folder; training state lies beside it in ``<output>.training`` until the run ends.
+        data_dir: folder with the task's text; the hub when omitted.
+        restart: throw away the state of an interrupted run instead of resuming.
+        allow_pickle: accept a source checkpoint without safetensors.
+        progress: called with a message and a share between 0 and 1.
+
+    Returns:
+        The manifest; None on processes other than 0.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal, after a resumable checkpoint was written.
+        SparseDeployError: see the subclasses.
+    """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    check_writable_target(output)
+    task = get_task(recipe.task)
+    progress("loading model and text", 0.0)
+    source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
+    torch.manual_seed(recipe.finetune.seed)  # the new head's weights
+    model = load_for_task(source.folder, task, dropout=recipe.model.dropout, allow_pickle=allow_pickle)
+    tokenizer = load_tokenizer(source.folder)
+    if recipe.sparsity.mode is SparsityMode.LOCK:
+        check_promise(zero_masks_of(prunable_parameters(model, recipe.sparsity.exclude)), recipe.sparsity)
+    teacher = _load_teacher(recipe, task, model, allow_pickle=allow_pickle)
+    rows = load_split(
+        task, task.train_split, data_dir, limit=recipe.data.train_samples, shuffle_seed=recipe.finetune.seed
+    )
+    features = tokenize_training(task, rows, tokenizer, recipe.data)
+    state_folder = output.with_name(output.name + ".training")
+    resume_from = _open_run_once(state_folder, _fingerprint(recipe, source, data_dir, len(features)), restart)
+    outcome = train(
+        model, tokenizer, features, recipe, state_folder,
+        teacher=teacher, resume_from=resume_from, progress=progress,
+    )  # fmt: skip
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if not _is_main_process():
+        return None
+    _check_outcome(model, recipe, outcome)
+    progress("evaluating", 1.0)
+    metrics = evaluate(model, tokenizer, task, recipe, data_dir)
+    manifest = _write(model, tokenizer, recipe, source, outcome, metrics, output)
+    shutil.rmtree(state_folder, ignore_errors=True)
+    return manifest
+
+
+def evaluate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe, data_dir: Path | None
+) -> dict[str, float]:
+    """Task metrics of a PyTorch model over the validation split(s); a second split's metrics carry its suffix."""
+    metrics: dict[str, float] = {}
+    for suffix, name in task.validation_splits.items():
+        rows = load_split(task, name, data_dir, limit=recipe.data.validation_samples)
+        split = encode_split(task, rows, tokenizer, recipe.data)
+        outputs = predict(model, split.features, batch_size=recipe.finetune.eval_batch_size)
+        score = score_split(task, split, outputs, max_answer_length=recipe.data.max_answer_length)
+        metrics |= {f"{key}_{suffix}" if suffix else key: value for key, value in score.metrics.items()}
+    return metrics
+
+
+def _load_teacher(recipe: Recipe, task: Task, student: PreTrainedModel, *, allow_pickle: bool) -> PreTrainedModel | None:
+    settings = recipe.distillation
+    if settings is None:
+        return None
+    resolved = resolve_checkpoint(settings.teacher, settings.teacher_revision, allow_pickle=allow_pickle)
+    teacher = load_for_task(resolved.folder, task, allow_pickle=allow_pickle, new_head=False)
+    check_teacher(student, teacher, settings)
+    return teacher
+
+
+def _fingerprint(
+    recipe: Recipe, source: ResolvedCheckpoint, data_dir: Path | None, train_examples: int
+) -> dict[str, Any]:
+    """What an interrupted run and its resumption must have in common."""
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude={"export", "quantization", "bench", "goals", "reference"}),
+        "weights_sha256": source.weights_sha256(),
+        "data_dir": str(data_dir.resolve()) if data_dir else None,
+        "train_examples": train_examples,
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _open_run_once(folder: Path, fingerprint: dict[str, Any], restart: bool) -> Path | None:
+    """Process 0 prepares the training folder, the others wait for it and read what it found."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return open_run(folder, fingerprint, restart=restart)
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    found: list[Any] = [None]
+    if _is_main_process():
+        try:
+            found = [open_run(folder, fingerprint, restart=restart)]
+        except Exception as error:
+            found = [error]
+    distributed.broadcast_object_list(found, src=0)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
+
+
+def _is_main_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _check_outcome(model: PreTrainedModel, recipe: Recipe, outcome: TrainingOutcome) -> None:
+    found = zero_masks_of(prunable_parameters(model, recipe.sparsity.exclude))
+    assert_zeros_kept("finetune", outcome.zeros, found)
+    check_promise(found, recipe.sparsity)
+
+
+def _write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    recipe: Recipe,
+    source: ResolvedCheckpoint,
+    outcome: TrainingOutcome,
+    metrics: dict[str, float],
+    output: Path,
+) -> Manifest:
+    with staged_folder(output) as staging:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        saved = zero_masks(staging, recipe.sparsity.exclude)
+        assert_zeros_kept("saving the checkpoint", outcome.zeros, saved)
+        required: dict[str, BoolArray] = outcome.zeros or saved
+        record = record_masks(saved, required, model_parameters=parameter_count(staging))
+        return seal(
+            staging,
+            Manifest(
+                kind="checkpoint",
+                task=recipe.task,
+                source=Source(
+                    name_or_path=source.name_or_path,
+                    revision=source.revision,
+                    weights_sha256=source.weights_sha256(),
+                ),
+                recipe=recipe.model_dump(mode="json"),
+                sparsity={"model.safetensors": record},
+                details={"metrics": metrics, "steps": outcome.steps, "history": outcome.history},
+            ),
+        )

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep pruned weights exactly zero while any optimizer trains the rest."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sparse_deploy.errors import CheckpointError, SparsityLostError
+from sparse_deploy.sparsity.mask import pack_mask, unpack_mask
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.statistics import prunable_names
+
+MASK_FILE = "zero_masks.safetensors"
+
+
+def prunable_parameters(model: nn.Module, exclude: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """The two-dimensional encoder weights that may hold pruned weights, by parameter name."""
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
+    return {name: matrices[name] for name in prunable_names(matrices, exclude)}
+
+
+def zero_masks_of(parameters: Mapping[str, torch.Tensor]) -> dict[str, BoolArray]:
+    """Zero masks (``[out, in]``, true where zero) of the given weights."""
+    return {name: (p.detach() == 0).cpu().numpy() for name, p in parameters.items()}
+
+
+class MaskLock:
+    """Holds the zero masks of a model and enforces them.
+
+    Two things keep a pruned weight at exactly zero. Its gradient is multiplied by zero before it is accumulated, so
+    that gradient clipping, momentum and the second moment see the live weights only; and the weight itself is
+    multiplied by zero after every optimizer step, which holds for any optimizer, weight decay or restored state.
+    Multiplying by a float mask was measured ten times as fast as ``masked_fill_`` (1.6 ms against 15 ms for the
+    10.6 M weights of MiniLM on two Zen 4 cores).
+
+    Args:
+        parameters: the weights to lock, by name.
+        zeros: zero masks by name; a parameter without one is not locked.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], zeros: Mapping[str, BoolArray]) -> None:
+        self._parameters = dict(parameters)
+        self._keep: dict[str, torch.Tensor] = {}
+        self._hooks: list[RemovableHandle] = []
+        self.replace(zeros)
+
+    @property
+    def zeros(self) -> dict[str, BoolArray]:
+        """The enforced zero masks, by parameter name."""
+        return {name: (keep == 0).cpu().numpy() for name, keep in self._keep.items()}
+
+    def replace(self, zeros: Mapping[str, BoolArray]) -> None:
+        """Enforce other masks from now on, and set their weights to zero at once."""
+        for name, mask in zeros.items():
+            weight = self._parameters[name]
+            self._keep[name] = torch.from_numpy(~mask).to(device=weight.device, dtype=weight.dtype)
+        self.apply()
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Set every pruned weight to zero."""
+        for name, keep in self._keep.items():
+            self._parameters[name].mul_(keep)
+
+    def hook_gradients(self) -> None:
+        """Zero the gradients of pruned weights before they are accumulated (and, under DDP, averaged)."""
+        for name, parameter in self._parameters.items():
+            # The mask is looked up at call time: gradual pruning replaces it during training.
+            self._hooks.append(parameter.register_hook(lambda grad, name=name: self._masked(grad, name)))
+
+    def unhook_gradients(self) -> None:
+        """Undo :meth:`hook_gradients`."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+
+    @torch.no_grad()
+    def verify(self, stage: str) -> None:
+        """Check that no pruned weight has moved.
+
+        Raises:
+            SparsityLostError: one has (or is not a number).
+        """
+        for name, keep in self._keep.items():
+            required = int((keep == 0).sum())
+            kept = int(((keep == 0) & (self._parameters[name] == 0)).sum())
+            if kept != required:
+                raise SparsityLostError(stage, name, before=required, after=kept)
+
+    def save(self, folder: Path) -> None:
+        """Write the masks as packed bits to ``folder``."""
+        zeros = self.zeros
+        shapes = {name: "x".join(map(str, mask.shape)) for name, mask in zeros.items()}
+        save_file({name: pack_mask(mask) for name, mask in zeros.items()}, folder / MASK_FILE, metadata=shapes)
+
+    def _masked(self, grad: torch.Tensor, name: str) -> torch.Tensor:
+        keep = self._keep.get(name)
+        return grad if keep is None else grad * keep
+
+
+def load_masks(folder: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str, BoolArray]:
+    """Read masks that :meth:`MaskLock.save` wrote.
+
+    Raises:
+        CheckpointError: the file is unreadable or does not fit the model.
+    """
+    path = folder / MASK_FILE
+    try:
+        packed = load_file(path)
+    except Exception as error:  # safetensors raises its own class beside OSError
+        raise CheckpointError(f"{path}: the recorded masks can't be read: {error}; use an earlier checkpoint") from error
+    masks = {}
+    for name, bits in packed.items():
+        shape = tuple(parameters[name].shape) if name in parameters else (0, 0)
+        if bits.size != (int(np.prod(shape)) + 7) // 8:
+            raise CheckpointError(f"{path}: the recorded mask of {name} does not fit this model")
+        masks[name] = unpack_mask(bits, shape)
+    return masks
+
+
+class MaskLockCallback(TrainerCallback):  # type: ignore[misc]
+    """Runs a :class:`MaskLock` inside the stock Trainer: enforced after each step, verified at each save and end."""
+
+    def __init__(self, lock: MaskLock) -> None:
+        self.lock = lock
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Install the gradient hooks; weights restored from a checkpoint must already hold the zeros."""
+        self.lock.verify("start of training")
+        self.lock.hook_gradients()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Undo what the optimizer did to pruned weights."""
+        self.lock.apply()
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the run if a pruned weight has moved since the last step."""
+        self.lock.verify(f"epoch {state.epoch:g}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop the run rather than keep a checkpoint with revived weights; store the masks with it."""
+        self.lock.verify(f"checkpoint at step {state.global_step}")
+        if state.is_world_process_zero:
+            self.lock.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Final check."""
+        self.lock.unhook_gradients()
+        self.lock.verify("end of training")

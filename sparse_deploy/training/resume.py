@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interrupted runs: which checkpoints are whole, and how Ctrl-C leaves one behind.
+
+The Trainer writes ``checkpoint-N`` in place and would resume from the highest N, half-written or not. Here a
+checkpoint counts only when it carries a completeness file, which is written after everything else and lists the size
+of every file.
+"""
+
+import contextlib
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import distributed
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sparse_deploy.artifacts import write_json_atomically
+from sparse_deploy.errors import ConfigError
+
+COMPLETE_FILE = "complete.json"
+RUN_FILE = "run.json"
+
+
+def newest_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest whole ``checkpoint-N`` of a training folder."""
+    return next((path for path in _checkpoints(folder) if is_complete(path)), None)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether every file that the completeness file lists is there in full size."""
+    try:
+        sizes = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["bytes"]
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Path | None:
+    """Prepare the training folder of a run.
+
+    Args:
+        folder: where the Trainer keeps its checkpoints.
+        fingerprint: what must be equal for a resume to make sense (recipe, source, data).
+        restart: throw away earlier checkpoints.
+
+    Returns:
+        The checkpoint to resume from, or None for a fresh start.
+
+    Raises:
+        ConfigError: the folder holds checkpoints of another run.
+    """
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    run_file = folder / RUN_FILE
+    checkpoint = newest_complete_checkpoint(folder)
+    if checkpoint is not None:
+        try:
+            earlier = json.loads(run_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            earlier = None
+        if earlier != fingerprint:
+            raise ConfigError(
+                f"{folder}: holds checkpoints of a run with another recipe, model or data; pass --restart to throw "
+                f"them away, or choose another --output"
+            )
+    for path in _checkpoints(folder):
+        if not is_complete(path):
+            shutil.rmtree(path, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomically(run_file, fingerprint)
+    return checkpoint
+
+
+class CompletenessCallback(TrainerCallback):  # type: ignore[misc]
+    """Marks a checkpoint as whole. Must come after every callback that adds files in ``on_save``."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Wait for all ranks (each writes its own random state), then list the files and their sizes."""
+        if distributed.is_initialized():
+            distributed.barrier()
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            sizes = {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.is_file()}
+            write_json_atomically(checkpoint / COMPLETE_FILE, {"step": state.global_step, "bytes": sizes})
+
+
+class InterruptCallback(TrainerCallback):  # type: ignore[misc]
+    """Turns the first SIGINT or SIGTERM into: finish this step, save a checkpoint, stop. A second one kills."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    @contextlib.contextmanager
+    def handling_signals(self) -> Iterator[None]:
+        """Handle signals inside the block; earlier handlers come back after it."""
+        earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, handler)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save and stop, on all ranks at the same step."""
+        if distributed.is_initialized():
+            flag = torch.tensor(int(self.interrupted), device=args.device)
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+            self.interrupted = bool(flag.item())
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """All ``checkpoint-N`` folders, newest first."""
+    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.rpartition("-")[2].isdigit()]
+    return sorted(found, key=lambda p: int(p.name.rpartition("-")[2]), reverse=True)

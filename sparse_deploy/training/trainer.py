@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build and run one fine-tuning: arguments from the recipe, callbacks in their order, prediction afterwards."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from sparse_deploy.config.schema import FinetuneSection, Recipe, SparsityMode
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.training.distillation import SparseTrainer
+from sparse_deploy.training.mask_lock import (
+    MASK_FILE,
+    MaskLock,
+    MaskLockCallback,
+    load_masks,
+    prunable_parameters,
+    zero_masks_of,
+)
+from sparse_deploy.training.pruning import GradualPruningCallback, magnitude_masks
+from sparse_deploy.training.resume import CompletenessCallback, InterruptCallback
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What a run came to.
+
+    Attributes:
+        interrupted: stopped by a signal; a resumable checkpoint lies in the training folder.
+        steps: optimizer steps done, counted from the very start.
+        zeros: the enforced zero masks at the end.
+        history: the Trainer's log entries (loss, learning rate, gradient norm).
+    """
+
+    interrupted: bool
+    steps: int
+    zeros: dict[str, BoolArray]
+    history: list[dict[str, Any]]
+
+
+def initial_masks(model: nn.Module, recipe: Recipe) -> dict[str, BoolArray]:
+    """The zero masks a run starts with: those of the checkpoint, plus the new ones in one-shot mode."""
+    sparsity = recipe.sparsity
+    if sparsity.mode is SparsityMode.NONE:
+        return {}
+    parameters = prunable_parameters(model, sparsity.exclude)
+    if sparsity.mode is SparsityMode.ONE_SHOT:
+        return magnitude_masks(parameters, sparsity.pattern, sparsity.target, sparsity.scope)
+    return zero_masks_of(parameters)
+
+
+def train(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train_features: Any,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    teacher: PreTrainedModel | None = None,
+    resume_from: Path | None = None,
+    progress: Progress = lambda message, share: None,
+    extra_callbacks: Sequence[TrainerCallback] = (),
+) -> TrainingOutcome:
+    """Fine-tune ``model`` in place.
+
+    Args:
+        model: student; its zeros are the mask in ``lock`` mode.
+        tokenizer: pads batches.
+        train_features: a ``datasets.Dataset`` with model inputs, labels and ``length``.
+        recipe: what to do.
+        folder: the Trainer's checkpoints.
+        teacher: for distillation.
+        resume_from: a whole checkpoint of the same run.
+        progress: called with a message and the share of steps done.
+        extra_callbacks: run before the mask lock's callbacks.
+
+    Raises:
+        SparsityLostError: a pruned weight moved.
+    """
+    parameters = prunable_parameters(model, recipe.sparsity.exclude)
+    lock = MaskLock(parameters, initial_masks(model, recipe))
+    if resume_from is not None and (resume_from / MASK_FILE).is_file():
+        recorded = load_masks(resume_from, parameters)
+        if recipe.sparsity.mode is SparsityMode.LOCK:
+            assert_zeros_kept(f"resume from {resume_from.name}", lock.zeros, recorded)
+        lock = MaskLock(parameters, recorded)
+    interrupt = InterruptCallback()
+    callbacks: list[TrainerCallback] = [*extra_callbacks, ProgressCallback(progress), interrupt]
+    if recipe.sparsity.mode is not SparsityMode.NONE:
+        callbacks.append(MaskLockCallback(lock))
+    if recipe.sparsity.mode is SparsityMode.PRUNE:
+        callbacks.append(GradualPruningCallback(lock, parameters, recipe.sparsity))
+    callbacks.append(CompletenessCallback())
+    trainer = SparseTrainer(
+        model=model,
+        args=training_arguments(recipe.finetune, folder),
+        train_dataset=train_features,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        teacher=teacher,
+        distillation=recipe.distillation,
+        callbacks=callbacks,
+    )
+    for printing in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+        trainer.remove_callback(printing)
+    with interrupt.handling_signals():
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    return TrainingOutcome(
+        interrupted=interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps,
+        steps=trainer.state.global_step,
+        zeros=lock.zeros,
+        history=trainer.state.log_history,
+    )
+
+
+def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArguments:
+    """The recipe's ``finetune`` section as ``transformers.TrainingArguments``."""
+    on_cpu = not torch.cuda.is_available()
+    return TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        learning_rate=settings.learning_rate,
+        per_device_train_batch_size=settings.train_batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        weight_decay=settings.weight_decay,
+        adam_beta1=settings.adam_beta1,
+        adam_beta2=settings.adam_beta2,
+        adam_epsilon=settings.adam_epsilon,
+        max_grad_norm=settings.max_grad_norm,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=settings.warmup if settings.warmup < 1 else int(settings.warmup),
+        bf16=settings.precision == "bf16",
+        seed=settings.seed,
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        # Two, so that one whole checkpoint is left when a kill hits while the newest is being written.
+        save_total_limit=2,
+        logging_steps=settings.logging_steps,
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu else None,
+        dataloader_pin_memory=not on_cpu,
+        # Would multiply a per-batch mean by the number of processes (see SparseTrainer.loss_is_scaled_for_ga).
+        average_tokens_across_devices=False,
+        disable_tqdm=True,
+        report_to="none",
+        logging_nan_inf_filter=False,
+    )
+
+
+@torch.inference_mode()
+def predict(
+    model: PreTrainedModel, features: Sequence[dict[str, np.ndarray]], *, batch_size: int
+) -> list[tuple[np.ndarray, ...]]:
+    """Outputs of every feature in FP32, batched by length.
+
+    Args:
+        model: classification, regression or question-answering model.
+        features: unpadded 1-D inputs.
+        batch_size: examples per batch.
+
+    Returns:
+        Per feature ``(logits,)`` or ``(start_logits, end_logits)``, the latter cut to the feature's length.
+    """
+    model.eval()
+    outputs: list[tuple[np.ndarray, ...]] = [()] * len(features)
+    order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        longest = len(features[chosen[0]]["input_ids"])
+        batch = {
+            name: torch.tensor(np.stack([np.pad(features[i][name], (0, longest - len(features[i][name]))) for i in chosen]))
+            for name in features[0]
+        }
+        result = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        names = ("start_logits", "end_logits") if "start_logits" in result else ("logits",)
+        arrays = [result[name].float().cpu().numpy() for name in names]
+        for row, i in enumerate(chosen):
+            length = len(features[i]["input_ids"])
+            outputs[i] = tuple(array[row, :length] if len(names) == 2 else array[row] for array in arrays)
+    return outputs
+
+
+class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Tells the caller how far the run is, with the last loss."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._loss = ""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the newest loss."""
+        if logs and "loss" in logs:
+            self._loss = f", loss {float(logs['loss']):.3f}"
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Report the step."""
+        if state.is_world_process_zero:
+            done = state.global_step / state.max_steps
+            self._progress(f"step {state.global_step}/{state.max_steps}{self._loss}", done)
