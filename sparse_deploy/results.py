@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a benchmark found: the typed content of ``report.json``, shared by the code that measures and that reports."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -9,13 +9,13 @@ from sparse_deploy.config.schema import Goal, Reference
 from sparse_deploy.machine import Machine
 from sparse_deploy.sparsity.statistics import SparsityRecord
 
-REPORT_SCHEMA_VERSION = 1
+REPORT_SCHEMA_VERSION: Final = 1
 
 
 class Figures(BaseModel):
-    """Base of every part of a report."""
+    """Base of every part of a report; NaN is written as the text "NaN", for which JSON has no number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Latency(Figures):

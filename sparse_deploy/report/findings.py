@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answers that a reader wants first: goals met, zeros kept, which cell is fastest, are the numbers steady."""
+
+from typing import Literal, NamedTuple
+
+from sparse_deploy.report.tables import (
+    primary_difference,
+    primary_points,
+    ratio_is_stable,
+    ratio_text,
+    short_number,
+    signed_points,
+)
+from sparse_deploy.results import BenchReport, Cell
+from sparse_deploy.sparsity.pattern import DENSE
+
+Tone = Literal["good", "bad", "warn", "neutral"]
+
+
+class Finding(NamedTuple):
+    """One answer.
+
+    Attributes:
+        question: what it is about, in a word or three.
+        answer: the verdict itself.
+        detail: one sentence of evidence.
+        tone: how a page colours it.
+    """
+
+    question: str
+    answer: str
+    detail: str
+    tone: Tone
+
+
+def headline(report: BenchReport) -> tuple[Finding, ...]:
+    """The findings of a report, in reading order."""
+    return (_fastest(report), _gates(report), zeros_kept(report), _stability(report))
+
+
+def zeros_kept(report: BenchReport) -> Finding:
+    """Whether each recorded file stores at least the required zeros, under the same masks as the baseline."""
+    recorded = [cell for cell in report.cells if cell.sparsity and cell.sparsity.tensors]
+    if not recorded:
+        return Finding("Zeros", "not recorded", "No cell carries a sparsity record.", "neutral")
+    losses = {cell.id: count for cell in recorded if (count := _tensors_that_lost_zeros(report, cell))}
+    if losses:
+        where = ", ".join(f"{cell_id} ({count} tensors)" for cell_id, count in losses.items())
+        return Finding("Zeros", "LOST", f"Required zeros came back, or masks differ from the baseline: {where}.", "bad")
+    first = recorded[0].sparsity
+    if first is None or all(tensor.pattern == str(DENSE) for tensor in first.tensors):
+        return Finding("Zeros", "dense model", "No zeros are promised.", "neutral")
+    required = sum(tensor.required_zeros for tensor in first.tensors)
+    patterns = ", ".join(sorted({tensor.pattern for tensor in first.tensors}))
+    weights = sum(tensor.numel for tensor in first.tensors)
+    where = "all cells" if len(recorded) == len(report.cells) else f"{len(recorded)} of {len(report.cells)} cells"
+    return Finding(
+        "Zeros",
+        f"kept in {where}",
+        f"{required:,} required zeros ({100 * required / weights:.1f} % of the prunable weights; {patterns}).",
+        "good" if len(recorded) == len(report.cells) else "warn",
+    )
+
+
+def _fastest(report: BenchReport) -> Finding:
+    timed = sorted(
+        (cell for cell in report.cells if cell.latency and cell.stable),
+        key=lambda cell: cell.latency.p50_ms if cell.latency else 0.0,
+    )
+    if not timed:
+        return Finding("Fastest", "no verdict", "No cell has a steady latency.", "warn")
+    missing = {gate.cell for gate in report.gates if gate.verdict != "pass"}
+    detail = _describe(report, timed[0])
+    if timed[0].id not in missing:
+        return Finding("Fastest", timed[0].id, detail, "good" if report.gates else "neutral")
+    meeting = [cell for cell in timed if cell.id not in missing]
+    other = f"{meeting[0].id}: {_describe(report, meeting[0])}" if meeting else "none."
+    return Finding("Fastest", timed[0].id, f"{detail} It misses a goal; the fastest that meets all: {other}", "warn")
+
+
+def _describe(report: BenchReport, cell: Cell) -> str:
+    parts = [f"p50 {short_number(cell.latency.p50_ms if cell.latency else None)} ms"]
+    if cell.speedup and cell.id != report.baseline and ratio_is_stable(report, cell):
+        parts.append(f"{ratio_text(cell.speedup)} over {report.baseline}")
+    primary, difference = primary_points(report, cell), primary_difference(report, cell)
+    if primary is not None:
+        apart = "" if difference is None else f" ({signed_points(difference)} points)"
+        parts.append(f"{report.primary_metric} {primary:.2f} %{apart}")
+    return ", ".join(parts) + "."
+
+
+def _gates(report: BenchReport) -> Finding:
+    if not report.gates:
+        return Finding("Goals", "none set", "The recipe has no goals.", "neutral")
+    failed = [gate for gate in report.gates if gate.verdict == "fail"]
+    open_ones = [gate for gate in report.gates if gate.verdict == "inconclusive"]
+    if failed:
+        more = f" {len(failed) - 1} more below." if len(failed) > 1 else ""
+        answer = f"{len(failed)} of {len(report.gates)} FAILED"
+        return Finding("Goals", answer, failed[0].explanation + more, "bad")
+    if open_ones:
+        answer = f"{len(open_ones)} of {len(report.gates)} inconclusive"
+        return Finding("Goals", answer, open_ones[0].explanation, "warn")
+    count = len(report.gates)
+    cells = len({gate.cell for gate in report.gates})
+    return Finding("Goals", "all passed", f"{count} checks on {cells} cells.", "good")
+
+
+def _stability(report: BenchReport) -> Finding:
+    timed = [cell for cell in report.cells if cell.latency or cell.throughput]
+    unsteady = [cell for cell in timed if not cell.stable]
+    if not timed:
+        return Finding("Numbers", "no timings", "Nothing was timed.", "neutral")
+    if unsteady:
+        why = "; ".join(f"{cell.id}: {cell.instability or 'blocks spread too much'}" for cell in unsteady)
+        return Finding("Numbers", f"{len(unsteady)} of {len(timed)} cells unstable", f"{why}.", "warn")
+    spread = max(cell.latency.cv if cell.latency else 0.0 for cell in timed)
+    detail = (
+        f"Blocks of every cell agree: the medians spread by at most {100 * spread:.1f} % (coefficient of variation)."
+    )
+    return Finding("Numbers", "stable", detail, "good")
+
+
+def _tensors_that_lost_zeros(report: BenchReport, cell: Cell) -> int:
+    baseline = report.cell(report.baseline).sparsity
+    masks = {tensor.name: tensor.mask_sha256 for tensor in baseline.tensors} if baseline else {}
+    own = {tensor.name for tensor in cell.sparsity.tensors} if cell.sparsity else set()
+    lost = sum(
+        tensor.zeros < tensor.required_zeros or masks.get(tensor.name, tensor.mask_sha256) != tensor.mask_sha256
+        for tensor in (cell.sparsity.tensors if cell.sparsity else ())
+    )
+    return lost + len(masks.keys() - own)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sections of a report in reading order: the same titles, tables and facts for Markdown and HTML."""
+
+import shlex
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sparse_deploy.report.tables import (
+    MISSING,
+    Table,
+    gate_rows,
+    metric_rows,
+    reference_rows,
+    shape_rows,
+    sparsity_rows,
+    summary_rows,
+)
+from sparse_deploy.results import BenchReport
+
+_TIMING_PLOTS = ("accuracy", "latency", "throughput")
+
+
+class Section(NamedTuple):
+    """A titled table.
+
+    Attributes:
+        note: how to read it.
+        plots: names of the plots that belong under it.
+        style: CSS class of the table on a page.
+    """
+
+    title: str
+    note: str
+    table: Table
+    plots: tuple[str, ...] = ()
+    style: str = ""
+
+
+def sections(report: BenchReport) -> tuple[Section, ...]:
+    """Every section that has something to show."""
+    found = (
+        Section("Cells", _summary_note(report), summary_rows(report), _TIMING_PLOTS, "dense"),
+        Section("Goals", "Compared without rounding; a tie passes.", gate_rows(report), style="goals"),
+        Section(
+            "Fixed shapes",
+            "Latency of one request of exactly so many rows and tokens.",
+            shape_rows(report),
+            style="dense",
+        ),
+        Section(
+            "Zeros",
+            "Required zeros are those of the source checkpoint. INT8 rounding may add zeros; none may be lost. "
+            "Export checks them position by position; here they are counted, per tensor.",
+            sparsity_rows(report),
+            ("sparsity",),
+            "dense",
+        ),
+        Section(
+            "Published figures",
+            f"Ours is {report.baseline}, in the unit of the source.",
+            reference_rows(report),
+        ),
+        Section(
+            "All metrics", "Shares are 0 to 1; SQuAD's metrics are in percent.", metric_rows(report), style="dense"
+        ),
+        Section("Model files", "", _file_rows(report)),
+        Section("Settings", "", _fact_table("setting", report.settings)),
+        Section("Versions", "", _fact_table("package", report.versions)),
+    )
+    return tuple(section for section in found if section.table.rows)
+
+
+def measured_line(report: BenchReport) -> str:
+    """What was measured, in one sentence."""
+    lengths = report.lengths
+    return (
+        f"{report.examples:,} validation examples of {report.task} on {report.deployment}; token lengths "
+        f"{lengths.minimum} to {lengths.maximum}, mean {lengths.mean:.1f}, p50 {lengths.p50}, p90 {lengths.p90}, "
+        f"p99 {lengths.p99}."
+    )
+
+
+def machine_line(report: BenchReport) -> str:
+    """The machine in one sentence: CPU, flags, CPUs, threads, memory."""
+    machine = report.machine
+    quota = "no quota" if machine.quota_cpus is None else f"quota {machine.quota_cpus:g} CPUs"
+    threads = f", {report.settings['threads']} threads used" if "threads" in report.settings else ""
+    flags = " ".join(machine.flags) or "none of the relevant flags"
+    return (
+        f"{machine.cpu_model}; {flags}; {machine.visible_cpus} CPUs visible, {quota}{threads}; "
+        f"{machine.memory_bytes / 2**30:.1f} GiB memory; Linux {machine.kernel}; Python {machine.python}."
+    )
+
+
+def reproduce_command(report: BenchReport) -> str:
+    """The command line that measures the same again, safe to paste."""
+    return f"sparse-deploy bench {shlex.quote(_one_line(report.deployment))} --report report"
+
+
+def _summary_note(report: BenchReport) -> str:
+    return (
+        f"Latency: one request at a time, real token lengths. Speed-up: p50 of {report.baseline} over p50 of the cell, "
+        f"with the bootstrap interval over paired blocks. Agreement: same prediction as {report.baseline}. "
+        f"MB is 10^6 bytes. A cell marked unstable shows the range of its blocks instead of a figure."
+    )
+
+
+def _file_rows(report: BenchReport) -> Table:
+    rows = [
+        (cell.id, cell.file or MISSING, cell.version or MISSING, cell.note or MISSING, cell.instability or MISSING)
+        for cell in report.cells
+        if cell.note or cell.instability or cell.file
+    ]
+    return Table(("cell", "file", "runtime version", "note", "instability"), tuple(rows))
+
+
+def _fact_table(kind: str, facts: Mapping[str, object]) -> Table:
+    return Table((kind, "value"), tuple((str(name), _one_line(str(value))) for name, value in facts.items()))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

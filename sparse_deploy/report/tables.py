@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a report as plain text cells: the command line, the Markdown and the HTML show the same ones."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sparse_deploy.report.gates import SPARSITY_METRIC, metric_value
+from sparse_deploy.results import BenchReport, Cell, Latency, Ratio, Throughput
+from sparse_deploy.sparsity.statistics import TensorRecord
+
+MISSING = "-"
+UNSTABLE = "unstable"
+_MEGABYTE = 1e6
+# SQuAD's official script answers in percent; every other metric of the project is a share.
+_TASKS_IN_PERCENT = frozenset({"squad"})
+
+
+class Table(NamedTuple):
+    """Headers and rows of text; the first column names the row."""
+
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def summary_rows(report: BenchReport) -> Table:
+    """One row per cell: what it answers, how fast, and what it costs.
+
+    Shares are in percent and differences in points (SQuAD's metrics are so already). MB are 10^6 bytes. A cell whose
+    blocks spread too much shows ``unstable`` with the range of its blocks instead of a figure.
+    """
+    headers = (
+        "cell", f"{report.primary_metric} %", "Δ points", "agreement %", "p50 ms", "p90 ms", "p99 ms", "examples/s",
+        "speed-up", "size MB", "zeros %", "load ms", "first ms", "RSS MB",
+    )  # fmt: skip
+    return Table(headers, tuple(_summary_row(report, cell) for cell in report.cells))
+
+
+def shape_rows(report: BenchReport) -> Table:
+    """Latency of every fixed shape of every cell; no rows when none was asked for."""
+    rows = [
+        (
+            cell.id,
+            f"{shape.batch} x {shape.tokens}",
+            *_latency_texts(shape.latency, cell.stable),
+            _ratio_cell(report, cell, shape.speedup),
+        )
+        for cell in report.cells
+        for shape in cell.shapes
+    ]
+    return Table(("cell", "batch x tokens", "p50 ms", "p90 ms", "p99 ms", "speed-up"), tuple(rows))
+
+
+def gate_rows(report: BenchReport) -> Table:
+    """One row per goal and cell, the misses first."""
+    order = {"fail": 0, "inconclusive": 1, "pass": 2}
+    gates = sorted(report.gates, key=lambda gate: order[gate.verdict])
+    rows = [
+        (gate.verdict, gate.cell, gate.goal.metric, f"{gate.goal.type} {gate.goal.value:g}", gate.explanation)
+        for gate in gates
+    ]
+    return Table(("verdict", "cell", "metric", "goal", "why"), tuple(rows))
+
+
+def sparsity_rows(report: BenchReport) -> Table:
+    """Zeros by cell and by detected pattern; ``lost`` counts required zeros of which a tensor has too few."""
+    rows = []
+    for cell in report.cells:
+        by_pattern: dict[str, list[TensorRecord]] = defaultdict(list)
+        for tensor in cell.sparsity.tensors if cell.sparsity else ():
+            by_pattern[tensor.pattern].append(tensor)
+        rows += [_pattern_row(cell, pattern, tensors) for pattern, tensors in sorted(by_pattern.items())]
+    headers = ("cell", "pattern", "tensors", "weights", "required zeros", "stored zeros", "zeros %", "lost")
+    return Table(headers, tuple(rows))
+
+
+def reference_rows(report: BenchReport) -> Table:
+    """Published figures beside ours, in the unit of the source (ours in percent where the source is above 1)."""
+    baseline = report.cell(report.baseline)
+    rows = []
+    for reference in report.reference:
+        for metric, published in reference.metrics.items():
+            ours = _in_unit_of(report, metric, published, [baseline])
+            every = _in_unit_of(report, metric, published, report.cells)
+            rows.append(
+                (
+                    metric,
+                    f"{published:g}",
+                    f"{ours[0]:.4g}" if ours else MISSING,
+                    f"{ours[0] - published:+.3g}" if ours else MISSING,
+                    f"{min(every):.4g} to {max(every):.4g}" if every else MISSING,
+                    reference.source,
+                    reference.note,
+                )
+            )
+    return Table(("metric", "published", "ours", "difference", "all cells", "source", "note"), tuple(rows))
+
+
+def metric_rows(report: BenchReport) -> Table:
+    """Every task metric of every cell, in its own unit."""
+    names = tuple(dict.fromkeys(name for cell in report.cells for name in cell.metrics))
+    rows = tuple(
+        (cell.id, *(f"{cell.metrics[name]:.4f}" if name in cell.metrics else MISSING for name in names))
+        for cell in report.cells
+    )
+    return Table(("cell", *names), rows)
+
+
+def points(report: BenchReport, metric: str, value: float) -> float:
+    """A metric in percent: shares times 100, SQuAD's as they are."""
+    in_percent = report.task in _TASKS_IN_PERCENT and metric != SPARSITY_METRIC
+    return value if in_percent else 100.0 * value
+
+
+def primary_points(report: BenchReport, cell: Cell) -> float | None:
+    """The primary metric of a cell in percent; None when it was not measured."""
+    value = metric_value(cell, report.primary_metric)
+    return None if value is None else points(report, report.primary_metric, value)
+
+
+def primary_difference(report: BenchReport, cell: Cell) -> float | None:
+    """Points of the primary metric above (positive) or below the baseline; None for the baseline itself."""
+    ours, baseline = primary_points(report, cell), primary_points(report, report.cell(report.baseline))
+    if cell.id == report.baseline or ours is None or baseline is None:
+        return None
+    return ours - baseline
+
+
+def signed_points(difference: float) -> str:
+    """A difference in points with its sign; no sign on what rounds to ``0.00``."""
+    text = f"{difference:+.2f}"
+    return "0.00" if text in ("+0.00", "-0.00") else text
+
+
+def ratio_is_stable(report: BenchReport, cell: Cell) -> bool:
+    """Whether a ratio to the baseline may be printed: it is no steadier than the less steady of the two."""
+    return cell.stable and report.cell(report.baseline).stable
+
+
+def ratio_text(ratio: Ratio | None) -> str:
+    """A speed-up with its interval, such as ``2.53x [2.41, 2.66]``."""
+    return MISSING if ratio is None else f"{ratio.value:.2f}x [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
+def short_number(value: float | None) -> str:
+    """About three significant digits without an exponent, as one reads a latency or a rate."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _summary_row(report: BenchReport, cell: Cell) -> tuple[str, ...]:
+    primary, difference = primary_points(report, cell), primary_difference(report, cell)
+    zeros = metric_value(cell, SPARSITY_METRIC)
+    return (
+        cell.id,
+        _decimals(primary),
+        "baseline" if cell.id == report.baseline else MISSING if difference is None else signed_points(difference),
+        _decimals(None if cell.agreement is None else 100 * cell.agreement),
+        *_latency_texts(cell.latency, cell.stable),
+        _throughput_text(cell.throughput, cell.stable),
+        _ratio_cell(report, cell, cell.speedup),
+        short_number(cell.file_bytes / _MEGABYTE),
+        _decimals(None if zeros is None else 100 * zeros),
+        short_number(cell.load_ms),
+        short_number(cell.first_inference_ms),
+        short_number(None if cell.rss_bytes is None else cell.rss_bytes / _MEGABYTE),
+    )
+
+
+def _latency_texts(latency: Latency | None, stable: bool) -> tuple[str, str, str]:
+    if latency is None:
+        return (MISSING,) * 3
+    if not stable:
+        return (_unstable_range(latency.block_medians_ms), UNSTABLE, UNSTABLE)
+    return (short_number(latency.p50_ms), short_number(latency.p90_ms), short_number(latency.p99_ms))
+
+
+def _throughput_text(throughput: Throughput | None, stable: bool) -> str:
+    if throughput is None:
+        return MISSING
+    return short_number(throughput.examples_per_second) if stable else _unstable_range(throughput.blocks)
+
+
+def _unstable_range(blocks: Sequence[float]) -> str:
+    return f"{UNSTABLE} {short_number(min(blocks))} to {short_number(max(blocks))}" if blocks else UNSTABLE
+
+
+def _ratio_cell(report: BenchReport, cell: Cell, ratio: Ratio | None) -> str:
+    if cell.id == report.baseline:
+        return "baseline"
+    if ratio is not None and not ratio_is_stable(report, cell):
+        return UNSTABLE
+    return ratio_text(ratio)
+
+
+def _pattern_row(cell: Cell, pattern: str, tensors: Sequence[TensorRecord]) -> tuple[str, ...]:
+    weights, zeros = sum(t.numel for t in tensors), sum(t.zeros for t in tensors)
+    return (
+        cell.id,
+        pattern,
+        str(len(tensors)),
+        f"{weights:,}",
+        f"{sum(t.required_zeros for t in tensors):,}",
+        f"{zeros:,}",
+        _decimals(100 * zeros / weights if weights else None),
+        f"{sum(max(0, t.required_zeros - t.zeros) for t in tensors):,}",
+    )
+
+
+def _in_unit_of(report: BenchReport, metric: str, published: float, cells: Sequence[Cell]) -> list[float]:
+    values = [value for cell in cells if (value := metric_value(cell, metric)) is not None]
+    return [points(report, metric, value) for value in values] if abs(published) > 1 else values
+
+
+def _decimals(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A realistic report: six cells of a 6-layer encoder at 70 % zeros, made from fixed random numbers."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sparse_deploy.config.schema import Goal, Reference
+from sparse_deploy.machine import Machine
+from sparse_deploy.report.gates import evaluate_goals
+from sparse_deploy.results import BenchReport, Cell, Latency, Ratio, ShapeLatency, Throughput, TokenLengths
+from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord
+
+ROLES = {
+    "attention.self.query": (384, 384),
+    "attention.self.key": (384, 384),
+    "attention.self.value": (384, 384),
+    "attention.output.dense": (384, 384),
+    "intermediate.dense": (1536, 384),
+    "output.dense": (384, 1536),
+}
+# id: accuracy, agreement, p50 in ms, examples per second, bytes, resident bytes
+CELLS = {
+    "pytorch-fp32": (0.9048165137614679, None, 11.9, 141.0, 90_900_000, 612_000_000),
+    "pytorch-int8": (0.9025229357798165, 0.9908, 9.4, 171.0, 90_900_000, 731_000_000),
+    "onnxruntime-fp32": (0.9048165137614679, 1.0, 8.3, 188.0, 90_800_000, 301_000_000),
+    "onnxruntime-int8": (0.9013761467889908, 0.9874, 4.1, 402.0, 23_100_000, 171_000_000),
+    "openvino-fp32": (0.9048165137614679, 1.0, 7.6, 203.0, 90_800_000, 322_000_000),
+    "openvino-int8": (0.9002293577981652, 0.9862, 3.6, 455.0, 23_400_000, 201_000_000),
+}
+GOALS = (
+    Goal(metric="accuracy", type="max-degradation", value=0.005),
+    Goal(metric="accuracy", type="threshold", value=0.895),
+    Goal(metric="sparsity", type="threshold", value=0.69),
+)
+
+ReportMaker = Callable[..., BenchReport]
+
+
+def make_record(layers: int = 6, share: float = 0.7, extra: float = 0.0) -> SparsityRecord:
+    tensors = []
+    for layer in range(layers):
+        for number, (role, shape) in enumerate(ROLES.items()):
+            own = min(0.99, share + 0.02 * (number - 2.5) + 0.01 * (layer - (layers - 1) / 2))
+            required = int(own * shape[0] * shape[1])
+            tensors.append(
+                TensorRecord(
+                    name=f"bert.encoder.layer.{layer}.{role}.weight",
+                    shape=shape,
+                    zeros=required + int(extra * shape[0] * shape[1]),
+                    required_zeros=required,
+                    pattern="unstructured",
+                    mask_sha256=f"{layer:02d}{number:02d}" * 16,
+                )
+            )
+    return SparsityRecord(tensors=tuple(tensors), model_parameters=22_700_000)
+
+
+def make_latency(p50: float, seed: int, requests: int = 400, spread: float = 0.01) -> Latency:
+    samples = p50 * np.random.default_rng(seed).lognormal(0.0, 0.25, requests)
+    medians = p50 * (1 + spread * np.linspace(-1, 1, 5))
+    p90, p95, p99 = np.percentile(samples, (90, 95, 99))
+    return Latency(
+        p50_ms=p50, p90_ms=p90, p95_ms=p95, p99_ms=p99, mean_ms=float(samples.mean()),
+        cv=float(medians.std() / medians.mean()), requests=requests, block_medians_ms=tuple(medians),
+        samples_ms=tuple(samples),
+    )  # fmt: skip
+
+
+def make_cell(cell_id: str, seed: int, **changes: Any) -> Cell:
+    accuracy, agreement, p50, rate, size, resident = CELLS[cell_id]
+    runtime, precision = cell_id.split("-")
+    speedup = CELLS["pytorch-fp32"][2] / p50
+    ratio = (
+        None if agreement is None else Ratio(value=speedup, low=speedup * 0.97, high=speedup * 1.04, confidence=0.95)
+    )
+    fields: dict[str, Any] = {
+        "id": cell_id,
+        "runtime": runtime,
+        "precision": precision,
+        "file": "model_int8.onnx" if precision == "int8" else "model.onnx",
+        "version": "1.31.0",
+        "metrics": {"loss": 0.31, "accuracy": accuracy},
+        "agreement": agreement,
+        "latency": make_latency(p50, seed),
+        "throughput": Throughput(
+            examples_per_second=rate, tokens_per_second=rate * 25, cv=0.01, batch_size=32,
+            blocks=tuple(rate * np.array([0.98, 0.99, 1.0, 1.01, 1.02])),
+        ),
+        "shapes": (ShapeLatency(batch=1, tokens=128, latency=make_latency(p50 * 4, seed + 50), speedup=ratio),),
+        "load_ms": 180.0 + 10 * seed,
+        "first_inference_ms": p50 * 5,
+        "file_bytes": size,
+        "rss_bytes": resident,
+        "sparsity": make_record(extra=0.02 if precision == "int8" else 0.0),
+        "speedup": ratio,
+    }  # fmt: skip
+    return Cell(**(fields | changes))
+
+
+@pytest.fixture
+def make_report() -> ReportMaker:
+    """Builds the report; ``cells`` maps a cell id to changed fields, other arguments change the report itself."""
+
+    def make(cells: dict[str, dict[str, Any]] | None = None, goals: tuple[Goal, ...] = GOALS, **changes: Any):
+        made = tuple(make_cell(cell_id, seed, **(cells or {}).get(cell_id, {})) for seed, cell_id in enumerate(CELLS))
+        fields: dict[str, Any] = {
+            "created": "2026-11-21T05:30:00+00:00",
+            "name": "minilm-sst2-unstructured-70",
+            "deployment": "outputs/minilm-sst2-unstructured-70/deployment",
+            "task": "sst2",
+            "primary_metric": "accuracy",
+            "examples": 872,
+            "baseline": "pytorch-fp32",
+            "machine": Machine(
+                cpu_model="Intel(R) Xeon(R) Processor @ 2.10GHz", flags=("avx2", "fma", "avx512f", "avx512_vnni"),
+                visible_cpus=8, quota_cpus=2.0, memory_bytes=16 * 2**30, kernel="6.1.0", python="3.12.3",
+            ),
+            "versions": {"torch": "2.13.0", "onnxruntime": "1.31.0", "openvino": "2026.4.0"},
+            "settings": {"threads": 2, "blocks": 5, "block_seconds": 1.0, "throughput_batch_size": 32},
+            "lengths": TokenLengths(minimum=4, p50=25, p90=39, p99=52, maximum=66, mean=25.2),
+            "cells": made,
+            "gates": evaluate_goals(goals, made, made[0]),
+            "reference": (
+                Reference(metrics={"accuracy": 91.5}, source="https://example.org/paper table 3", note="dense teacher"),
+            ),
+        }  # fmt: skip
+        return BenchReport(**(fields | changes))
+
+    return make
