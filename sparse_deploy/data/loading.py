@@ -22,6 +22,10 @@ SUFFIXES = (".jsonl.gz", ".jsonl")
 MAX_STSB_SCORE = 5.0
 
 
+class _RowError(Exception):
+    """What is wrong with one row; the file and the row number are added where they are known."""
+
+
 def load_split(
     task: Task, split: str, data_dir: Path | None, *, limit: int | None = None, shuffle_seed: int | None = None
 ) -> "datasets.Dataset":
@@ -120,24 +124,22 @@ def _checked_rows(task: Task, rows: Sequence[Any], source: str) -> list[Row]:
         try:
             _check_text(task, row)
             checked.append(check(task, row))
-        except ValueError as error:
+        except _RowError as error:
             raise DataError(f"{source}, row {number}: {error}") from error
     return checked
 
 
-def _check_text(task: Task, row: Any) -> None:
+def _check_text(task: Task, row: object) -> None:
     if not isinstance(row, dict):
-        raise ValueError(f"expected a JSON object with {', '.join(task.columns)}, found {_quote(row)}")
+        raise _RowError(f"expected a JSON object with {', '.join(task.columns)}, found {_quote(row)}")
     missing = [column for column in task.columns if column not in row]
     if missing:
-        raise ValueError(
-            f"expected the columns {', '.join(task.columns)}; {', '.join(missing)} missing, found {[*row]}"
-        )
+        raise _RowError(f"expected the columns {', '.join(task.columns)}; {', '.join(missing)} missing, found {[*row]}")
     for column in task.text_columns:
         if not isinstance(row[column], str):
-            raise ValueError(f"{column}: expected text, found {_quote(row[column])}")
+            raise _RowError(f"{column}: expected text, found {_quote(row[column])}")
         if not row[column].strip():
-            raise ValueError(f"{column}: the text is empty; remove the row or give it text")
+            raise _RowError(f"{column}: the text is empty; remove the row or give it text")
 
 
 def _checked_example(task: Task, row: Row) -> Row:
@@ -145,26 +147,22 @@ def _checked_example(task: Task, row: Row) -> Row:
     return {**{column: row[column] for column in task.text_columns}, "label": label}
 
 
-def _label_id(task: Task, label: Any) -> int:
+def _label_id(task: Task, label: object) -> int:
     if label in task.labels:
         return task.labels.index(label)
     if label is None or label == -1:
-        raise ValueError(
-            f"no label (found {_quote(label)}); scoring and training need labelled rows, use another split"
-        )
+        raise _RowError(f"no label (found {_quote(label)}); scoring and training need labelled rows, use another split")
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(task.labels):
         return label
     known = ", ".join(f"{i} {name}" for i, name in enumerate(task.labels))
-    raise ValueError(f"unknown label {_quote(label)}; {task.name} knows {known}")
+    raise _RowError(f"unknown label {_quote(label)}; {task.name} knows {known}")
 
 
-def _score(label: Any) -> float:
+def _score(label: object) -> float:
     if label is None or label == -1:
-        raise ValueError(
-            f"no label (found {_quote(label)}); scoring and training need labelled rows, use another split"
-        )
+        raise _RowError(f"no label (found {_quote(label)}); scoring and training need labelled rows, use another split")
     if isinstance(label, bool) or not isinstance(label, int | float) or not 0.0 <= label <= MAX_STSB_SCORE:
-        raise ValueError(f"unknown label {_quote(label)}; expected a similarity score from 0 to {MAX_STSB_SCORE:g}")
+        raise _RowError(f"unknown label {_quote(label)}; expected a similarity score from 0 to {MAX_STSB_SCORE:g}")
     return float(label)
 
 
@@ -172,19 +170,17 @@ def _checked_question(task: Task, row: Row) -> Row:
     answers = row["answers"]
     texts, starts = (answers.get("text"), answers.get("answer_start")) if isinstance(answers, dict) else (None, None)
     if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise ValueError(
+        raise _RowError(
             f"answers: expected {{text: [...], answer_start: [...]}} of equal length, found {_quote(answers)}"
         )
     if not texts:
-        raise ValueError("no answer; SQuAD v1.1 has one for each question (v2 data are not supported)")
+        raise _RowError("no answer; SQuAD v1.1 has one for each question (v2 data are not supported)")
     for text, start in zip(texts, starts, strict=True):
         if not isinstance(text, str) or not isinstance(start, int) or not text:
-            raise ValueError(f"answers: expected text and its integer offset, found {_quote([text, start])}")
+            raise _RowError(f"answers: expected text and its integer offset, found {_quote([text, start])}")
         found = row["context"][start : start + len(text)] if start >= 0 else ""
         if found != text:
-            raise ValueError(
-                f"answer {_quote(text)} is not at offset {start} of the context, which has {_quote(found)}"
-            )
+            raise _RowError(f"answer {_quote(text)} is not at offset {start} of the context, which has {_quote(found)}")
     return {
         "id": str(row["id"]),
         **{column: row[column] for column in task.text_columns},
@@ -192,6 +188,6 @@ def _checked_question(task: Task, row: Row) -> Row:
     }
 
 
-def _quote(value: Any) -> str:
+def _quote(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
