@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """YAML to :class:`Recipe`: safely, with dotted overrides, and with errors that name the nearest known key."""
 
+import copy
 import difflib
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -17,33 +19,44 @@ from sparse_deploy.errors import ConfigError
 
 # A recipe is a page of text. The caps stop a file that is not a recipe, and alias bombs, before they cost memory.
 MAX_RECIPE_BYTES = 256 * 1024
+_PACKAGE = Path(__file__).resolve().parents[1]
+# An installed package carries the recipes as sparse_deploy/recipes; in a checkout they lie in export_configs.
+RECIPE_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "export_configs")
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (a recipe needs none; nested aliases grow exponentially) or duplicate keys."""
+    """Safe YAML without aliases (nested ones grow exponentially), tags (code, odd types) or duplicate keys."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("aliases (*name) are not allowed in a recipe")
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags are not allowed in a recipe; found {event.tag!r}")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        for key in keys:
-            if keys.count(key) > 1:
+        seen: set[str] = set()
+        for key in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key in seen:
                 raise yaml.YAMLError(f"key {key!r} is given twice")
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1 reads 5e-4 as text because it wants a dot; every engineer means a number.
+# Numbers as engineers write them, instead of YAML 1.1's: there 5e-4 is text (no dot), 1:2 is 62 (base 60) and 010 is 8.
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_RecipeLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag not in (_INT, _FLOAT)]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_RecipeLoader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))
 _RecipeLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)$"),
-    list("-+0123456789."),
+    _FLOAT, re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$"), list("-+0123456789.")
 )
 
 
-def parse_yaml(text: str, origin: str) -> Any:
+def parse_yaml(text: str, origin: str) -> object:
     """Read YAML without running anything in it.
 
     Raises:
@@ -56,29 +69,57 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: not a usable YAML file: {reason}") from error
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load and check a recipe file.
+def find_recipe(name_or_path: str | Path) -> Path:
+    """A recipe file by path, or one of the shipped recipes by name (``minilm-demo``).
+
+    Raises:
+        ConfigError: neither a file nor a shipped recipe; the message names the nearest one.
+    """
+    path = Path(name_or_path)
+    if path.is_file() or path.suffix in (".yaml", ".yml"):
+        return path
+    shipped = {file.stem: file for folder in RECIPE_FOLDERS for file in sorted(folder.glob("*.yaml"))}
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    match = difflib.get_close_matches(str(name_or_path), shipped, n=1, cutoff=0.4)
+    hint = f"; did you mean {match[0]!r}?" if match else ""
+    raise ConfigError(f"{name_or_path}: neither a recipe file nor one of the {len(shipped)} shipped recipes{hint}")
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load and check a recipe.
 
     Args:
-        path: the YAML file.
+        name_or_path: a YAML file, or the name of a shipped recipe.
         overrides: ``a.b=value`` texts; the value is read as YAML.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong value.
     """
-    try:
-        size = path.stat().st_size
-        if size > MAX_RECIPE_BYTES:
-            raise ConfigError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes, this file has {size}")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: can't read the recipe: {error}. Recipes lie in export_configs/.") from error
-    data = parse_yaml(text, str(path))
+    path = find_recipe(name_or_path)
+    data = parse_yaml(_read_capped(path), str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values, found {type(data).__name__}")
     for override in overrides:
         _apply_override(data, override)
     return recipe_from_mapping(data, str(path))
+
+
+def recipe_with_overrides(data: Mapping[str, Any], overrides: Sequence[str], origin: str) -> Recipe:
+    """Apply overrides to a recipe that is already data, such as the one in a manifest.
+
+    Args:
+        data: plain JSON data; left as it is.
+        overrides: see :func:`load_recipe`.
+        origin: where it came from, for the error.
+
+    Raises:
+        ConfigError: unknown key, wrong value.
+    """
+    changed = copy.deepcopy(dict(data))
+    for override in overrides:
+        _apply_override(changed, override)
+    return recipe_from_mapping(changed, origin)
 
 
 def recipe_from_mapping(data: Mapping[str, Any], origin: str) -> Recipe:
@@ -95,6 +136,20 @@ def recipe_from_mapping(data: Mapping[str, Any], origin: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_first_problem(error)}") from error
+    except ConfigError as error:  # from the reader of sparsity patterns
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _read_capped(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_RECIPE_BYTES + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: can't read the recipe: {error}. Recipes lie in export_configs/.") from error
+    if len(content) > MAX_RECIPE_BYTES:
+        raise ConfigError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes, this file is longer")
+    return text
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
@@ -120,7 +175,7 @@ def _first_problem(error: ValidationError) -> str:
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
         return f"unknown key {location!r}{_nearest(problem['loc'])}{more}"
-    found = f"; found {problem['input']!r}" if not isinstance(problem["input"], dict) else ""
+    found = "" if isinstance(problem["input"], dict) else f"; found {textwrap.shorten(repr(problem['input']), 80)}"
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
 
 
@@ -139,7 +194,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def _section_of(annotation: object) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:

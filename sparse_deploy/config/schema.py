@@ -22,7 +22,7 @@ Pattern = Annotated[
 class Section(BaseModel):
     """Base of every part of a recipe: immutable, and no key passes unread."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -133,9 +133,22 @@ class FinetuneSection(Section):
     """Training, in the words of ``transformers.TrainingArguments``.
 
     Attributes:
-        precision: ``bf16`` runs autocast (CPUs with AVX512-BF16 or AMX, and GPUs).
+        epochs: passes over the training data.
+        max_steps: optimizer steps; overrides ``epochs`` unless -1.
+        learning_rate: peak of the schedule.
+        train_batch_size: examples per forward and backward pass, per process.
+        eval_batch_size: examples per pass of the evaluation.
+        gradient_accumulation_steps: passes per optimizer step.
+        weight_decay: AdamW's decay; biases and LayerNorm are left out.
+        adam_beta1, adam_beta2, adam_epsilon: AdamW's constants.
+        max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
+        lr_scheduler: course of the learning rate after the warm-up.
         warmup: a share of all steps when below 1, a number of steps otherwise.
+        precision: ``bf16`` runs autocast (CPUs with AVX512-BF16 or AMX, and GPUs).
+        seed: of the head's weights, dropout and the order of the examples.
+        group_by_length: batches hold examples of like length, so that less is padding.
         save_steps: optimizer steps between resumable checkpoints.
+        logging_steps: optimizer steps between two entries of the training history.
     """
 
     epochs: float = Field(default=3.0, gt=0.0)
@@ -152,7 +165,7 @@ class FinetuneSection(Section):
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup: float = Field(default=0.0, ge=0.0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     group_by_length: bool = True
     save_steps: int = Field(default=500, ge=1)
     logging_steps: int = Field(default=50, ge=1)
@@ -183,7 +196,7 @@ class QuantizationSection(Section):
     calibration_samples: int = Field(default=256, ge=1)
     calibration_batch_size: int = Field(default=8, ge=1)
     observer: Literal["minmax", "kl"] = "minmax"
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**32)
     exclude: tuple[str, ...] = ()
 
 
@@ -260,7 +273,15 @@ class Reference(Section):
 
 
 class Recipe(Section):
-    """A whole recipe. ``task`` is a GLUE task, ``squad`` or ``demo``."""
+    """A whole recipe.
+
+    Attributes:
+        name: of the output folders; the file's name without ``.yaml``.
+        description: one line for people.
+        task: a GLUE task, ``squad``, or ``demo`` (the text that the package makes itself).
+        goals: gates of ``bench``: a miss ends it with exit code 3.
+        reference: published figures to compare with; nothing is enforced.
+    """
 
     name: str
     description: str = ""

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Install into .venv, then run every check: lint, format, types, import contract, generated docs, tests.
+# Arguments go to pytest: ./test.sh tests/unit/sparsity -k block
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
+bash tools/install.sh demo,dev </dev/null || exit
+
+# The tests' models are tiny: more threads than this only wait for each other.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
+# Tests never download; what is not on this machine must fail at once, not after retries.
+export HF_HUB_OFFLINE=1
+failed=()
+
+check() {
+  local name=$1
+  shift
+  echo "== $name"
+  "$@" </dev/null || failed+=("$name")
+}
+
+check lint .venv/bin/ruff check .
+check format .venv/bin/ruff format --check .
+check types .venv/bin/mypy
+check imports .venv/bin/lint-imports
+check docs .venv/bin/python tools/generate_docs.py --check
+if ((${#failed[@]})); then
+  echo "== failed before the tests: ${failed[*]}" >&2
+fi
+echo "== tests"
+.venv/bin/python -m pytest "$@" </dev/null || failed+=(tests)
+exit $((${#failed[@]} > 0))

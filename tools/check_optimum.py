@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a deployment, unchanged, with Optimum, and compare its logits with our own runtimes'.
+
+The pins of optimum-onnx and optimum-intel exclude ours and each other's, so each lives in an environment of its own
+under ~/.cache/sparse-deploy, made on first use. Exit code: 0 all equal, 1 something differs or fails, 2 wrong usage.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.data.tasks import Task, TaskKind, get_task
+from sparse_deploy.errors import SparseDeployError
+from sparse_deploy.runtimes import get_runtime
+
+PROBE = Path(__file__).with_name("optimum_probe.py")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "sparse-deploy"
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+READY = "ready.txt"
+# Same file, same engine, same version: only thread counts may differ.
+ATOL = {"fp32": 1e-4, "int8": 1e-3}
+
+SENTENCES = (
+    "The film is a quiet, patient portrait of a family that has run out of things to say to each other.",
+    "Nobody left the theatre early, which surprised even the director.",
+    "It drags.",
+    "The battery lasted two days, but the screen scratched within a week and the shop refused to take it back.",
+    "A train from the coast arrived an hour late because of snow on the line, so the meeting began without them.",
+    "Prices rose again in March.",
+)
+QUESTIONS = ("Who was surprised?", "When did prices rise?", "Why did the train arrive late, and what happened then?")
+
+
+@dataclass(frozen=True)
+class Library:
+    """One Optimum package: its environment, and the runtime of ours that reads the same files.
+
+    Attributes:
+        name: distribution name.
+        requirements: what the environment holds besides torch.
+        removed: declared by the package, but in the way.
+        runtime: our name of the engine, whose version is the same in both environments.
+    """
+
+    name: str
+    requirements: tuple[str, ...]
+    runtime: str
+    removed: tuple[str, ...] = ()
+
+
+LIBRARIES = (
+    Library("optimum-onnx", ("optimum-onnx[onnxruntime]==0.1.0",), "onnxruntime"),
+    # torchvision serves vision models only. PyPI's build wants torch's CUDA build and fails to import beside the CPU
+    # one, and transformers imports it wherever it is installed.
+    Library("optimum-intel", ("optimum-intel==2.2.0",), "openvino", removed=("torchvision",)),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check the deployments that are named; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Open deployments with Optimum and compare logits.")
+    parser.add_argument("deployments", nargs="*", type=Path, help="folders written by sparse-deploy export")
+    parser.add_argument("--install-only", action="store_true", help="make the environments, check nothing")
+    options = parser.parse_args(arguments)
+    if not options.deployments and not options.install_only:
+        parser.error("name a deployment folder, or use --install-only")
+    pythons = {library.name: install(library) for library in LIBRARIES}
+    failures = 0
+    for folder in options.deployments:
+        for line, passed in check(folder, pythons):
+            sys.stdout.write(f"{'ok  ' if passed else 'FAIL'} {folder.name}: {line}\n")
+            failures += not passed
+    return int(failures > 0)
+
+
+def environment_python(library: Library) -> Path | None:
+    """The interpreter of a finished environment; None when it has to be made."""
+    folder = CACHE / library.name
+    ready = folder / READY
+    whole = ready.is_file() and ready.read_text(encoding="utf-8") == _wanted(library)
+    return folder / "bin" / "python" if whole else None
+
+
+def install(library: Library) -> Path:
+    """Make the environment of a library unless it is there.
+
+    Returns:
+        Its Python interpreter.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed.
+    """
+    if found := environment_python(library):
+        return found
+    folder = CACHE / library.name
+    sys.stderr.write(f"making {folder}\n")
+    venv.create(folder, with_pip=True, clear=True)
+    python = folder / "bin" / "python"
+    pip = [str(python), "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check"]
+    torch = f"torch=={version('torch').partition('+')[0]}"
+    cpu_build = [*pip, "install", "--no-deps", "--retries", "0", "--timeout", "15", "--index-url", CPU_INDEX, torch]
+    subprocess.run(cpu_build, check=False, stdin=subprocess.DEVNULL)  # where it fails, PyPI's build serves as well
+    subprocess.run([*pip, "install", torch, *_requirements(library)], check=True, stdin=subprocess.DEVNULL)
+    if library.removed:
+        subprocess.run([*pip, "uninstall", "--yes", *library.removed], check=True, stdin=subprocess.DEVNULL)
+    (folder / READY).write_text(_wanted(library), encoding="utf-8")
+    return python
+
+
+def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
+    """Check every model file of a deployment.
+
+    Args:
+        folder: the deployment.
+        pythons: interpreter by library name.
+
+    Yields:
+        A line that says what was compared, and whether it held.
+
+    Raises:
+        SparseDeployError: not a whole deployment.
+    """
+    task = get_task(load_manifest(folder, "deployment").task)
+    for library in LIBRARIES:
+        files = get_runtime(library.runtime).files
+        for precision, file in files.items():
+            # The FP32 file is opened without its name too: Optimum must find it by itself.
+            for named in (None, file) if precision == "fp32" else (file,):
+                if (folder / file).is_file():
+                    yield _compare(library, pythons[library.name], folder, task, precision, named)
+
+
+def _compare(
+    library: Library, python: Path, folder: Path, task: Task, precision: str, file: str | None
+) -> tuple[str, bool]:
+    title = f"{library.name}, {file or 'default file'}"
+    batches = _batches(task)
+    answer, problem = _probe(library, python, folder, task, file, batches)
+    if answer is None:
+        return f"{title}: {problem}", False
+    worst = 0.0
+    for ours, theirs in zip(_our_answers(library, folder, precision, batches), answer["batches"], strict=True):
+        if ours["input_ids"] != theirs["input_ids"]:
+            return f"{title}: its tokenizer gives other input ids than ours", False
+        pairs = zip(ours["outputs"], theirs["outputs"], strict=True)
+        worst = max(worst, *(float(np.abs(mine - np.asarray(other)).max()) for mine, other in pairs))
+    versions = ", ".join(f"{name} {number}" for name, number in answer["versions"].items())
+    passed = worst <= ATOL[precision]
+    return f"{title}: {answer['model_class']} ({versions}), max |logit - ours| {worst:.1e}", passed
+
+
+def _probe(
+    library: Library, python: Path, folder: Path, task: Task, file: str | None, batches: list[list[list[str]]]
+) -> tuple[dict[str, Any] | None, str]:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "answer.json"
+        request = {
+            "library": library.name,
+            "kind": task.kind.value,
+            "folder": str(folder.resolve()),
+            "file": file,
+            "batches": batches,
+            "answer": str(path),
+        }
+        settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        done = subprocess.run(
+            [str(python), str(PROBE)],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **settings},
+            check=False,
+        )
+        if done.returncode or not path.is_file():
+            lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+            return None, lines[-1]
+        return json.loads(path.read_text(encoding="utf-8")), ""
+
+
+def _our_answers(
+    library: Library, folder: Path, precision: str, batches: list[list[list[str]]]
+) -> Iterator[dict[str, Any]]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    session = get_runtime(library.runtime).open(folder, precision, threads=1)
+    try:
+        for batch in batches:
+            inputs = {name: np.asarray(ids, np.int64) for name, ids in tokenizer(*batch, padding=True).items()}
+            yield {"input_ids": inputs["input_ids"].tolist(), "outputs": session.run(inputs)}
+    finally:
+        session.close()
+
+
+def _batches(task: Task) -> list[list[list[str]]]:
+    """Batches as tokenizer arguments: lists of first texts, and of second texts where the task has pairs."""
+    if task.kind is TaskKind.QUESTION_ANSWERING:
+        contexts = [" ".join(SENTENCES)] * len(QUESTIONS)
+        return [[list(QUESTIONS), contexts], [[QUESTIONS[0]], [SENTENCES[1]]]]
+    if len(task.text_columns) == 2:
+        return [[list(SENTENCES), list(SENTENCES[::-1])], [[SENTENCES[2]], [SENTENCES[5]]]]
+    return [[list(SENTENCES)], [[SENTENCES[2]]]]
+
+
+def _requirements(library: Library) -> tuple[str, ...]:
+    return (*library.requirements, f"{library.runtime}=={version(library.runtime)}")
+
+
+def _wanted(library: Library) -> str:
+    return " ".join((*_requirements(library), *(f"-{name}" for name in library.removed)))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except SparseDeployError as error:
+        sys.stderr.write(f"check_optimum: {error}\n")
+        sys.exit(2)

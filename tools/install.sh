@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Make .venv and install sparse-deploy into it, with the extras named (demo,dev) and the versions of constraints.txt.
+# A second run with the same inputs does nothing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+extras=$1
+python=${PYTHON:-python3}
+
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "install: expected Python 3.11 or newer, found $("$python" --version 2>&1); set PYTHON=/path/to/python3" >&2
+  exit 2
+fi
+stamp=.venv/.installed-${extras//,/-}
+inputs=$(cat pyproject.toml constraints.txt | sha256sum)
+if [[ -f $stamp && $(<"$stamp") == "$inputs" ]] && .venv/bin/python -c 'import sparse_deploy' 2>/dev/null; then
+  exit 0
+fi
+
+echo "install: sparse-deploy[$extras] into $PWD/.venv (about 2 GB the first time)" >&2
+if ! .venv/bin/python -c '' 2>/dev/null; then
+  "$python" -m venv --clear .venv
+fi
+pip=(.venv/bin/python -m pip install --quiet --quiet --no-input --disable-pip-version-check)
+# PyPI's torch for Linux brings 3 GB of CUDA libraries that a CPU never loads; the CPU build has an index of its own.
+# Where that can't be reached, the next line takes what the configured index has.
+"${pip[@]}" --no-deps --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
+  "$(grep '^torch==' constraints.txt)" || echo "install: no CPU build of torch to be had; taking the default one" >&2
+"${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
+echo "$inputs" >"$stamp"

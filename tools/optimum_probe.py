@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs inside a foreign environment (see check_optimum.py): opens a deployment with Optimum and writes its logits.
+
+Imports nothing of sparse_deploy, which is not installed there. Reads a JSON request from standard input.
+"""
+
+import importlib.metadata
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+# What a user's programme would say. The hint keeps OpenVINO from computing in BF16 where the CPU has it.
+OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
+OUTPUTS = ("logits", "start_logits", "end_logits")
+
+
+def main() -> None:
+    """Answer one request: folder, file (None for the default one), library, kind, batches of texts, answer path."""
+    from transformers import AutoTokenizer
+
+    request = json.load(sys.stdin)
+    folder = request["folder"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = open_model(request["library"], request["kind"], folder, request["file"])
+    answers = []
+    for batch in request["batches"]:
+        inputs = tokenizer(*batch, padding=True, return_tensors="pt")
+        outputs = model(**inputs)
+        answers.append(
+            {
+                "input_ids": inputs["input_ids"].tolist(),
+                "outputs": [outputs[name].tolist() for name in OUTPUTS if name in outputs],
+            }
+        )
+    packages = (request["library"], "transformers")
+    versions = {package: importlib.metadata.version(package) for package in packages}
+    answer = {"versions": versions, "model_class": type(model).__name__, "batches": answers}
+    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def open_model(library: str, kind: str, folder: str, file: str | None) -> Any:  # noqa: ANN401 - Optimum has no types
+    """The Optimum model of a task over one file of the folder."""
+    chosen = {} if file is None else {"file_name": file}
+    if library == "optimum-onnx":
+        from optimum.onnxruntime import ORTModelForQuestionAnswering, ORTModelForSequenceClassification
+
+        classes = {"question-answering": ORTModelForQuestionAnswering}
+        return classes.get(kind, ORTModelForSequenceClassification).from_pretrained(folder, **chosen)
+    from optimum.intel import OVModelForQuestionAnswering, OVModelForSequenceClassification
+
+    classes = {"question-answering": OVModelForQuestionAnswering}
+    model_class = classes.get(kind, OVModelForSequenceClassification)
+    return model_class.from_pretrained(folder, ov_config=OPENVINO_SETTINGS, **chosen)
+
+
+if __name__ == "__main__":
+    main()
