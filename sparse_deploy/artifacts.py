@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -24,7 +24,7 @@ from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.sparsity.statistics import SparsityRecord
 
 MANIFEST_NAME = "manifest.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 _VERSIONED_PACKAGES = (
     "sparse-deploy", "torch", "transformers", "datasets", "optimum", "onnx", "onnxscript", "onnxruntime", "openvino",
     "neural-compressor", "numpy",
@@ -148,7 +148,7 @@ def seal(staging: Path, manifest: Manifest) -> Manifest:
     """
     files = []
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
-        with path.open("rb+") as stream:
+        with path.open("rb") as stream:
             os.fsync(stream.fileno())
         files.append(
             FileRecord(

@@ -4,6 +4,7 @@
 import hashlib
 import importlib.util
 import json
+import math
 import mmap
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(_read_json(index, index.name).get("weight_map", {}).values()))
+        shards = _read_json(index, index.name).get("weight_map")
+        names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
         missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
         if missing or not names:
             raise CheckpointError(f"{folder}: {index.name} names {missing or 'no file'}, missing here; download again")
@@ -141,8 +143,8 @@ def read_header(path: Path) -> dict[str, Any]:
                 raise CheckpointError(f"{path}: not a whole safetensors file ({size} bytes); copy or download it again")
             header = json.loads(stream.read(length))
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        end = max((_checked_end(entry) for entry in tensors.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path}: the safetensors header is damaged; copy or download the file again") from error
     if 8 + length + end != size:
         raise CheckpointError(
@@ -152,10 +154,22 @@ def read_header(path: Path) -> dict[str, Any]:
     return tensors
 
 
+def _checked_end(entry: dict[str, Any]) -> int:
+    """Where a tensor's bytes end; refuses an entry whose type, shape and offsets contradict each other."""
+    dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or first > last:
+        raise ValueError("negative or not a whole number")
+    if not isinstance(dtype, str):
+        raise TypeError("the data type is not a name")
+    if dtype in _MAGNITUDE_BITS and math.prod(shape) * np.dtype(_MAGNITUDE_BITS[dtype][0]).itemsize != last - first:
+        raise ValueError("shape and offsets contradict each other")
+    return int(last)
+
+
 def parameter_count(folder: Path) -> int:
     """Number of floating-point parameters in a safetensors checkpoint."""
     return sum(
-        int(np.prod(entry["shape"]))
+        math.prod(entry["shape"])
         for shard in weight_files(folder)
         for entry in read_header(shard).values()
         if entry["dtype"] in _MAGNITUDE_BITS

@@ -138,3 +138,17 @@ class InconclusiveError(SparseDeployError):
     """A measurement was too unstable, or a sample too small, for a verdict."""
 
     exit_code = ExitCode.INCONCLUSIVE
+
+
+class WorkerError(SparseDeployError):
+    """The process that measured a cell died or hung, so there is no figure.
+
+    Attributes:
+        cell: id of the cell.
+    """
+
+    exit_code = ExitCode.INCONCLUSIVE
+
+    def __init__(self, cell: str, reason: str) -> None:
+        super().__init__(f"{cell}: the measuring process {reason}. Run bench again, or leave the cell out.")
+        self.cell = cell

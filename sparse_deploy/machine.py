@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 # The flags that decide which INT8, BF16 and sparse code paths a runtime can take (names of /proc/cpuinfo).
 RELEVANT_FLAGS = (
-    "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16", "amx_tile",
-    "amx_int8", "amx_bf16",
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx512_fp16",
+    "amx_tile", "amx_int8", "amx_bf16",
 )  # fmt: skip
 
 
