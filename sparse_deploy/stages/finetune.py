@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from torch import distributed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -62,6 +63,7 @@ def finetune(
     """
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     check_writable_target(output)
     task = get_task(recipe.task)
     progress("loading model and text", 0.0)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Build and run one fine-tuning: arguments from the recipe, callbacks in their order, prediction afterwards."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArgum
         save_total_limit=2,
         logging_steps=settings.logging_steps,
         use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu else None,
+        ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         dataloader_pin_memory=not on_cpu,
         # Would multiply a per-batch mean by the number of processes (see SparseTrainer.loss_is_scaled_for_ga).
         average_tokens_across_devices=False,
