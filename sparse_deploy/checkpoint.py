@@ -58,7 +58,7 @@ def resolve_checkpoint(name_or_path: str, revision: str = "main", *, allow_pickl
     """Find a checkpoint and check that it can be loaded safely.
 
     Args:
-        name_or_path: local folder, ``package:NAME/PATH``, or hub id (``Intel/bert-base-uncased-sparse-70-unstructured``).
+        name_or_path: local folder, ``package:NAME/PATH``, or hub id (``OWNER/NAME``).
         revision: branch, tag or commit, for the hub.
         allow_pickle: accept ``pytorch_model.bin`` where there is no safetensors file (it is read with
             ``weights_only=True`` later).

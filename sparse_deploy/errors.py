@@ -128,7 +128,7 @@ class SparsityLostError(SparsityError):
         self.after = after
 
 
-class GateFailure(SparseDeployError):
+class GateFailure(SparseDeployError):  # noqa: N818 - the name that architecture and users know
     """A measured model misses a goal of its recipe."""
 
     exit_code = ExitCode.GATE_FAILED

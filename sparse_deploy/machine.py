@@ -84,7 +84,7 @@ def _cgroup_folders(root: Path) -> list[Path]:
     base = root / "sys/fs/cgroup"
     folders = {base, base / "cpu", base / "memory"}
     for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         own = base / controllers.split(",")[0] / path.lstrip("/") if controllers else base / path.lstrip("/")
         while own != base and base in own.parents:
             folders.add(own)

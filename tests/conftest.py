@@ -5,8 +5,8 @@ import logging
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_checkpoint import demo_recipe, prune_folder
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -58,29 +58,6 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prune_folder(source: Path, target: Path, pattern: str, target_share: float) -> Path:
-    """Copy a checkpoint with its encoder weights pruned one-shot to a pattern."""
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    from sparse_deploy.config.schema import DEFAULT_EXCLUDE
-    from sparse_deploy.sparsity.pattern import SparsityPattern
-    from sparse_deploy.sparsity.statistics import prunable_names
-    from sparse_deploy.training.pruning import magnitude_masks
-
-    shutil.copytree(source, target)
-    weights = load_file(target / "model.safetensors")
-    names = prunable_names([n for n, w in weights.items() if w.ndim == 2], DEFAULT_EXCLUDE)
-    masks = magnitude_masks(
-        {n: weights[n] for n in names}, SparsityPattern.parse(pattern), target_share, "layer"
-    )
-    for name, mask in masks.items():
-        weights[name][np.asarray(mask)] = 0.0
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
-    return target
-
-
 @pytest.fixture(scope="session")
 def sparse_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny encoder with 70 % of its encoder weights at zero."""
@@ -95,23 +72,3 @@ def trained_checkpoint(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFa
     output = tmp_path_factory.mktemp("trained") / "checkpoint"
     finetune(demo_recipe(sparse_encoder), output)
     return output
-
-
-def demo_recipe(model: Path, **changes: object):
-    """A recipe for the demo text that takes seconds on the tiny encoder; ``changes`` replace whole sections."""
-    from sparse_deploy.config import recipe_from_mapping
-
-    data = {
-        "name": "tiny-demo-u70",
-        "task": "demo",
-        "model": {"name_or_path": str(model)},
-        "data": {"max_length": 64, "train_samples": 256, "validation_samples": 96},
-        "sparsity": {"mode": "lock", "pattern": "unstructured", "target": 0.7},
-        "finetune": {
-            "max_steps": 12, "learning_rate": 1e-3, "train_batch_size": 16, "weight_decay": 0.1, "save_steps": 5,
-            "logging_steps": 4,
-        },
-        "quantization": {"calibration_samples": 32},
-        "bench": {"blocks": 2, "block_seconds": 0.1, "warmup_seconds": 0.5, "throughput_batch_size": 8},
-    }  # fmt: skip
-    return recipe_from_mapping(data | changes, "test")

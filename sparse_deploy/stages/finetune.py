@@ -110,7 +110,9 @@ def evaluate(
     return metrics
 
 
-def _load_teacher(recipe: Recipe, task: Task, student: PreTrainedModel, *, allow_pickle: bool) -> PreTrainedModel | None:
+def _load_teacher(
+    recipe: Recipe, task: Task, student: PreTrainedModel, *, allow_pickle: bool
+) -> PreTrainedModel | None:
     settings = recipe.distillation
     if settings is None:
         return None
@@ -148,7 +150,8 @@ def _open_run_once(folder: Path, fingerprint: dict[str, Any], restart: bool) -> 
     distributed.broadcast_object_list(found, src=0)
     if isinstance(found[0], Exception):
         raise found[0]
-    return found[0]
+    checkpoint: Path | None = found[0]
+    return checkpoint
 
 
 def _is_main_process() -> bool:

@@ -73,7 +73,10 @@ class MaskLock:
         """Zero the gradients of pruned weights before they are accumulated (and, under DDP, averaged)."""
         for name, parameter in self._parameters.items():
             # The mask is looked up at call time: gradual pruning replaces it during training.
-            self._hooks.append(parameter.register_hook(lambda grad, name=name: self._masked(grad, name)))
+            hook: RemovableHandle = parameter.register_hook(  # type: ignore[no-untyped-call]
+                lambda grad, name=name: self._masked(grad, name)
+            )
+            self._hooks.append(hook)
 
     def unhook_gradients(self) -> None:
         """Undo :meth:`hook_gradients`."""
@@ -115,7 +118,9 @@ def load_masks(folder: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str
     try:
         packed = load_file(path)
     except Exception as error:  # safetensors raises its own class beside OSError
-        raise CheckpointError(f"{path}: the recorded masks can't be read: {error}; use an earlier checkpoint") from error
+        raise CheckpointError(
+            f"{path}: the recorded masks can't be read: {error}; use an earlier checkpoint"
+        ) from error
     masks = {}
     for name, bits in packed.items():
         shape = tuple(parameters[name].shape) if name in parameters else (0, 0)

@@ -105,9 +105,7 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save and stop, on all ranks at the same step."""
         if distributed.is_initialized():
             flag = torch.tensor(int(self.interrupted), device=args.device)

@@ -187,7 +187,9 @@ def predict(
         chosen = order[start : start + batch_size]
         longest = len(features[chosen[0]]["input_ids"])
         batch = {
-            name: torch.tensor(np.stack([np.pad(features[i][name], (0, longest - len(features[i][name]))) for i in chosen]))
+            name: torch.tensor(
+                np.stack([np.pad(features[i][name], (0, longest - len(features[i][name]))) for i in chosen])
+            )
             for name in features[0]
         }
         result = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
@@ -218,9 +220,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         if logs and "loss" in logs:
             self._loss = f", loss {float(logs['loss']):.3f}"
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Report the step."""
         if state.is_world_process_zero:
             done = state.global_step / state.max_steps

@@ -6,7 +6,7 @@ import types
 
 import pytest
 import torch
-from conftest import demo_recipe
+from tiny_checkpoint import demo_recipe
 from transformers import BertConfig, BertForSequenceClassification
 
 from sparse_deploy.config.schema import DistillationSection

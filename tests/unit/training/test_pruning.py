@@ -4,9 +4,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import demo_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_checkpoint import demo_recipe
 
 from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import demo_recipe
 from safetensors.torch import load_file
+from tiny_checkpoint import demo_recipe
 
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.stages.finetune import finetune
