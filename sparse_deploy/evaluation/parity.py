@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parity: does a portable model answer as its PyTorch source does, on real inputs of many lengths?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_deploy.data.features import Feature, pad_batch
+from sparse_deploy.errors import ParityError
+
+Array = NDArray[Any]
+Model = Callable[[Mapping[str, Array]], Sequence[Array]]
+
+# Single requests at the ends of the length range, an odd batch, and enough rows of 8 that one differing INT8
+# prediction weighs less than 2 %.
+_BATCH_SIZES = (3, 8, 8, 8, 8, 8, 8, 8)
+# STS-B scores (0 to 5) are means of whole numbers; a prediction half a step away is another one.
+_SAME_SCORE = 0.25
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two models are apart.
+
+    Attributes:
+        max_abs: largest absolute difference of any output at any token that is not padding.
+        mean_abs: mean absolute difference of those.
+        argmax_agreement: share of predictions that are the same: the label; start and end of a span, each; a score
+            within 0.25.
+        rows: compared examples.
+    """
+
+    max_abs: float
+    mean_abs: float
+    argmax_agreement: float
+    rows: int
+
+
+def parity_batches(
+    features: Sequence[Feature], seed: int, *, max_length: int | None = None, pad_id: int = 0
+) -> list[Feature]:
+    """Batches of real inputs for :func:`check_parity`.
+
+    Args:
+        features: encoded examples, ``[tokens]`` each; at least one.
+        seed: which examples are drawn.
+        max_length: longest input that the deployment promises to take; the longest example is padded to it.
+        pad_id: the tokenizer's padding token.
+
+    Returns:
+        The shortest example alone, the longest alone at ``max_length`` tokens, then batches of 3 and 8, padded
+        together, without repetition while there are examples.
+    """
+    lengths = np.array([len(feature["input_ids"]) for feature in features])
+    shortest, longest = features[int(lengths.argmin())], features[int(lengths.argmax())]
+    length = max(int(lengths.max()), max_length or 0)
+    batches = [pad_batch([shortest], pad_id), pad_batch([longest], pad_id, length)]
+    order = np.random.default_rng(seed).permutation(len(features))
+    drawn = np.resize(order, sum(_BATCH_SIZES))
+    start = 0
+    for size in _BATCH_SIZES:
+        batches.append(pad_batch([features[index] for index in drawn[start : start + size]], pad_id))
+        start += size
+    return batches
+
+
+def check_parity(
+    reference: Model,
+    candidate: Model,
+    batches: Sequence[Feature],
+    *,
+    name: str = "exported model",
+    atol: float | None = None,
+    agreement: float | None = None,
+) -> Parity:
+    """Compare two models batch by batch.
+
+    Args:
+        reference: takes int64 ``[batch, tokens]`` inputs by name, gives ``(logits,)`` or
+            ``(start_logits, end_logits)``.
+        candidate: the same for the exported model.
+        batches: see :func:`parity_batches`.
+        name: what is compared, for the error.
+        atol: largest allowed ``max_abs``; not checked when None.
+        agreement: smallest allowed ``argmax_agreement``; not checked when None.
+
+    Raises:
+        ParityError: a bound is broken, an output has another shape, or is not finite.
+    """
+    worst, same = 0.0, 0.0
+    total, count, rows = 0.0, 0, 0
+    for batch in batches:
+        expected, found = reference(batch), candidate(batch)
+        shape = "x".join(str(size) for size in batch["input_ids"].shape)
+        if [array.shape for array in expected] != [array.shape for array in found]:
+            raise ParityError(
+                f"{name}: on a {shape} batch PyTorch answers with shapes {[array.shape for array in expected]}, the "
+                f"export with {[array.shape for array in found]}; report this with the recipe",
+                worst=float("inf"),
+                tolerance=atol or 0.0,
+            )
+        kept = batch["attention_mask"].astype(bool) if len(expected) == 2 else None
+        differences = _differences(expected, found, kept)
+        largest = float(differences.max())
+        if not np.isfinite(largest) or (atol is not None and largest > atol):
+            raise ParityError(
+                f"{name}: on a {shape} batch an output differs from PyTorch by {largest:.3g}, allowed are {atol}; "
+                f"raise export.atol if that is acceptable, else report this with the recipe",
+                worst=largest,
+                tolerance=atol or 0.0,
+            )
+        worst = max(worst, largest)
+        total, count = total + float(differences.sum()), count + differences.size
+        same += sum(_same_predictions(a, b, kept) for a, b in zip(expected, found, strict=True)) / len(expected)
+        rows += len(batch["input_ids"])
+    parity = Parity(worst, total / count, same / rows, rows)
+    if agreement is not None and parity.argmax_agreement < agreement:
+        raise ParityError(
+            f"{name}: {parity.argmax_agreement:.1%} of {rows} predictions agree with PyTorch, expected at least "
+            f"{agreement:.1%}; try quantization.observer kl, quantization.exclude or more calibration_samples, or "
+            f"lower export.int8_agreement",
+            worst=parity.argmax_agreement,
+            tolerance=agreement,
+        )
+    return parity
+
+
+def _differences(expected: Sequence[Array], found: Sequence[Array], kept: Array | None) -> Array:
+    """Absolute differences of all outputs, flat; of a logit per token only where the token is kept."""
+    differences = [np.abs(a - b) for a, b in zip(expected, found, strict=True)]
+    return np.concatenate([array.ravel() if kept is None else array[kept] for array in differences])
+
+
+def _same_predictions(expected: Array, found: Array, kept: Array | None) -> int:
+    if kept is not None:  # padding is no answer
+        expected, found = (np.where(kept, array, -np.inf) for array in (expected, found))
+    elif expected.shape[1] == 1:
+        return int((np.abs(expected - found) <= _SAME_SCORE).sum())
+    return int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())

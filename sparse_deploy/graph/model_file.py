@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX models as one file each: weights inside, no external data."""
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from sparse_deploy.errors import ArtifactError, ConfigError, ExportError
+
+# A protobuf message can't be larger (32-bit signed length); bert-large in FP32 has 1.34 GB.
+MAX_FILE_BYTES = 2**31 - 1
+
+
+def load_onnx(path: Path) -> ir.Model:
+    """Read an ONNX file.
+
+    Raises:
+        ConfigError: no such file.
+        ArtifactError: damaged, not ONNX, or with weights in other files (which are never opened: a path inside a
+            model can point anywhere).
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; expected an ONNX model")
+    try:
+        proto = onnx.ModelProto.FromString(path.read_bytes())
+    except (DecodeError, ValueError, OSError) as error:
+        raise ArtifactError(f"{path}: not a readable ONNX file ({_one_line(error)}); export again") from error
+    if not proto.HasField("graph") or not proto.graph.node:
+        raise ArtifactError(f"{path}: expected an ONNX model, found no graph in it ({path.stat().st_size} bytes)")
+    outside = [tensor.name for tensor in proto.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+    if outside:
+        raise ArtifactError(
+            f"{path}: expected all weights inside the file, found {len(outside)} in external data (first: "
+            f"{outside[0]!r}); save the model as one file"
+        )
+    try:
+        model: ir.Model = ir.from_proto(proto)
+    except Exception as error:  # onnx_ir raises what it stumbles on: KeyError, ValueError, its own classes
+        raise ArtifactError(f"{path}: the ONNX graph is damaged ({_one_line(error)}); export again") from error
+    return model
+
+
+def save_onnx(model: ir.Model, path: Path) -> None:
+    """Write a model as one file.
+
+    Raises:
+        ExportError: larger than the 2 GB that one ONNX file can hold.
+        OSError: the disk is full or not writable.
+    """
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    if weights > MAX_FILE_BYTES:
+        raise ExportError(
+            f"{path.name}: the weights take {weights} bytes and one ONNX file holds at most {MAX_FILE_BYTES}; use a "
+            f"smaller model"
+        )
+    data = ir.to_proto(model).SerializeToString()
+    path.write_bytes(data)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

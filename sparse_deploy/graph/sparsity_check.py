@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graph passes that prove they lost no zero, and the one place that runs passes."""
+
+import onnx_ir as ir
+
+from sparse_deploy.errors import ExportError, SparseDeployError
+from sparse_deploy.graph.weights import zero_masks
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.pattern import BoolArray
+
+
+class SparsityKeepingPass(ir.passes.InPlacePass):
+    """Base of in-place passes whose ``ensures`` says: every zero weight of before is a zero weight still.
+
+    Names count too: a pass that renames weights can't be one of these.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: dict[str, BoolArray] = {}
+
+    def requires(self, model: ir.Model) -> None:
+        """Take down the zeros."""
+        self._before = zero_masks(model)
+
+    def ensures(self, model: ir.Model) -> None:
+        """Compare.
+
+        Raises:
+            SparsityLostError: a weight is gone, or one of its zeros. onnx_ir wraps it; :func:`run_passes` unwraps it.
+        """
+        assert_zeros_kept(type(self).__name__, self._before, zero_masks(model))
+
+
+def run_passes(model: ir.Model, *passes: ir.passes.PassBase) -> ir.Model:
+    """Run passes in order.
+
+    Raises:
+        SparseDeployError: what a pass raised on purpose, unwrapped from onnx_ir's own exceptions.
+        ExportError: a pass failed in another way.
+    """
+    for one in passes:
+        try:
+            model = one(model).model
+        except (ir.passes.InvariantError, ir.passes.PassError) as error:
+            raise _cause(error, type(one).__name__) from error
+    return model
+
+
+def _cause(error: BaseException, name: str) -> SparseDeployError:
+    """The exception of ours in a chain, or the innermost one's text as an ExportError."""
+    chain = [error]
+    while (inner := chain[-1].__cause__) is not None:
+        chain.append(inner)
+    for link in chain:
+        if isinstance(link, SparseDeployError):
+            return link
+    reason = " ".join(str(chain[-1]).split())[:200]
+    return ExportError(f"graph pass {name} failed: {reason}. Report this with the recipe.")

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The weights of matrix products in an ONNX graph: where they are stored, how they are turned, which of them are zero.
+
+One reader for every form in which a Linear layer's weight turns up: FP32 MatMul and Gemm, QDQ, the integer products
+of ONNX Runtime's quantizer, with Transpose, Cast or Constant nodes in between.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparse_deploy.graph.model_file import load_onnx
+from sparse_deploy.sparsity.pattern import BoolArray
+
+Array = NDArray[Any]
+
+MICROSOFT = "com.microsoft"
+# Suffixes that quantizers hang on a weight's name (ONNX Runtime: _quantized; Neural Compressor's ONNX half: _q).
+_NAME_SUFFIX = re.compile(r"(_quantized|_q|_int8|_transposed)+$")
+# Factors beside a product: ONNX Runtime's dynamic quantizer has them behind, our activation smoothing in front.
+_SCALE_NAMES = ("_scale", "_zero_point", ".smoothing")
+_PASSED_THROUGH = ("Identity", "Cast", "CastLike", "Clip")
+
+
+class Orientation(StrEnum):
+    """How a stored matrix lies: ``[out, in]`` as in ``torch.nn.Linear.weight``, or ``[in, out]``."""
+
+    OUT_IN = "out,in"
+    IN_OUT = "in,out"
+
+
+@dataclass(frozen=True)
+class OnnxWeight:
+    """One stored weight matrix.
+
+    Attributes:
+        name: parameter name in the PyTorch state dict, where the file tells.
+        initializer: name of the value in the graph.
+        values: as stored: floating point, int8 or uint8; ``[out, in]`` or ``[in, out]``.
+        orientation: which of the two.
+        zero_point: what a stored zero weight equals, broadcastable to ``values``; None for floating point.
+        scale: real value per step, broadcastable to ``values``; None for floating point, or where the scale is
+            applied after the product (``MatMulInteger``).
+    """
+
+    name: str
+    initializer: str
+    values: Array
+    orientation: Orientation
+    zero_point: Array | None = None
+    scale: Array | None = None
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the values are stored as integers."""
+        return self.values.dtype.kind in "iu"
+
+    def zero_mask(self) -> BoolArray:
+        """``[out, in]``, true where the weight is zero (integers: equal to their zero point)."""
+        zeros: BoolArray = np.asarray(self.values == (0 if self.zero_point is None else self.zero_point))
+        return zeros if self.orientation is Orientation.OUT_IN else zeros.T
+
+
+def read_weights(model: ir.Model) -> list[OnnxWeight]:
+    """All stored 2-D weights of matrix products, in graph order; each initializer once, however often it is used.
+
+    Embeddings (``Gather``) are no matrix products and are left out.
+    """
+    found: dict[str, OnnxWeight] = {}
+    names: set[str] = set()
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        weight = _find_weight(node)
+        if weight is None or weight.initializer in found:
+            continue
+        if weight.name in names:
+            weight = replace(weight, name=weight.initializer)
+        names.add(weight.name)
+        found[weight.initializer] = weight
+    return list(found.values())
+
+
+def zero_masks(model: ir.Model) -> dict[str, BoolArray]:
+    """Zero masks of all weights that :func:`read_weights` finds: ``[out, in]``, by parameter name."""
+    return {weight.name: weight.zero_mask() for weight in read_weights(model)}
+
+
+def read_zero_masks(path: Path) -> dict[str, BoolArray]:
+    """:func:`zero_masks` of a file.
+
+    Raises:
+        ConfigError: no such file.
+        ArtifactError: not a readable ONNX file.
+    """
+    return zero_masks(load_onnx(path))
+
+
+def parameter_count(model: ir.Model) -> int:
+    """Number of parameters: what a Linear, an embedding or a norm stores, without scales, zero points and scalars."""
+    return sum(tensor.size for value, tensor in constants(model) if _is_parameter(value, tensor))
+
+
+def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    """Every constant of the graph with its tensor: initializers, then Constant nodes."""
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            yield value, value.const_value
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type == "Constant":
+            tensor = constant(node.outputs[0])
+            if tensor is not None:
+                yield node.outputs[0], tensor
+
+
+def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer or of a Constant node's output; None for everything else."""
+    return None if value is None else ir.convenience.get_const_tensor(value)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """Which inputs of an operator hold a weight, its scale and its zero point; -1 for none."""
+
+    weight: int
+    scale: int = -1
+    zero_point: int = -1
+
+
+# https://onnx.ai/onnx/operators and, for com.microsoft, docs/ContribOperators.md of ONNX Runtime
+_FORMS: dict[tuple[str, str], _Form] = {
+    ("", "MatMul"): _Form(1),
+    ("", "Gemm"): _Form(1),
+    ("", "MatMulInteger"): _Form(1, zero_point=3),
+    ("", "QLinearMatMul"): _Form(3, scale=4, zero_point=5),
+    (MICROSOFT, "FusedMatMul"): _Form(1),
+    (MICROSOFT, "FusedGemm"): _Form(1),
+    (MICROSOFT, "DynamicQuantizeMatMul"): _Form(1, scale=2, zero_point=3),
+    (MICROSOFT, "MatMulIntegerToFloat"): _Form(1, scale=3, zero_point=5),
+    (MICROSOFT, "QGemm"): _Form(3, scale=4, zero_point=5),
+}
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """A weight as its consumer sees it; walking towards its constant turns it step by step into the stored form."""
+
+    value: ir.Value | None
+    orientation: Orientation
+    zero_point: Array | None = None
+    scale: Array | None = None
+
+    def before(self, node: ir.Node) -> "_Operand | None":
+        """The operand as the input of the node that made it; None when the node does more than move or scale."""
+        source = _input(node, 0)
+        if node.op_type == "Transpose":
+            # Without perm, Transpose reverses the axes.
+            if tuple(node.attributes.get_ints("perm", (1, 0))) != (1, 0):
+                return None
+            turned = Orientation.IN_OUT if self.orientation is Orientation.OUT_IN else Orientation.OUT_IN
+            return _Operand(source, turned, _turned(self.zero_point), _turned(self.scale))
+        if node.op_type == "DequantizeLinear":
+            axis = node.attributes.get_int("axis", 1) % 2
+            scale, zero_point = _through_casts(_input(node, 1)), _through_casts(_input(node, 2))
+            return _Operand(source, self.orientation, _along(zero_point, axis), _along(scale, axis))
+        if node.op_type == "QuantizeLinear":
+            return _Operand(source, self.orientation)
+        return replace(self, value=source) if node.op_type in _PASSED_THROUGH else None
+
+
+def _find_weight(node: ir.Node) -> OnnxWeight | None:
+    form = _FORMS.get((node.domain, node.op_type))
+    if form is None:
+        return None
+    turned = bool(node.attributes.get_int("transB", 0))
+    axis = 0 if turned else 1
+    right = _Operand(
+        _input(node, form.weight),
+        Orientation.OUT_IN if turned else Orientation.IN_OUT,
+        _along(_input(node, form.zero_point), axis),
+        _along(_input(node, form.scale), axis),
+    )
+    weight = _stored(right, node)
+    if weight is None and node.op_type == "MatMul":
+        # Weight times columns instead of rows times weight.
+        weight = _stored(_Operand(_input(node, 0), Orientation.OUT_IN), node)
+    return weight
+
+
+def _stored(operand: _Operand | None, consumer: ir.Node) -> OnnxWeight | None:
+    while operand is not None and operand.value is not None:
+        tensor = constant(operand.value)
+        if tensor is not None:
+            if len(tensor.shape) != 2:
+                return None
+            initializer = operand.value.name or ""
+            name = _parameter_name(initializer, consumer.name or "")
+            return OnnxWeight(name, initializer, tensor.numpy(), operand.orientation, operand.zero_point, operand.scale)
+        producer = operand.value.producer()
+        operand = operand.before(producer) if producer is not None else None
+    return None
+
+
+def _parameter_name(initializer: str, node: str) -> str:
+    """The parameter a value holds: its own name without a quantizer's suffix.
+
+    TorchScript exports call a weight ``onnx::MatMul_123`` and its node ``/bert/encoder/layer.0/.../query/MatMul``;
+    there the node's path is the module's.
+    """
+    name = _NAME_SUFFIX.sub("", initializer)
+    path = node.strip("/").split("/")[:-1]
+    if "::" in name and path:
+        return ".".join([*path, "weight"])
+    return name
+
+
+def _is_parameter(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+    uses = [_role(user.node, user.idx) for user in value.uses()]
+    if "scale" in uses or (value.name or "").endswith(_SCALE_NAMES) or not len(tensor.shape):
+        return False
+    return tensor.dtype.is_floating_point() or "weight" in uses
+
+
+def _role(node: ir.Node, index: int) -> str:
+    """What an operator reads from one of its inputs: ``weight``, ``scale`` (or zero point), or anything else."""
+    if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        return "scale" if index else "weight"
+    form = _FORMS.get((node.domain, node.op_type))
+    if form is None:
+        return "other"
+    return "weight" if index == form.weight else "scale" if index in (form.scale, form.zero_point) else "other"
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if 0 <= index < len(node.inputs) else None
+
+
+def _through_casts(value: ir.Value | None) -> ir.Value | None:
+    while value is not None and (node := value.producer()) is not None and node.op_type in ("Cast", "CastLike"):
+        value = _input(node, 0)
+    return value
+
+
+def _along(value: ir.Value | None, axis: int) -> Array | None:
+    """A scale or zero point as an array that broadcasts against a matrix with these values along ``axis``."""
+    tensor = constant(value)
+    if tensor is None:
+        return None
+    return tensor.numpy().reshape((-1, 1) if axis == 0 else (1, -1))
+
+
+def _turned(array: Array | None) -> Array | None:
+    return None if array is None else array.T

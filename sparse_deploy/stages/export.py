@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage 2: a checkpoint becomes a deployment: ONNX and OpenVINO IR, FP32 and INT8, each with its zeros proven."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparse_deploy.artifacts import Manifest, Source, check_writable_target, seal, staged_folder
+from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, weight_files, zero_masks
+from sparse_deploy.config.schema import Int8Mode, Recipe
+from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
+from sparse_deploy.data.loading import load_split
+from sparse_deploy.data.tasks import Task, TaskKind, get_task
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
+from sparse_deploy.graph import model_file, weights
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.runtimes import get_runtime
+from sparse_deploy.sparsity.contract import check_promise
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Progress = Callable[[str], None]
+CHECKPOINT = "model.safetensors"
+# Text that parity is checked on: enough to draw 61 rows of many lengths from.
+_PARITY_EXAMPLES = 256
+# The longest example always calibrates; a pool of this many times the sample holds one near the window's length.
+_CALIBRATION_POOL = 4
+_HEADS = {
+    TaskKind.CLASSIFICATION: "ForSequenceClassification",
+    TaskKind.REGRESSION: "ForSequenceClassification",
+    TaskKind.QUESTION_ANSWERING: "ForQuestionAnswering",
+}
+
+
+def export_deployment(
+    checkpoint: str,
+    recipe: Recipe,
+    output: Path,
+    *,
+    int8: Int8Mode | None = None,
+    data_dir: Path | None = None,
+    allow_pickle: bool = False,
+    progress: Progress = lambda message: None,
+) -> Manifest:
+    """Turn a fine-tuned checkpoint into a deployment folder.
+
+    Every file is read back and must hold each zero of the checkpoint, and must answer like PyTorch on real text.
+
+    Args:
+        checkpoint: folder, hub id, or ``package:NAME/PATH``.
+        recipe: task, promised sparsity, quantization and export settings.
+        output: the new folder; written whole or not at all.
+        int8: overrides ``recipe.quantization.mode``.
+        data_dir: folder with the task's text, for calibration and parity; the hub when omitted.
+        allow_pickle: accept a checkpoint without safetensors.
+        progress: called with a short message before each step.
+
+    Returns:
+        The manifest as written.
+
+    Raises:
+        ConfigError: the checkpoint is no model of the recipe's task.
+        SparsityError: the promised zeros are not there, or a step lost one.
+        ParityError: a file answers differently from PyTorch.
+        SparseDeployError: see the other subclasses.
+    """
+    check_writable_target(output)
+    if int8 is not None:
+        quantization = recipe.quantization.model_copy(update={"mode": int8})
+        recipe = recipe.model_copy(update={"quantization": quantization})
+    task = get_task(recipe.task)
+    revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
+    source = resolve_checkpoint(checkpoint, revision, allow_pickle=allow_pickle)
+    check_task(source.folder, task)
+    with staged_folder(output) as staging:
+        export = _Export(recipe, task, staging, data_dir, progress)
+        export.take_checkpoint(source, allow_pickle=allow_pickle)
+        export.write_fp32()
+        export.write_int8()
+        return seal(
+            staging,
+            Manifest(
+                kind="deployment",
+                task=recipe.task,
+                source=Source(
+                    name_or_path=source.name_or_path,
+                    revision=source.revision,
+                    weights_sha256=source.weights_sha256(),
+                ),
+                recipe=recipe.model_dump(mode="json"),
+                sparsity=export.sparsity,
+                details=export.details,
+            ),
+        )
+
+
+def check_task(folder: Path, task: Task) -> None:
+    """Check that a checkpoint is fine-tuned for a task, by its config.
+
+    Raises:
+        ConfigError: another head, or another number of labels.
+    """
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    architecture = next(iter(config.get("architectures") or ["no architecture"]))
+    if not str(architecture).endswith(_HEADS[task.kind]):
+        raise ConfigError(
+            f"{folder}: expected a model fine-tuned on {task.name} (...{_HEADS[task.kind]}), found {architecture!r}; "
+            f"use another checkpoint or recipe, or fine-tune first: sparse-deploy finetune -c RECIPE"
+        )
+    labels = len(config.get("id2label") or {}) or config.get("num_labels", 2)
+    if task.kind is not TaskKind.QUESTION_ANSWERING and labels != task.num_outputs:
+        raise ConfigError(
+            f"{folder}: expected {task.num_outputs} output(s) for {task.name}, found {labels}; use the checkpoint "
+            f"with the recipe of its own task"
+        )
+
+
+class _Export:
+    """One run of the stage: what its steps share, and what they leave for the manifest."""
+
+    def __init__(self, recipe: Recipe, task: Task, staging: Path, data_dir: Path | None, progress: Progress) -> None:
+        self.sparsity: dict[str, SparsityRecord] = {}
+        self.details: dict[str, Any] = {
+            "int8": recipe.quantization.mode.value,
+            "opset": recipe.export.opset,
+            "parity": {},
+        }
+        self._recipe = recipe
+        self._task = task
+        self._staging = staging
+        self._data_dir = data_dir
+        self._progress = progress
+        self._required: dict[str, BoolArray] = {}
+        self._batches: list[Feature] = []
+        self._answers: dict[int, Sequence[Any]] = {}
+
+    def take_checkpoint(self, source: ResolvedCheckpoint, *, allow_pickle: bool) -> None:
+        """Copy the PyTorch source and its tokenizer, and check its zeros against the recipe."""
+        self._progress("checkpoint")
+        self._tokenizer = load_tokenizer(source.folder)
+        _copy_model(source.folder, self._staging, str(self._task.kind), allow_pickle=allow_pickle)
+        self._tokenizer.save_pretrained(self._staging)
+        if (source.folder / "vocab.txt").is_file():  # save_pretrained leaves it out; C++ tokenizers want it
+            shutil.copyfile(source.folder / "vocab.txt", self._staging / "vocab.txt")
+        self._required = zero_masks(self._staging, self._recipe.sparsity.exclude)
+        check_promise(self._required, self._recipe.sparsity)
+        self.sparsity[CHECKPOINT] = record_masks(self._required, model_parameters=parameter_count(self._staging))
+
+    def write_fp32(self) -> None:
+        """ONNX and IR in FP32."""
+        from sparse_deploy.export.exporter import ExportableModel, example_inputs, load_model, output_names, to_onnx
+        from sparse_deploy.graph.name_weights import NameWeights
+        from sparse_deploy.graph.sparsity_check import run_passes
+        from sparse_deploy.graph.transpose_weights import TransposeWeights
+
+        self._progress("FP32 ONNX")
+        names = output_names(self._task.kind)
+        self._model = ExportableModel(load_model(self._staging, self._task.kind), names).eval()
+        self._parameters = {name: value.numpy() for name, value in self._model.model.state_dict().items()}
+        self._prepare_parity()
+        graph = to_onnx(self._model, example_inputs(), names, self._recipe.export.opset)
+        run_passes(graph, NameWeights(self._parameters))
+        self._prove("naming the weights", weights.zero_masks(graph))
+        self._write_onnx(run_passes(graph, TransposeWeights()), "model.onnx")
+        self._check("onnxruntime", "fp32", "model.onnx")
+        self._write_ir("fp32", "model.onnx", "openvino_model.xml")
+
+    def write_int8(self) -> None:
+        """ONNX and IR in INT8, as the recipe says."""
+        mode = self._recipe.quantization.mode
+        if mode is Int8Mode.NONE:
+            return
+        if mode is Int8Mode.STATIC:
+            self._write_onnx(self._static_graph(), "model_int8.onnx")
+        else:
+            from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
+
+            self._progress("INT8 ONNX (dynamic)")
+            quantize_dynamic(self._staging / "model.onnx", self._staging / "model_int8.onnx", self._recipe.quantization)
+            self._record("model_int8.onnx")
+        self._check("onnxruntime", "int8", "model_int8.onnx")
+        self._write_ir("int8", "model_int8.onnx", "openvino_model_int8.xml")
+
+    def _static_graph(self) -> "ir.Model":
+        from sparse_deploy.export.exporter import example_inputs, output_names, quiet, to_onnx
+        from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
+        from sparse_deploy.graph.name_weights import NameWeights
+        from sparse_deploy.graph.sparsity_check import run_passes
+        from sparse_deploy.graph.transpose_weights import TransposeWeights
+
+        with quiet():  # Neural Compressor and torchao talk while they are imported
+            from sparse_deploy.quantization.calibration import calibration_batches
+            from sparse_deploy.quantization.neural_compressor import quantize_static
+
+        settings = self._recipe.quantization
+        self._progress(f"INT8 calibration on {settings.calibration_samples} examples")
+        features = self._features(
+            self._task.train_split, settings.calibration_samples * _CALIBRATION_POOL, settings.seed
+        )
+        batches = calibration_batches(features, settings)
+        self.details["calibration"] = {
+            "split": self._task.train_split,
+            "examples": sum(len(batch["input_ids"]) for batch in batches),
+            "tokens": int(sum(batch["attention_mask"].sum() for batch in batches)),
+            "observer": settings.observer,
+            "seed": settings.seed,
+        }
+        quantized = quantize_static(self._model, batches, settings)
+        self._progress("INT8 ONNX (static)")
+        graph = to_onnx(quantized, example_inputs(), output_names(self._task.kind), self._recipe.export.opset)
+        run_passes(graph, NameWeights(self._parameters))
+        self._prove("static INT8", weights.zero_masks(graph))
+        return run_passes(graph, FoldWeightQuantization(), TransposeWeights())
+
+    def _write_onnx(self, graph: "ir.Model", name: str) -> None:
+        model_file.save_onnx(graph, self._staging / name)
+        self._record(name)
+
+    def _write_ir(self, precision: str, onnx_name: str, xml_name: str) -> None:
+        if not self._recipe.export.openvino:
+            return
+        from sparse_deploy.export import openvino
+
+        self._progress(f"{precision.upper()} OpenVINO IR")
+        xml = self._staging / xml_name
+        openvino.convert_to_ir(self._staging / onnx_name, xml)
+        self._prove(xml_name, found := openvino.read_zero_masks(xml))
+        self.sparsity[xml_name] = record_masks(found, self._required, model_parameters=openvino.parameter_count(xml))
+        self._check("openvino", precision, xml_name)
+
+    def _record(self, name: str) -> None:
+        """Read a written ONNX file back, prove its zeros and record them."""
+        graph = model_file.load_onnx(self._staging / name)
+        self._prove(name, found := weights.zero_masks(graph))
+        self.sparsity[name] = record_masks(found, self._required, model_parameters=weights.parameter_count(graph))
+
+    def _prove(self, stage: str, found: Mapping[str, BoolArray]) -> None:
+        assert_zeros_kept(stage, self._required, found)
+
+    def _prepare_parity(self) -> None:
+        self._progress("parity text")
+        _, split = next(iter(self._task.validation_splits.items()))
+        seed = self._recipe.quantization.seed
+        features = self._features(split, _PARITY_EXAMPLES, seed)
+        pad_id = int(self._tokenizer.pad_token_id or 0)
+        self._batches = parity_batches(features, seed, max_length=self._recipe.data.max_length, pad_id=pad_id)
+        session = get_runtime("pytorch").open(self._staging, "fp32", describe_machine().usable_cpus)
+        # The same answers are the reference of every file.
+        self._answers = {id(batch): session.run(batch) for batch in self._batches}
+        session.close()
+
+    def _check(self, runtime: str, precision: str, name: str) -> None:
+        """Parity of a written file with PyTorch on the checkpoint beside it. OpenVINO computes in FP32 (no BF16)."""
+        self._progress(f"parity of {name}")
+        session = get_runtime(runtime).open(self._staging, precision, describe_machine().usable_cpus)
+        limits: dict[str, float] = (
+            {"atol": self._recipe.export.atol}
+            if precision == "fp32"
+            else {"agreement": self._recipe.export.int8_agreement}
+        )
+        parity: Parity = check_parity(
+            lambda batch: self._answers[id(batch)], session.run, self._batches, name=name, **limits
+        )
+        session.close()
+        self.details["parity"][name] = {**dataclasses.asdict(parity), **limits}
+
+    def _features(self, split: str, limit: int, seed: int) -> list[Feature]:
+        rows = load_split(self._task, split, self._data_dir, limit=limit, shuffle_seed=seed)
+        return encode_split(self._task, rows, self._tokenizer, self._recipe.data, name=split).features
+
+
+def _copy_model(source: Path, staging: Path, task_kind: str, *, allow_pickle: bool) -> None:
+    """Put weights and config into the deployment: one safetensors file, whatever the source has."""
+    if [path.name for path in weight_files(source, allow_pickle=allow_pickle)] == [CHECKPOINT]:
+        shutil.copyfile(source / CHECKPOINT, staging / CHECKPOINT)
+        shutil.copyfile(source / "config.json", staging / "config.json")
+        return
+    from sparse_deploy.export.exporter import load_model
+
+    model: Any = load_model(source, task_kind, allow_pickle=allow_pickle)
+    model.save_pretrained(staging, max_shard_size="100GB")
