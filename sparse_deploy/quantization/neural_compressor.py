@@ -14,8 +14,8 @@ from torchao.quantization.pt2e import MinMaxObserver, MovingAverageMinMaxObserve
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.quantization.calibration import INPUT_NAMES, Batch
+from sparse_deploy.quantization.smoothing import smooth_outliers, token_linears
 
-_LINEAR = torch.ops.aten.linear.default
 _OBSERVER = "activation_post_process"
 
 
@@ -25,7 +25,7 @@ def quantize_static(
     settings: QuantizationSection,
     progress: Callable[[int, int], None] | None = None,
 ) -> torch.fx.GraphModule:
-    """Quantize every ``nn.Linear`` but the excluded ones and the output head to INT8.
+    """Quantize the ``nn.Linear`` layers that see each token to INT8; pooler, head and excluded ones stay FP32.
 
     Weights become symmetric int8 per output channel with zero point 0, so a zero weight stays zero. Inputs of those
     layers become asymmetric uint8 per tensor. Everything else (residuals, LayerNorm, softmax, mask, GELU) stays FP32.
@@ -49,8 +49,10 @@ def quantize_static(
     model.eval()
     with _neural_compressor_messages() as messages, torch.no_grad():
         try:
-            prepared = prepare(_export(model), _config(model, settings))
-            _observe_linear_inputs_only(prepared)
+            exported = _export(model)
+            smooth_outliers(exported, calibration_batches)
+            prepared = prepare(exported, _config(model, settings))
+            _observe_token_linears_only(prepared)
             if settings.observer == "minmax":
                 _use_whole_range(prepared)
             _calibrate(prepared, calibration_batches, progress)
@@ -67,16 +69,6 @@ def quantize_static(
     return converted
 
 
-def linears_left_fp32(model: torch.nn.Module, exclude: Sequence[str]) -> list[str]:
-    """Names of the ``nn.Linear`` modules that stay FP32: those that hold an excluded substring, and the output head.
-
-    The head is the last Linear of the model. It has a handful of outputs, so INT8 saves no time there, and its error
-    goes straight into the logits.
-    """
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    return [name for name in names if name == names[-1] or any(part in name for part in exclude)]
-
-
 def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
     # Batch and tokens of the example differ from each other and from 1, or the exporter would tie or fix them.
     ids = torch.zeros((2, 7), dtype=torch.int64)
@@ -89,21 +81,28 @@ def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
 
 def _config(model: torch.nn.Module, settings: QuantizationSection) -> INT8StaticQuantConfig:
     config = INT8StaticQuantConfig(act_algo=settings.observer)
-    untouched = linears_left_fp32(model, settings.exclude)
-    if len(untouched) == sum(isinstance(module, torch.nn.Linear) for module in model.modules()):
-        raise ValueError("no Linear layer is left to quantize")
-    for name in untouched:
-        config.set_local(name, INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and any(part in name for part in settings.exclude):
+            config.set_local(name, INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
     return config
 
 
-def _observe_linear_inputs_only(prepared: torch.fx.GraphModule) -> None:
-    # The x86 recipe also takes products of two tensors of one shape, such as the one inside a spelled-out GELU.
-    for node in list(prepared.graph.nodes):
-        if _is_observer(node) and not any(user.target is _LINEAR for user in node.users):
-            node.replace_all_uses_with(node.args[0])
+def _observe_token_linears_only(prepared: torch.fx.GraphModule) -> None:
+    """Drop the observers of everything but the Linear layers that see each token.
+
+    The x86 recipe also takes products of two tensors of one shape (inside a spelled-out GELU), and the layers that run
+    once per sequence: pooler and head. INT8 saves no time in those, ONNX Runtime doesn't fuse a Gemm with an
+    activation behind it, and the head's rounding goes straight into the logits.
+    """
+    wanted = set(token_linears(prepared.graph))
+    for node in [node for node in prepared.graph.nodes if _is_observer(node)]:
+        for user in [user for user in node.users if user not in wanted]:
+            user.replace_input_with(node, node.args[0])
+        if not node.users:
             prepared.graph.erase_node(node)
     prepared.recompile()
+    if not any(_is_observer(node) for node in prepared.graph.nodes):
+        raise ValueError("no Linear layer is left to quantize")
 
 
 def _use_whole_range(prepared: torch.fx.GraphModule) -> None:
@@ -114,9 +113,7 @@ def _use_whole_range(prepared: torch.fx.GraphModule) -> None:
             continue
         old = prepared.get_submodule(node.target)
         if isinstance(old, MovingAverageMinMaxObserver):
-            new = MinMaxObserver(
-                dtype=old.dtype, qscheme=old.qscheme, quant_min=old.quant_min, quant_max=old.quant_max
-            )
+            new = MinMaxObserver(dtype=old.dtype, qscheme=old.qscheme, quant_min=old.quant_min, quant_max=old.quant_max)
             prepared.set_submodule(node.target, new)
 
 

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dynamic INT8 by ONNX Runtime's quantizer: int8 weights in the file, activation scales from each batch."""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
+
+from sparse_deploy.config.schema import QuantizationSection
+from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.model_file import load_onnx, save_onnx
+from sparse_deploy.graph.weights import OnnxWeight, read_weights, zero_masks
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+
+
+def quantize_dynamic(fp32: Path, output: Path, settings: QuantizationSection) -> None:
+    """Write a dynamic INT8 version of an FP32 ONNX file.
+
+    Weights become symmetric int8 per output channel with zero point 0, named ``<parameter>_quantized``. As in static
+    mode only layers that see each token are quantized: in the exported graph these are the MatMul nodes with a stored
+    weight, while pooler and head are Gemm nodes. A head that is a MatMul (the last weight) stays FP32 as well.
+
+    Args:
+        fp32: model whose weights feed MatMul directly (see :mod:`sparse_deploy.graph.transpose_weights`).
+        output: where the one INT8 file goes.
+        settings: ``exclude``.
+
+    Raises:
+        QuantizationError: nothing was quantized, or a weight is not int8 with zero point 0.
+        SparsityLostError: a zero weight is no zero any more.
+    """
+    model = load_onnx(fp32)
+    # ONNX Runtime's quantizer goes by node names, and the exporter may leave names empty or give one twice.
+    NameFixPass()(model)
+    required = zero_masks(model)
+    chosen = _nodes_to_quantize(model, settings.exclude)
+    if not chosen:
+        raise QuantizationError(
+            f"{fp32}: expected MatMul nodes with stored weights, found none to quantize; export again, or shorten "
+            f"quantization.exclude"
+        )
+    with tempfile.TemporaryDirectory(prefix="sparse-deploy-") as folder, _quiet():
+        target = Path(folder, "int8.onnx")
+        try:
+            ort_quantize_dynamic(
+                _without_weight_shapes(model),
+                target,
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=chosen,
+                extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
+            )
+        except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise QuantizationError(
+                f"{fp32}: ONNX Runtime's quantizer failed: {reason}. Name the layer in quantization.exclude, or use "
+                f"quantization.mode: static."
+            ) from error
+        quantized = load_onnx(target)
+    _check_symmetric(read_weights(quantized))
+    assert_zeros_kept("dynamic INT8", required, zero_masks(quantized))
+    save_onnx(quantized, output)
+
+
+def _nodes_to_quantize(model: ir.Model, exclude: tuple[str, ...]) -> list[str]:
+    weights = read_weights(model)
+    names = {weight.initializer for weight in weights[:-1] if not any(part in weight.name for part in exclude)}
+    return [
+        node.name or ""
+        for node in model.graph
+        if node.op_type == "MatMul" and any(value is not None and value.name in names for value in node.inputs)
+    ]
+
+
+def _without_weight_shapes(model: ir.Model) -> onnx.ModelProto:
+    # The quantizer first turns each Gemm into a MatMul and transposes its weight; a recorded shape of the weight then
+    # contradicts it, and shape inference fails.
+    proto = ir.to_proto(model)
+    kept = [info for info in proto.graph.value_info if info.name not in model.graph.initializers]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    return proto
+
+
+def _check_symmetric(weights: list[OnnxWeight]) -> None:
+    for weight in weights:
+        if not weight.quantized:
+            continue
+        if weight.values.dtype.name != "int8" or (weight.zero_point is not None and weight.zero_point.any()):
+            raise QuantizationError(
+                f"{weight.name}: expected int8 with zero point 0, found {weight.values.dtype.name} with another zero "
+                f"point; leave the layer out with quantization.exclude"
+            )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the quantizer's advice to run its own shape inference first: our graphs don't need it."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Move activation outliers into the weights before static quantization (SmoothQuant, Xiao et al. 2022, 2211.10438).
+
+Neural Compressor's own SmoothQuant needs IPEX, which torch 2.13 has no build of.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sparse_deploy.quantization.calibration import INPUT_NAMES, Batch
+
+# Share of the range difference that goes into the weight. MiniLM on SST-2, mean change of a logit against FP32:
+# 0.056 without, 0.094 at 0.5, 0.033 at 0.8, 0.034 at 1.0.
+_ALPHA = 0.8
+# Largest channel over median channel. MiniLM: 4.4 to 20.7 in feed-forward blocks, 2.2 to 4.7 at the attention output,
+# where smoothing brings nothing (mean logit change 0.034 with, 0.031 without).
+_OUTLIER = 5.0
+_SMALLEST = 1e-5
+_LINEAR = torch.ops.aten.linear.default
+
+
+def token_linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
+    """The Linear nodes that see each token, but the last one, which is the head."""
+    linears = [node for node in graph.nodes if node.target is _LINEAR]
+    return [node for node in linears[:-1] if node.meta["val"].dim() > 2]
+
+
+def smooth_outliers(exported: torch.fx.GraphModule, batches: Sequence[Batch]) -> None:
+    """Let Linear layers compute ``(x / s) @ (W * s).T``: the same result, with fewer outliers in ``x / s``.
+
+    ``s`` has one positive number per input channel, ``max|x|**alpha / max|W|**(1 - alpha)``, so zero weights stay
+    zeros. It costs one multiplication of the layer's input, so it is done where it pays: for inputs that only one
+    Linear reads and that have outlier channels. In BERT these are the two layers of each feed-forward block.
+
+    Args:
+        exported: an exported graph, changed in place; the module that it came from keeps its weights.
+        batches: calibration batches; padded positions are left out of the statistics.
+    """
+    chosen = [node for node in token_linears(exported.graph) if _can_be_smoothed(node)]
+    recorder = _RangeRecorder(exported, {_input(node) for node in chosen})
+    for batch in batches:
+        recorder.record(batch)
+    for node in chosen:
+        largest = recorder.ranges[_input(node)]
+        if largest.max() > _OUTLIER * largest.median():
+            _smooth(exported, node, largest)
+    exported.graph.lint()
+    exported.recompile()
+
+
+class _RangeRecorder(torch.fx.Interpreter):
+    """Runs a graph and keeps the largest magnitude per channel of chosen nodes over all real tokens."""
+
+    def __init__(self, module: torch.fx.GraphModule, wanted: set[torch.fx.Node]) -> None:
+        super().__init__(module)
+        self._wanted = wanted
+        self._tokens = torch.empty(0)
+        self.ranges: dict[torch.fx.Node, torch.Tensor] = {}
+
+    def record(self, batch: Batch) -> None:
+        self._tokens = torch.from_numpy(batch["attention_mask"]).bool()
+        self.run(*(torch.from_numpy(batch[name]) for name in INPUT_NAMES))
+
+    def run_node(self, n: torch.fx.Node) -> Any:
+        result = super().run_node(n)
+        if n in self._wanted:
+            largest = result[self._tokens].abs().amax(dim=0)
+            self.ranges[n] = torch.maximum(self.ranges.get(n, largest), largest)
+        return result
+
+
+def _can_be_smoothed(linear: torch.fx.Node) -> bool:
+    readers = [user for user in _input(linear).users if user.target is _LINEAR]
+    weight = linear.args[1]
+    return len(readers) == 1 and isinstance(weight, torch.fx.Node) and len(weight.users) == 1
+
+
+def _smooth(exported: torch.fx.GraphModule, linear: torch.fx.Node, largest: torch.Tensor) -> None:
+    values, weight = _input(linear), linear.args[1]
+    assert isinstance(weight, torch.fx.Node)  # noqa: S101 - _can_be_smoothed saw it
+    owner_name, _, attribute = str(weight.target).rpartition(".")
+    owner = exported.get_submodule(owner_name)
+    original = getattr(owner, attribute)
+    magnitude = original.abs().amax(dim=0).clamp(min=_SMALLEST)
+    scale = largest.clamp(min=_SMALLEST) ** _ALPHA / magnitude ** (1 - _ALPHA)
+    setattr(owner, attribute, torch.nn.Parameter(original * scale, requires_grad=False))
+    owner.register_buffer("smoothing", 1 / scale)
+    fake = values.meta["val"]
+    with exported.graph.inserting_before(linear):
+        factor = exported.graph.get_attr(f"{owner_name}.smoothing")
+        factor.meta["val"] = fake.fake_mode.from_tensor(owner.smoothing)
+        divided = exported.graph.call_function(torch.ops.aten.mul.Tensor, (values, factor))
+        divided.meta["val"] = fake
+    linear.replace_input_with(values, divided)
+
+
+def _input(linear: torch.fx.Node) -> torch.fx.Node:
+    values = linear.args[0]
+    assert isinstance(values, torch.fx.Node)  # noqa: S101 - a Linear's input is computed
+    return values

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dynamic INT8 by ONNX Runtime's quantizer, run by ONNX Runtime and OpenVINO."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import openvino
+import pytest
+import torch
+
+from sparse_deploy.config.schema import QuantizationSection
+from sparse_deploy.errors import QuantizationError
+from sparse_deploy.export.exporter import to_onnx
+from sparse_deploy.graph.model_file import load_onnx, save_onnx
+from sparse_deploy.graph.sparsity_check import run_passes
+from sparse_deploy.graph.transpose_weights import TransposeWeights
+from sparse_deploy.graph.weights import read_weights, zero_masks
+from sparse_deploy.quantization.calibration import INPUT_NAMES
+from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
+
+
+@pytest.fixture(scope="module")
+def fp32_file(model, tmp_path_factory):
+    ids = torch.zeros((2, 7), dtype=torch.int64)
+    graph = to_onnx(model, (ids, torch.ones_like(ids), torch.zeros_like(ids)), ["logits"], 20)
+    path = tmp_path_factory.mktemp("fp32") / "model.onnx"
+    save_onnx(run_passes(graph, TransposeWeights()), path)
+    return path
+
+
+@pytest.fixture
+def int8_file(fp32_file, tmp_path):
+    path = tmp_path / "model_int8.onnx"
+    quantize_dynamic(fp32_file, path, QuantizationSection())
+    return path
+
+
+def test_agrees_in_both_runtimes(model, int8_file, padded_batch, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(int8_file, options, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = model(*(torch.from_numpy(padded_batch[name]) for name in INPUT_NAMES))[0].numpy()
+    found = session.run(None, padded_batch)[0]
+    np.testing.assert_allclose(found, expected, atol=0.1)
+    operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert operators["DynamicQuantizeMatMul"] + operators["MatMulIntegerToFloat"] == 12
+    compiled = openvino.Core().compile_model(
+        int8_file, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    )
+    np.testing.assert_allclose(compiled(padded_batch)[0], found, atol=0.05)
+
+
+def test_weights_are_symmetric_int8_under_their_own_names(fp32_file, int8_file):
+    before, after = zero_masks(load_onnx(fp32_file)), zero_masks(load_onnx(int8_file))
+    assert before.keys() == after.keys()
+    assert not any((before[name] & ~after[name]).any() for name in before)
+    weights = read_weights(load_onnx(int8_file))
+    quantized = [weight for weight in weights if weight.quantized]
+    assert len(quantized) == 12
+    for weight in quantized:
+        assert weight.initializer == f"{weight.name}_quantized"
+        assert weight.values.dtype == np.int8
+        assert not np.any(weight.zero_point)
+
+
+def test_excluded_layers_stay_fp32(fp32_file, tmp_path):
+    quantize_dynamic(fp32_file, tmp_path / "q.onnx", QuantizationSection(exclude=("attention",)))
+    quantized = [weight.name for weight in read_weights(load_onnx(tmp_path / "q.onnx")) if weight.quantized]
+    assert len(quantized) == 4
+    assert not any("attention" in name for name in quantized)
+
+
+def test_nothing_to_quantize_writes_nothing(fp32_file, tmp_path):
+    with pytest.raises(QuantizationError, match="found none to quantize"):
+        quantize_dynamic(fp32_file, tmp_path / "q.onnx", QuantizationSection(exclude=("encoder",)))
+    assert not list(tmp_path.iterdir())
