@@ -23,7 +23,12 @@ MODELS = {
     "bert-base": BertConfig(),
 }
 # Batch and tokens: SST-2's mean length, and GLUE's usual window.
-CELLS = [("minilm", 64, 16, "bf16"), ("minilm", 32, 128, "bf16"), ("minilm", 32, 128, "fp32"), ("bert-base", 32, 128, "bf16")]
+CELLS = [
+    ("minilm", 64, 16, "bf16"),
+    ("minilm", 32, 128, "bf16"),
+    ("minilm", 32, 128, "fp32"),
+    ("bert-base", 32, 128, "bf16"),
+]
 
 
 def measure(model_name: str, batch: int, tokens: int, precision: str, pairs: int) -> dict:
@@ -90,7 +95,10 @@ def main() -> None:
             print(json.dumps(cell | {"machine": machine.cpu_model, "torch": torch.__version__}), flush=True)
         else:
             low, high = cell["quartiles_percent"]
-            print(f"{cell['cell']:<28}{cell['unmasked_ms']:>10}{cell['overhead_percent']:>12}   {low} .. {high}", flush=True)
+            print(
+                f"{cell['cell']:<28}{cell['unmasked_ms']:>10}{cell['overhead_percent']:>12}   {low} .. {high}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
     Array,
     Hint,
+    InputContract,
     Session,
     as_float32,
-    check_inputs,
     one_line,
     order_outputs,
     require_file,
@@ -32,16 +32,16 @@ class OnnxRuntimeSession:
         # Spinning stays on, ONNX Runtime's default: its threads poll for a few milliseconds after a request before
         # they sleep. That is what a user's session does, and the benchmark lets the machine settle between blocks.
         try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exception classes derive from Exception alone
             raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {one_line(error)}; export again") from error
         self._path = path
-        self._inputs = [node.name for node in self._session.get_inputs()]
+        self._inputs = InputContract.of((node.name for node in self._session.get_inputs()), path)
         self._outputs = order_outputs([node.name for node in self._session.get_outputs()], path)
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
-        check_inputs(self._inputs, inputs, self._path)
+        self._inputs.check(inputs)
         try:
             outputs = self._session.run(self._outputs, dict(inputs))
         except Exception as error:
@@ -50,13 +50,13 @@ class OnnxRuntimeSession:
 
     def close(self) -> None:
         """See :meth:`Session.close`."""
-        self._session: Any = None
+        self._session = None
 
 
 class OnnxRuntime:
     """See :class:`sparse_deploy.runtimes.protocol.Runtime`."""
 
-    name = "onnxruntime"
+    name: ClassVar[str] = "onnxruntime"
     files: ClassVar[Mapping[str, str]] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
     notes: ClassVar[Mapping[str, str]] = {}
 

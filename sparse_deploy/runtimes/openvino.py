@@ -10,9 +10,9 @@ from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
     Array,
     Hint,
+    InputContract,
     Session,
     as_float32,
-    check_inputs,
     one_line,
     order_outputs,
     require_file,
@@ -40,14 +40,14 @@ class OpenVinoSession:
         except (RuntimeError, OSError, ValueError) as error:
             raise ArtifactError(f"{path}: OpenVINO can't open the file: {one_line(error)}; export again") from error
         self._path = path
-        self._inputs = [port.get_any_name() for port in compiled.inputs]
+        self._inputs = InputContract.of((port.get_any_name() for port in compiled.inputs), path)
         ports = {name: port for port in compiled.outputs for name in port.get_names()}
         self._outputs = [ports[name] for name in order_outputs(list(ports), path)]
         self._request: Any = compiled.create_infer_request()
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
-        check_inputs(self._inputs, inputs, self._path)
+        self._inputs.check(inputs)
         try:
             results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -62,7 +62,7 @@ class OpenVinoSession:
 class OpenVinoRuntime:
     """See :class:`sparse_deploy.runtimes.protocol.Runtime`."""
 
-    name = "openvino"
+    name: ClassVar[str] = "openvino"
     files: ClassVar[Mapping[str, str]] = {"fp32": "openvino_model.xml", "int8": "openvino_model_int8.xml"}
     notes: ClassVar[Mapping[str, str]] = {
         "int8": "operators that are not INT8 run in FP32 (inference precision hint f32), never in BF16"

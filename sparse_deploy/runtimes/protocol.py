@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a runtime is to this package: something that opens one file of a deployment and answers batches."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,9 +50,9 @@ class Runtime(Protocol):
         notes: precision to a sentence on how the cell gets its model, where that needs saying.
     """
 
-    name: str
-    files: Mapping[str, str]
-    notes: Mapping[str, str]
+    name: ClassVar[str]
+    files: ClassVar[Mapping[str, str]]
+    notes: ClassVar[Mapping[str, str]]
 
     def available(self) -> bool:
         """Whether the library can be imported here."""
@@ -112,14 +114,62 @@ def order_outputs(found: Sequence[str], path: Path) -> tuple[str, ...]:
     )
 
 
-def check_inputs(expected: Sequence[str], inputs: Mapping[str, Array], path: Path) -> None:
-    """Check that a batch has exactly the inputs of a model.
+@dataclass(frozen=True)
+class InputContract:
+    """What a session accepts. Checked on every batch, because the runtimes answer some wrong ones without a word.
+
+    Attributes:
+        names: the model's inputs.
+        path: the model file, for messages.
+        longest: tokens that the model can read; None when its config doesn't say. OpenVINO does not notice longer
+            input (ONNX Runtime and PyTorch do) and answers with rubbish.
+    """
+
+    names: frozenset[str]
+    path: Path
+    longest: int | None
+
+    @classmethod
+    def of(cls, names: Iterable[str], path: Path) -> "InputContract":
+        """The contract of a model file in a deployment, whose ``config.json`` knows the longest input.
+
+        Raises:
+            ArtifactError: the config is missing or damaged.
+        """
+        return cls(frozenset(names), path, read_config(path.parent).get("max_position_embeddings"))
+
+    def check(self, inputs: Mapping[str, Array]) -> None:
+        """Check a batch: names, one common shape, and length.
+
+        Raises:
+            ArtifactError: it is not what the model takes.
+        """
+        if self.names != inputs.keys():
+            expected, found = ", ".join(sorted(self.names)), ", ".join(sorted(inputs))
+            raise ArtifactError(f"{self.path}: the model takes {expected}; got {found}")
+        shapes = {array.shape for array in inputs.values()}
+        if len(shapes) != 1:
+            found = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+            raise ArtifactError(f"{self.path}: expected all inputs as [batch, sequence] of one shape; got {found}")
+        tokens = next(iter(shapes))[-1]
+        if self.longest is not None and tokens > self.longest:
+            raise ArtifactError(f"{self.path}: the model reads at most {self.longest} tokens; got {tokens}")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's ``config.json``.
 
     Raises:
-        ArtifactError: a name is missing or unknown.
+        ArtifactError: missing or damaged.
     """
-    if set(expected) != set(inputs):
-        raise ArtifactError(f"{path}: the model takes {', '.join(sorted(expected))}; got {', '.join(sorted(inputs))}")
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: not a readable model config: {one_line(error)}; export again") from error
+    if not isinstance(config, dict):
+        raise ArtifactError(f"{path}: expected a JSON object, found {type(config).__name__}; export again")
+    return config
 
 
 def one_line(error: BaseException) -> str:
@@ -127,6 +177,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def as_float32(array: Any) -> Array:
+def as_float32(array: object) -> Array:
     """An owned, contiguous float32 copy (runtimes reuse their output buffers)."""
     return np.array(array, dtype=np.float32, order="C")

@@ -3,22 +3,25 @@
 
 import contextlib
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
     OUTPUT_NAMES,
     Array,
     Hint,
+    InputContract,
     Session,
     as_float32,
-    check_inputs,
     one_line,
+    read_config,
     require_file,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -34,16 +37,20 @@ class PyTorchSession:
             torch.set_num_interop_threads(1)
         self._torch = torch
         self._path = path
+        self._inputs = InputContract.of(INPUT_NAMES, path)
         self._outputs = OUTPUT_NAMES[1] if _answers_questions(path.parent) else OUTPUT_NAMES[0]
-        self._model: Any = _load_model(path, self._outputs)
+        model = _load_model(path, self._outputs)
         if precision == "int8":
             from sparse_deploy.runtimes.torch_int8 import quantize_linears
 
-            self._model = quantize_linears(self._model)
+            model = quantize_linears(model)
+        self._model: torch.nn.Module | None = model
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
-        check_inputs(INPUT_NAMES, inputs, self._path)
+        self._inputs.check(inputs)
+        if self._model is None:
+            raise ArtifactError(f"{self._path}: the session was closed")
         try:
             with self._torch.inference_mode():
                 result = self._model(**{name: self._torch.from_numpy(array) for name, array in inputs.items()})
@@ -59,7 +66,7 @@ class PyTorchSession:
 class PyTorchRuntime:
     """See :class:`sparse_deploy.runtimes.protocol.Runtime`."""
 
-    name = "pytorch"
+    name: ClassVar[str] = "pytorch"
     files: ClassVar[Mapping[str, str]] = {"fp32": "model.safetensors", "int8": "model.safetensors"}
     notes: ClassVar[Mapping[str, str]] = {
         "int8": "the FP32 checkpoint with its linear layers quantized to INT8 while loading (dynamic activations)"
@@ -73,7 +80,13 @@ class PyTorchRuntime:
         """See :meth:`Runtime.version`."""
         try:
             import torch
-            import transformers  # noqa: F401 - its import belongs before the timing of a load, too
+
+            # transformers imports a model's code when it is first named; that belongs before the timing of a load.
+            from transformers import (  # noqa: F401
+                AutoModelForQuestionAnswering,
+                AutoModelForSequenceClassification,
+                BertModel,
+            )
         except ImportError as error:
             raise RuntimeUnavailableError(
                 f"torch or transformers can't be imported ({error}); install both with: pip install sparse-deploy"
@@ -88,15 +101,11 @@ class PyTorchRuntime:
 
 
 def _answers_questions(folder: Path) -> bool:
-    path = folder / "config.json"
-    try:
-        architectures = json.loads(path.read_text(encoding="utf-8")).get("architectures") or []
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArtifactError(f"{path}: not a readable model config: {one_line(error)}; export again") from error
+    architectures = read_config(folder).get("architectures") or []
     return any(name.endswith("ForQuestionAnswering") for name in architectures)
 
 
-def _load_model(path: Path, outputs: tuple[str, ...]) -> Any:
+def _load_model(path: Path, outputs: tuple[str, ...]) -> "torch.nn.Module":
     import torch
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
@@ -112,4 +121,5 @@ def _load_model(path: Path, outputs: tuple[str, ...]) -> Any:
         )
     except Exception as error:  # safetensors raises its own class, transformers several
         raise ArtifactError(f"{path}: PyTorch can't load the checkpoint: {one_line(error)}; export again") from error
-    return model.eval()
+    loaded: torch.nn.Module = model.eval()
+    return loaded

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sparse-deploy bench``."""
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sparse_deploy.cli.progress import progress_bar
+from sparse_deploy.errors import ConfigError, GateFailure, InconclusiveError
+
+if TYPE_CHECKING:
+    from sparse_deploy.results import BenchReport
+
+_TABLE_WIDTH = 200
+
+
+def bench_command(
+    deployment: Annotated[Path, typer.Argument(help="Folder that export wrote.")],
+    against: Annotated[
+        Path | None, typer.Option(help="An earlier report.json: relative goals refer to its baseline cell.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Folder for the report; DEPLOYMENT-report beside it when omitted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
+    ] = None,
+    runtime: Annotated[
+        list[str] | None, typer.Option(help="Only this runtime: pytorch, onnxruntime, openvino. Repeatable.")
+    ] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="Only this precision: fp32, int8. Repeatable.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Also measure a fixed shape, BATCHxTOKENS, such as 1x128. Repeatable.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per request; the CPU quota when omitted.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a recipe key: bench.blocks=3. Repeatable.")
+    ] = None,
+    validation_samples: Annotated[
+        int | None, typer.Option(help="Use only the first so many validation examples.")
+    ] = None,
+    latency: Annotated[bool, typer.Option(help="Measure latency and throughput, too.")] = True,
+    fail_on_unstable: Annotated[
+        bool, typer.Option("--fail-on-unstable", help="Exit code 4 when a measurement was unstable.")
+    ] = False,
+) -> None:
+    """Measure a deployment: accuracy, latency, throughput, size, memory and zeros of every runtime and precision.
+
+    Missed goals of the recipe end the command with exit code 3, after the report is written.
+    """
+    from sparse_deploy.stages.bench import bench_deployment
+
+    changes = list(overrides or [])
+    changes += [f"bench.runtimes={json.dumps(runtime)}"] if runtime else []
+    changes += [f"bench.precisions={json.dumps(precision)}"] if precision else []
+    changes += [f"bench.shapes={json.dumps([_parse_shape(text) for text in shape])}"] if shape else []
+    changes += [f"bench.threads={threads}"] if threads is not None else []
+    changes += [f"data.validation_samples={validation_samples}"] if validation_samples is not None else []
+    folder = report or deployment.resolve().with_name(f"{deployment.resolve().name}-report")
+
+    with progress_bar(f"bench {deployment}") as progress:
+        found = bench_deployment(
+            deployment,
+            folder,
+            overrides=changes,
+            data_dir=data_dir,
+            against=against,
+            explicit=bool(runtime or precision),
+            timing=latency,
+            progress=progress,
+        )
+    if as_json:
+        typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        print_report(found)
+        typer.echo(f"\nreport: {folder / 'report.html'}")
+    _judge(found, fail_on_unstable=fail_on_unstable)
+
+
+def print_report(report: "BenchReport") -> None:
+    """Print the tables of a report on standard output, and what must not be overlooked below them."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from sparse_deploy.report.tables import gate_rows, shape_rows, summary_rows
+
+    console = Console(soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=_TABLE_WIDTH, soft_wrap=False)
+    for title, rows in (
+        (f"{report.name}: {report.task}, {report.examples} validation examples", summary_rows(report)),
+        ("Fixed shapes", shape_rows(report)),
+        ("Goals", gate_rows(report)),
+    ):
+        if not rows.rows:
+            continue
+        table = Table(title=title, box=box.SIMPLE, title_justify="left")
+        for position, header in enumerate(rows.headers):
+            table.add_column(header, justify="left" if position == 0 or title == "Goals" else "right")
+        for row in rows.rows:
+            table.add_row(*row)
+        console.print(table)
+    for cell in report.cells:
+        if not cell.stable:
+            console.print(
+                f"UNSTABLE {cell.id}: {cell.instability}. Its times are not comparable; use a quieter machine."
+            )
+    for cell_id, reason in report.settings.get("skipped_cells", {}).items():
+        console.print(f"left out {cell_id}: {reason}")
+
+
+def _parse_shape(text: str) -> list[int]:
+    match = re.fullmatch(r"(\d+)x(\d+)", text)
+    if match is None:
+        raise ConfigError(f"--shape: expected BATCHxTOKENS such as 1x128, found {text!r}")
+    return [int(match[1]), int(match[2])]
+
+
+def _judge(report: "BenchReport", *, fail_on_unstable: bool) -> None:
+    missed = [gate for gate in report.gates if gate.verdict == "fail"]
+    if missed:
+        raise GateFailure(
+            f"{len(missed)} of {len(report.gates)} goals missed: {' '.join(g.explanation for g in missed)}"
+        )
+    undecided = [gate.explanation for gate in report.gates if gate.verdict == "inconclusive"]
+    if undecided:
+        raise InconclusiveError(f"no verdict on {len(undecided)} goals: {' '.join(undecided)}")
+    unstable = [cell.id for cell in report.cells if not cell.stable]
+    if unstable and fail_on_unstable:
+        raise InconclusiveError(
+            f"unstable measurements of {', '.join(unstable)}; repeat on a quieter machine or with more bench.blocks"
+        )

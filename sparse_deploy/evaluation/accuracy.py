@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Task metrics of a cell over whole validation splits, with the prediction of every example kept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_deploy.artifacts import write_text_atomically
+from sparse_deploy.config.schema import DataSection
+from sparse_deploy.data.features import EncodedSplit, encode_split, load_tokenizer
+from sparse_deploy.data.loading import load_split
+from sparse_deploy.data.metrics import score_split
+from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.errors import ArtifactError
+from sparse_deploy.evaluation.latency import Rival
+from sparse_deploy.evaluation.requests import Requests
+
+PREDICTIONS_FOLDER = "predictions"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ValidationSplit:
+    """A split that is scored.
+
+    Attributes:
+        suffix: of its metrics' names; empty for the main one.
+        encoded: rows and model inputs.
+        requests: the same inputs for the workers.
+    """
+
+    suffix: str
+    encoded: EncodedSplit
+    requests: Requests
+
+    def qualified(self, metric: str) -> str:
+        """The metric's name with the suffix."""
+        return f"{metric}_{self.suffix}" if self.suffix else metric
+
+
+@dataclass(frozen=True)
+class CellScore:
+    """How well a cell answers.
+
+    Attributes:
+        metrics: of all splits, those of a second split with its suffix.
+        rows: per-example results by suffix, as :class:`sparse_deploy.data.metrics.SplitScore` has them.
+    """
+
+    metrics: dict[str, float]
+    rows: dict[str, list[Row]]
+
+
+def load_validation(
+    task: Task, data: DataSection, model_folder: Path, data_dir: Path | None
+) -> tuple[ValidationSplit, ...]:
+    """Load and encode every validation split of a task with a model's own tokenizer.
+
+    Raises:
+        DataError: a split is missing or unusable.
+        CheckpointError: the folder has no usable tokenizer.
+    """
+    tokenizer = load_tokenizer(model_folder)
+    splits = []
+    for suffix, name in task.validation_splits.items():
+        rows = load_split(task, name, data_dir, limit=data.validation_samples)
+        encoded = encode_split(task, rows, tokenizer, data, name=name)
+        requests = Requests.from_features(encoded.features, tokenizer.pad_token_id or 0)
+        splits.append(ValidationSplit(suffix, encoded, requests))
+    return tuple(splits)
+
+
+def score_cell(
+    rival: Rival, task: Task, splits: Sequence[ValidationSplit], scratch: Path, *, batch_size: int, data: DataSection
+) -> CellScore:
+    """Answer every request of every split and score the answers.
+
+    Args:
+        rival: the opened worker of the cell.
+        task: what is scored.
+        splits: see :func:`load_validation`.
+        scratch: folder for the files that are exchanged with the worker.
+        batch_size: requests per batch.
+        data: the window settings that the splits were encoded with.
+
+    Raises:
+        WorkerError: the worker died.
+        DataError: it answered with outputs of another width, or with NaN.
+    """
+    metrics: dict[str, float] = {}
+    rows: dict[str, list[Row]] = {}
+    for split in splits:
+        outputs = _answer(rival, split, scratch, batch_size)
+        score = score_split(task, split.encoded, outputs, max_answer_length=data.max_answer_length)
+        metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
+        rows[split.suffix] = score.rows
+    return CellScore(metrics, rows)
+
+
+def agreement(task: Task, baseline: CellScore, rival: CellScore) -> float | None:
+    """Share of examples of all splits on which two cells predict the same; None for a regression's real numbers."""
+    if task.kind is TaskKind.REGRESSION:
+        return None
+    pairs = [
+        (ours["prediction"], theirs["prediction"])
+        for suffix, rows in baseline.rows.items()
+        for ours, theirs in zip(rows, rival.rows[suffix], strict=True)
+    ]
+    return sum(bool(ours == theirs) for ours, theirs in pairs) / len(pairs)
+
+
+def write_predictions(report_dir: Path, cell: str, rows: Mapping[str, Sequence[Row]]) -> str:
+    """Store per-example results as JSON lines, one file per split.
+
+    Args:
+        report_dir: the report's folder.
+        cell: id of the cell.
+        rows: results by the split's suffix.
+
+    Returns:
+        The main split's file, relative to the report.
+    """
+    folder = report_dir / PREDICTIONS_FOLDER
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"{folder}: can't make the folder: {error}; choose another --report") from error
+    for suffix, lines in rows.items():
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_text_atomically(folder / _file_name(cell, suffix), text)
+    return f"{PREDICTIONS_FOLDER}/{_file_name(cell, next(iter(rows)))}"
+
+
+def _file_name(cell: str, suffix: str) -> str:
+    return f"{cell}-{suffix}.jsonl" if suffix else f"{cell}.jsonl"
+
+
+def _answer(
+    rival: Rival, split: ValidationSplit, scratch: Path, batch_size: int
+) -> list[tuple[NDArray[np.floating[Any]], ...]]:
+    questions = scratch / f"requests-{split.suffix or 'main'}.npz"
+    answers = scratch / "answers.npz"
+    if not questions.is_file():
+        split.requests.save(questions)
+    rival.call("predict", requests=str(questions), batch_size=batch_size, output=str(answers))
+    with np.load(answers, allow_pickle=False) as stored:
+        ends = np.cumsum(stored["sizes"])[:-1]
+        columns = [np.split(stored[name], ends) for name in stored.files if name != "sizes"]
+    return list(zip(*columns, strict=True))

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timing of rivals in interleaved blocks: A B C, B C A, C A B …, one worker awake at a time.
+
+A machine drifts (frequency, neighbours, page cache). When rivals run one after the other the drift counts for some and
+against others; blocks of all rivals side by side carry it equally, and a ratio over paired blocks cancels it.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sparse_deploy.evaluation.requests import Requests, length_mix, sorted_batches, spread_batches
+
+Progress = Callable[[str, float], None]
+ThroughputBlock = tuple[int, int, float]
+
+_PROBE_REQUESTS = 8
+_LEAST_REQUESTS, _MOST_REQUESTS = 20, 500
+_LEAST_BATCHES = 3
+_LEAST_SHAPE_REQUESTS = 5
+# A runtime's threads poll for a few milliseconds after their last request before they sleep; the next rival must not
+# share the cores with them.
+_SETTLE_SECONDS = 0.05
+
+
+class Rival(Protocol):
+    """What is timed: :class:`sparse_deploy.evaluation.supervisor.WorkerProcess`."""
+
+    def call(self, command: str, **arguments: object) -> dict[str, Any]:
+        """Run a worker's command."""
+        ...
+
+
+@dataclass(frozen=True)
+class TimingPlan:
+    """How to measure; the fields are those of the recipe's ``bench`` section.
+
+    Attributes:
+        batch_size: examples per batch of the offline scenario.
+        shapes: extra fixed shapes, ``(batch, tokens)``.
+        seed: of the request mix.
+    """
+
+    blocks: int
+    block_seconds: float
+    warmup_seconds: float
+    batch_size: int
+    shapes: tuple[tuple[int, int], ...] = ()
+    seed: int = 0
+
+
+@dataclass
+class Timings:
+    """Raw blocks of one cell.
+
+    Attributes:
+        settled: whether the warm-up became stable before its time was over.
+        rss_bytes: resident memory after the warm-up.
+        latency: milliseconds per request, one list per block.
+        throughput: examples, tokens, seconds of each offline block.
+        shapes: as ``latency``, by ``(batch, tokens)``.
+    """
+
+    settled: bool = False
+    rss_bytes: int = 0
+    latency: list[list[float]] = field(default_factory=list)
+    throughput: list[ThroughputBlock] = field(default_factory=list)
+    shapes: dict[tuple[int, int], list[list[float]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TimedRun:
+    """All rivals' blocks and the work that each block consisted of.
+
+    Attributes:
+        cells: by cell id.
+        mix_size: requests per pass of a latency block.
+        batches: batches per pass of an offline block.
+    """
+
+    cells: dict[str, Timings]
+    mix_size: int
+    batches: int
+
+
+def time_rivals(
+    rivals: Mapping[str, Rival],
+    requests: Requests,
+    plan: TimingPlan,
+    progress: Progress = lambda message, share: None,
+) -> TimedRun:
+    """Measure all rivals on the same requests.
+
+    Args:
+        rivals: opened workers by cell id.
+        requests: the requests that the workers opened with.
+        plan: how long and how often.
+        progress: called with a message and a share between 0 and 1.
+
+    Raises:
+        WorkerError: a worker died or hung.
+    """
+    cells = {cell: Timings(shapes={shape: [] for shape in plan.shapes}) for cell in rivals}
+    mix = _warm_up(rivals, cells, requests, plan, progress)
+    steps = _Steps(progress, plan.blocks * len(rivals) * (2 + len(plan.shapes)))
+
+    for cell in _turns(rivals, plan.blocks):
+        steps.next(f"latency {cell}")
+        result = rivals[cell].call("latency", indices=mix, seconds=plan.block_seconds)
+        cells[cell].latency.append(result["samples_ms"])
+
+    batches = _offline_batches(rivals, requests, plan)
+    for cell in _turns(rivals, plan.blocks):
+        steps.next(f"throughput {cell}")
+        result = rivals[cell].call("throughput", batches=batches, seconds=plan.block_seconds)
+        cells[cell].throughput.append((result["examples"], result["tokens"], result["seconds"]))
+
+    for batch, tokens in plan.shapes:
+        for rival in rivals.values():  # unrecorded: the first request of a shape compiles or allocates
+            rival.call("shape", batch=batch, tokens=tokens, seconds=0.0, least=_LEAST_SHAPE_REQUESTS)
+        for cell in _turns(rivals, plan.blocks):
+            steps.next(f"shape {batch}x{tokens} {cell}")
+            result = rivals[cell].call(
+                "shape", batch=batch, tokens=tokens, seconds=plan.block_seconds, least=_LEAST_SHAPE_REQUESTS
+            )
+            cells[cell].shapes[batch, tokens].append(result["samples_ms"])
+    return TimedRun(cells, len(mix), len(batches))
+
+
+def _warm_up(
+    rivals: Mapping[str, Rival],
+    cells: Mapping[str, Timings],
+    requests: Requests,
+    plan: TimingPlan,
+    progress: Progress,
+) -> list[int]:
+    """Warm every rival up and size the mix so that the slowest needs about one block for a pass."""
+    probe = length_mix(requests.lengths, _PROBE_REQUESTS, plan.seed)
+    slowest_ms = 0.0
+    for number, (cell, rival) in enumerate(rivals.items()):
+        progress(f"warm-up {cell}", number / len(rivals))
+        result = rival.call("warm_up", indices=probe, seconds=plan.warmup_seconds)
+        cells[cell].settled = result["stable"]
+        slowest_ms = max(slowest_ms, result["mean_ms"])
+    wanted = int(plan.block_seconds * 1000 / slowest_ms)
+    mix = length_mix(requests.lengths, min(max(wanted, _LEAST_REQUESTS), _MOST_REQUESTS), plan.seed)
+    for cell, rival in rivals.items():
+        rival.call("latency", indices=mix, seconds=0.0)  # one unrecorded pass: every length was seen once
+        cells[cell].rss_bytes = rival.call("rss")["rss_bytes"]
+    return mix
+
+
+def _offline_batches(rivals: Mapping[str, Rival], requests: Requests, plan: TimingPlan) -> list[list[int]]:
+    """The batches of a pass: from short to long, as many as the slowest rival answers in about one block."""
+    batches = sorted_batches(requests.lengths, plan.batch_size)
+    probe = spread_batches(batches, 1)
+    slowest = max(rival.call("throughput", batches=probe, seconds=0.0)["seconds"] for rival in rivals.values())
+    return spread_batches(batches, max(int(plan.block_seconds / slowest), _LEAST_BATCHES))
+
+
+def _turns(rivals: Mapping[str, Rival], blocks: int) -> list[str]:
+    """Whose turn it is, block by block; the order rotates, so that nobody always follows the same rival."""
+    cells = list(rivals)
+    return [cell for block in range(blocks) for cell in cells[block % len(cells) :] + cells[: block % len(cells)]]
+
+
+class _Steps:
+    """Counts blocks for the progress display and lets the machine settle before each."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def next(self, message: str) -> None:
+        self._progress(message, self._done / self._total)
+        self._done += 1
+        time.sleep(_SETTLE_SECONDS)

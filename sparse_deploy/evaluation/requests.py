@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenised requests in flat arrays: what the parent hands to a worker, and how batches and mixes are drawn from it.
+
+Workers import this module and numpy, nothing else of ours: their resident memory is one of the reported figures.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Requests:
+    """Unpadded inputs of many requests.
+
+    Attributes:
+        tokens: input name to all requests' values end to end, int64.
+        offsets: ``[requests + 1]`` where each request begins.
+        pad_id: the tokenizer's padding token.
+    """
+
+    tokens: Mapping[str, IntArray]
+    offsets: IntArray
+    pad_id: int = 0
+
+    @classmethod
+    def from_features(cls, features: Sequence[Mapping[str, Any]], pad_id: int = 0) -> "Requests":
+        """Collect encoded examples, each a mapping of input name to ``[tokens]``."""
+        lengths = [len(feature[INPUT_NAMES[0]]) for feature in features]
+        tokens = {
+            name: np.fromiter(itertools.chain.from_iterable(f[name] for f in features), np.int64, sum(lengths))
+            for name in INPUT_NAMES
+        }
+        return cls(tokens, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), pad_id)
+
+    @classmethod
+    def load(cls, path: Path) -> "Requests":
+        """Read what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            tokens = {name: stored[name] for name in INPUT_NAMES}
+            return cls(tokens, stored["offsets"], int(stored["pad_id"]))
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` file."""
+        np.savez(path, allow_pickle=False, offsets=self.offsets, pad_id=np.int64(self.pad_id), **self.tokens)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> IntArray:
+        """``[requests]`` tokens of each request."""
+        return np.diff(self.offsets)
+
+    def batch(self, indices: Sequence[int]) -> dict[str, IntArray]:
+        """The requests of these indices as one batch, padded to its longest.
+
+        Returns:
+            int64 ``[batch, sequence]`` per input name.
+        """
+        longest = int(self.lengths[list(indices)].max())
+        batch = {}
+        for name, values in self.tokens.items():
+            filler = self.pad_id if name == "input_ids" else 0
+            padded = np.full((len(indices), longest), filler, dtype=np.int64)
+            for row, index in enumerate(indices):
+                begin, end = self.offsets[index], self.offsets[index + 1]
+                padded[row, : end - begin] = values[begin:end]
+            batch[name] = padded
+        return batch
+
+    def shaped(self, batch: int, tokens: int) -> dict[str, IntArray]:
+        """A batch of exactly ``[batch, tokens]`` without padding, filled with real token ids end to end."""
+        ids = np.resize(self.tokens["input_ids"], batch * tokens).reshape(batch, tokens)
+        return {
+            "input_ids": np.ascontiguousarray(ids),
+            "attention_mask": np.ones((batch, tokens), dtype=np.int64),
+            "token_type_ids": np.zeros((batch, tokens), dtype=np.int64),
+        }
+
+
+def length_mix(lengths: IntArray, count: int, seed: int) -> list[int]:
+    """Draw requests that mirror the distribution of lengths, in random order.
+
+    The requests sorted by length are sampled at ``count`` even steps, so that a short list already has the mix of
+    the whole split; then they are shuffled, so that a runtime sees lengths change as it would in service.
+
+    Args:
+        lengths: ``[requests]`` tokens of each request.
+        count: how many to draw; all when there are fewer.
+        seed: of the shuffle.
+
+    Returns:
+        Indices into ``lengths``.
+    """
+    order = np.argsort(lengths, kind="stable")
+    drawn = order[_even_steps(len(order), count)]
+    return [int(index) for index in np.random.default_rng(seed).permutation(drawn)]
+
+
+def sorted_batches(lengths: IntArray, batch_size: int) -> list[list[int]]:
+    """All requests in batches of near-equal length, shortest first; the last batch may be smaller."""
+    order = [int(index) for index in np.argsort(lengths, kind="stable")]
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def spread_batches(batches: Sequence[list[int]], count: int) -> list[list[int]]:
+    """``count`` of the batches at even steps, from short to long; all when there are fewer."""
+    return [list(batches[index]) for index in _even_steps(len(batches), count)]
+
+
+def _even_steps(total: int, count: int) -> IntArray:
+    if count >= total:
+        return np.arange(total)
+    # The middles of `count` equal parts: neither end of the distribution is favoured.
+    return np.floor((np.arange(count) + 0.5) * total / count).astype(np.int64)

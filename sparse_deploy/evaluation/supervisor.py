@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parent's side of the workers: starts one process per cell, talks to one at a time, and ends them all."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sparse_deploy import errors
+from sparse_deploy.errors import ArtifactError, SparseDeployError
+
+# A worker shows a sign of life at least every second while it answers requests. Silence is allowed for as long as
+# one request or one load may take on a slow, shared machine; then the worker counts as hung.
+SILENCE_SECONDS = 300.0
+_CLOSE_SECONDS = 5.0
+_STDERR_BYTES = 4096
+_STDERR_LINES = 4
+# Variables that size thread pools; NumPy and MKL count too, they run inside the runtimes' processes.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+class WorkerProcess:
+    """A worker process and its one opened cell.
+
+    Args:
+        cell: id of the cell, for messages.
+        threads: size of every thread pool in the process.
+        scratch: folder for the worker's error output.
+        silence_seconds: how long it may say nothing before it counts as hung.
+    """
+
+    def __init__(self, cell: str, threads: int, scratch: Path, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self.cell = cell
+        self._silence = silence_seconds
+        self._stderr = scratch / f"{cell}.stderr"
+        self._pending = b""
+        self._busy = ""
+        with self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "sparse_deploy.evaluation.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                bufsize=0,
+                env=worker_environment(threads),
+                # Ctrl-C in a terminal reaches the whole foreground group. The parent alone reacts and ends the rest.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def call(self, command: str, **arguments: object) -> dict[str, Any]:
+        """Run a command of :class:`sparse_deploy.evaluation.worker.Worker` and wait for its result.
+
+        Raises:
+            ArtifactError: the worker died while opening the model (a native parser crashed).
+            WorkerError: the worker died or hung later.
+            SparseDeployError: what the worker raised.
+        """
+        self._busy = command
+        try:
+            self._write(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            while True:
+                message = json.loads(self._read_line())
+                if "result" in message:
+                    result: dict[str, Any] = message["result"]
+                    return result
+                if "error" in message:
+                    break
+        except BaseException:
+            # Half-read answers can't be told from the next ones, so a failed worker is not used again.
+            self.kill()
+            raise
+        self.kill()
+        raise _as_error(message["error"], message["message"])
+
+    def close(self) -> None:
+        """End the process: politely, then not."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_CLOSE_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._process.stdin is None or self._process.stdin.closed:
+            raise self._died()
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._process.stdin.write(view) or 0 :]
+        except OSError as error:
+            raise self._died() from error
+
+    def _read_line(self) -> bytes:
+        if self._process.stdout is None:
+            raise self._died()
+        deadline = time.monotonic() + self._silence
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._pending:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise errors.WorkerError(
+                        self.cell,
+                        f"gave no sign of life for {self._silence:g} s during {self._busy!r}, so it was ended",
+                    )
+                chunk = os.read(self._process.stdout.fileno(), 1 << 16)
+                if not chunk:
+                    raise self._died()
+                self._pending += chunk
+        line, _, self._pending = self._pending.partition(b"\n")
+        return line
+
+    def _died(self) -> SparseDeployError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_CLOSE_SECONDS)
+        reason = f"{_ending(self._process.returncode)} during {self._busy!r}{self._last_words()}"
+        if self._busy == "open":
+            return ArtifactError(
+                f"{self.cell}: the runtime's process {reason}; the model file may be damaged, or memory too small"
+            )
+        return errors.WorkerError(self.cell, reason)
+
+    def _last_words(self) -> str:
+        try:
+            text = self._stderr.read_bytes()[-_STDERR_BYTES:].decode("utf-8", "replace")
+        except OSError:
+            return ""
+        lines = [line.strip() for line in text.splitlines() if line.strip()][-_STDERR_LINES:]
+        return f"; it last wrote: {' | '.join(lines)}" if lines else ""
+
+
+class Workers(contextlib.AbstractContextManager["Workers"]):
+    """The workers of a run, by cell id; leaving the block ends every one, whatever happened."""
+
+    def __init__(self, threads: int, scratch: Path, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self.threads = threads
+        self._scratch = scratch
+        self._silence = silence_seconds
+        self._workers: dict[str, WorkerProcess] = {}
+
+    def start(self, cell: str) -> WorkerProcess:
+        """Start the process of a cell."""
+        worker = WorkerProcess(cell, self.threads, self._scratch, silence_seconds=self._silence)
+        self._workers[cell] = worker
+        return worker
+
+    def stop(self, cell: str) -> None:
+        """End the process of a cell and forget it."""
+        self._workers.pop(cell).close()
+
+    def __getitem__(self, cell: str) -> WorkerProcess:
+        return self._workers[cell]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers.values():
+            if error is None:
+                worker.close()
+            else:
+                worker.kill()
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker: thread pools sized, the hub out of reach."""
+    return {
+        **os.environ,
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _as_error(kind: str, message: str) -> SparseDeployError:
+    """The worker's own error again, of the same class (workers raise those that take a message only)."""
+    error: SparseDeployError = getattr(errors, kind)(message)
+    return error
+
+
+def _ending(returncode: int | None) -> str:
+    if returncode is None:
+        return "closed its output"
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"ended with exit code {returncode}"

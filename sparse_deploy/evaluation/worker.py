@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of one cell: opens one model, then answers JSON-line commands from its parent until stdin ends.
+
+Run as ``python -m sparse_deploy.evaluation.worker``. A cell has its own process so that thread pools, allocators and
+memory of one runtime never mix with another's. Each answer is one line: ``{"result": …}`` or ``{"error": …}``; a long
+command sends ``{"alive": true}`` lines in between.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, TextIO
+
+import numpy as np
+
+from sparse_deploy.errors import SparseDeployError
+from sparse_deploy.evaluation.requests import Requests, sorted_batches
+from sparse_deploy.runtimes import Session, get_runtime
+
+WARM_WINDOWS = 3
+WARM_SPREAD = 0.05
+_ALIVE_SECONDS = 1.0
+_NANOSECONDS_PER_MS = 1e6
+
+
+class Worker:
+    """One opened cell; every public method is a command.
+
+    Args:
+        alive: called often during long work.
+    """
+
+    def __init__(self, alive: Callable[[], None]) -> None:
+        self._alive = alive
+        self._session: Session | None = None
+        self._requests: Requests | None = None
+
+    def open(self, runtime: str, precision: str, folder: str, threads: int, requests: str) -> dict[str, Any]:
+        """Import the runtime, then time the opening of the file and the first request.
+
+        Returns:
+            ``version``, ``load_ms`` (file only, the import is done before), ``first_inference_ms``.
+        """
+        self._requests = Requests.load(Path(requests))
+        library = get_runtime(runtime)
+        version = library.version()
+        typical = int(np.argsort(self._requests.lengths)[len(self._requests) // 2])
+        batch = self._requests.batch([typical])
+        start = time.perf_counter_ns()
+        self._session = library.open(Path(folder), precision, threads)
+        opened = time.perf_counter_ns()
+        self._session.run(batch)
+        answered = time.perf_counter_ns()
+        return {
+            "version": version,
+            "load_ms": (opened - start) / _NANOSECONDS_PER_MS,
+            "first_inference_ms": (answered - opened) / _NANOSECONDS_PER_MS,
+        }
+
+    def predict(self, requests: str, batch_size: int, output: str) -> dict[str, Any]:
+        """Answer all requests of a file and write the outputs to an ``.npz``.
+
+        Requests run in batches of like length. The file holds ``0``, ``1`` … per model output: all requests' values
+        end to end in request order, with ``sizes`` values each.
+        """
+        requests_to_answer = Requests.load(Path(requests))
+        answers: list[tuple[Any, ...] | None] = [None] * len(requests_to_answer)
+        for indices in sorted_batches(requests_to_answer.lengths, batch_size):
+            outputs = self._run(requests_to_answer.batch(indices))
+            per_token = len(outputs) > 1  # start and end logits; what stands on padding is cut off
+            for row, index in enumerate(indices):
+                length = int(requests_to_answer.lengths[index]) if per_token else None
+                answers[index] = tuple(values[row][:length].copy() for values in outputs)
+            self._alive()
+        rows = [answer for answer in answers if answer is not None]
+        columns = {str(k): np.concatenate(values) for k, values in enumerate(zip(*rows, strict=True))}
+        np.savez(output, allow_pickle=False, sizes=np.array([len(row[0]) for row in rows]), **columns)
+        return {"requests": len(rows)}
+
+    def warm_up(self, indices: list[int], seconds: float) -> dict[str, Any]:
+        """Repeat a list of requests until the medians of three passes in a row agree, or the time is over.
+
+        Returns:
+            ``stable``: whether they agreed within 5 %; ``median_ms`` and ``mean_ms`` of the last pass; ``seconds``.
+        """
+        batches = self._singles(indices)
+        medians: list[float] = []
+        start = time.perf_counter()
+        while True:
+            window = [self._timed(batch) for batch in batches]
+            medians.append(median(window))
+            last = medians[-WARM_WINDOWS:]
+            stable = len(last) == WARM_WINDOWS and max(last) <= min(last) * (1 + WARM_SPREAD)
+            elapsed = time.perf_counter() - start
+            self._alive()
+            if stable or elapsed >= seconds:
+                mean = sum(window) / len(window)
+                return {"stable": stable, "median_ms": medians[-1], "mean_ms": mean, "seconds": elapsed}
+
+    def latency(self, indices: list[int], seconds: float) -> dict[str, Any]:
+        """Single-stream block: whole passes over a list of requests, one at a time, for at least so many seconds.
+
+        Passes are whole, so that a fast and a slow rival answer the same mix of lengths.
+
+        Returns:
+            ``samples_ms``: one latency per request, in order.
+        """
+        return {"samples_ms": [ms for ms, _ in self._passes(self._singles(indices), seconds)]}
+
+    def shape(self, batch: int, tokens: int, seconds: float, least: int) -> dict[str, Any]:
+        """Block of one fixed shape, at least ``least`` requests.
+
+        Returns:
+            ``samples_ms``: one latency per request.
+        """
+        inputs = self._known_requests().shaped(batch, tokens)
+        return {"samples_ms": [ms for ms, _ in self._passes([inputs] * least, seconds)]}
+
+    def throughput(self, batches: list[list[int]], seconds: float) -> dict[str, Any]:
+        """Offline block: whole passes over a list of batches for at least so many seconds.
+
+        Returns:
+            ``examples`` and ``tokens`` answered (padding doesn't count) and the ``seconds`` that it took.
+        """
+        requests = self._known_requests()
+        prepared = [requests.batch(indices) for indices in batches]
+        timed = list(self._passes(prepared, seconds))
+        examples = sum(inputs["input_ids"].shape[0] for _, inputs in timed)
+        tokens = sum(int(inputs["attention_mask"].sum()) for _, inputs in timed)
+        return {"examples": examples, "tokens": tokens, "seconds": sum(ms for ms, _ in timed) / 1e3}
+
+    def rss(self) -> dict[str, Any]:
+        """Resident memory now and at its peak, in bytes."""
+        resident_pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        return {"rss_bytes": resident_pages * resource.getpagesize(), "peak_bytes": peak}
+
+    def _passes(self, batches: Sequence[dict[str, Any]], seconds: float) -> Iterator[tuple[float, dict[str, Any]]]:
+        deadline = time.perf_counter() + seconds
+        while True:
+            for batch in batches:
+                yield self._timed(batch), batch
+            if time.perf_counter() >= deadline:
+                return
+
+    def _timed(self, batch: dict[str, Any]) -> float:
+        start = time.perf_counter_ns()
+        self._run(batch)
+        elapsed = (time.perf_counter_ns() - start) / _NANOSECONDS_PER_MS
+        self._alive()
+        return elapsed
+
+    def _run(self, batch: dict[str, Any]) -> tuple[Any, ...]:
+        if self._session is None:
+            raise RuntimeError("no model was opened")
+        return self._session.run(batch)
+
+    def _singles(self, indices: list[int]) -> list[dict[str, Any]]:
+        requests = self._known_requests()
+        return [requests.batch([index]) for index in indices]
+
+    def _known_requests(self) -> Requests:
+        if self._requests is None:
+            raise RuntimeError("no model was opened")
+        return self._requests
+
+
+COMMANDS = ("open", "predict", "warm_up", "latency", "shape", "throughput", "rss")
+
+
+def serve(commands: TextIO, answers: TextIO) -> None:
+    """Obey commands until there are none left."""
+    last_sign = time.monotonic()
+
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    def alive() -> None:
+        nonlocal last_sign
+        if time.monotonic() - last_sign > _ALIVE_SECONDS:
+            last_sign = time.monotonic()
+            answer({"alive": True})
+
+    worker = Worker(alive)
+    for line in commands:
+        command = json.loads(line)
+        name = command.pop("command")
+        try:
+            if name not in COMMANDS:
+                raise ValueError(f"unknown command {name!r}")
+            answer({"result": getattr(worker, name)(**command)})
+        except SparseDeployError as error:
+            answer({"error": type(error).__name__, "message": str(error)})
+
+
+def main() -> None:
+    """Entry point of the process."""
+    # Native libraries print to descriptor 1. The protocol keeps the real one; everything else goes to stderr.
+    private = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    with os.fdopen(private, "w", encoding="utf-8") as answers:
+        serve(sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()

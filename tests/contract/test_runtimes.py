@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One suite for every runtime and precision: what a session promises, and how it fails."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_deployment import write_models
+
+from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
+from sparse_deploy.runtimes import RUNTIME_NAMES, get_runtime
+
+CELLS = [(runtime, precision) for runtime in RUNTIME_NAMES for precision in ("fp32", "int8")]
+# Absolute, on logits of magnitude 1. Dynamic INT8 chooses one activation scale per tensor, so what shares a batch with
+# a request (padding, neighbours) moves its answer by rounding steps: up to 0.11 seen with PyTorch's 7-bit activations.
+TOLERANCE = {"fp32": 1e-5, "int8": 0.2}
+
+
+@pytest.fixture(scope="module")
+def deployment(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deployment")
+    write_models(folder, tiny_encoder, labels=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def answering_deployment(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("answering")
+    write_models(folder, tiny_encoder, question_answering=True)
+    return folder
+
+
+def inputs(batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(seed).integers(5, 300, size=(batch, tokens))
+    return {
+        "input_ids": ids.astype(np.int64),
+        "attention_mask": np.ones((batch, tokens), np.int64),
+        "token_type_ids": np.zeros((batch, tokens), np.int64),
+    }
+
+
+def padded(batch: dict[str, np.ndarray], to: int) -> dict[str, np.ndarray]:
+    return {name: np.pad(array, ((0, 0), (0, to - array.shape[1]))) for name, array in batch.items()}
+
+
+def open_cell(folder: Path, runtime: str, precision: str):
+    if runtime == "pytorch" and precision == "int8":
+        pytest.importorskip("sparse_deploy.runtimes.torch_int8")
+    return get_runtime(runtime).open(folder, precision, threads=1)
+
+
+@pytest.mark.parametrize(("runtime", "precision"), CELLS)
+class TestEveryCell:
+    def test_answers_one_float32_row_per_request(self, deployment, runtime, precision):
+        (logits,) = open_cell(deployment, runtime, precision).run(inputs(4, 12))
+        assert logits.shape == (4, 3)
+        assert logits.dtype == np.float32
+        assert np.ptp(logits, axis=0).min() > 1e-3, "different requests must get different answers"
+
+    def test_padding_does_not_change_the_answer(self, deployment, runtime, precision):
+        session = open_cell(deployment, runtime, precision)
+        batch = inputs(2, 9)
+        np.testing.assert_allclose(session.run(padded(batch, 20))[0], session.run(batch)[0], atol=TOLERANCE[precision])
+
+    def test_batch_and_single_requests_agree(self, deployment, runtime, precision):
+        session = open_cell(deployment, runtime, precision)
+        batch = inputs(5, 16)
+        together = session.run(batch)[0]
+        alone = [session.run({name: array[i : i + 1] for name, array in batch.items()})[0][0] for i in range(5)]
+        np.testing.assert_allclose(together, np.stack(alone), atol=TOLERANCE[precision])
+
+    def test_close_to_pytorch_fp32(self, deployment, runtime, precision):
+        expected = open_cell(deployment, "pytorch", "fp32").run(inputs(4, 12))[0]
+        found = open_cell(deployment, runtime, precision).run(inputs(4, 12))[0]
+        np.testing.assert_allclose(found, expected, atol=1e-4 if precision == "fp32" else 0.3)
+
+    def test_an_answer_outlives_the_next_request(self, deployment, runtime, precision):
+        session = open_cell(deployment, runtime, precision)
+        first = session.run(inputs(2, 8, seed=1))[0]
+        kept = first.copy()
+        session.run(inputs(2, 8, seed=2))
+        np.testing.assert_array_equal(first, kept)
+
+    def test_start_and_end_logits_in_this_order(self, answering_deployment, runtime, precision):
+        expected = open_cell(answering_deployment, "pytorch", "fp32").run(inputs(2, 10))
+        found = open_cell(answering_deployment, runtime, precision).run(inputs(2, 10))
+        assert [array.shape for array in found] == [(2, 10), (2, 10)]
+        assert not np.allclose(expected[0], expected[1], atol=0.3), "the two must be told apart"
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=0.3)
+
+    def test_wrong_input_name(self, deployment, runtime, precision):
+        batch = inputs(1, 4)
+        batch["segment_ids"] = batch.pop("token_type_ids")
+        with pytest.raises(ArtifactError, match=r"takes .*token_type_ids; got .*segment_ids"):
+            open_cell(deployment, runtime, precision).run(batch)
+
+    def test_inputs_of_different_shapes(self, deployment, runtime, precision):
+        batch = inputs(1, 4)
+        batch["attention_mask"] = np.ones((1, 7), np.int64)  # every runtime would answer, from the first 4 columns
+        with pytest.raises(ArtifactError, match=r"\(1, 4\).*\(1, 7\)"):
+            open_cell(deployment, runtime, precision).run(batch)
+
+    def test_longer_than_the_model_reads(self, deployment, runtime, precision):
+        with pytest.raises(ArtifactError, match=r"at most 128 tokens; got 129"):
+            open_cell(deployment, runtime, precision).run(inputs(1, 129))
+
+    def test_the_runtimes_own_error(self, deployment, runtime, precision):
+        batch = {name: array.reshape(1, 2, 2) for name, array in inputs(1, 4).items()}
+        with pytest.raises(ArtifactError, match=r"failed on a batch"):
+            open_cell(deployment, runtime, precision).run(batch)
+
+    def test_missing_file(self, tmp_path, runtime, precision):
+        with pytest.raises(ArtifactError, match=r"needs this file"):
+            get_runtime(runtime).open(tmp_path, precision, threads=1)
+
+    def test_damaged_file(self, deployment, tmp_path, runtime, precision):
+        for source in deployment.iterdir():
+            (tmp_path / source.name).write_bytes(source.read_bytes())
+        file = tmp_path / get_runtime(runtime).files[precision]
+        file.write_bytes(file.read_bytes()[:200])
+        with pytest.raises(ArtifactError) as caught:
+            get_runtime(runtime).open(tmp_path, precision, threads=1)
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_unknown_precision(tmp_path):
+    with pytest.raises(ArtifactError, match="expected precision fp32 or int8, found 'fp8'"):
+        get_runtime("onnxruntime").open(tmp_path, "fp8", threads=1)
+
+
+def test_unknown_runtime():
+    with pytest.raises(RuntimeUnavailableError, match="found 'tensorrt'"):
+        get_runtime("tensorrt")
+
+
+@pytest.mark.parametrize("name", RUNTIME_NAMES)
+def test_availability_is_what_python_finds(name, monkeypatch):
+    runtime = get_runtime(name)
+    assert runtime.available()
+    assert runtime.version()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    assert not runtime.available()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a tiny deployment with the runtimes' own exporters, so that bench is tested apart from our export stage."""
+
+from pathlib import Path
+from typing import Any
+
+from sparse_deploy.artifacts import Manifest, Source, seal
+from sparse_deploy.checkpoint import parameter_count, zero_masks
+from sparse_deploy.config.schema import DEFAULT_EXCLUDE
+from sparse_deploy.sparsity.statistics import record_masks
+
+INPUT_NAMES = ["input_ids", "attention_mask", "token_type_ids"]
+MODEL_FILES = (
+    "model.safetensors", "model.onnx", "model_int8.onnx", "openvino_model.xml", "openvino_model_int8.xml",
+)  # fmt: skip
+
+
+def write_models(folder: Path, encoder: Path, *, question_answering: bool = False, labels: int = 2) -> None:
+    """A model with a random head on ``encoder`` as safetensors, ONNX and IR, each FP32 and dynamic INT8."""
+    import torch
+    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
+
+    torch.manual_seed(0)
+    if question_answering:
+        model = AutoModelForQuestionAnswering.from_pretrained(encoder).eval()
+        outputs = ["start_logits", "end_logits"]
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=labels).eval()
+        outputs = ["logits"]
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
+    export_onnx(model, outputs, folder / "model.onnx")
+    quantize(folder / "model.onnx", folder / "model_int8.onnx")
+    convert(folder)
+
+
+def export_onnx(model: Any, outputs: list[str], path: Path) -> None:
+    import torch
+
+    class Positional(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids, attention_mask, token_type_ids):
+            result = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+            return tuple(result[name] for name in outputs)
+
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in INPUT_NAMES)
+    dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in INPUT_NAMES)
+    torch.onnx.export(
+        Positional().eval(), example, path, dynamo=True, input_names=INPUT_NAMES, output_names=outputs,
+        dynamic_shapes=dynamic, external_data=False, opset_version=20, verbose=False,
+    )  # fmt: skip
+
+
+def quantize(source: Path, target: Path) -> None:
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = onnx.load(source)
+    # The exporter leaves value infos of tensors that it transposed later; they trip the quantizer's shape inference.
+    model.graph.ClearField("value_info")
+    quantize_dynamic(model, target, weight_type=QuantType.QInt8)
+
+
+def convert(folder: Path) -> None:
+    import openvino
+
+    for suffix in ("", "_int8"):
+        model = openvino.convert_model(folder / f"model{suffix}.onnx")
+        openvino.save_model(model, folder / f"openvino_model{suffix}.xml", compress_to_fp16=False)
+
+
+def seal_deployment(folder: Path, recipe: dict[str, Any]) -> None:
+    """Give the folder a manifest; every model file gets the sparsity record of the checkpoint."""
+    masks = zero_masks(folder, DEFAULT_EXCLUDE)
+    record = record_masks(masks, model_parameters=parameter_count(folder))
+    present = [name for name in MODEL_FILES if (folder / name).is_file()]
+    seal(
+        folder,
+        Manifest(
+            kind="deployment",
+            task=recipe["task"],
+            source=Source(name_or_path="tiny"),
+            recipe=recipe,
+            sparsity=dict.fromkeys(present, record),
+        ),
+    )

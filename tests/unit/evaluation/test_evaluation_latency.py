@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order and the content of timed blocks, seen from the rival's side."""
+
+import numpy as np
+import pytest
+
+from sparse_deploy.evaluation import latency
+from sparse_deploy.evaluation.latency import TimingPlan, time_rivals
+from sparse_deploy.evaluation.requests import Requests
+
+
+class RecordingRival:
+    """Answers like a worker that needs a known time per request, and writes down what it was asked."""
+
+    def __init__(self, name: str, ms: float, log: list) -> None:
+        self.name, self.ms, self.log = name, ms, log
+
+    def call(self, command: str, **arguments):
+        self.log.append((self.name, command, arguments))
+        if command == "warm_up":
+            return {"stable": self.ms < 50, "median_ms": self.ms, "mean_ms": self.ms, "seconds": 1.0}
+        if command == "throughput":
+            examples = sum(len(batch) for batch in arguments["batches"])
+            return {"examples": examples, "tokens": 10 * examples, "seconds": examples * self.ms / 1e3}
+        if command == "rss":
+            return {"rss_bytes": 123, "peak_bytes": 456}
+        return {"samples_ms": [self.ms] * len(arguments.get("indices", range(5)))}
+
+
+@pytest.fixture
+def requests() -> Requests:
+    return Requests.from_features(
+        [dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), np.ones(n, np.int64)) for n in range(3, 203)]
+    )
+
+
+@pytest.fixture(autouse=True)
+def _no_settling(monkeypatch):
+    monkeypatch.setattr(latency, "_SETTLE_SECONDS", 0.0)
+
+
+def run(requests, plan, **speeds):
+    log: list = []
+    found = time_rivals({name: RecordingRival(name, ms, log) for name, ms in speeds.items()}, requests, plan)
+    return found, log
+
+
+PLAN = TimingPlan(blocks=3, block_seconds=1.0, warmup_seconds=2.0, batch_size=16, shapes=((1, 32),), seed=5)
+
+
+def test_blocks_are_interleaved_and_the_order_rotates(requests):
+    _, log = run(requests, PLAN, a=10.0, b=5.0, c=1.0)
+    for command in ("latency", "throughput", "shape"):
+        recorded = [name for name, said, arguments in log if said == command and arguments["seconds"] > 0]
+        assert "".join(recorded) == "abc" + "bca" + "cab"
+
+
+def test_every_rival_gets_the_same_work(requests):
+    _, log = run(requests, PLAN, a=10.0, b=1.0)
+    timed = [arguments for _, said, arguments in log if said == "latency" and arguments["seconds"] > 0]
+    assert all(arguments == timed[0] for arguments in timed)
+    offline = [arguments for _, said, arguments in log if said == "throughput" and arguments["seconds"] > 0]
+    assert all(arguments == offline[0] for arguments in offline)
+
+
+def test_the_slowest_rival_sizes_the_pass(requests):
+    found, _ = run(requests, PLAN, a=10.0, b=1.0)
+    assert found.mix_size == 100  # one second at 10 ms
+    found, _ = run(requests, PLAN, a=2000.0, b=1.0)
+    assert found.mix_size == 20  # never so few that a median means nothing
+    assert found.batches == 3
+
+
+def test_unrecorded_passes_come_first(requests):
+    found, log = run(requests, PLAN, a=10.0)
+    assert [said for _, said, _ in log][:3] == ["warm_up", "latency", "rss"]
+    assert len(found.cells["a"].latency) == PLAN.blocks
+    assert len(found.cells["a"].throughput) == PLAN.blocks
+    assert len(found.cells["a"].shapes[1, 32]) == PLAN.blocks
+    assert found.cells["a"].rss_bytes == 123
+
+
+def test_a_warm_up_that_never_settled_is_remembered(requests):
+    found, _ = run(requests, PLAN, quick=10.0, jumpy=60.0)
+    assert found.cells["quick"].settled
+    assert not found.cells["jumpy"].settled
+
+
+def test_progress_grows_to_nearly_one(requests):
+    shares: list[float] = []
+    rivals = {"a": RecordingRival("a", 10.0, [])}
+    time_rivals(rivals, requests, PLAN, lambda message, share: shares.append(share))
+    measured = shares[1:]
+    assert measured == sorted(measured)
+    assert 0.8 < measured[-1] < 1.0

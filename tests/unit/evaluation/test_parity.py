@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parity finds what differs and nothing else."""
+
+import numpy as np
+import pytest
+
+from sparse_deploy.errors import ParityError
+from sparse_deploy.evaluation.parity import check_parity, parity_batches
+
+FEATURES = [
+    {name: np.full(tokens, tokens, dtype=np.int64) for name in ("input_ids", "token_type_ids")}
+    | {"attention_mask": np.ones(tokens, dtype=np.int64)}
+    for tokens in (5, 3, 17, 9, 12)
+]
+
+
+def classifier(batch):
+    total = batch["input_ids"].sum(axis=1, keepdims=True).astype(np.float32)
+    return (np.concatenate([total, 51 - total], axis=1),)
+
+
+def spans(batch):
+    return batch["input_ids"].astype(np.float32), -batch["input_ids"].astype(np.float32)
+
+
+def test_batches_hold_the_extremes() -> None:
+    batches = parity_batches(FEATURES, 0, max_length=32)
+    shapes = [batch["input_ids"].shape for batch in batches]
+    assert shapes[:2] == [(1, 3), (1, 32)]
+    assert {rows for rows, _ in shapes} == {1, 3, 8}
+    assert batches[1]["attention_mask"].sum() == 17
+
+
+def test_equal_models_agree() -> None:
+    parity = check_parity(classifier, classifier, parity_batches(FEATURES, 0), atol=0.0, agreement=1.0)
+    assert (parity.max_abs, parity.argmax_agreement, parity.rows) == (0.0, 1.0, 61)
+
+
+@pytest.mark.parametrize(("shift", "passes"), [(0.9e-4, True), (1.1e-4, False)])
+def test_tolerance_binds_just_there(shift: float, passes: bool) -> None:
+    def shifted(batch):
+        return tuple(np.zeros_like(array) + np.float32(shift) for array in classifier(batch))
+
+    def zero(batch):
+        return tuple(np.zeros_like(array) for array in classifier(batch))
+
+    batches = parity_batches(FEATURES, 0)
+    if passes:
+        assert check_parity(zero, shifted, batches, atol=1e-4).max_abs == pytest.approx(shift)
+    else:
+        with pytest.raises(ParityError, match="differs from PyTorch") as caught:
+            check_parity(zero, shifted, batches, atol=1e-4)
+        assert caught.value.worst == pytest.approx(shift)
+
+
+def test_not_a_number_never_passes() -> None:
+    def broken(batch):
+        return tuple(np.full_like(array, np.nan) for array in classifier(batch))
+
+    with pytest.raises(ParityError):
+        check_parity(classifier, broken, parity_batches(FEATURES, 0))
+
+
+def test_agreement_counts_predictions() -> None:
+    def flipped(batch):
+        return tuple(array[:, ::-1] for array in classifier(batch))
+
+    with pytest.raises(ParityError, match=r"0\.0% of 61 predictions"):
+        check_parity(classifier, flipped, parity_batches(FEATURES, 0), agreement=0.9)
+
+
+def test_padding_is_no_answer_and_no_difference() -> None:
+    def noisy_padding(batch):
+        noise = 1000.0 * (1 - batch["attention_mask"])
+        return tuple(array + noise.astype(np.float32) for array in spans(batch))
+
+    parity = check_parity(spans, noisy_padding, parity_batches(FEATURES, 0, max_length=32), atol=0.0)
+    assert parity.argmax_agreement == 1.0
+
+
+def test_label_width_that_equals_the_batch_width_is_no_span() -> None:
+    """Two labels and two tokens: the second label is not padding of the second token."""
+    batch = {"input_ids": np.ones((1, 2), np.int64), "attention_mask": np.array([[1, 0]])}
+
+    def one(batch):
+        return (np.array([[0.0, 1.0]], np.float32),)
+
+    def other(batch):
+        return (np.array([[0.0, 2.0]], np.float32),)
+
+    assert check_parity(one, other, [batch]).max_abs == 1.0
+
+
+def test_scores_agree_within_a_quarter() -> None:
+    def score(offset: float):
+        return lambda batch: (np.full((len(batch["input_ids"]), 1), offset, np.float32),)
+
+    batches = parity_batches(FEATURES, 0)
+    assert check_parity(score(1.0), score(1.2), batches).argmax_agreement == 1.0
+    assert check_parity(score(1.0), score(1.3), batches).argmax_agreement == 0.0
+
+
+def test_other_shape_is_an_error() -> None:
+    with pytest.raises(ParityError, match="shapes"):
+        check_parity(classifier, lambda batch: (classifier(batch)[0][:, :1],), parity_batches(FEATURES, 0))

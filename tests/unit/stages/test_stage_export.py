@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The export stage on a tiny sparse BERT and real demo text: contents, contract, parity, refusals."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+from sparse_deploy import checkpoint as checkpoints
+from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.config.loader import recipe_from_mapping
+from sparse_deploy.config.schema import Int8Mode, Recipe
+from sparse_deploy.data.demo_text import demo_rows
+from sparse_deploy.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    ParityError,
+    PatternMismatchError,
+    SparsityLostError,
+)
+from sparse_deploy.export import openvino
+from sparse_deploy.graph import weights
+from sparse_deploy.graph.model_file import load_onnx
+from sparse_deploy.stages.export import export_deployment
+
+MODEL_FILES = ("model.onnx", "openvino_model.xml", "model_int8.onnx", "openvino_model_int8.xml")
+
+
+def make_checkpoint(folder: Path, **changes: object) -> Path:
+    """A tiny classifier whose encoder holds 4x1 blocks of zeros, 75 % of all."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials)
+    tokenizer.train_from_iterator((row["sentence"] for row in demo_rows("train")[:300]), trainer)
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=64, max_position_embeddings=64, initializer_range=0.4, **changes,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 and "encoder" in name:
+                rows, columns = parameter.shape
+                blocks = torch.rand(rows // 4, columns) < 0.75
+                parameter[blocks.repeat_interleave(4, 0)] = 0
+    model.save_pretrained(folder)
+    return folder
+
+
+def recipe(**changes: object) -> Recipe:
+    data = {
+        "name": "tiny",
+        "task": "demo",
+        "model": {"name_or_path": "unused"},
+        "data": {"max_length": 64},
+        "sparsity": {"mode": "lock", "pattern": "4x1", "target": 0.74},
+        "quantization": {"calibration_samples": 16},
+        "export": {"int8_agreement": 0.7},
+    }
+    return recipe_from_mapping(data | changes, "test")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def deployment(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("out") / "deployment"
+    export_deployment(str(source), recipe(), output)
+    return output
+
+
+def test_folder_is_whole(deployment: Path, source: Path) -> None:
+    manifest = load_manifest(deployment, "deployment")
+    present = {path.name for path in deployment.iterdir()}
+    assert present >= {*MODEL_FILES, "openvino_model.bin", "openvino_model_int8.bin", "config.json", "tokenizer.json"}
+    assert present - {"manifest.json"} == {record.path for record in manifest.files}
+    assert (deployment / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert not list(deployment.parent.glob(".*partial"))
+
+
+def test_every_file_keeps_every_zero(deployment: Path, source: Path) -> None:
+    required = checkpoints.zero_masks(source, recipe().sparsity.exclude)
+    assert len(required) == 12
+    for name in MODEL_FILES:
+        read = weights.read_zero_masks if name.endswith(".onnx") else openvino.read_zero_masks
+        found = read(deployment / name)
+        for tensor, mask in required.items():
+            assert (found[tensor] | ~mask).all(), (name, tensor)
+            if "int8" not in name:
+                np.testing.assert_array_equal(found[tensor], mask)
+
+
+def test_manifest_records_all_files_alike(deployment: Path) -> None:
+    manifest = load_manifest(deployment, "deployment")
+    assert set(manifest.sparsity) == {"model.safetensors", *MODEL_FILES}
+    fingerprints = {
+        name: {tensor.name: (tensor.mask_sha256, tensor.required_zeros, tensor.pattern) for tensor in record.tensors}
+        for name, record in manifest.sparsity.items()
+    }
+    assert all(fingerprint == fingerprints["model.safetensors"] for fingerprint in fingerprints.values())
+    assert {pattern for _, _, pattern in fingerprints["model.onnx"].values()} == {"block 4x1"}
+    assert manifest.details["parity"]["model.onnx"]["max_abs"] <= recipe().export.atol
+    assert manifest.details["calibration"]["examples"] == 16
+
+
+def test_int8_weights_are_stored_as_int8(deployment: Path) -> None:
+    stored = {weight.name: weight for weight in weights.read_weights(load_onnx(deployment / "model_int8.onnx"))}
+    prunable = [weight for name, weight in stored.items() if "encoder" in name]
+    assert len(prunable) == 12
+    assert all(weight.values.dtype == np.int8 and not weight.zero_point.any() for weight in prunable)
+
+
+def test_plain_runtimes_take_the_folder(deployment: Path) -> None:
+    import onnxruntime
+    import openvino as ov
+
+    batch = {name: np.ones((2, 5), np.int64) for name in ("input_ids", "attention_mask", "token_type_ids")}
+    onnx_answer = onnxruntime.InferenceSession(deployment / "model.onnx").run(["logits"], batch)[0]
+    compiled = ov.Core().compile_model(deployment / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    np.testing.assert_allclose(compiled(batch)["logits"], onnx_answer, atol=1e-4)
+
+
+def refused(source: Path, tmp_path: Path, settings: Recipe, error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        export_deployment(str(source), settings, tmp_path / "out", int8=Int8Mode.NONE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrong_task_is_refused(source: Path, tmp_path: Path) -> None:
+    refused(source, tmp_path, recipe(task="squad"), ConfigError, "ForQuestionAnswering")
+    refused(source, tmp_path, recipe(task="mnli"), ConfigError, "expected 3 output")
+
+
+def test_missing_pattern_is_refused(source: Path, tmp_path: Path) -> None:
+    promise = {"mode": "lock", "pattern": "1x4", "target": 0.7}
+    refused(source, tmp_path, recipe(sparsity=promise), PatternMismatchError, "block 1x4")
+
+
+def test_truncated_weights_are_refused(source: Path, tmp_path: Path) -> None:
+    damaged = shutil.copytree(source, tmp_path / "damaged")
+    whole = (damaged / "model.safetensors").read_bytes()
+    (damaged / "model.safetensors").write_bytes(whole[:-100])
+    (tmp_path / "work").mkdir()
+    refused(damaged, tmp_path / "work", recipe(), CheckpointError, "truncated")
+
+
+def test_broken_parity_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    refused(source, tmp_path, recipe(export={"atol": 1e-12}), ParityError, "model.onnx")
+
+
+def test_a_lost_zero_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def revive(path: Path) -> dict[str, np.ndarray]:
+        masks = dict(original(path))
+        name = next(name for name in masks if "encoder" in name)
+        masks[name] = masks[name].copy()
+        masks[name][tuple(axis[0] for axis in np.nonzero(masks[name]))] = False
+        return masks
+
+    original = openvino.read_zero_masks
+    monkeypatch.setattr(openvino, "read_zero_masks", revive)
+    refused(source, tmp_path, recipe(), SparsityLostError, "openvino_model.xml.*1 pruned weights came back")
+
+
+def test_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_bytes(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    refused(source, tmp_path, recipe(), ArtifactError, "disk is full")
+
+
+def test_sharded_checkpoint_becomes_one_file(source: Path, tmp_path: Path) -> None:
+    model = BertForSequenceClassification.from_pretrained(source)
+    sharded = shutil.copytree(source, tmp_path / "sharded", ignore=shutil.ignore_patterns("model.safetensors"))
+    model.save_pretrained(sharded, max_shard_size="50KB")
+    settings = recipe(export={"openvino": False})
+    manifest = export_deployment(str(sharded), settings, tmp_path / "out", int8=Int8Mode.NONE)
+    assert [record.path for record in manifest.files if record.path.endswith(".safetensors")] == ["model.safetensors"]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 32
