@@ -148,12 +148,11 @@ def seal(staging: Path, manifest: Manifest) -> Manifest:
     """
     files = []
     for path in sorted(p for p in staging.rglob("*") if p.is_file()):
+        path.chmod(0o644)  # safetensors and tempfile write 0600; a container runs as another user
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         files.append(
-            FileRecord(
-                path=path.relative_to(staging).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path)
-            )
+            FileRecord(path=path.relative_to(staging).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))
         )
     whole = manifest.model_copy(
         update={

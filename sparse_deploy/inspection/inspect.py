@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inspection of a checkpoint, an ONNX file, an OpenVINO IR or a whole deployment: its zeros, and what they are worth.
+
+The zeros that count are those of the contract: where a manifest lies in or beside what is inspected, its record says
+which are required, and a missing one is an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, load_manifest
+from sparse_deploy.checkpoint import resolve_checkpoint
+from sparse_deploy.config.schema import DEFAULT_EXCLUDE
+from sparse_deploy.errors import ArtifactError, ConfigError, SparsityLostError
+from sparse_deploy.inspection.benefit import Finding, assess_runtimes, sparse_operators_installed
+from sparse_deploy.inspection.readers import ModelContent, read_checkpoint, read_onnx, read_openvino
+from sparse_deploy.machine import Machine, describe_machine
+from sparse_deploy.sparsity.mask import assert_zeros_kept, mask_sha256
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord, prunable_names, record_masks
+
+CHECKPOINT_WEIGHTS = "model.safetensors"
+Format = Literal["PyTorch", "ONNX", "OpenVINO"]
+Kind = Literal["checkpoint", "onnx", "openvino", "deployment"]
+# In the order in which they are reported.
+MODEL_FILES: dict[str, Format] = {".safetensors": "PyTorch", ".onnx": "ONNX", ".xml": "OpenVINO"}
+
+
+class InspectedFile(BaseModel):
+    """One model file.
+
+    Attributes:
+        path: relative to the inspected folder, or the file's name.
+        format: whose format it is.
+        bytes: size of its weight files.
+        weight_types: types of its prunable weights.
+        record: per tensor, the required zeros and the stored ones.
+        required_zeros: zeros that the contract demands, of all tensors; without a contract all stored ones.
+        rounded_zeros: stored zeros beyond those: weights that INT8 rounded to zero.
+        sparsity_of_prunable: required zeros over the weights of the prunable tensors.
+        sparsity_of_model: required zeros over all parameters of the file.
+        left_out: matrices that the exclusion list keeps out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    format: Format
+    bytes: int
+    weight_types: tuple[str, ...]
+    record: SparsityRecord
+    required_zeros: int
+    rounded_zeros: int
+    sparsity_of_prunable: float
+    sparsity_of_model: float
+    left_out: tuple[str, ...]
+
+
+class Inspection(BaseModel):
+    """What was found.
+
+    Attributes:
+        path: as the user gave it.
+        kind: what it is.
+        contract: whether a manifest says which zeros are required; where false, all stored zeros count.
+        files: its model files.
+        findings: what each runtime does with the zeros on this machine.
+        machine: this machine.
+        exclude: names that were left out.
+        warnings: what the reader should know.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    path: str
+    kind: Kind
+    contract: bool
+    files: tuple[InspectedFile, ...]
+    findings: tuple[Finding, ...]
+    machine: Machine
+    exclude: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def inspect_path(path: str, *, exclude: tuple[str, ...] | None = None, machine: Machine | None = None) -> Inspection:
+    """Inspect a checkpoint, an ONNX file, an OpenVINO IR or a deployment.
+
+    Args:
+        path: folder, ``.onnx`` or ``.xml`` file, ``package:NAME/PATH`` or hub id.
+        exclude: tensors whose name holds one of these are left out; when omitted, those of the manifest's recipe, or
+            :data:`DEFAULT_EXCLUDE`.
+        machine: whose CPU the findings are about; this one when omitted.
+
+    Raises:
+        ConfigError: nothing there, or a file of another kind.
+        CheckpointError: incomplete or unsafe checkpoint.
+        ArtifactError: damaged file, altered or unfinished deployment.
+        SparsityLostError: a file lacks a zero that the manifest requires.
+    """
+    kind, folder, names, manifest = _locate(path)
+    exclude = exclude if exclude is not None else _recorded_exclude(manifest)
+    contents = {name: _read(folder / name, exclude) for name in names}
+    required, warnings = _required_masks(manifest, contents, folder, exclude)
+    machine = machine or describe_machine()
+    return Inspection(
+        path=path,
+        kind=kind,
+        contract=required is not None,
+        files=tuple(_inspect_file(name, content, required) for name, content in contents.items()),
+        findings=assess_runtimes(
+            machine.flags,
+            {name: content.facts for name, content in contents.items()},
+            sparse_operators=sparse_operators_installed(),
+        ),
+        machine=machine,
+        exclude=exclude,
+        warnings=warnings,
+    )
+
+
+def _locate(path: str) -> tuple[Kind, Path, list[str], Manifest | None]:
+    """What a path is: its kind, its folder, the model files in it, and the manifest that speaks for them."""
+    local = Path(path).expanduser()
+    if local.is_file() or (local.suffix in MODEL_FILES and not local.is_dir()):
+        return _kind_of_file(local), local.parent, [local.name], _neighbours_manifest(local)
+    manifest = load_manifest(local) if (local / MANIFEST_NAME).is_file() else None
+    if manifest is not None and manifest.kind == "deployment":
+        return "deployment", local, _model_files(local, manifest), manifest
+    return "checkpoint", resolve_checkpoint(path).folder, [CHECKPOINT_WEIGHTS], manifest
+
+
+def _kind_of_file(path: Path) -> Literal["onnx", "openvino"]:
+    if path.suffix == ".onnx":
+        return "onnx"
+    if path.suffix == ".xml":
+        return "openvino"
+    raise ConfigError(
+        f"{path}: expected a checkpoint folder, a deployment folder, an .onnx file or an .xml file; found a file with "
+        f"suffix {path.suffix!r}. For weights give the folder that holds them."
+    )
+
+
+def _read(path: Path, exclude: tuple[str, ...]) -> ModelContent:
+    if path.suffix == ".onnx":
+        return read_onnx(path, exclude)
+    if path.suffix == ".xml":
+        return read_openvino(path, exclude)
+    return read_checkpoint(path.parent, exclude)
+
+
+def _model_files(folder: Path, manifest: Manifest) -> list[str]:
+    """The model files of a deployment: PyTorch, ONNX, OpenVINO, each FP32 before INT8."""
+    order = list(MODEL_FILES)
+    paths = [Path(record.path) for record in manifest.files if Path(record.path).suffix in order]
+    if not paths:
+        raise ArtifactError(f"{folder}: the deployment holds no model file; export it again")
+    return [path.as_posix() for path in sorted(paths, key=lambda path: (order.index(path.suffix), path.stem))]
+
+
+def _recorded_exclude(manifest: Manifest | None) -> tuple[str, ...]:
+    recorded = manifest.recipe.get("sparsity", {}).get("exclude") if manifest else None
+    return DEFAULT_EXCLUDE if recorded is None else tuple(str(part) for part in recorded)
+
+
+def _neighbours_manifest(file: Path) -> Manifest | None:
+    """The manifest of the deployment that a lone file belongs to."""
+    if not (file.parent / MANIFEST_NAME).is_file():
+        return None
+    manifest = load_manifest(file.parent, verify=False)
+    return manifest if file.name in {record.path for record in manifest.files} else None
+
+
+def _required_masks(
+    manifest: Manifest | None, contents: Mapping[str, ModelContent], folder: Path, exclude: tuple[str, ...]
+) -> tuple[dict[str, BoolArray] | None, tuple[str, ...]]:
+    """The masks that the contract demands, with warnings; None without a contract.
+
+    The manifest holds counts and fingerprints. The masks themselves are those of any file whose zeros have the
+    recorded fingerprint; FP32 files do.
+    """
+    if manifest is None or not manifest.sparsity:
+        return None, ()
+    records = {tensor.name: tensor for record in manifest.sparsity.values() for tensor in record.tensors}
+    sources = [content.masks for content in contents.values()]
+    if CHECKPOINT_WEIGHTS not in contents and (folder / CHECKPOINT_WEIGHTS).is_file():
+        sources.append(read_checkpoint(folder, exclude).masks)
+    required: dict[str, BoolArray] = {}
+    unproven = []
+    for name in prunable_names(records, exclude):
+        candidates = [masks[name] for masks in sources if name in masks]
+        if not candidates and not records[name].required_zeros:
+            continue
+        found = next((mask for mask in candidates if mask_sha256(mask) == records[name].mask_sha256), None)
+        if found is None:
+            found = _fewest_zeros(records[name], candidates)
+            unproven.append(name)
+        required[name] = found
+    if not unproven:
+        return required, ()
+    return required, (
+        f"{len(unproven)} tensors (first: {unproven[0]}): no file here holds exactly the zeros that the manifest "
+        f"requires; their number was checked, their places were not",
+    )
+
+
+def _fewest_zeros(record: TensorRecord, candidates: Sequence[BoolArray]) -> BoolArray:
+    fewest = min(candidates, key=np.count_nonzero, default=None)
+    count = 0 if fewest is None else int(fewest.sum())
+    if fewest is None or count < record.required_zeros:
+        raise SparsityLostError("inspect", record.name, before=record.required_zeros, after=count)
+    return fewest
+
+
+def _inspect_file(name: str, content: ModelContent, required: Mapping[str, BoolArray] | None) -> InspectedFile:
+    masks = content.masks
+    if required is not None:
+        assert_zeros_kept(name, required, masks)
+    record = record_masks(masks, {**masks, **(required or {})}, model_parameters=content.parameters)
+    required_zeros = sum(tensor.required_zeros for tensor in record.tensors)
+    prunable = sum(tensor.numel for tensor in record.tensors)
+    return InspectedFile(
+        path=name,
+        format=MODEL_FILES[Path(name).suffix],
+        bytes=content.bytes,
+        weight_types=tuple(sorted({fact.weight_type for fact in content.facts})),
+        record=record,
+        required_zeros=required_zeros,
+        rounded_zeros=record.zeros - required_zeros,
+        sparsity_of_prunable=required_zeros / prunable if prunable else 0.0,
+        sparsity_of_model=required_zeros / content.parameters if content.parameters else 0.0,
+        left_out=content.left_out,
+    )

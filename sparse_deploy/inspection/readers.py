@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Zero masks and data types of one model file, the same for every format: parameter names and shapes of PyTorch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sparse_deploy import checkpoint
+from sparse_deploy.inspection.benefit import TensorFacts
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.statistics import prunable_names
+
+if TYPE_CHECKING:
+    import onnx_ir
+    import openvino
+
+FLOAT = "f32"
+ONNX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
+# Nodes between a quantized activation and its product that change no number.
+ONNX_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
+IR_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
+INT8_LEVELS = 256
+# Nodes between a stored weight and its product.
+ONNX_WEIGHT_STEPS = ("DequantizeLinear", "Transpose", "Cast", "CastLike", "Identity", "QuantizeLinear", "Clip")
+
+
+@dataclass(frozen=True)
+class ModelContent:
+    """What a model file holds.
+
+    Attributes:
+        masks: zero masks of the prunable tensors, ``[out, in]``, by parameter name, in the order of the layers.
+        facts: data types and zero shares of the same tensors.
+        left_out: matrices that the exclusion list keeps out.
+        parameters: number of all parameters.
+        bytes: size of the weight files.
+    """
+
+    masks: dict[str, BoolArray]
+    facts: tuple[TensorFacts, ...]
+    left_out: tuple[str, ...]
+    parameters: int
+    bytes: int
+
+
+def read_checkpoint(folder: Path, exclude: tuple[str, ...]) -> ModelContent:
+    """Read a safetensors checkpoint.
+
+    Raises:
+        CheckpointError: see :func:`sparse_deploy.checkpoint.weight_files`.
+    """
+    shards = checkpoint.weight_files(folder)
+    types = {name: entry["dtype"] for shard in shards for name, entry in checkpoint.read_header(shard).items()}
+    every = checkpoint.zero_masks(folder, ())
+    return _content(
+        every,
+        {name: (types[name].lower(), FLOAT) for name in every},
+        exclude,
+        parameters=checkpoint.parameter_count(folder),
+        paths=shards,
+    )
+
+
+def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
+    """Read an ONNX file: transposed weights turned back, zeros equal to their zero point, shared weights once.
+
+    Raises:
+        ConfigError: no such file.
+        ArtifactError: not a readable ONNX file.
+    """
+    from sparse_deploy.graph.model_file import load_onnx
+    from sparse_deploy.graph.weights import constants, parameter_count, read_weights
+
+    model = load_onnx(path)
+    weights = read_weights(model)
+    stored = {value.name: value for value, _ in constants(model)}
+    types = {w.name: (_short_type(w.values.dtype.name), _onnx_activation(stored[w.initializer])) for w in weights}
+    masks = {w.name: w.zero_mask() for w in weights}
+    return _content(masks, types, exclude, parameters=parameter_count(model), paths=[path])
+
+
+def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
+    """Read an OpenVINO IR.
+
+    Raises:
+        ConfigError: no such file.
+        ArtifactError: not a readable IR.
+    """
+    from sparse_deploy.export.openvino import parameter_count, read_weights_of_ir
+
+    weights = read_weights_of_ir(path)
+    types = {weight.name: (weight.stored_type, _ir_activation(weight.activation)) for weight in weights}
+    masks = {weight.name: weight.zeros for weight in weights}
+    return _content(masks, types, exclude, parameters=parameter_count(path), paths=[path, path.with_suffix(".bin")])
+
+
+def _content(
+    every: dict[str, BoolArray],
+    types: dict[str, tuple[str, str]],
+    exclude: tuple[str, ...],
+    *,
+    parameters: int,
+    paths: list[Path],
+) -> ModelContent:
+    names = sorted(prunable_names(every, exclude), key=checkpoint.natural_order)
+    masks = {name: every[name] for name in names}
+    return ModelContent(
+        masks=masks,
+        facts=tuple(
+            TensorFacts(
+                name=name,
+                shape=(mask.shape[0], mask.shape[1]),
+                zero_share=float(mask.mean()) if mask.size else 0.0,
+                weight_type=types[name][0],
+                activation_type=types[name][1],
+            )
+            for name, mask in masks.items()
+        ),
+        left_out=tuple(sorted(set(every) - set(names), key=checkpoint.natural_order)),
+        parameters=parameters,
+        bytes=sum(path.stat().st_size for path in paths),
+    )
+
+
+def _short_type(numpy_name: str) -> str:
+    """``int8`` to ``i8``, as OpenVINO and safetensors write it."""
+    return numpy_name.replace("bfloat", "bf").replace("float", "f").replace("uint", "u").replace("int", "i")
+
+
+def _onnx_activation(weight: "onnx_ir.Value") -> str:
+    """Type in which OpenVINO would multiply this weight's activations: see :class:`TensorFacts`.
+
+    Only QDQ with a stored scale counts. OpenVINO 2026.4 runs MatMulInteger behind DynamicQuantizeLinear as an FP32
+    product (seen in its execution graph).
+    """
+    for product, index in _products(weight):
+        value = product.inputs[1 - index]
+        producer = value.producer() if value is not None else None
+        while producer is not None and producer.op_type in ONNX_MOVES:
+            value = producer.inputs[0]
+            producer = value.producer() if value is not None else None
+        if producer is None or producer.op_type != "DequantizeLinear" or producer.inputs[0] is None:
+            return FLOAT
+        quantized = producer.inputs[0].dtype or _zero_point_type(producer)
+        return _short_type(quantized.name.lower()) if quantized is not None else FLOAT
+    return FLOAT
+
+
+def _products(weight: "onnx_ir.Value") -> "Iterator[tuple[onnx_ir.Node, int]]":
+    """The matrix products that use a stored weight, with the input that it takes."""
+    for node, index in weight.uses():
+        if node.op_type in ONNX_PRODUCTS and index < 2:
+            yield node, index
+        elif node.op_type in ONNX_WEIGHT_STEPS and index == 0:
+            yield from _products(node.outputs[0])
+
+
+def _zero_point_type(dequantize: "onnx_ir.Node") -> "onnx_ir.DataType | None":
+    """Type of a quantized value from its zero point, for files without value_info."""
+    zero_point = dequantize.inputs[2] if len(dequantize.inputs) > 2 else None
+    if zero_point is None:
+        return None
+    if zero_point.dtype is not None:
+        return zero_point.dtype
+    return zero_point.const_value.dtype if zero_point.const_value is not None else None
+
+
+def _ir_activation(node: "openvino.Node | None") -> str:
+    """As :func:`_onnx_activation`: in an IR a FakeQuantize stands for the QDQ pair.
+
+    OpenVINO 2026.4 makes it i8 where the range is that of a signed byte with zero point 0, u8 elsewhere (seen in its
+    execution graph).
+    """
+    while node is not None and node.get_type_name() in IR_MOVES:
+        node = node.input_value(0).get_node()
+    if node is None or node.get_type_name() != "FakeQuantize" or node.get_attributes()["levels"] > INT8_LEVELS:
+        return FLOAT
+    low, high = (node.input_value(index).get_node() for index in (1, 2))
+    if low.get_type_name() != "Constant" or high.get_type_name() != "Constant":
+        return FLOAT
+    low, high = np.asarray(low.data, np.float64), np.asarray(high.data, np.float64)
+    return "i8" if np.allclose(low / high, -128 / 127) else "u8"

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verdicts on recorded CPUs: what each runtime does with zeros, and which of OpenVINO's conditions fails where."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparse_deploy.inspection.benefit import (
+    SPARSE_RATE_PROPERTY,
+    TensorFacts,
+    Verdict,
+    assess_openvino,
+    assess_runtimes,
+    sparse_operators_installed,
+)
+
+HASWELL = {"avx2", "fma"}
+ZEN4 = HASWELL | {"avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16"}
+SAPPHIRE_RAPIDS = ZEN4 | {"avx_vnni", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"}
+
+
+def tensor(share=0.7, shape=(384, 1536), weight="i8", activation="u8", name="encoder.w"):
+    return TensorFacts(name=name, shape=shape, zero_share=share, weight_type=weight, activation_type=activation)
+
+
+@pytest.mark.parametrize(("flags", "lacking"), [(HASWELL, "amx_tile"), (ZEN4, "amx_int8")], ids=["Haswell", "Zen 4"])
+def test_without_amx_the_switch_has_no_effect(flags, lacking):
+    finding = assess_openvino(flags, [tensor(), tensor(0.75)])
+    assert finding.verdict is Verdict.NO_EFFECT
+    assert "lacks AMX" in finding.explanation
+    assert "no effect here" in finding.explanation
+    assert "2 of 2 sparse tensors of the file would qualify" in finding.explanation
+    amx = next(c for c in finding.conditions if "AMX" in c.text)
+    assert not amx.holds
+    assert lacking in amx.found
+    assert (finding.tensors_ready, finding.suggested_rate) == (2, None)
+
+
+def test_sapphire_rapids_with_int8_qualifies_at_the_lowest_zero_share():
+    finding = assess_openvino(SAPPHIRE_RAPIDS, [tensor(0.8049), tensor(0.79999), tensor(0.0, name="dense")])
+    assert finding.verdict is Verdict.WITH_SETTING
+    assert (finding.tensors_ready, finding.tensors_sparse, finding.suggested_rate) == (2, 2, 0.79)
+    assert f"{SPARSE_RATE_PROPERTY} to 0.79" in finding.explanation
+    assert [c.holds for c in finding.conditions] == [False, True, True, True, True]  # off until it is set
+
+
+@pytest.mark.parametrize("missing", ["amx_tile", "amx_int8", "amx_bf16", "avx512_fp16"])
+def test_each_amx_flag_is_needed(missing):
+    finding = assess_openvino(SAPPHIRE_RAPIDS - {missing}, [tensor()])
+    assert finding.verdict is Verdict.NO_EFFECT
+    assert f"(no {missing})" in finding.explanation
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        (tensor(weight="f32", activation="f32"), "the file is not INT8"),
+        (tensor(activation="f32"), "found f32"),
+        (tensor(weight="u8"), "weights are stored as i8: 0 of 1 sparse tensors; found u8"),
+        (tensor(shape=(312, 1200)), "multiples of 64: 0 of 1 sparse tensors; found 312x1200"),
+        (tensor(shape=(64, 65)), "64x65"),
+        (tensor(shape=(65, 64)), "65x64"),
+    ],
+    ids=["FP32", "weight-only INT8", "unsigned weights", "TinyBERT", "one side", "other side"],
+)
+def test_condition_on_the_model_that_fails_is_named(facts, reason):
+    finding = assess_openvino(SAPPHIRE_RAPIDS, [facts])
+    assert finding.verdict is Verdict.NO_EFFECT
+    assert reason in finding.explanation
+    assert "AMX" not in finding.explanation
+    assert (finding.tensors_ready, finding.tensors_sparse) == (0, 1)
+
+
+def test_each_condition_met_by_another_tensor_is_still_no_effect():
+    finding = assess_openvino(
+        SAPPHIRE_RAPIDS, [tensor(activation="f32"), tensor(shape=(312, 312)), tensor(weight="u8")]
+    )
+    assert all(c.holds for c in finding.conditions[1:])
+    assert finding.verdict is Verdict.NO_EFFECT
+    assert "all conditions on one tensor" in finding.explanation
+
+
+def test_both_reasons_are_given_for_fp32_on_a_cpu_without_amx():
+    explanation = assess_openvino(ZEN4, [tensor(weight="f32", activation="f32")]).explanation
+    assert "lacks AMX" in explanation
+    assert "not INT8" in explanation
+    assert "would qualify" not in explanation
+
+
+@pytest.mark.parametrize("facts", [[], [tensor(0.0), tensor(0.02)]], ids=["no tensors", "rounding zeros only"])
+def test_dense_file(facts):
+    finding = assess_openvino(SAPPHIRE_RAPIDS, facts)
+    assert finding.verdict is Verdict.NO_EFFECT
+    assert "No tensor holds enough zeros" in finding.explanation
+
+
+@given(
+    flags=st.sets(st.sampled_from(sorted(SAPPHIRE_RAPIDS))),
+    facts=st.lists(
+        st.builds(
+            tensor,
+            share=st.floats(0, 1),
+            shape=st.sampled_from([(64, 64), (384, 1536), (312, 312)]),
+            weight=st.sampled_from(["f32", "i8", "u8"]),
+            activation=st.sampled_from(["f32", "u8", "i8"]),
+        ),
+        max_size=4,
+    ),
+)
+def test_verdict_agrees_with_the_conditions(flags, facts):
+    finding = assess_openvino(flags, facts)
+    amx = {"amx_tile", "amx_int8", "amx_bf16", "avx512_fp16"} <= flags
+    ready = [
+        t for t in facts
+        if t.zero_share >= 0.05 and t.shape != (312, 312) and t.weight_type == "i8" and t.activation_type != "f32"
+    ]  # fmt: skip
+    assert finding.tensors_ready == len(ready)
+    assert (finding.verdict is Verdict.WITH_SETTING) == (amx and bool(ready))
+    if finding.suggested_rate is not None:
+        assert finding.suggested_rate < 1.0
+        assert all(t.zero_share >= finding.suggested_rate for t in ready)
+
+
+def test_every_runtime_answers_and_openvino_for_each_file():
+    findings = assess_runtimes(ZEN4, {"a.onnx": [tensor()], "b.xml": [tensor()]}, sparse_operators=False)
+    assert [(f.runtime, f.file) for f in findings] == [
+        ("PyTorch", ""), ("ONNX Runtime", ""), ("OpenVINO", "a.onnx"), ("OpenVINO", "b.xml"),
+        ("sparse-deploy operators", ""), ("file size", ""),
+    ]  # fmt: skip
+    assert {f.verdict for f in findings} == {Verdict.NO_EFFECT}
+
+
+def test_installed_operators_are_not_judged_here():
+    operators = assess_runtimes(ZEN4, {}, sparse_operators=True)[2]
+    assert operators.verdict is Verdict.NOT_JUDGED
+    assert "sparse-deploy bench" in operators.explanation
+
+
+def test_operators_are_found_only_as_a_real_package(tmp_path, monkeypatch):
+    monkeypatch.setattr("sparse_deploy.__path__", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "sparse_deploy.kernels", raising=False)
+    (tmp_path / "kernels").mkdir()
+    assert not sparse_operators_installed()  # a folder that a build left behind
+    (tmp_path / "kernels" / "__init__.py").write_text("")
+    assert sparse_operators_installed()
