@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.config import recipe_from_mapping
 from sparse_deploy.data.tasks import Task, TaskKind, get_task
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.runtimes import get_runtime
@@ -66,6 +67,27 @@ LIBRARIES = (
     # one, and transformers imports it wherever it is installed.
     Library("optimum-intel", ("optimum-intel==2.2.0",), "openvino", removed=("torchvision",)),
 )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What is asked: texts of a task's form, cut to the window of the deployment."""
+
+    task: Task
+    max_length: int
+
+    def batches(self) -> list[list[list[str]]]:
+        """Batches as tokenizer arguments: lists of first texts, and of second texts where the task has pairs."""
+        if self.task.kind is TaskKind.QUESTION_ANSWERING:
+            contexts = [" ".join(SENTENCES)] * len(QUESTIONS)
+            return [[list(QUESTIONS), contexts], [[QUESTIONS[0]], [SENTENCES[1]]]]
+        if len(self.task.text_columns) == 2:
+            return [[list(SENTENCES), list(SENTENCES[::-1])], [[SENTENCES[2]], [SENTENCES[5]]]]
+        return [[list(SENTENCES)], [[SENTENCES[2]]]]
+
+    def tokenizer_arguments(self) -> dict[str, Any]:
+        """How both sides tokenize."""
+        return {"padding": True, "truncation": True, "max_length": self.max_length}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -132,26 +154,26 @@ def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
     Raises:
         SparseDeployError: not a whole deployment.
     """
-    task = get_task(load_manifest(folder, "deployment").task)
+    manifest = load_manifest(folder, "deployment")
+    texts = _Texts(get_task(manifest.task), recipe_from_mapping(manifest.recipe, str(folder)).data.max_length)
     for library in LIBRARIES:
         files = get_runtime(library.runtime).files
         for precision, file in files.items():
             # The FP32 file is opened without its name too: Optimum must find it by itself.
             for named in (None, file) if precision == "fp32" else (file,):
                 if (folder / file).is_file():
-                    yield _compare(library, pythons[library.name], folder, task, precision, named)
+                    yield _compare(library, pythons[library.name], folder, texts, precision, named)
 
 
 def _compare(
-    library: Library, python: Path, folder: Path, task: Task, precision: str, file: str | None
+    library: Library, python: Path, folder: Path, texts: _Texts, precision: str, file: str | None
 ) -> tuple[str, bool]:
     title = f"{library.name}, {file or 'default file'}"
-    batches = _batches(task)
-    answer, problem = _probe(library, python, folder, task, file, batches)
+    answer, problem = _probe(library, python, folder, texts, file)
     if answer is None:
         return f"{title}: {problem}", False
     worst = 0.0
-    for ours, theirs in zip(_our_answers(library, folder, precision, batches), answer["batches"], strict=True):
+    for ours, theirs in zip(_our_answers(library, folder, precision, texts), answer["batches"], strict=True):
         if ours["input_ids"] != theirs["input_ids"]:
             return f"{title}: its tokenizer gives other input ids than ours", False
         pairs = zip(ours["outputs"], theirs["outputs"], strict=True)
@@ -162,16 +184,17 @@ def _compare(
 
 
 def _probe(
-    library: Library, python: Path, folder: Path, task: Task, file: str | None, batches: list[list[list[str]]]
+    library: Library, python: Path, folder: Path, texts: _Texts, file: str | None
 ) -> tuple[dict[str, Any] | None, str]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "answer.json"
         request = {
             "library": library.name,
-            "kind": task.kind.value,
+            "kind": texts.task.kind.value,
             "folder": str(folder.resolve()),
             "file": file,
-            "batches": batches,
+            "batches": texts.batches(),
+            "tokenizer_arguments": texts.tokenizer_arguments(),
             "answer": str(path),
         }
         settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -189,29 +212,18 @@ def _probe(
         return json.loads(path.read_text(encoding="utf-8")), ""
 
 
-def _our_answers(
-    library: Library, folder: Path, precision: str, batches: list[list[list[str]]]
-) -> Iterator[dict[str, Any]]:
+def _our_answers(library: Library, folder: Path, precision: str, texts: _Texts) -> Iterator[dict[str, Any]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     session = get_runtime(library.runtime).open(folder, precision, threads=1)
     try:
-        for batch in batches:
-            inputs = {name: np.asarray(ids, np.int64) for name, ids in tokenizer(*batch, padding=True).items()}
+        for batch in texts.batches():
+            encoded = tokenizer(*batch, **texts.tokenizer_arguments())
+            inputs = {name: np.asarray(ids, np.int64) for name, ids in encoded.items()}
             yield {"input_ids": inputs["input_ids"].tolist(), "outputs": session.run(inputs)}
     finally:
         session.close()
-
-
-def _batches(task: Task) -> list[list[list[str]]]:
-    """Batches as tokenizer arguments: lists of first texts, and of second texts where the task has pairs."""
-    if task.kind is TaskKind.QUESTION_ANSWERING:
-        contexts = [" ".join(SENTENCES)] * len(QUESTIONS)
-        return [[list(QUESTIONS), contexts], [[QUESTIONS[0]], [SENTENCES[1]]]]
-    if len(task.text_columns) == 2:
-        return [[list(SENTENCES), list(SENTENCES[::-1])], [[SENTENCES[2]], [SENTENCES[5]]]]
-    return [[list(SENTENCES)], [[SENTENCES[2]]]]
 
 
 def _requirements(library: Library) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ OUTPUTS = ("logits", "start_logits", "end_logits")
 
 
 def main() -> None:
-    """Answer one request: folder, file (None for the default one), library, kind, batches of texts, answer path."""
+    """Answer one request (written by ``check_optimum._probe``); a file of None means the default one."""
     from transformers import AutoTokenizer
 
     request = json.load(sys.stdin)
@@ -25,7 +25,7 @@ def main() -> None:
     model = open_model(request["library"], request["kind"], folder, request["file"])
     answers = []
     for batch in request["batches"]:
-        inputs = tokenizer(*batch, padding=True, return_tensors="pt")
+        inputs = tokenizer(*batch, **request["tokenizer_arguments"], return_tensors="pt")
         outputs = model(**inputs)
         answers.append(
             {
