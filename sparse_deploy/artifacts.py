@@ -221,7 +221,11 @@ def _publish(staging: Path, target: Path) -> None:
     if target.is_dir():
         retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".retired", dir=target.parent))
         target.replace(retired)
-        staging.rename(target)
+        try:
+            staging.rename(target)
+        except OSError:
+            retired.rename(target)
+            raise
         shutil.rmtree(retired, ignore_errors=True)
     else:
         staging.rename(target)
@@ -243,9 +247,18 @@ def _verify_file(folder: Path, record: FileRecord) -> None:
 
 
 def _write_error(target: Path, error: OSError) -> ArtifactError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ArtifactError(f"{target}: the disk is full ({error.strerror}); free some space. Nothing was written.")
+    # Native writers (OpenVINO's) report a full disk as a stream error without a number.
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and _free_bytes(target) < 1_000_000)
+    if full:
+        return ArtifactError(f"{target}: the disk is full; free some space. Nothing was written.")
     return ArtifactError(f"{target}: can't write: {error}. Nothing was written.")
+
+
+def _free_bytes(target: Path) -> int:
+    try:
+        return shutil.disk_usage(target.parent).free
+    except OSError:
+        return 0
 
 
 def _what(kind: ArtifactKind | None) -> str:

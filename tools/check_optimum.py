@@ -101,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pythons = {library.name: install(library) for library in LIBRARIES}
     failures = 0
     for folder in options.deployments:
-        for line, passed in check(folder, pythons):
+        results = list(check(folder, pythons)) or [("neither ONNX nor OpenVINO files here", False)]
+        for line, passed in results:
             sys.stdout.write(f"{'ok  ' if passed else 'FAIL'} {folder.name}: {line}\n")
             failures += not passed
     return int(failures > 0)
@@ -157,34 +158,36 @@ def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
     manifest = load_manifest(folder, "deployment")
     texts = _Texts(get_task(manifest.task), recipe_from_mapping(manifest.recipe, str(folder)).data.max_length)
     for library in LIBRARIES:
-        files = get_runtime(library.runtime).files
-        for precision, file in files.items():
-            # The FP32 file is opened without its name too: Optimum must find it by itself.
-            for named in (None, file) if precision == "fp32" else (file,):
-                if (folder / file).is_file():
-                    yield _compare(library, pythons[library.name], folder, texts, precision, named)
+        files = {file: precision for precision, file in get_runtime(library.runtime).files.items()}
+        present = [file for file in files if (folder / file).is_file()]
+        if not present:
+            continue
+        wanted = [None, *present]  # the FP32 file without its name too: Optimum must find it by itself
+        answer, problem = _probe(library, pythons[library.name], folder, texts, wanted)
+        if answer is None:
+            yield f"{library.name}: {problem}", False
+            continue
+        versions = ", ".join(f"{name} {number}" for name, number in answer["versions"].items())
+        for file, found in zip(wanted, answer["files"], strict=True):
+            precision = files[file] if file else "fp32"
+            words, passed = _compare(found, _our_answers(library, folder, precision, texts), ATOL[precision])
+            yield f"{versions}, {file or 'default file'}: {words}", passed
 
 
-def _compare(
-    library: Library, python: Path, folder: Path, texts: _Texts, precision: str, file: str | None
-) -> tuple[str, bool]:
-    title = f"{library.name}, {file or 'default file'}"
-    answer, problem = _probe(library, python, folder, texts, file)
-    if answer is None:
-        return f"{title}: {problem}", False
+def _compare(found: dict[str, Any], ours: Iterator[dict[str, Any]], atol: float) -> tuple[str, bool]:
+    if "problem" in found:
+        return found["problem"], False
     worst = 0.0
-    for ours, theirs in zip(_our_answers(library, folder, precision, texts), answer["batches"], strict=True):
-        if ours["input_ids"] != theirs["input_ids"]:
-            return f"{title}: its tokenizer gives other input ids than ours", False
-        pairs = zip(ours["outputs"], theirs["outputs"], strict=True)
-        worst = max(worst, *(float(np.abs(mine - np.asarray(other)).max()) for mine, other in pairs))
-    versions = ", ".join(f"{name} {number}" for name, number in answer["versions"].items())
-    passed = worst <= ATOL[precision]
-    return f"{title}: {answer['model_class']} ({versions}), max |logit - ours| {worst:.1e}", passed
+    for mine, theirs in zip(ours, found["batches"], strict=True):
+        if mine["input_ids"] != theirs["input_ids"]:
+            return "its tokenizer gives other input ids than ours", False
+        pairs = zip(mine["outputs"], theirs["outputs"], strict=True)
+        worst = max(worst, *(float(np.abs(logits - np.asarray(other)).max()) for logits, other in pairs))
+    return f"{found['model_class']}, max |logit - ours| {worst:.1e} (allowed {atol:g})", worst <= atol
 
 
 def _probe(
-    library: Library, python: Path, folder: Path, texts: _Texts, file: str | None
+    library: Library, python: Path, folder: Path, texts: _Texts, files: list[str | None]
 ) -> tuple[dict[str, Any] | None, str]:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "answer.json"
@@ -192,23 +195,22 @@ def _probe(
             "library": library.name,
             "kind": texts.task.kind.value,
             "folder": str(folder.resolve()),
-            "file": file,
+            "files": files,
             "batches": texts.batches(),
             "tokenizer_arguments": texts.tokenizer_arguments(),
             "answer": str(path),
         }
-        settings = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         done = subprocess.run(
             [str(python), str(PROBE)],
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            env={**os.environ, **settings},
+            env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
             check=False,
         )
         if done.returncode or not path.is_file():
-            lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-            return None, lines[-1]
+            lines = done.stderr.strip().splitlines()
+            return None, f"the probe ended with {done.returncode}: {lines[-1] if lines else 'no message'}"
         return json.loads(path.read_text(encoding="utf-8")), ""
 
 

@@ -85,7 +85,7 @@ def cli_page() -> str:
     return NOTICE + command_reference(app, "sparse-deploy") + "\n## Exit codes\n\n" + exit_code_table()
 
 
-def command_reference(app: Any, name: str) -> str:  # noqa: ANN401 - a typer.Typer; typer is imported only here
+def command_reference(app: Any, name: str) -> str:
     """Markdown of a Typer application: help, arguments and options of every command.
 
     Args:

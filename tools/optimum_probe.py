@@ -17,29 +17,34 @@ OUTPUTS = ("logits", "start_logits", "end_logits")
 
 def main() -> None:
     """Answer one request (written by ``check_optimum._probe``); a file of None means the default one."""
-    from transformers import AutoTokenizer
-
     request = json.load(sys.stdin)
-    folder = request["folder"]
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = open_model(request["library"], request["kind"], folder, request["file"])
-    answers = []
-    for batch in request["batches"]:
-        inputs = tokenizer(*batch, **request["tokenizer_arguments"], return_tensors="pt")
-        outputs = model(**inputs)
-        answers.append(
-            {
-                "input_ids": inputs["input_ids"].tolist(),
-                "outputs": [outputs[name].tolist() for name in OUTPUTS if name in outputs],
-            }
-        )
-    packages = (request["library"], "transformers")
-    versions = {package: importlib.metadata.version(package) for package in packages}
-    answer = {"versions": versions, "model_class": type(model).__name__, "batches": answers}
+    library = request["library"]
+    answer = {
+        "versions": {package: importlib.metadata.version(package) for package in (library, "transformers")},
+        "files": [answer_file(request, file) for file in request["files"]],
+    }
     Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
-def open_model(library: str, kind: str, folder: str, file: str | None) -> Any:  # noqa: ANN401 - Optimum has no types
+def answer_file(request: dict[str, Any], file: str | None) -> dict[str, Any]:
+    """Logits of all batches from one file, or the reason why there are none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(request["folder"])
+        model = open_model(request["library"], request["kind"], request["folder"], file)
+        answers = []
+        for batch in request["batches"]:
+            inputs = tokenizer(*batch, **request["tokenizer_arguments"], return_tensors="pt")
+            outputs = model(**inputs)
+            logits = [outputs[name].tolist() for name in OUTPUTS if name in outputs]
+            answers.append({"input_ids": inputs["input_ids"].tolist(), "outputs": logits})
+    except Exception as error:  # whatever Optimum raises is a finding, and the other files are still worth a look
+        return {"problem": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    return {"model_class": type(model).__name__, "batches": answers}
+
+
+def open_model(library: str, kind: str, folder: str, file: str | None) -> Any:
     """The Optimum model of a task over one file of the folder."""
     chosen = {} if file is None else {"file_name": file}
     if library == "optimum-onnx":

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sparse-deploy``: the commands, and the one place where errors become a line and an exit code."""
 
+import logging
 import os
 import sys
 import traceback
 from typing import Annotated, NoReturn
 
-import click
 import typer
 
 from sparse_deploy import __version__
@@ -17,10 +17,15 @@ from sparse_deploy.cli.finetune import finetune_command
 from sparse_deploy.cli.inspect import inspect_command
 from sparse_deploy.errors import ExitCode, SparseDeployError
 
+# Typer 0.29 carries its own copy of click, earlier ones use the package: the base of a public name fits both.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+# They warn at import about GPU kernels and PyTorch internals that nobody here can act on.
+_NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
+
 app = typer.Typer(
     name="sparse-deploy",
     help="Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -40,11 +45,15 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
     """Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(ExitCode.USAGE)
 
 
 def main() -> NoReturn:
@@ -64,15 +73,14 @@ def run(arguments: list[str]) -> int:
     Returns:
         The exit code (see :class:`sparse_deploy.errors.ExitCode`).
     """
+    for name in _NOISY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         code = app(arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as shown:
-        click.echo(shown.format_message())
+    except _UsageError as error:
+        _say(error.format_message())  # type: ignore[attr-defined]
         return ExitCode.USAGE
-    except click.ClickException as error:
-        _say(error.format_message())
-        return ExitCode.USAGE
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted; nothing half-written was left. An interrupted finetune resumes with the same command.")
         return ExitCode.INTERRUPTED
     except SparseDeployError as error:

@@ -7,21 +7,17 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
 
-from sparse_deploy.errors import CheckpointError, ConfigError, ExportError
+from sparse_deploy.errors import ExportError
 from sparse_deploy.graph.simplify import Simplify
 from sparse_deploy.graph.sparsity_check import run_passes
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-REGRESSION = "regression"
 QUESTION_ANSWERING = "question-answering"
-# Our task kinds in the words of Optimum's registry, which knows the model class of each.
-_OPTIMUM_TASKS = {"text-classification": "text-classification", REGRESSION: "text-classification"}
 
 
 class ExportableModel(torch.nn.Module):
@@ -70,47 +66,6 @@ def example_inputs() -> tuple[torch.Tensor, ...]:
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
     return ids, mask, torch.zeros_like(ids)
-
-
-def load_model(folder: Path, task_kind: str, *, allow_pickle: bool = False) -> torch.nn.Module:
-    """Load a checkpoint for a task: FP32, eval mode, eager attention (plain MatMul and Softmax in the graph).
-
-    Args:
-        folder: a resolved checkpoint.
-        task_kind: ``text-classification``, ``regression`` or ``question-answering``.
-        allow_pickle: accept ``pytorch_model.bin``; it is read with ``weights_only=True``.
-
-    Raises:
-        CheckpointError: the weights don't load, or lack a part of the model such as its head.
-        ConfigError: transformers has no model of this type for the task.
-    """
-    from optimum.exporters.tasks import TasksManager
-    from transformers.utils import logging as transformers_logging
-
-    auto = TasksManager.get_model_class_for_task(_OPTIMUM_TASKS.get(task_kind, task_kind))
-    transformers_logging.disable_progress_bar()
-    with quiet():
-        try:
-            model, report = auto.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation="eager",
-                use_safetensors=None if allow_pickle else True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except ValueError as error:
-            raise ConfigError(f"{folder}: no {task_kind} model of this type: {_one_line(error)}") from error
-        except Exception as error:  # safetensors and transformers raise classes of their own
-            raise CheckpointError(f"{folder}: the model can't be loaded: {_one_line(error)}; copy it again") from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{folder}: expected all weights of a {task_kind} model, {len(missing)} are missing (first: "
-            f"{missing[0]!r}); fine-tune first: sparse-deploy finetune -c RECIPE"
-        )
-    return model.eval()  # type: ignore[no-any-return]
 
 
 def to_onnx(

@@ -146,7 +146,7 @@ class _Export:
         """Copy the PyTorch source and its tokenizer, and check its zeros against the recipe."""
         self._progress("checkpoint")
         self._tokenizer = load_tokenizer(source.folder)
-        _copy_model(source.folder, self._staging, str(self._task.kind), allow_pickle=allow_pickle)
+        _copy_model(source.folder, self._staging, self._task.kind, allow_pickle=allow_pickle)
         self._tokenizer.save_pretrained(self._staging)
         if (source.folder / "vocab.txt").is_file():  # save_pretrained leaves it out; C++ tokenizers want it
             shutil.copyfile(source.folder / "vocab.txt", self._staging / "vocab.txt")
@@ -156,14 +156,15 @@ class _Export:
 
     def write_fp32(self) -> None:
         """ONNX and IR in FP32."""
-        from sparse_deploy.export.exporter import ExportableModel, example_inputs, load_model, output_names, to_onnx
+        from sparse_deploy.export.exporter import ExportableModel, example_inputs, output_names, to_onnx
         from sparse_deploy.graph.name_weights import NameWeights
         from sparse_deploy.graph.sparsity_check import run_passes
         from sparse_deploy.graph.transpose_weights import TransposeWeights
+        from sparse_deploy.modeling import load_finetuned
 
         self._progress("FP32 ONNX")
         names = output_names(self._task.kind)
-        self._model = ExportableModel(load_model(self._staging, self._task.kind), names).eval()
+        self._model = ExportableModel(load_finetuned(self._staging, self._task.kind), names).eval()
         self._parameters = {name: value.numpy() for name, value in self._model.model.state_dict().items()}
         self._prepare_parity()
         graph = to_onnx(self._model, example_inputs(), names, self._recipe.export.opset)
@@ -277,13 +278,12 @@ class _Export:
         return encode_split(self._task, rows, self._tokenizer, self._recipe.data, name=split).features
 
 
-def _copy_model(source: Path, staging: Path, task_kind: str, *, allow_pickle: bool) -> None:
+def _copy_model(source: Path, staging: Path, kind: TaskKind, *, allow_pickle: bool) -> None:
     """Put weights and config into the deployment: one safetensors file, whatever the source has."""
     if [path.name for path in weight_files(source, allow_pickle=allow_pickle)] == [CHECKPOINT]:
         shutil.copyfile(source / CHECKPOINT, staging / CHECKPOINT)
         shutil.copyfile(source / "config.json", staging / "config.json")
         return
-    from sparse_deploy.export.exporter import load_model
+    from sparse_deploy.modeling import load_finetuned
 
-    model: Any = load_model(source, task_kind, allow_pickle=allow_pickle)
-    model.save_pretrained(staging, max_shard_size="100GB")
+    load_finetuned(source, kind, allow_pickle=allow_pickle).save_pretrained(staging, max_shard_size="100GB")

@@ -20,13 +20,13 @@ from sparse_deploy.data.features import encode_split, load_tokenizer, tokenize_t
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.metrics import score_split
 from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.modeling import load_for_training, load_teacher
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.training.distillation import check_teacher
 from sparse_deploy.training.mask_lock import prunable_parameters, zero_masks_of
-from sparse_deploy.training.model import load_for_task
 from sparse_deploy.training.resume import open_run
 from sparse_deploy.training.trainer import TrainingOutcome, predict, train
 
@@ -69,7 +69,7 @@ def finetune(
     progress("loading model and text", 0.0)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
     torch.manual_seed(recipe.finetune.seed)  # the new head's weights
-    model = load_for_task(source.folder, task, dropout=recipe.model.dropout, allow_pickle=allow_pickle)
+    model = load_for_training(source.folder, task, dropout=recipe.model.dropout, allow_pickle=allow_pickle)
     tokenizer = load_tokenizer(source.folder)
     if recipe.sparsity.mode is SparsityMode.LOCK:
         check_promise(zero_masks_of(prunable_parameters(model, recipe.sparsity.exclude)), recipe.sparsity)
@@ -117,7 +117,7 @@ def _load_teacher(
     if settings is None:
         return None
     resolved = resolve_checkpoint(settings.teacher, settings.teacher_revision, allow_pickle=allow_pickle)
-    teacher = load_for_task(resolved.folder, task, allow_pickle=allow_pickle, new_head=False)
+    teacher = load_teacher(resolved.folder, task, allow_pickle=allow_pickle)
     check_teacher(student, teacher, settings)
     return teacher
 

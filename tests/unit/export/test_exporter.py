@@ -21,7 +21,6 @@ from sparse_deploy.export.exporter import (
     INPUT_NAMES,
     ExportableModel,
     example_inputs,
-    load_model,
     output_names,
     to_onnx,
 )
@@ -135,9 +134,3 @@ def test_failed_export_is_one_line() -> None:
     with pytest.raises(ExportError, match="opset 20") as caught:
         to_onnx(Branching(), example_inputs(), ("logits",), 20)
     assert "\n" not in str(caught.value)
-
-
-def test_encoder_without_a_head_is_refused(tmp_path: Path) -> None:
-    tiny(BertModel).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="classifier"):
-        load_model(tmp_path, "text-classification")

@@ -100,5 +100,5 @@ def test_a_student_learns_from_its_teacher_alone(tiny_encoder, trained_checkpoin
 
 
 def test_an_encoder_without_a_head_is_no_teacher(tiny_encoder, sparse_encoder, tmp_path):
-    with pytest.raises(ConfigError, match="without a fitting head"):
+    with pytest.raises(ConfigError, match="expected a model fine-tuned on demo"):
         finetune(demo_recipe(sparse_encoder, distillation={"teacher": str(tiny_encoder)}), tmp_path / "out")

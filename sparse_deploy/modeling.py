@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Open a checkpoint as a PyTorch model of a task. One place for every stage, so that all refuse the same things."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.errors import CheckpointError, ConfigError
+
+_HEADS = ("classifier", "qa_outputs", "pooler")
+
+
+def load_finetuned(folder: Path, kind: TaskKind, *, allow_pickle: bool = False) -> PreTrainedModel:
+    """Load a model that has everything its task needs: FP32, eval mode, eager attention.
+
+    Eager attention is plain MatMul and Softmax, which export keeps as such.
+
+    Args:
+        folder: a resolved checkpoint.
+        kind: what the model answers.
+        allow_pickle: accept ``pytorch_model.bin``; it is read with ``weights_only=True``.
+
+    Raises:
+        CheckpointError: the weights don't load, or lack a part of the model such as its head.
+        ConfigError: transformers has no model of this type for the task.
+    """
+    model, report = _load(folder, kind, allow_pickle=allow_pickle, attn_implementation="eager")
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{folder}: expected all weights of a {kind} model, {len(missing)} are missing (first: {missing[0]!r}); "
+            f"fine-tune first: sparse-deploy finetune -c RECIPE"
+        )
+    return model.eval()
+
+
+def load_for_training(
+    folder: Path, task: Task, *, dropout: float | None = None, allow_pickle: bool = False
+) -> PreTrainedModel:
+    """Load an encoder, with or without a head, and give it the head, labels and names of the task.
+
+    A head that is missing or has another size starts at random.
+
+    Args:
+        folder: a resolved checkpoint.
+        task: decides the class, the number of labels and their names.
+        dropout: overrides hidden and attention dropout.
+        allow_pickle: as in :func:`load_finetuned`.
+
+    Raises:
+        CheckpointError: encoder weights are missing or don't fit.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
+    _set_head(config, task)
+    if dropout is not None:
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+    model, report = _load(folder, task.kind, allow_pickle=allow_pickle, config=config, ignore_mismatched_sizes=True)
+    absent = [name for name in [*report["missing_keys"], *_mismatched(report)] if not _in_head(name)]
+    if absent:
+        raise CheckpointError(
+            f"{folder}: expected the encoder of a {type(model).__name__}, {absent[0]} is missing or of another shape; "
+            f"copy or download the checkpoint again"
+        )
+    return model
+
+
+def load_teacher(folder: Path, task: Task, *, allow_pickle: bool = False) -> PreTrainedModel:
+    """Load a model that is fine-tuned on the task, to teach another.
+
+    Raises:
+        ConfigError: it has no head of this task.
+    """
+    try:
+        return load_finetuned(folder, task.kind, allow_pickle=allow_pickle)
+    except CheckpointError as error:
+        raise ConfigError(f"distillation.teacher: expected a model fine-tuned on {task.name}: {error}") from error
+
+
+def _load(
+    folder: Path, kind: TaskKind, *, allow_pickle: bool, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    from optimum.exporters.tasks import TasksManager
+
+    auto = TasksManager.get_model_class_for_task(
+        str(TaskKind.CLASSIFICATION if kind is TaskKind.REGRESSION else kind), framework="pt", library="transformers"
+    )
+    try:
+        with _quiet():
+            model, report = auto.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                use_safetensors=None if allow_pickle else True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **options,
+            )
+    except ValueError as error:
+        raise ConfigError(f"{folder}: no {kind} model of this type: {_one_line(error)}") from error
+    except Exception as error:  # safetensors, pickle and transformers raise classes of their own
+        raise CheckpointError(f"{folder}: the model can't be loaded: {_one_line(error)}; copy it again") from error
+    return model, report
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Transformers tells at length which weights start at random; what matters of that we raise ourselves."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def _in_head(name: str) -> bool:
+    return any(part in _HEADS for part in name.split("."))
+
+
+def _mismatched(report: dict[str, Any]) -> list[str]:
+    return [entry if isinstance(entry, str) else str(entry[0]) for entry in report["mismatched_keys"]]
+
+
+def _set_head(config: PretrainedConfig, task: Task) -> None:
+    config.finetuning_task = task.name
+    if task.kind is TaskKind.QUESTION_ANSWERING:
+        return
+    labels = task.labels or (task.name,)
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+    config.problem_type = "regression" if task.kind is TaskKind.REGRESSION else "single_label_classification"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
