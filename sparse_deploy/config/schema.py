@@ -186,8 +186,8 @@ class QuantizationSection(Section):
         mode: ``static`` calibrates on training text (Neural Compressor); ``dynamic`` measures each batch at run time
             (ONNX Runtime's quantizer).
         calibration_samples: training examples used for calibration.
-        calibration_batch_size: at most so many examples per calibration batch; a batch holds one length, because padding
-            would widen the ranges.
+        calibration_batch_size: at most so many examples per calibration batch; a batch holds one length, because
+            padding would widen the ranges.
         observer: ``minmax`` takes the whole range seen in calibration, ``kl`` Neural Compressor's histogram search.
         seed: which training examples are drawn.
         exclude: module names (substrings) that stay FP32.

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -172,7 +173,7 @@ class _Export:
         self._prove("naming the weights", weights.zero_masks(graph))
         self._write_onnx(run_passes(graph, TransposeWeights()), "model.onnx")
         self._check("onnxruntime", "fp32", "model.onnx")
-        self._write_ir("fp32", "model.onnx", "openvino_model.xml")
+        self._write_ir("fp32", self._staging / "model.onnx", "openvino_model.xml")
 
     def write_int8(self) -> None:
         """ONNX and IR in INT8, as the recipe says."""
@@ -182,13 +183,30 @@ class _Export:
         if mode is Int8Mode.STATIC:
             self._write_onnx(self._static_graph(), "model_int8.onnx")
         else:
-            from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
-
-            self._progress("INT8 ONNX (dynamic)")
-            quantize_dynamic(self._staging / "model.onnx", self._staging / "model_int8.onnx", self._recipe.quantization)
-            self._record("model_int8.onnx")
+            self._write_dynamic("model_int8.onnx")
         self._check("onnxruntime", "int8", "model_int8.onnx")
-        self._write_ir("int8", "model_int8.onnx", "openvino_model_int8.xml")
+        with tempfile.TemporaryDirectory(dir=self._staging) as folder:
+            source = self._staging / "model_int8.onnx"
+            if mode is Int8Mode.DYNAMIC:
+                source = self._compressed(Path(folder, "compressed.onnx"))
+            self._write_ir("int8", source, "openvino_model_int8.xml")
+
+    def _write_dynamic(self, name: str) -> None:
+        from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
+
+        self._progress("INT8 ONNX (dynamic)")
+        quantize_dynamic(self._staging / "model.onnx", self._staging / name, self._recipe.quantization)
+        self._record(name)
+
+    def _compressed(self, path: Path) -> Path:
+        """What the IR of dynamic INT8 is made from; see :mod:`sparse_deploy.graph.compress_weights`."""
+        from sparse_deploy.graph.compress_weights import CompressWeights
+        from sparse_deploy.graph.sparsity_check import run_passes
+
+        quantized = weights.read_weights(model_file.load_onnx(self._staging / "model_int8.onnx"))
+        graph = model_file.load_onnx(self._staging / "model.onnx")
+        model_file.save_onnx(run_passes(graph, CompressWeights(quantized)), path)
+        return path
 
     def _static_graph(self) -> "ir.Model":
         from sparse_deploy.export.exporter import example_inputs, output_names, quiet, to_onnx
@@ -225,14 +243,14 @@ class _Export:
         model_file.save_onnx(graph, self._staging / name)
         self._record(name)
 
-    def _write_ir(self, precision: str, onnx_name: str, xml_name: str) -> None:
+    def _write_ir(self, precision: str, onnx_path: Path, xml_name: str) -> None:
         if not self._recipe.export.openvino:
             return
         from sparse_deploy.export import openvino
 
         self._progress(f"{precision.upper()} OpenVINO IR")
         xml = self._staging / xml_name
-        openvino.convert_to_ir(self._staging / onnx_name, xml)
+        openvino.convert_to_ir(onnx_path, xml)
         self._prove(xml_name, found := openvino.read_zero_masks(xml))
         self.sparsity[xml_name] = record_masks(found, self._required, model_parameters=openvino.parameter_count(xml))
         self._check("openvino", precision, xml_name)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from tiny_deployment import export_onnx
 
@@ -166,6 +167,26 @@ def test_a_worker_ends_when_its_parent_is_gone():
         assert worker.wait(30) == 0
 
 
+def test_a_busy_worker_ends_when_its_parent_is_killed(folder, tmp_path):
+    code = f"""
+import os, pathlib, signal, threading
+from sparse_deploy.evaluation.supervisor import WorkerProcess
+worker = WorkerProcess("cell", 1, pathlib.Path({str(tmp_path)!r}))
+requests = {str(folder / "requests.npz")!r}
+worker.call("open", runtime="onnxruntime", precision="fp32", folder={str(folder)!r}, threads=1, requests=requests)
+print(worker.pid, flush=True)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGKILL)).start()
+worker.call("latency", indices=[0], seconds=600.0)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        pid = int(parent.stdout.readline())
+        assert parent.wait(60) == -signal.SIGKILL
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(pid)
+
+
 def test_workers_import_no_more_than_they_need():
     code = "import sys, sparse_deploy.evaluation.worker; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
@@ -179,8 +200,4 @@ def test_thread_pools_are_sized_before_the_runtime_is_imported():
 
 
 def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exporter on tiny BERTs: interface, padding, extreme shapes, names, silence."""
 
-from pathlib import Path
-
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
@@ -12,11 +10,10 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertForSequenceClassification,
-    BertModel,
     PreTrainedModel,
 )
 
-from sparse_deploy.errors import CheckpointError, ExportError
+from sparse_deploy.errors import ExportError
 from sparse_deploy.export.exporter import (
     INPUT_NAMES,
     ExportableModel,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph passes: names, layout, simplification, and the proof that none loses a zero."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sparse_deploy.errors import ArtifactError, ConfigError, ExportError, SparsityLostError
+from sparse_deploy.errors import ArtifactError, ConfigError, ExportError, QuantizationError, SparsityLostError
+from sparse_deploy.graph.compress_weights import CompressWeights
 from sparse_deploy.graph.model_file import load_onnx, save_onnx
 from sparse_deploy.graph.name_weights import NameWeights
 from sparse_deploy.graph.simplify import Simplify
@@ -90,6 +92,28 @@ def test_simplify_drops_identity_and_never_folds_a_weight(parameters: dict[str, 
     run_passes(model, Simplify())
     assert [node.op_type for node in model.graph] == ["Transpose", "MatMul", "MatMul"]
     assert [weight.initializer for weight in read_weights(model)] == ["a.weight", "b.weight"]
+
+
+def test_int8_weights_take_the_place_of_fp32_ones(parameters: dict[str, np.ndarray], tmp_path: Path) -> None:
+    model = two_linears(parameters["a.weight"], parameters["b.weight"], ("a.weight", "b.weight"))
+    run_passes(model, TransposeWeights())
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    expected = answer(model, x, tmp_path / "fp32.onnx")
+    quantized = []
+    for weight in read_weights(model):
+        scale = np.abs(weight.values).max(axis=0) / 127
+        quantized.append(replace(weight, values=np.rint(weight.values / scale).astype(np.int8)))
+    run_passes(model, CompressWeights(quantized))
+    assert {weight.name: weight.values.dtype.name for weight in read_weights(model)} == {
+        "a.weight": "int8",
+        "b.weight": "int8",
+    }
+    np.testing.assert_allclose(answer(model, x, tmp_path / "int8.onnx"), expected, atol=0.1)
+    with pytest.raises(QuantizationError, match="one layout"):
+        run_passes(
+            two_linears(parameters["a.weight"], parameters["b.weight"], ("a.weight", "b.weight")),
+            CompressWeights([replace(weight, values=weight.values.T) for weight in quantized]),
+        )
 
 
 class _Reviver(SparsityKeepingPass):

@@ -35,7 +35,7 @@ MODEL_FILES = ("model.onnx", "openvino_model.xml", "model_int8.onnx", "openvino_
 
 def make_checkpoint(folder: Path, **changes: object) -> Path:
     """A tiny classifier whose encoder holds 4x1 blocks of zeros, 75 % of all."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -192,3 +192,17 @@ def test_sharded_checkpoint_becomes_one_file(source: Path, tmp_path: Path) -> No
     manifest = export_deployment(str(sharded), settings, tmp_path / "out", int8=Int8Mode.NONE)
     assert [record.path for record in manifest.files if record.path.endswith(".safetensors")] == ["model.safetensors"]
     assert json.loads((tmp_path / "out" / "config.json").read_text())["hidden_size"] == 32
+
+
+def test_dynamic_int8_keeps_int8_weights_in_onnx_and_ir(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    manifest = export_deployment(str(source), recipe(), output, int8=Int8Mode.DYNAMIC)
+    required = checkpoints.zero_masks(source, recipe().sparsity.exclude)
+    onnx_masks = weights.read_zero_masks(output / "model_int8.onnx")
+    ir_weights = {weight.name: weight for weight in openvino.read_weights_of_ir(output / "openvino_model_int8.xml")}
+    for name, mask in required.items():
+        assert ir_weights[name].stored_type == "i8"
+        assert (onnx_masks[name] | ~mask).all()
+        np.testing.assert_array_equal(ir_weights[name].zeros, onnx_masks[name])
+    assert manifest.recipe["quantization"]["mode"] == manifest.details["int8"] == "dynamic"
+    assert not [path for path in output.iterdir() if path.is_dir()]

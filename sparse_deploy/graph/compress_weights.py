@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass: int8 weights with a DequantizeLinear each in an FP32 graph, for runtimes that quantize activations themselves.
+
+OpenVINO has no MatMulInteger: it converts ONNX Runtime's dynamic INT8 into products of int32 constants, as large as
+FP32 and computed in FP32. From this form it keeps int8 constants, and its CPU plugin quantizes activations per group.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
+from sparse_deploy.graph.weights import Array, OnnxWeight, Orientation, read_weights
+
+
+class CompressWeights(SparsityKeepingPass):
+    """Take over the int8 values of another graph; scales per output channel follow from both.
+
+    Args:
+        quantized: weights of the INT8 graph (zero point 0) that was made from the graph this pass runs on.
+    """
+
+    def __init__(self, quantized: Sequence[OnnxWeight]) -> None:
+        super().__init__()
+        self._quantized = {weight.name: weight for weight in quantized if weight.quantized}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace the FP32 weights in place.
+
+        Raises:
+            QuantizationError: a weight lies another way in the two graphs.
+        """
+        replaced = False
+        for weight in read_weights(model):
+            int8 = self._quantized.get(weight.name)
+            if int8 is None:
+                continue
+            if int8.orientation is not weight.orientation or int8.values.shape != weight.values.shape:
+                raise QuantizationError(f"{weight.name}: expected one layout in the FP32 and INT8 graphs, found two")
+            _replace(model.graph, weight, int8)
+            replaced = True
+        return ir.passes.PassResult(model, modified=replaced)
+
+
+def _replace(graph: ir.Graph, weight: OnnxWeight, int8: OnnxWeight) -> None:
+    out_axis = 0 if weight.orientation is Orientation.OUT_IN else 1
+    # q = round(w / scale), so the largest weight of a channel gives the scale back.
+    steps = np.abs(int8.values.astype(np.int16)).max(axis=1 - out_axis)
+    scale = np.abs(weight.values).max(axis=1 - out_axis) / np.maximum(steps, 1)
+    scale = np.where(scale == 0, 1.0, scale).astype(np.float32)
+    float_value = graph.initializers.pop(weight.initializer)
+    float_value.name = f"{weight.initializer}_fp32"
+    inputs = (
+        _initializer(graph, weight.initializer, int8.values),
+        _initializer(graph, f"{weight.initializer}_scale", scale),
+        _initializer(graph, f"{weight.initializer}_zero_point", np.zeros(len(scale), np.int8)),
+    )
+    dequantize = ir.node("DequantizeLinear", inputs, {"axis": out_axis}, name=f"{weight.initializer}_dequantize")
+    dequantize.outputs[0].name = f"{weight.initializer}_dequantized"
+    float_value.replace_all_uses_with(dequantize.outputs[0])
+    graph.insert_before(graph[0], dequantize)
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
