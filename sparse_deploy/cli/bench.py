@@ -110,6 +110,8 @@ def print_report(report: "BenchReport") -> None:
             console.print(
                 f"UNSTABLE {cell.id}: {cell.instability}. Its times are not comparable; use a quieter machine."
             )
+    if cut := report.settings.get("truncated_examples"):
+        console.print(f"{cut} examples are longer than data.max_length ({report.settings['max_length']}) and were cut")
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():
         console.print(f"left out {cell_id}: {reason}")
 

@@ -3,8 +3,10 @@
 
 import logging
 import os
+import signal
 import sys
 import traceback
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
@@ -61,6 +63,7 @@ def main() -> NoReturn:
     # Tokenizers warn about forks that never happen here; hub and tensorflow-style chatter is not for our users.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    signal.signal(signal.SIGTERM, _interrupt)  # so that staging folders and workers end as they do on Ctrl-C
     sys.exit(int(run(sys.argv[1:])))
 
 
@@ -95,6 +98,10 @@ def run(arguments: list[str]) -> int:
         _say(f"this is a bug in sparse-deploy {__version__} ({type(error).__name__}); please report it with the trace")
         return ExitCode.BUG
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _say(message: str) -> None:

@@ -9,8 +9,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Int8Mode, Recipe
@@ -38,7 +36,7 @@ from sparse_deploy.evaluation.statistics import (
 from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES, Workers
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.report.gates import evaluate_goals
-from sparse_deploy.report.report import write_report
+from sparse_deploy.report.report import load_report, write_report
 from sparse_deploy.results import BenchReport, Cell, ShapeLatency, TokenLengths
 from sparse_deploy.runtimes import Runtime, get_runtime
 from sparse_deploy.runtimes.protocol import read_config
@@ -102,7 +100,7 @@ def bench_deployment(
     task = get_task(recipe.task)
     _check_lengths(deployment, recipe)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)
-    earlier = load_earlier_report(against) if against else None
+    earlier = load_report(against) if against else None
     progress("loading text", 0.0)
     splits = load_validation(task, recipe.data, deployment, data_dir)
     if earlier:
@@ -172,19 +170,6 @@ def find_candidates(
         raise RuntimeUnavailableError(f"{deployment}: no cell can run here ({reasons})")
     found.sort(key=lambda candidate: (candidate.runtime.name, candidate.precision) != BASELINE)
     return found, skipped
-
-
-def load_earlier_report(path: Path) -> BenchReport:
-    """Read an earlier ``report.json``.
-
-    Raises:
-        ConfigError: it is missing or is not one.
-    """
-    try:
-        return BenchReport.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--against {path}: expected a report.json of sparse-deploy bench: {reason}") from error
 
 
 def _check_alike(earlier: BenchReport, path: Path | None, task: Task, examples: int) -> None:

@@ -175,6 +175,9 @@ def _write(
 ) -> Manifest:
     with staged_folder(output) as staging:
         model.save_pretrained(staging)
+        # Tokenizing for training set a truncation that save_pretrained would pass on to every reader of the file.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(staging)
         saved = zero_masks(staging, recipe.sparsity.exclude)
         assert_zeros_kept("saving the checkpoint", outcome.zeros, saved)

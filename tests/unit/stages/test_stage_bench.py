@@ -144,7 +144,7 @@ class TestGoals:
 class TestRefusals:
     def test_not_a_report(self, deployment, tmp_path):
         (tmp_path / "earlier.json").write_text("{}")
-        with pytest.raises(ConfigError, match=r"expected a report\.json"):
+        with pytest.raises(ArtifactError, match="not a readable report"):
             run(deployment, tmp_path, against=tmp_path / "earlier.json")
 
     def test_altered_deployment(self, deployment, tmp_path):
