@@ -35,7 +35,7 @@ def finetune_command(
     """Fine-tune on GLUE or SQuAD with the zeros of the model locked (or made, by a pruning schedule).
 
     An interrupted run (Ctrl-C, a kill, a crash) resumes from its newest whole checkpoint with the same command.
-    For several processes: torchrun --nproc_per_node 2 -m sparse_deploy finetune ...
+    For several processes: torchrun --standalone --nproc_per_node 2 -m sparse_deploy finetune ...
     """
     from sparse_deploy.config import load_recipe
 

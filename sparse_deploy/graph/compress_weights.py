@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: int8 weights with a DequantizeLinear each in an FP32 graph, for runtimes that quantize activations themselves.
+"""Pass: int8 weights with a DequantizeLinear each in an FP32 graph (weights compressed, activations FP32).
 
-OpenVINO has no MatMulInteger: it converts ONNX Runtime's dynamic INT8 into products of int32 constants, as large as
-FP32 and computed in FP32. From this form it keeps int8 constants, and its CPU plugin quantizes activations per group.
+OpenVINO 2026.4 has no MatMulInteger: it turns ONNX Runtime's dynamic INT8 into products of int32 constants, as large
+as FP32 and computed in FP32. From this form it keeps int8 constants; products still run in FP32 (its execution graph
+shows FullyConnectedCompressed, brgemm_avx512_f32, on a CPU with VNNI).
 """
 
 from collections.abc import Sequence

@@ -157,11 +157,13 @@ class _Export:
 
     def write_fp32(self) -> None:
         """ONNX and IR in FP32."""
-        from sparse_deploy.export.exporter import ExportableModel, example_inputs, output_names, to_onnx
+        from sparse_deploy.export.exporter import ExportableModel, example_inputs, output_names, quiet, to_onnx
         from sparse_deploy.graph.name_weights import NameWeights
         from sparse_deploy.graph.sparsity_check import run_passes
         from sparse_deploy.graph.transpose_weights import TransposeWeights
-        from sparse_deploy.modeling import load_finetuned
+
+        with quiet():  # torchao talks while transformers imports it
+            from sparse_deploy.modeling import load_finetuned
 
         self._progress("FP32 ONNX")
         names = output_names(self._task.kind)

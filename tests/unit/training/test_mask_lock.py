@@ -136,7 +136,7 @@ def test_two_processes_keep_the_zeros(sparse_encoder, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     settings = demo_recipe(sparse_encoder).model_dump(mode="json")
     recipe.write_text(json.dumps(settings))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command += ["-m", "sparse_deploy", "finetune", "-c", str(recipe), "--output", str(tmp_path / "out")]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300, check=False
