@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sparse_deploy.artifacts import MANIFEST_NAME, file_sha256, load_manifest
+from sparse_deploy.artifacts import MANIFEST_NAME, Source, file_sha256, load_manifest
 from sparse_deploy.errors import CheckpointError, ConfigError
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
@@ -52,6 +52,10 @@ class ResolvedCheckpoint:
         for path in sorted([*self.folder.glob("*.safetensors"), *self.folder.glob("pytorch_model*.bin")]):
             digest.update(path.name.encode() + file_sha256(path).encode())
         return digest.hexdigest()
+
+    def as_source(self) -> Source:
+        """What a manifest says of this checkpoint."""
+        return Source(name_or_path=self.name_or_path, revision=self.revision, weights_sha256=self.weights_sha256())
 
 
 def resolve_checkpoint(name_or_path: str, revision: str = "main", *, allow_pickle: bool = False) -> ResolvedCheckpoint:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparse_deploy.artifacts import Manifest, Source, check_writable_target, seal, staged_folder
+from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, weight_files, zero_masks
 from sparse_deploy.config.schema import Int8Mode, Recipe
 from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
@@ -91,11 +91,7 @@ def export_deployment(
             Manifest(
                 kind="deployment",
                 task=recipe.task,
-                source=Source(
-                    name_or_path=source.name_or_path,
-                    revision=source.revision,
-                    weights_sha256=source.weights_sha256(),
-                ),
+                source=source.as_source(),
                 recipe=recipe.model_dump(mode="json"),
                 sparsity=export.sparsity,
                 details=export.details,

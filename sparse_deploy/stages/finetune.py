@@ -13,7 +13,7 @@ from torch import distributed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from sparse_deploy.artifacts import Manifest, Source, check_writable_target, seal, staged_folder
+from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.schema import Recipe, SparsityMode
 from sparse_deploy.data.features import encode_split, load_tokenizer, tokenize_training
@@ -188,11 +188,7 @@ def _write(
             Manifest(
                 kind="checkpoint",
                 task=recipe.task,
-                source=Source(
-                    name_or_path=source.name_or_path,
-                    revision=source.revision,
-                    weights_sha256=source.weights_sha256(),
-                ),
+                source=source.as_source(),
                 recipe=recipe.model_dump(mode="json"),
                 sparsity={"model.safetensors": record},
                 details={"metrics": metrics, "steps": outcome.steps, "history": outcome.history},
