@@ -121,6 +121,8 @@ def train(
         trainer.remove_callback(printing)
     with interrupt.handling_signals():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    # Accelerate leaves its autocast around forward(); evaluation after a bf16 run would silently be bf16, too.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return TrainingOutcome(
         interrupted=interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps,
         steps=trainer.state.global_step,

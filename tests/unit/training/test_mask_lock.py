@@ -17,7 +17,10 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
+from sparse_deploy.data.features import load_tokenizer
+from sparse_deploy.data.tasks import TaskKind, get_task
 from sparse_deploy.errors import CheckpointError, PatternMismatchError, SparsityError, SparsityLostError
+from sparse_deploy.modeling import load_finetuned
 from sparse_deploy.stages import finetune as stage
 from sparse_deploy.training import trainer as trainer_module
 from sparse_deploy.training.mask_lock import MaskLock, load_masks, prunable_parameters, zero_masks_of
@@ -51,6 +54,15 @@ def test_zeros_of_the_source_are_the_zeros_of_the_result(sparse_encoder, tmp_pat
     assert masks_equal(before, after)
     assert 0.69 < manifest.sparsity["model.safetensors"].sparsity_of_prunable < 0.71
     assert not (tmp_path / "out.training").exists()
+
+
+def test_metrics_of_a_bf16_run_are_those_of_the_saved_fp32_model(sparse_encoder, tmp_path):
+    recipe = demo_recipe(sparse_encoder)
+    recipe = recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update={"precision": "bf16"})})
+    metrics = stage.finetune(recipe, tmp_path / "out").details["metrics"]
+    saved = load_finetuned(tmp_path / "out", TaskKind.CLASSIFICATION)
+    again = stage.evaluate(saved, load_tokenizer(tmp_path / "out"), get_task("demo"), recipe, None)
+    assert metrics["loss"] == pytest.approx(again["loss"], abs=1e-6)
 
 
 def test_live_weights_do_move(sparse_encoder, trained_checkpoint):
