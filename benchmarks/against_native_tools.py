@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from sparse_deploy.evaluation.requests import INPUT_NAMES, Requests
+from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.evaluation.requests import Requests
 from sparse_deploy.evaluation.statistics import coefficient_of_variation, latency_ratio, percentile
 from sparse_deploy.evaluation.supervisor import Workers, worker_environment
 from sparse_deploy.machine import describe_machine
@@ -88,16 +89,16 @@ def build_model(folder: Path, layers: int, hidden: int) -> Path:
 
     class Positional(torch.nn.Module):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return model(**dict(zip(INPUT_NAMES, inputs, strict=True))).logits
+            return model(**dict(zip(MODEL_INPUTS, inputs, strict=True))).logits
 
     torch.onnx.export(
         Positional().eval(),
-        tuple(torch.ones(2, 8, dtype=torch.int64) for _ in INPUT_NAMES),
+        tuple(torch.ones(2, 8, dtype=torch.int64) for _ in MODEL_INPUTS),
         folder / "model.onnx",
         dynamo=True,
-        input_names=list(INPUT_NAMES),
+        input_names=list(MODEL_INPUTS),
         output_names=["logits"],
-        dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in INPUT_NAMES),),
+        dynamic_shapes=(tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in MODEL_INPUTS),),
         external_data=False,
         verbose=False,
     )
@@ -184,8 +185,8 @@ def _benchmark_app(folder: Path, scratch: Path, options: argparse.Namespace) -> 
             # benchmark_app takes a thread count only with hint none; one stream is what the latency hint chooses.
             *("-hint", "none", "-nstreams", "1"),
             *("-infer_precision", "f32", "-nthreads", str(options.threads), "-t", str(max(1, round(options.seconds)))),
-            *("-i", ",".join(f"{name}:{scratch / name}.npy" for name in INPUT_NAMES)),
-            *("-data_shape", ",".join(f"{name}[{batch},{tokens}]" for name in INPUT_NAMES)),
+            *("-i", ",".join(f"{name}:{scratch / name}.npy" for name in MODEL_INPUTS)),
+            *("-data_shape", ",".join(f"{name}[{batch},{tokens}]" for name in MODEL_INPUTS)),
             *("-report_type", "no_counters", "-json_stats", "-report_folder", str(scratch)),
         ],
         options.threads,

@@ -46,13 +46,32 @@ def row(report: BenchReport, cell: Cell) -> tuple[str, ...]:
     )
 
 
+def print_zeros(reports: list[BenchReport]) -> None:
+    """Required zeros found in each file of each deployment; ``+N`` were rounded to zero by INT8."""
+    for number, report in enumerate(reports):
+        records = load_manifest(Path(report.deployment), "deployment", verify=False).sparsity
+        if number == 0:
+            print("| deployment | pattern | " + " | ".join(f"`{name}`" for name in records) + " |")
+            print("|---|---|" + "---:|" * len(records))
+        cells = []
+        for record in records.values():
+            required = sum(tensor.required_zeros for tensor in record.tensors)
+            cells.append(f"{required:,}" + (f" +{record.zeros - required:,}" if record.zeros > required else ""))
+        pattern = next(iter(records.values())).tensors[0].pattern
+        print(f"| {report.name} | {pattern} | " + " | ".join(cells) + " |")
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path, help="report.json files or the folders that hold them")
     parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], help="also list these: steps and metrics")
+    parser.add_argument("--zeros", action="store_true", help="print required and rounded zeros per file instead")
     arguments = parser.parse_args()
     reports = [load_report(path) for path in arguments.reports]
+    if arguments.zeros:
+        print_zeros(reports)
+        return
     first = reports[0]
     print(f"Machine: {first.machine.cpu_model}, {', '.join(first.machine.flags)}; {first.settings['threads']} threads.")
     print(f"Versions: {', '.join(f'{name} {version}' for name, version in first.versions.items())}.\n")

@@ -2,6 +2,7 @@
 """Open a checkpoint as a PyTorch model of a task. One place for every stage, so that all refuse the same things."""
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _load(
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def _quiet() -> Iterator[None]:
     """Transformers tells at length which weights start at random; what matters of that we raise ourselves."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

@@ -9,7 +9,7 @@ from sparse_deploy.checkpoint import parameter_count, zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.sparsity.statistics import record_masks
 
-INPUT_NAMES = ["input_ids", "attention_mask", "token_type_ids"]
+MODEL_INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 MODEL_FILES = (
     "model.safetensors", "model.onnx", "model_int8.onnx", "openvino_model.xml", "openvino_model_int8.xml",
 )  # fmt: skip
@@ -46,10 +46,10 @@ def export_onnx(model: Any, outputs: list[str], path: Path) -> None:
             result = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
             return tuple(result[name] for name in outputs)
 
-    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in INPUT_NAMES)
-    dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in INPUT_NAMES)
+    example = tuple(torch.ones(2, 8, dtype=torch.int64) for _ in MODEL_INPUTS)
+    dynamic = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in MODEL_INPUTS)
     torch.onnx.export(
-        Positional().eval(), example, path, dynamo=True, input_names=INPUT_NAMES, output_names=outputs,
+        Positional().eval(), example, path, dynamo=True, input_names=MODEL_INPUTS, output_names=outputs,
         dynamic_shapes=dynamic, external_data=False, opset_version=20, verbose=False,
     )  # fmt: skip
 

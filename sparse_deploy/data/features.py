@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.squad import WindowMap, answer_positions, tokenize_windows
-from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind
 from sparse_deploy.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 IntArray = npt.NDArray[np.int64]
 Feature = dict[str, IntArray]
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ from enum import StrEnum
 
 from sparse_deploy.errors import ConfigError
 
+# What every model takes, int64 [batch, tokens] each. It stands here because the measuring processes need it and must
+# not import pydantic or datasets with it.
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
 
 class TaskKind(StrEnum):
     """What a model answers; the values are Hugging Face's pipeline names where one exists."""

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_deploy.data.tasks import MODEL_INPUTS
+
 IntArray = NDArray[np.int64]
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Requests:
     @classmethod
     def from_features(cls, features: Sequence[Mapping[str, Any]], pad_id: int = 0) -> "Requests":
         """Collect encoded examples, each a mapping of input name to ``[tokens]``."""
-        lengths = [len(feature[INPUT_NAMES[0]]) for feature in features]
+        lengths = [len(feature[MODEL_INPUTS[0]]) for feature in features]
         tokens = {
             name: np.fromiter(itertools.chain.from_iterable(f[name] for f in features), np.int64, sum(lengths))
-            for name in INPUT_NAMES
+            for name in MODEL_INPUTS
         }
         return cls(tokens, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), pad_id)
 
@@ -45,7 +46,7 @@ class Requests:
     def load(cls, path: Path) -> "Requests":
         """Read what :meth:`save` wrote."""
         with np.load(path, allow_pickle=False) as stored:
-            tokens = {name: stored[name] for name in INPUT_NAMES}
+            tokens = {name: stored[name] for name in MODEL_INPUTS}
             return cls(tokens, stored["offsets"], int(stored["pad_id"]))
 
     def save(self, path: Path) -> None:

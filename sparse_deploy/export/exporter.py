@@ -12,11 +12,11 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import ExportError
 from sparse_deploy.graph.simplify import Simplify
 from sparse_deploy.graph.sparsity_check import run_passes
 
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 QUESTION_ANSWERING = "question-answering"
 
 
@@ -78,7 +78,7 @@ def to_onnx(
 
     Args:
         module: an :class:`ExportableModel`, or the graph that Neural Compressor made from one.
-        example_inputs: int64 ``[batch, tokens]`` for each of :data:`INPUT_NAMES`; batch and tokens at least 2.
+        example_inputs: int64 ``[batch, tokens]`` for each of :data:`MODEL_INPUTS`; batch and tokens at least 2.
         names: output names, in order.
         opset: ONNX operator set.
 
@@ -95,10 +95,10 @@ def to_onnx(
                 module,
                 tuple(example_inputs),
                 dynamo=True,
-                input_names=list(INPUT_NAMES),
+                input_names=list(MODEL_INPUTS),
                 output_names=list(names),
                 opset_version=opset,
-                dynamic_shapes=tuple(dict(axes) for _ in INPUT_NAMES),
+                dynamic_shapes=tuple(dict(axes) for _ in MODEL_INPUTS),
                 optimize=False,  # see graph.simplify
                 verbose=False,
             )
@@ -128,9 +128,9 @@ def quiet() -> Iterator[None]:
 
 def _check_interface(model: ir.Model, names: Sequence[str]) -> None:
     found = tuple(value.name for value in model.graph.inputs), tuple(value.name for value in model.graph.outputs)
-    if found != (INPUT_NAMES, tuple(names)):
+    if found != (MODEL_INPUTS, tuple(names)):
         raise ExportError(
-            f"ONNX export: expected inputs {', '.join(INPUT_NAMES)} and outputs {', '.join(names)}, found {found}"
+            f"ONNX export: expected inputs {', '.join(MODEL_INPUTS)} and outputs {', '.join(names)}, found {found}"
         )
     for value in model.graph.inputs:
         shape: Any = value.shape

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_deploy.config.schema import QuantizationSection
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
 
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 Batch = dict[str, NDArray[np.int64]]
 
 
@@ -48,4 +48,4 @@ def calibration_batches(features: Sequence[dict[str, NDArray[np.int64]]], settin
 
 
 def _stack(examples: list[dict[str, NDArray[np.int64]]], tokens: int) -> Batch:
-    return {name: np.stack([example[name][:tokens] for example in examples]).astype(np.int64) for name in INPUT_NAMES}
+    return {name: np.stack([example[name][:tokens] for example in examples]).astype(np.int64) for name in MODEL_INPUTS}

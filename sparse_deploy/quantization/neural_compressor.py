@@ -12,8 +12,9 @@ from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert,
 from torchao.quantization.pt2e import MinMaxObserver, MovingAverageMinMaxObserver
 
 from sparse_deploy.config.schema import QuantizationSection
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
-from sparse_deploy.quantization.calibration import INPUT_NAMES, Batch
+from sparse_deploy.quantization.calibration import Batch
 from sparse_deploy.quantization.smoothing import smooth_outliers, token_linears
 
 _OBSERVER = "activation_post_process"
@@ -74,7 +75,7 @@ def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
     ids = torch.zeros((2, 7), dtype=torch.int64)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     exported: torch.fx.GraphModule = export(
-        model, (ids, torch.ones_like(ids), torch.zeros_like(ids)), dynamic_shapes=(dynamic,) * len(INPUT_NAMES)
+        model, (ids, torch.ones_like(ids), torch.zeros_like(ids)), dynamic_shapes=(dynamic,) * len(MODEL_INPUTS)
     )
     return exported
 
@@ -125,7 +126,7 @@ def _calibrate(
     prepared: torch.fx.GraphModule, batches: Sequence[Batch], progress: Callable[[int, int], None] | None
 ) -> None:
     for done, batch in enumerate(batches, start=1):
-        prepared(*(torch.from_numpy(batch[name]) for name in INPUT_NAMES))
+        prepared(*(torch.from_numpy(batch[name]) for name in MODEL_INPUTS))
         if progress:
             progress(done, len(batches))
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from sparse_deploy.quantization.calibration import INPUT_NAMES, Batch
+from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.quantization.calibration import Batch
 
 # Share of the range difference that goes into the weight. MiniLM on SST-2, mean change of a logit against FP32:
 # 0.056 without, 0.094 at 0.5, 0.033 at 0.8, 0.034 at 1.0.
@@ -61,7 +62,7 @@ class _RangeRecorder(torch.fx.Interpreter):
 
     def record(self, batch: Batch) -> None:
         self._tokens = torch.from_numpy(batch["attention_mask"]).bool()
-        self.run(*(torch.from_numpy(batch[name]) for name in INPUT_NAMES))
+        self.run(*(torch.from_numpy(batch[name]) for name in MODEL_INPUTS))
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)

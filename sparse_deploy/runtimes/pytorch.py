@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
     OUTPUT_NAMES,
@@ -23,8 +24,6 @@ from sparse_deploy.runtimes.protocol import (
 if TYPE_CHECKING:
     import torch
 
-INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-
 
 class PyTorchSession:
     """A transformers model with scaled-dot-product attention, under ``inference_mode``."""
@@ -37,7 +36,7 @@ class PyTorchSession:
             torch.set_num_interop_threads(1)
         self._torch = torch
         self._path = path
-        self._inputs = InputContract.of(INPUT_NAMES, path)
+        self._inputs = InputContract.of(MODEL_INPUTS, path)
         self._outputs = OUTPUT_NAMES[1] if _answers_questions(path.parent) else OUTPUT_NAMES[0]
         model = _load_model(path, self._outputs)
         if precision == "int8":

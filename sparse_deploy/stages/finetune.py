@@ -16,10 +16,11 @@ from transformers.utils import logging as transformers_logging
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.schema import Recipe, SparsityMode
-from sparse_deploy.data.features import encode_split, load_tokenizer, tokenize_training
+from sparse_deploy.data.features import load_tokenizer, tokenize_training
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.metrics import score_split
 from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.evaluation.accuracy import load_validation
 from sparse_deploy.modeling import load_for_training, load_teacher
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
@@ -90,23 +91,21 @@ def finetune(
         return None
     _check_outcome(model, recipe, outcome)
     progress("evaluating", 1.0)
-    metrics = evaluate(model, tokenizer, task, recipe, data_dir)
+    metrics = evaluate(model, source.folder, task, recipe, data_dir)
     manifest = _write(model, tokenizer, recipe, source, outcome, metrics, output)
     shutil.rmtree(state_folder, ignore_errors=True)
     return manifest
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, recipe: Recipe, data_dir: Path | None
+    model: PreTrainedModel, tokenizer_folder: Path, task: Task, recipe: Recipe, data_dir: Path | None
 ) -> dict[str, float]:
-    """Task metrics of a PyTorch model over the validation split(s); a second split's metrics carry its suffix."""
+    """Task metrics of a PyTorch model over the validation split(s), named as ``bench`` names them."""
     metrics: dict[str, float] = {}
-    for suffix, name in task.validation_splits.items():
-        rows = load_split(task, name, data_dir, limit=recipe.data.validation_samples)
-        split = encode_split(task, rows, tokenizer, recipe.data)
-        outputs = predict(model, split.features, batch_size=recipe.finetune.eval_batch_size)
-        score = score_split(task, split, outputs, max_answer_length=recipe.data.max_answer_length)
-        metrics |= {f"{key}_{suffix}" if suffix else key: value for key, value in score.metrics.items()}
+    for split in load_validation(task, recipe.data, tokenizer_folder, data_dir):
+        outputs = predict(model, split.encoded.features, batch_size=recipe.finetune.eval_batch_size)
+        score = score_split(task, split.encoded, outputs, max_answer_length=recipe.data.max_answer_length)
+        metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
     return metrics
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, Trainer
 
 from sparse_deploy.config.schema import DistillationSection
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import ConfigError
 
 LOGIT_OUTPUTS = ("logits", "start_logits", "end_logits")
@@ -53,7 +54,7 @@ class SparseTrainer(Trainer):  # type: ignore[misc]
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         hidden = settings.hidden_weight > 0
         outputs = model(**inputs, output_hidden_states=hidden)
-        questions = {name: value for name, value in inputs.items() if name in _MODEL_INPUTS}
+        questions = {name: value for name, value in inputs.items() if name in MODEL_INPUTS}
         with torch.no_grad():
             taught = teacher(**questions, output_hidden_states=hidden)
         loss = (1 - settings.alpha) * outputs["loss"] + settings.alpha * logit_loss(outputs, taught, settings)
@@ -63,9 +64,6 @@ class SparseTrainer(Trainer):  # type: ignore[misc]
                 outputs["hidden_states"], taught["hidden_states"], mask
             )
         return (loss, outputs) if return_outputs else loss
-
-
-_MODEL_INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 
 
 def logit_loss(student: Any, teacher: Any, settings: DistillationSection) -> torch.Tensor:

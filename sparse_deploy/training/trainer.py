@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from sparse_deploy.config.schema import FinetuneSection, Recipe, SparsityMode
+from sparse_deploy.data.features import pad_batch
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.training.distillation import SparseTrainer
@@ -187,14 +188,8 @@ def predict(
     order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        longest = len(features[chosen[0]]["input_ids"])
-        batch = {
-            name: torch.tensor(
-                np.stack([np.pad(features[i][name], (0, longest - len(features[i][name]))) for i in chosen])
-            )
-            for name in features[0]
-        }
-        result = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        batch = pad_batch([features[i] for i in chosen])
+        result = model(**{name: torch.from_numpy(array).to(model.device) for name, array in batch.items()})
         names = ("start_logits", "end_logits") if "start_logits" in result else ("logits",)
         arrays = [result[name].float().cpu().numpy() for name in names]
         for row, i in enumerate(chosen):

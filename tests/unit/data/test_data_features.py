@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.features import MODEL_INPUTS, encode_split, load_tokenizer, pad_batch, tokenize_training
-from sparse_deploy.data.tasks import get_task
+from sparse_deploy.data.features import encode_split, load_tokenizer, pad_batch, tokenize_training
+from sparse_deploy.data.tasks import MODEL_INPUTS, get_task
 from sparse_deploy.errors import CheckpointError, ConfigError
 
 CONTEXT = "the tower was built in paris and it is good , who was not in the film ? " * 3 + "it was gustave."

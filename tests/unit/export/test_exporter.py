@@ -15,7 +15,7 @@ from transformers import (
 
 from sparse_deploy.errors import ExportError
 from sparse_deploy.export.exporter import (
-    INPUT_NAMES,
+    MODEL_INPUTS,
     ExportableModel,
     example_inputs,
     output_names,
@@ -56,7 +56,7 @@ def inputs(batch: int, tokens: int, seed: int = 0) -> dict[str, np.ndarray]:
     lengths = [tokens, *random.integers(1, tokens + 1, size=batch - 1)]
     mask = (np.arange(tokens) < np.array(lengths)[:, None]).astype(np.int64)
     types = (np.arange(tokens) > tokens // 2).astype(np.int64) * mask
-    return dict(zip(INPUT_NAMES, (random.integers(1, 120, (batch, tokens)) * mask, mask, types), strict=True))
+    return dict(zip(MODEL_INPUTS, (random.integers(1, 120, (batch, tokens)) * mask, mask, types), strict=True))
 
 
 @pytest.fixture(scope="module", params=["text-classification", "question-answering"])
@@ -95,7 +95,7 @@ def test_interface_names_zeros_and_no_traces_of_this_machine(exported) -> None:
     model, _, path = exported
     graph = load_onnx(path)
     assert [(value.name, [str(d) for d in value.shape]) for value in graph.graph.inputs] == [
-        (name, ["batch", "sequence"]) for name in INPUT_NAMES
+        (name, ["batch", "sequence"]) for name in MODEL_INPUTS
     ]
     expected = {n: p.detach().numpy() == 0 for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n}
     found = zero_masks(graph)

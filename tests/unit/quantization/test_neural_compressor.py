@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from sparse_deploy.config.schema import QuantizationSection
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.export.exporter import to_onnx
 from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
 from sparse_deploy.graph.model_file import save_onnx
 from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.weights import read_weights, zero_masks
-from sparse_deploy.quantization.calibration import INPUT_NAMES, calibration_batches
+from sparse_deploy.quantization.calibration import calibration_batches
 from sparse_deploy.quantization.neural_compressor import quantize_static
 
 ENCODER_LINEARS = 12  # query, key, value, attention output, intermediate, output: two layers
@@ -36,7 +37,7 @@ def folded(graph):
 
 def run(model, batch):
     with torch.no_grad():
-        return model(*(torch.from_numpy(batch[name]) for name in INPUT_NAMES))[0].numpy()
+        return model(*(torch.from_numpy(batch[name]) for name in MODEL_INPUTS))[0].numpy()
 
 
 @pytest.fixture(scope="module")

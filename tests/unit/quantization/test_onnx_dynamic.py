@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from sparse_deploy.config.schema import QuantizationSection
+from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.export.exporter import to_onnx
 from sparse_deploy.graph.model_file import load_onnx, save_onnx
 from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.transpose_weights import TransposeWeights
 from sparse_deploy.graph.weights import read_weights, zero_masks
-from sparse_deploy.quantization.calibration import INPUT_NAMES
 from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
 
 
@@ -43,7 +43,7 @@ def test_agrees_in_both_runtimes(model, int8_file, padded_batch, tmp_path):
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(int8_file, options, providers=["CPUExecutionProvider"])
     with torch.no_grad():
-        expected = model(*(torch.from_numpy(padded_batch[name]) for name in INPUT_NAMES))[0].numpy()
+        expected = model(*(torch.from_numpy(padded_batch[name]) for name in MODEL_INPUTS))[0].numpy()
     found = session.run(None, padded_batch)[0]
     np.testing.assert_allclose(found, expected, atol=0.1)
     operators = Counter(node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sparse_deploy.config.schema import QuantizationSection
-from sparse_deploy.quantization.calibration import INPUT_NAMES, calibration_batches
+from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.quantization.calibration import calibration_batches
 from sparse_deploy.quantization.smoothing import smooth_outliers
 
 LAYER = "model.bert.encoder.layer.0.intermediate.dense"
@@ -34,7 +35,7 @@ def exported(model, features):
 
 
 def test_same_result_in_another_shape(model, exported, padded_batch):
-    inputs = [torch.from_numpy(padded_batch[name]) for name in INPUT_NAMES]
+    inputs = [torch.from_numpy(padded_batch[name]) for name in MODEL_INPUTS]
     with torch.no_grad():
         torch.testing.assert_close(exported(*inputs)[0], model(*inputs)[0], atol=2e-5, rtol=1e-4)
 

@@ -17,7 +17,6 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
-from sparse_deploy.data.features import load_tokenizer
 from sparse_deploy.data.tasks import TaskKind, get_task
 from sparse_deploy.errors import CheckpointError, PatternMismatchError, SparsityError, SparsityLostError
 from sparse_deploy.modeling import load_finetuned
@@ -61,7 +60,7 @@ def test_metrics_of_a_bf16_run_are_those_of_the_saved_fp32_model(sparse_encoder,
     recipe = recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update={"precision": "bf16"})})
     metrics = stage.finetune(recipe, tmp_path / "out").details["metrics"]
     saved = load_finetuned(tmp_path / "out", TaskKind.CLASSIFICATION)
-    again = stage.evaluate(saved, load_tokenizer(tmp_path / "out"), get_task("demo"), recipe, None)
+    again = stage.evaluate(saved, tmp_path / "out", get_task("demo"), recipe, None)
     assert metrics["loss"] == pytest.approx(again["loss"], abs=1e-6)
 
 
