@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+// softmax(q kᵀ scale + penalty) v for one head. Included after simd.h.
+//
+// Everything is in units of one dword: a pair of bfloat16 along the summed dimension, or one float. Both products are
+// then the same loop: an accumulator tile of queries x columns, a broadcast dword of the left side, a panel of the
+// right side with the columns in lanes. The panels are packed per call: 4 % of the products at 64 queries.
+
+#ifdef __AVX512F__
+constexpr int kQueries = 6, kColumns = 4;  // 24 accumulators, 4 panel vectors, 1 broadcast: 29 of 32 registers
+#else
+constexpr int kQueries = 2, kColumns = 1;
+#endif
+constexpr int64_t kPair = 4 / static_cast<int64_t>(sizeof(Compact));  // compact values per dword
+
+SD_INLINE F32 dot(F32 acc, I32 a, I32 b) {
+#ifdef SD_BF16
+  __m512 c = __m512(acc);
+  asm("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(__m512i(a)), "v"(__m512i(b)));
+  return F32(c);
+#else
+  return fma(as_f32(a), as_f32(b), acc);
+#endif
+}
+
+// c[t][j] = sum_i a[t][i] . panel[i][j] for kQ rows and kC vectors of columns.
+template <int kQ, int kC>
+SD_INLINE void multiply(const int32_t *const *a, const int32_t *panel, int64_t panel_stride, int64_t count,
+                        F32 (&c)[kQ][kC]) {
+#pragma GCC unroll 6
+  for (int t = 0; t < kQ; ++t)
+#pragma GCC unroll 4
+    for (int j = 0; j < kC; ++j) c[t][j] = F32{};
+  const int32_t *rows[kQ];
+  for (int t = 0; t < kQ; ++t) rows[t] = a[t];
+  for (int64_t i = 0; i < count; ++i, panel += panel_stride) {
+    I32 b[kC];
+#pragma GCC unroll 4
+    for (int j = 0; j < kC; ++j) b[j] = *reinterpret_cast<const I32Unaligned *>(panel + j * 16);
+#pragma GCC unroll 6
+    for (int t = 0; t < kQ; ++t) {
+      const I32 left = splat_i32(rows[t][i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kC; ++j) c[t][j] = dot(c[t][j], left, b[j]);
+    }
+  }
+}
+
+// v's panel: dword (pair of keys, column).
+static void pack_values(const Attention &a, int32_t *panel, int64_t columns) {
+  const Compact *v = static_cast<const Compact *>(a.v);
+  const int64_t pairs = round_up(a.keys, 64) / kPair;
+  for (int64_t p = 0; p < pairs; ++p, panel += columns) {
+    const int64_t key = p * kPair;
+    if (key >= a.keys) {
+      for (int64_t i = 0; i < columns; ++i) panel[i] = 0;
+      continue;
+    }
+    const Compact *low = v + key * a.stride;
+#ifdef SD_BF16
+    const bool both = key + 1 < a.keys;
+    const Compact *high = both ? low + a.stride : low;
+    int64_t i = 0;
+    for (; i + 16 <= a.head_size; i += 16) {
+      const I32 l = __builtin_convertvector(*reinterpret_cast<const U16Unaligned *>(low + i), I32);
+      const I32 h = __builtin_convertvector(*reinterpret_cast<const U16Unaligned *>(high + i), I32) << 16;
+      *reinterpret_cast<I32Unaligned *>(panel + i) = both ? l | h : l;
+    }
+    for (; i < columns; ++i) {
+      const uint32_t l = i < a.head_size ? low[i] : 0, h = both && i < a.head_size ? high[i] : 0;
+      panel[i] = static_cast<int32_t>(l | h << 16);
+    }
+#else
+    for (int64_t i = 0; i < columns; ++i) {
+      const float value = i < a.head_size ? low[i] : 0.0f;
+      __builtin_memcpy(panel + i, &value, 4);
+    }
+#endif
+  }
+}
+
+// 2^x for x <= 0, to the 8 bits of a bfloat16 probability: cubic on |r| <= 0.5, relative error 1e-4.
+SD_INLINE F32 power_of_two(F32 x) {
+#ifdef __AVX512F__
+  const F32 n = F32(_mm512_roundscale_ps(__m512(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+  x = max(x, splat(-126.0f));
+  const I32 integer = round_i32(x);
+  const F32 n = to_f32(integer);
+#endif
+  const F32 r = x - n;
+  F32 p = fma(splat(0.0558263180f), r, splat(0.2401395230f));
+  p = fma(p, r, splat(0.6931530732f));
+  p = fma(p, r, splat(0.9999254921f));
+#ifdef __AVX512F__
+  return F32(_mm512_scalef_ps(__m512(p), __m512(n)));
+#else
+  return as_f32(as_i32(p) + (integer << 23));
+#endif
+}
+
+static size_t attention_scratch(int64_t keys, int64_t head_size) {
+  const int64_t padded = round_up(keys, 64), columns = round_up(head_size, 16 * kColumns);
+  return static_cast<size_t>(padded * (head_size / kPair) * 4 + padded / kPair * columns * 4 +
+                             kQueries * padded * (4 + 4) + 256);
+}
+
+template <int kQ>
+static void attend(const Attention &a, int64_t query, const int32_t *key_panel, const int32_t *value_panel,
+                   int64_t columns, float *scores, int32_t *probabilities) {
+  const int64_t padded = round_up(a.keys, 64), depth = a.head_size / kPair, pairs = padded / kPair;
+  const Compact *q = static_cast<const Compact *>(a.q) + query * a.stride;
+  const int32_t *rows[kQ];
+  F32 highest[kQ];
+  for (int t = 0; t < kQ; ++t) {
+    rows[t] = reinterpret_cast<const int32_t *>(q + t * a.stride);
+    highest[t] = splat(-3e38f);
+  }
+  const F32 scale = splat(a.scale * 1.44269504f);
+  for (int64_t key = 0; key < padded; key += 16 * kColumns) {
+    F32 c[kQ][kColumns];
+    multiply<kQ, kColumns>(rows, key_panel + key * depth, 16 * kColumns, depth, c);
+#pragma GCC unroll 4
+    for (int j = 0; j < kColumns; ++j) {
+      const F32 penalty = load(a.penalty + key + j * 16);
+#pragma GCC unroll 6
+      for (int t = 0; t < kQ; ++t) {
+        const F32 v = fma(c[t][j], scale, penalty);
+        highest[t] = max(highest[t], v);
+        store(scores + t * padded + key + j * 16, v);
+      }
+    }
+  }
+  float inverse[kQ];
+  for (int t = 0; t < kQ; ++t) {
+    const F32 top = splat(reduce_max(highest[t]));
+    F32 sum = {};
+    for (int64_t key = 0; key < padded; key += 16) {
+      const F32 p = power_of_two(load(scores + t * padded + key) - top);
+      sum += p;
+      store_compact(reinterpret_cast<Compact *>(probabilities + t * pairs) + key, p);
+    }
+    inverse[t] = 1.0f / reduce_add(sum);
+    rows[t] = probabilities + t * pairs;
+  }
+  Compact *out = static_cast<Compact *>(a.out) + (query - a.query_begin) * a.out_stride;
+  for (int64_t column = 0; column < a.head_size; column += 16 * kColumns) {
+    F32 c[kQ][kColumns];
+    multiply<kQ, kColumns>(rows, value_panel + column, columns, pairs, c);
+#pragma GCC unroll 6
+    for (int t = 0; t < kQ; ++t)
+#pragma GCC unroll 4
+      for (int j = 0; j < kColumns; ++j) {
+        const int64_t left = a.head_size - column - j * 16;
+        if (left <= 0) break;
+        Compact *to = out + t * a.out_stride + column + j * 16;
+        if (left >= 16)
+          store_compact(to, c[t][j] * inverse[t]);
+        else
+          store_compact_part(to, c[t][j] * inverse[t], static_cast<int>(left));
+      }
+  }
+}
+
+static void attention(const Attention &a) {
+  const int64_t padded = round_up(a.keys, 64), depth = a.head_size / kPair;
+  const int64_t columns = round_up(a.head_size, 16 * kColumns);
+  int32_t *key_panel = static_cast<int32_t *>(a.scratch);
+  int32_t *value_panel = key_panel + padded * depth;
+  float *scores = reinterpret_cast<float *>(value_panel + padded / kPair * columns);
+  int32_t *probabilities = reinterpret_cast<int32_t *>(scores + kQueries * padded);
+  const int32_t *k = static_cast<const int32_t *>(a.k);
+  const int64_t row = a.stride / kPair;
+  for (int64_t key = 0; key < padded; key += 16) {
+    const int64_t block = key / (16 * kColumns) * (16 * kColumns);
+    const int64_t valid = a.keys - key;
+    transpose16(k + key * row, row, valid < 0 ? 0 : valid, depth, key_panel + block * depth + (key - block),
+                16 * kColumns);
+  }
+  pack_values(a, value_panel, columns);
+  int64_t query = a.query_begin;
+  for (; query + kQueries <= a.query_end; query += kQueries)
+    attend<kQueries>(a, query, key_panel, value_panel, columns, scores, probabilities);
+  switch (a.query_end - query) {
+#ifdef __AVX512F__
+    case 5: attend<5>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
+    case 4: attend<4>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
+    case 3: attend<3>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
+    case 2: attend<2>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
+#endif
+    case 1: attend<1>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
+    default: break;
+  }
+}

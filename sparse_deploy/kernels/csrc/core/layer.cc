@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+#include "dispatch.h"
+#include "profile.h"
+
+namespace sd {
+namespace {
+
+constexpr const char *kLinearNames[SD_LINEARS] = {"query",          "key",          "value",
+                                                  "attention output", "intermediate", "output"};
+constexpr int64_t kPadding = 32;  // elements added to row strides, against strides that are multiples of 4 KB
+constexpr float kMasked = -1e30f;
+
+std::atomic<uint64_t> stage_counter{0};
+
+// A batch without the padding behind its sequences: everything but attention works on rows of tokens, and the rows of
+// padding are not among them.
+struct Batch {
+  int64_t sequence = 0, tokens = 0, longest = 0;
+  bool whole = true;              // no padding was left out
+  std::vector<int64_t> first;     // [batch + 1]: first row of each sequence
+  std::vector<float> penalty;     // [batch, padded]: 0, or kMasked for keys that don't count
+  int64_t padded = 0;
+
+  Batch(const int64_t *mask, int64_t batch, int64_t length) : sequence(length), first(1, 0) {
+    padded = round_up(length, 64);
+    penalty.assign(static_cast<size_t>(batch * padded), kMasked);
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t *row = mask + b * length;
+      int64_t count = length;
+      while (count && !row[count - 1]) --count;
+      const bool none = count == 0;
+      if (none) count = length;
+      for (int64_t i = 0; i < count; ++i)
+        if (none || row[i]) penalty[static_cast<size_t>(b * padded + i)] = 0;
+      first.push_back(first.back() + count);
+      longest = std::max(longest, count);
+      whole = whole && count == length;
+    }
+    tokens = first.back();
+  }
+  int64_t size() const { return static_cast<int64_t>(first.size()) - 1; }
+};
+
+// The buffers of a call, shared by its threads.
+struct Shared {
+  uint8_t *qkv;  // compact [tokens, 3 hidden]
+  int64_t qkv_stride;
+  float *x, *y;  // rows without padding; the caller's own arrays when there is none
+};
+
+// One call of a layer.
+class Run {
+ public:
+  Run(const EncoderLayer &layer, const Batch &batch, const Shared &shared)
+      : layer_(layer), batch_(batch), shared_(shared), set_(kernels()), hidden_(layer.hidden),
+        wide_(layer.intermediate), head_(layer.hidden / layer.heads) {}
+
+  // Tokens [from, to) of all sequences: everything up to q, k and v.
+  void project(int64_t from, int64_t to) const {
+    const int64_t rows = to - from;
+    Buffer &buffer = thread_buffer();
+    buffer.reserve(activation_bytes(rows, hidden_));
+    const Activations a = take_activations(buffer, rows, hidden_);
+    {
+      Timed timed(kQuantizeInput);
+      quantize(shared_.x + from * hidden_, false, hidden_, rows, SD_QUERY, a);
+    }
+    Timed timed(kQueryKeyValue);
+    for (int i = SD_QUERY; i <= SD_VALUE; ++i)
+      multiply(linear(i), a, rows, 0, hidden_, to_qkv(i, from), &linear(i + 1).weight.packed);
+  }
+
+  // Tokens [from, to): everything after q, k and v.
+  void finish(int64_t from, int64_t to) const {
+    const int64_t rows = to - from;
+    const int64_t context_stride = hidden_ + kPadding, wide_stride = wide_ + kPadding;
+    const size_t compact = set_.compact_size;
+    Buffer &buffer = thread_buffer();
+    buffer.reserve(Buffer::size<uint8_t>(static_cast<size_t>(rows * context_stride) * compact) +
+                   Buffer::size<uint8_t>(static_cast<size_t>(rows * wide_stride) * compact) +
+                   Buffer::size<float>(static_cast<size_t>(rows * hidden_)) + activation_bytes(rows, hidden_) +
+                   activation_bytes(rows, wide_) + set_.attention_scratch(batch_.longest, head_) + 128);
+    uint8_t *context = buffer.take<uint8_t>(static_cast<size_t>(rows * context_stride) * compact);
+    uint8_t *wide = buffer.take<uint8_t>(static_cast<size_t>(rows * wide_stride) * compact);
+    float *inner = buffer.take<float>(static_cast<size_t>(rows * hidden_));
+    const Activations a = take_activations(buffer, rows, hidden_);
+    const Activations w = take_activations(buffer, rows, wide_);
+    uint8_t *scratch = buffer.take<uint8_t>(set_.attention_scratch(batch_.longest, head_));
+
+    {
+      Timed timed(kAttention);
+      int64_t b = std::upper_bound(batch_.first.begin(), batch_.first.end(), from) - batch_.first.begin() - 1;
+      for (int64_t row = from; row < to; ++b) {
+        const int64_t stop = std::min(to, batch_.first[static_cast<size_t>(b) + 1]);
+        for (int64_t h = 0; h < layer_.heads; ++h)
+          attend(b, h, row, stop, context + static_cast<size_t>((row - from) * context_stride) * compact,
+                 context_stride, scratch);
+        row = stop;
+      }
+    }
+    {
+      Timed timed(kQuantizeAttention);
+      quantize(context, true, context_stride, rows, SD_ATTENTION_OUTPUT, a);
+    }
+    {
+      Timed timed(kAttentionOutput);
+      multiply(linear(SD_ATTENTION_OUTPUT), a, rows, 0, hidden_,
+               {kFloat, inner, hidden_, shared_.x + from * hidden_, hidden_}, &linear(SD_INTERMEDIATE).weight.packed);
+    }
+    {
+      Timed timed(kAttentionNorm);
+      set_.layer_norm(inner, hidden_, rows, hidden_, layer_.attention_norm, inner, hidden_);
+      quantize(inner, false, hidden_, rows, SD_INTERMEDIATE, a);
+    }
+    {
+      Timed timed(kIntermediate);
+      multiply(linear(SD_INTERMEDIATE), a, rows, 0, wide_, {kCompact, wide, wide_stride},
+               &linear(SD_OUTPUT).weight.packed);
+    }
+    {
+      Timed timed(kQuantizeIntermediate);
+      quantize(wide, true, wide_stride, rows, SD_OUTPUT, w);
+    }
+    float *y = shared_.y + from * hidden_;
+    {
+      Timed timed(kOutput);
+      multiply(linear(SD_OUTPUT), w, rows, 0, hidden_, {kFloat, y, hidden_, inner, hidden_});
+    }
+    Timed timed(kOutputNorm);
+    set_.layer_norm(y, hidden_, rows, hidden_, layer_.output_norm, y, hidden_);
+  }
+
+  // Rows [row, stop) of sequence b, head h.
+  void attend(int64_t b, int64_t h, int64_t row, int64_t stop, void *context, int64_t stride, void *scratch) const {
+    const int64_t begin = batch_.first[static_cast<size_t>(b)];
+    const size_t compact = set_.compact_size;
+    Attention a{};
+    const uint8_t *base = shared_.qkv + static_cast<size_t>(begin * shared_.qkv_stride + h * head_) * compact;
+    a.q = base;
+    a.k = base + static_cast<size_t>(hidden_) * compact;
+    a.v = base + static_cast<size_t>(2 * hidden_) * compact;
+    a.stride = shared_.qkv_stride;
+    a.keys = batch_.first[static_cast<size_t>(b) + 1] - begin;
+    a.penalty = &batch_.penalty[static_cast<size_t>(b * batch_.padded)];
+    a.query_begin = row - begin;
+    a.query_end = stop - begin;
+    a.head_size = head_;
+    a.scale = 1.0f / std::sqrt(static_cast<float>(head_));
+    a.out = static_cast<uint8_t *>(context) + static_cast<size_t>(h * head_) * compact;
+    a.out_stride = stride;
+    a.scratch = scratch;
+    set_.attention(a);
+  }
+
+  const LinearWeights &linear(int i) const { return layer_.linears[i]; }
+
+  Destination to_qkv(int i, int64_t token) const {
+    return {kCompact,
+            shared_.qkv + static_cast<size_t>(token * shared_.qkv_stride + (i - SD_QUERY) * hidden_) * set_.compact_size,
+            shared_.qkv_stride};
+  }
+
+  void quantize(const void *x, bool compact, int64_t stride, int64_t rows, int i, const Activations &a) const {
+    const sd_quantization &q = linear(i).quantization;
+    set_.quantize(x, compact, stride, rows, linear(i).k(), q.scale, q.zero_point, a.x, a.stride, a.scale, a.shift);
+  }
+
+  static size_t activation_bytes(int64_t rows, int64_t k) {
+    return Buffer::size<uint8_t>(static_cast<size_t>(rows * activation_stride(k))) +
+           2 * Buffer::size<float>(static_cast<size_t>(rows));
+  }
+  static Activations take_activations(Buffer &buffer, int64_t rows, int64_t k) {
+    const int64_t stride = activation_stride(k);
+    uint8_t *x = buffer.take<uint8_t>(static_cast<size_t>(rows * stride));
+    float *scale = buffer.take<float>(static_cast<size_t>(rows));
+    return {x, stride, scale, buffer.take<float>(static_cast<size_t>(rows))};
+  }
+
+ private:
+  const EncoderLayer &layer_;
+  const Batch &batch_;
+  const Shared &shared_;
+  const Kernels &set_;
+  const int64_t hidden_, wide_, head_;
+};
+
+// Few tokens: the threads share out columns and heads, and meet after every product. What is cheap (LayerNorm and
+// quantisation of a few rows) each of them does for itself instead of waiting.
+class ColumnRun {
+ public:
+  ColumnRun(const Run &run, const EncoderLayer &layer, const Batch &batch, const Shared &shared, CallBuffer &call)
+      : run_(run), layer_(layer), batch_(batch), shared_(shared), set_(kernels()), rows_(batch.tokens),
+        stage_(stage_counter.fetch_add(8)) {
+    const size_t compact = set_.compact_size;
+    context_ = call->take<uint8_t>(static_cast<size_t>(rows_ * (layer.hidden + kPadding)) * compact);
+    wide_ = call->take<uint8_t>(static_cast<size_t>(rows_ * (layer.intermediate + kPadding)) * compact);
+    inner_ = call->take<float>(static_cast<size_t>(rows_ * layer.hidden));
+  }
+  static size_t bytes(const EncoderLayer &layer, int64_t rows) {
+    const size_t compact = kernels().compact_size;
+    return Buffer::size<uint8_t>(static_cast<size_t>(rows * (layer.hidden + kPadding)) * compact) +
+           Buffer::size<uint8_t>(static_cast<size_t>(rows * (layer.intermediate + kPadding)) * compact) +
+           Buffer::size<float>(static_cast<size_t>(rows * layer.hidden));
+  }
+
+  void go(const sd_pool *pool) {
+    const int64_t hidden = layer_.hidden;
+    const int64_t columns = (hidden + 63) / 64, wide_columns = (layer_.intermediate + 63) / 64;
+    run_phases(pool, {
+        {3 * columns, [&](int64_t i) { project(static_cast<int>(i / columns), i % columns * 64); }},
+        {batch_.size() * layer_.heads, [&](int64_t i) { attend(i / layer_.heads, i % layer_.heads); }},
+        {columns, [&](int64_t i) { attention_output(i * 64); }},
+        {wide_columns, [&](int64_t i) { intermediate(i * 64); }},
+        {columns, [&](int64_t i) { output(i * 64); }},
+        {std::min<int64_t>(rows_, thread_count(pool)), [&](int64_t i) { normalize(i, thread_count(pool)); }},
+    });
+  }
+
+ private:
+  struct Local {
+    uint64_t stage = ~uint64_t{0};
+    Activations a{};
+    float *h = nullptr;
+  };
+
+  // The thread's activations for a stage, made by `make` the first time it asks.
+  template <typename Make>
+  const Local &local(uint64_t stage, int64_t k, Make make) const {
+    static thread_local Local held;
+    if (held.stage != stage_ + stage) {
+      Buffer &buffer = thread_buffer();
+      buffer.reserve(Run::activation_bytes(rows_, k) + Buffer::size<float>(static_cast<size_t>(rows_ * layer_.hidden)));
+      held.a = Run::take_activations(buffer, rows_, k);
+      held.h = buffer.take<float>(static_cast<size_t>(rows_ * layer_.hidden));
+      make(held);
+      held.stage = stage_ + stage;
+    }
+    return held;
+  }
+
+  void project(int i, int64_t column) const {
+    const Local &l = local(0, layer_.hidden, [&](Local &made) {
+      Timed timed(kQuantizeInput);
+      run_.quantize(shared_.x, false, layer_.hidden, rows_, SD_QUERY, made.a);
+    });
+    Timed timed(kQueryKeyValue);
+    multiply(run_.linear(SD_QUERY + i), l.a, rows_, column, column + 64, run_.to_qkv(SD_QUERY + i, 0));
+  }
+
+  void attend(int64_t b, int64_t h) const {
+    Timed timed(kAttention);
+    const int64_t begin = batch_.first[static_cast<size_t>(b)], end = batch_.first[static_cast<size_t>(b) + 1];
+    const int64_t stride = layer_.hidden + kPadding;
+    const size_t scratch = set_.attention_scratch(batch_.longest, layer_.hidden / layer_.heads);
+    Buffer &buffer = thread_buffer();
+    buffer.reserve(scratch);
+    run_.attend(b, h, begin, end, context_ + static_cast<size_t>(begin * stride) * set_.compact_size, stride,
+                buffer.take<uint8_t>(scratch));
+  }
+
+  void attention_output(int64_t column) const {
+    const Local &l = local(1, layer_.hidden, [&](Local &made) {
+      Timed timed(kQuantizeAttention);
+      run_.quantize(context_, true, layer_.hidden + kPadding, rows_, SD_ATTENTION_OUTPUT, made.a);
+    });
+    Timed timed(kAttentionOutput);
+    multiply(run_.linear(SD_ATTENTION_OUTPUT), l.a, rows_, column, column + 64,
+             {kFloat, inner_, layer_.hidden, shared_.x, layer_.hidden});
+  }
+
+  void intermediate(int64_t column) const {
+    const Local &l = local(2, layer_.hidden, [&](Local &made) {
+      Timed timed(kAttentionNorm);
+      set_.layer_norm(inner_, layer_.hidden, rows_, layer_.hidden, layer_.attention_norm, made.h, layer_.hidden);
+      run_.quantize(made.h, false, layer_.hidden, rows_, SD_INTERMEDIATE, made.a);
+    });
+    Timed timed(kIntermediate);
+    multiply(run_.linear(SD_INTERMEDIATE), l.a, rows_, column, column + 64,
+             {kCompact, wide_, layer_.intermediate + kPadding});
+  }
+
+  void output(int64_t column) const {
+    const Local &l = local(3, layer_.intermediate, [&](Local &made) {
+      Timed timed(kQuantizeIntermediate);
+      set_.layer_norm(inner_, layer_.hidden, rows_, layer_.hidden, layer_.attention_norm, made.h, layer_.hidden);
+      run_.quantize(wide_, true, layer_.intermediate + kPadding, rows_, SD_OUTPUT, made.a);
+    });
+    Timed timed(kOutput);
+    multiply(run_.linear(SD_OUTPUT), l.a, rows_, column, column + 64,
+             {kFloat, shared_.y, layer_.hidden, l.h, layer_.hidden});
+  }
+
+  void normalize(int64_t i, int64_t threads) const {
+    Timed timed(kOutputNorm);
+    const int64_t items = std::min(rows_, threads), from = rows_ * i / items, to = rows_ * (i + 1) / items;
+    float *y = shared_.y + from * layer_.hidden;
+    set_.layer_norm(y, layer_.hidden, to - from, layer_.hidden, layer_.output_norm, y, layer_.hidden);
+  }
+
+  const Run &run_;
+  const EncoderLayer &layer_;
+  const Batch &batch_;
+  const Shared &shared_;
+  const Kernels &set_;
+  const int64_t rows_;
+  const uint64_t stage_;
+  uint8_t *context_, *wide_;
+  float *inner_;
+};
+
+void gather(const Batch &batch, int64_t hidden, const float *x, float *rows) {
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const int64_t begin = batch.first[static_cast<size_t>(b)], count = batch.first[static_cast<size_t>(b) + 1] - begin;
+    std::memcpy(rows + begin * hidden, x + b * batch.sequence * hidden,
+                static_cast<size_t>(count * hidden) * sizeof(float));
+  }
+}
+
+// Padding rows become 0: nothing reads them, but a caller gets no leftovers of another request.
+void scatter(const Batch &batch, int64_t hidden, const float *rows, float *y) {
+  for (int64_t b = 0; b < batch.size(); ++b) {
+    const int64_t begin = batch.first[static_cast<size_t>(b)], count = batch.first[static_cast<size_t>(b) + 1] - begin;
+    float *to = y + b * batch.sequence * hidden;
+    std::memcpy(to, rows + begin * hidden, static_cast<size_t>(count * hidden) * sizeof(float));
+    std::memset(to + count * hidden, 0, static_cast<size_t>((batch.sequence - count) * hidden) * sizeof(float));
+  }
+}
+
+}  // namespace
+
+std::string EncoderLayer::build(const sd_layer_config &config) {
+  hidden = config.hidden;
+  intermediate = config.intermediate;
+  heads = config.heads;
+  if (heads < 1 || hidden < 1 || hidden % heads)
+    return "num_heads must divide the hidden size; found " + std::to_string(heads) + " heads and " +
+           std::to_string(hidden);
+  if (hidden / heads % 2) return "the head size must be even; found " + std::to_string(hidden / heads);
+  if (config.activation < SD_ACTIVATION_GELU || config.activation > SD_ACTIVATION_RELU)
+    return "the activation must be gelu, gelu_tanh or relu";
+  for (int i = 0; i < SD_LINEARS; ++i) {
+    const auto &c = config.linears[i];
+    const sd_quantization &q = config.quantization[i <= SD_VALUE ? 0 : i - SD_VALUE];
+    const std::string problem =
+        build_linear(c.blob, c.blob_size, c.scale, c.bias,
+                     i == SD_INTERMEDIATE ? config.activation : SD_ACTIVATION_NONE, q, nullptr, linears[i]);
+    if (!problem.empty()) return std::string(kLinearNames[i]) + ": " + problem;
+    const int64_t n = i == SD_INTERMEDIATE ? intermediate : hidden, k = i == SD_OUTPUT ? intermediate : hidden;
+    if (linears[i].n() != n || linears[i].k() != k)
+      return std::string(kLinearNames[i]) + ": expected a weight of " + std::to_string(n) + " x " + std::to_string(k) +
+             ", found " + std::to_string(linears[i].n()) + " x " + std::to_string(linears[i].k());
+  }
+  const auto copy = [&](const float *from) { return std::vector<float>(from, from + hidden); };
+  attention_gamma = copy(config.attention_gamma);
+  attention_beta = copy(config.attention_beta);
+  output_gamma = copy(config.output_gamma);
+  output_beta = copy(config.output_beta);
+  attention_norm = {attention_gamma.data(), attention_beta.data(), config.epsilon};
+  output_norm = {output_gamma.data(), output_beta.data(), config.epsilon};
+  return "";
+}
+
+void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, int64_t sequence, float *y,
+                       const sd_pool *pool) const {
+  if (batch_size <= 0 || sequence <= 0) return;
+  const Batch batch(mask, batch_size, sequence);
+  const int64_t threads = thread_count(pool), rows = batch.tokens;
+  const bool by_tokens = split_by_tokens(rows, threads);
+  CallBuffer call;
+  const int64_t qkv_stride = 3 * hidden + kPadding;
+  const size_t qkv_bytes = static_cast<size_t>(rows * qkv_stride) * kernels().compact_size;
+  const size_t dense_rows = batch.whole ? 0 : static_cast<size_t>(rows * hidden);
+  call->reserve(Buffer::size<uint8_t>(qkv_bytes) + 2 * Buffer::size<float>(dense_rows) +
+                (by_tokens ? 0 : ColumnRun::bytes(*this, rows)));
+  Shared shared{call->take<uint8_t>(qkv_bytes), qkv_stride, const_cast<float *>(x), y};
+  if (!batch.whole) {
+    shared.x = call->take<float>(dense_rows);
+    shared.y = call->take<float>(dense_rows);
+    gather(batch, hidden, x, shared.x);
+  }
+  const Run work(*this, batch, shared);
+  if (by_tokens) {
+    const int64_t blocks = token_blocks(rows, threads);
+    run_phases(pool, {
+        {blocks, [&](int64_t i) { work.project(rows * i / blocks, rows * (i + 1) / blocks); }},
+        {blocks, [&](int64_t i) { work.finish(rows * i / blocks, rows * (i + 1) / blocks); }},
+    });
+  } else {
+    ColumnRun(work, *this, batch, shared, call).go(pool);
+  }
+  if (!batch.whole) scatter(batch, hidden, shared.y, y);
+}
+
+}  // namespace sd

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// One encoder layer of the BERT family: SparseEncoderLayer.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "linear.h"
+
+namespace sd {
+
+struct EncoderLayer {
+  int64_t hidden = 0, intermediate = 0, heads = 0;
+  LinearWeights linears[SD_LINEARS];
+  std::vector<float> attention_gamma, attention_beta, output_gamma, output_beta;
+  LayerNorm attention_norm{}, output_norm{};
+
+  // Returns "" or what is wrong with the configuration.
+  std::string build(const sd_layer_config &config);
+  // x and y [batch, sequence, hidden], mask [batch, sequence].
+  void run(const float *x, const int64_t *mask, int64_t batch, int64_t sequence, float *y, const sd_pool *pool) const;
+};
+
+}  // namespace sd

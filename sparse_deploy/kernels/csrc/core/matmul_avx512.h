@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels of AVX-512 VNNI, and of VBMI where SD_VBMI is defined. Included after epilogue.h.
+//
+// Measured on Zen 4 (cycles of a vpdpbusd and what feeds it): alone 1.0; with a vpermb 1.33, the limit of the three
+// 512-bit pipes. GCC 12 keeps accumulators of _mm512_dpbusd_epi32 in memory inside templates (2-3 times slower); the
+// asm below doesn't leave it the choice.
+
+SD_INLINE void dot_u8(I32 &acc, __m512i x, __m512i w) {
+  __m512i c = __m512i(acc);
+  asm("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(x), "v"(w));
+  acc = I32(c);
+}
+
+template <int kTokens>
+struct DenseTile {
+  static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
+    for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
+      const uint8_t *data = p.data + p.first[g] * 256;
+      I32 acc[4][kTokens];
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r)
+#pragma GCC unroll 6
+        for (int t = 0; t < kTokens; ++t) acc[r][t] = I32{};
+      const uint8_t *x = tile.x;
+      for (int64_t n = p.first[g + 1] - p.first[g]; n; --n, data += 256, x += 4) {
+        const __m512i w0 = _mm512_load_si512(data), w1 = _mm512_load_si512(data + 64);
+        const __m512i w2 = _mm512_load_si512(data + 128), w3 = _mm512_load_si512(data + 192);
+        _mm_prefetch(reinterpret_cast<const char *>(data + 2048), _MM_HINT_T0);
+#pragma GCC unroll 6
+        for (int t = 0; t < kTokens; ++t) {
+          int32_t quad;
+          __builtin_memcpy(&quad, x + t * tile.x_stride, 4);
+          const __m512i q = _mm512_set1_epi32(quad);
+          dot_u8(acc[0][t], q, w0);
+          dot_u8(acc[1][t], q, w1);
+          dot_u8(acc[2][t], q, w2);
+          dot_u8(acc[3][t], q, w3);
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) finish<kTokens>(acc[r], e, static_cast<int64_t>(g) * 64 + r * 16, tile.token);
+    }
+  }
+};
+
+// The sum over one block of k for the rows of a group: kVectors of 16 tokens. Two units at a time into two sets of
+// accumulators, which hides the 4 cycles of vpdpbusd; the pair's weights come with one load (Zen 4 does one per cycle,
+// and the tokens take four).
+template <int kVectors>
+static void sum_block_1x4(const uint16_t *runs, const uint8_t *data, const uint8_t *index, const int32_t *panel,
+                          bool first, int32_t *sums) {
+  for (int r = 0; r < 64; ++r) {
+    const int run = runs[r];
+    int32_t *sum = sums + (run & 63) * 64;
+    I32 a[kVectors], b[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      a[j] = first ? I32{} : *reinterpret_cast<const I32 *>(sum + j * 16);
+      b[j] = I32{};
+    }
+    for (int n = run >> 8; n; --n, data += 8, index += 2) {
+      int64_t pair;
+      __builtin_memcpy(&pair, data, 8);
+      const __m512i weights = _mm512_set1_epi64(pair);
+      const __m512i w0 = _mm512_shuffle_epi32(weights, _MM_PERM_AAAA), w1 = _mm512_shuffle_epi32(weights, _MM_PERM_BBBB);
+      const int32_t *x0 = panel + static_cast<int64_t>(index[0]) * 64, *x1 = panel + static_cast<int64_t>(index[1]) * 64;
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) dot_u8(a[j], _mm512_load_si512(x0 + j * 16), w0);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) dot_u8(b[j], _mm512_load_si512(x1 + j * 16), w1);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) *reinterpret_cast<I32 *>(sum + j * 16) = a[j] + b[j];
+  }
+}
+
+static void multiply_block_1x4(const Packed &p, const Tile &tile, int32_t tokens, const Epilogue &e) {
+  int32_t *panel = tile.scratch, *sums = tile.scratch + kPanelDwords;
+  const int64_t units = round_up((p.k + 3) / 4, 16);
+  const int vectors = (tokens + 15) / 16;
+  for (int64_t block = 0; block < p.windows; ++block) {
+    const int64_t left = units - block * kPanelUnits;
+    for (int j = 0; j < vectors; ++j)
+      transpose16(reinterpret_cast<const int32_t *>(tile.x + j * 16 * tile.x_stride) + block * kPanelUnits,
+                  tile.x_stride / 4, tokens - j * 16, left < kPanelUnits ? left : kPanelUnits, panel + j * 16, 64);
+    for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
+      const int64_t at = static_cast<int64_t>(g) * p.windows + block;
+      const uint16_t *runs = p.meta + at * 64;
+      const uint8_t *data = p.data + p.first[at] * 8, *index = p.index + p.first[at] * 2;
+      int32_t *sum = sums + static_cast<int64_t>(g - tile.group_begin) * 64 * 64;
+      switch (vectors) {
+        case 4: sum_block_1x4<4>(runs, data, index, panel, block == 0, sum); break;
+        case 3: sum_block_1x4<3>(runs, data, index, panel, block == 0, sum); break;
+        case 2: sum_block_1x4<2>(runs, data, index, panel, block == 0, sum); break;
+        default: sum_block_1x4<1>(runs, data, index, panel, block == 0, sum); break;
+      }
+      if (block + 1 < p.windows) continue;
+      for (int c = 0; c < 64; c += 16) {
+        for (int j = 0; j < vectors; ++j) {
+          I32 out[16];
+#pragma GCC unroll 16
+          for (int i = 0; i < 16; ++i) out[i] = *reinterpret_cast<const I32 *>(sum + (c + i) * 64 + j * 16);
+          transpose(out);
+          const int64_t column = static_cast<int64_t>(g) * 64 + c, token = tile.token + j * 16;
+          if (tokens - j * 16 >= 16) {
+            finish<16>(out, e, column, token);
+            continue;
+          }
+          alignas(64) I32 rest[16];
+#pragma GCC unroll 16
+          for (int i = 0; i < 16; ++i) rest[i] = out[i];
+          for (int t = 0; t < tokens - j * 16; ++t) {
+            const I32 one[1] = {rest[t]};
+            finish<1>(one, e, column, token + t);
+          }
+        }
+      }
+    }
+  }
+}
+
+#ifdef SD_VBMI
+template <int kTokens>
+struct UnstructuredTile {
+  static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
+    const uint8_t *prefetch = tile.prefetch ? tile.prefetch : p.data;
+    const int64_t advance = tile.prefetch ? 64 : 0;
+    for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
+      const uint8_t *data = p.data + p.first[g] * 128;
+      const uint16_t *steps = p.meta + static_cast<int64_t>(g) * p.windows;
+      I32 acc[kTokens];
+#pragma GCC unroll 12
+      for (int t = 0; t < kTokens; ++t) acc[t] = I32{};
+      const uint8_t *x = tile.x;
+      for (int32_t w = 0; w < p.windows; ++w, x += 32) {
+        int n = steps[w];
+        if (!n) continue;
+        __m512i window[kTokens];
+#pragma GCC unroll 12
+        for (int t = 0; t < kTokens; ++t) window[t] = _mm512_loadu_si512(x + t * tile.x_stride);
+        do {
+          const __m512i ix = _mm512_load_si512(data), weight = _mm512_load_si512(data + 64);
+          data += 128;
+          _mm_prefetch(reinterpret_cast<const char *>(prefetch), _MM_HINT_T1);
+          prefetch += advance;
+#pragma GCC unroll 12
+          for (int t = 0; t < kTokens; ++t) dot_u8(acc[t], _mm512_permutexvar_epi8(ix, window[t]), weight);
+        } while (--n);
+      }
+      finish<kTokens>(acc, e, static_cast<int64_t>(g) * 16, tile.token);
+    }
+  }
+};
+
+// Positions of the first of each pair: 4 pairs a row in each of the 8 steps of a window.
+struct PairPositions {
+  alignas(64) uint8_t at[8][64];
+  constexpr PairPositions() : at() {
+    for (int step = 0; step < 8; ++step)
+      for (int i = 0; i < 64; ++i) at[step][i] = static_cast<uint8_t>(step * 8 + i % 4 * 2);
+  }
+};
+constexpr PairPositions kPairs;
+
+template <int kTokens>
+struct HalfTile {
+  static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
+    const __m512i one = _mm512_set1_epi8(1);
+    const uint8_t *prefetch = tile.prefetch ? tile.prefetch : p.data;
+    const int64_t advance = tile.prefetch ? 64 : 0;
+    for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
+      const uint8_t *data = p.data + p.first[g] / 8 * 576;
+      I32 acc[kTokens];
+#pragma GCC unroll 12
+      for (int t = 0; t < kTokens; ++t) acc[t] = I32{};
+      const uint8_t *x = tile.x;
+      for (int64_t n = (p.first[g + 1] - p.first[g]) / 8; n; --n, x += 64, data += 576) {
+        __m512i window[kTokens];
+#pragma GCC unroll 12
+        for (int t = 0; t < kTokens; ++t) window[t] = _mm512_load_si512(x + t * tile.x_stride);
+        // Bit `step` of a byte says which of its pair is kept. The next step's positions are made ahead of this step's
+        // permutations, which would fill the scheduler waiting for them: 1.44 cycles a pair instead of 1.85 (with the
+        // bits in a mask register 1.59, with stored positions 1.33 but 1.8 times the bytes).
+        const __m512i bits = _mm512_load_si512(data);
+        __m512i next = _mm512_ternarylogic_epi64(_mm512_load_si512(kPairs.at[0]), bits, one, 0xf8);
+#pragma GCC unroll 8
+        for (int step = 0; step < 8; ++step) {
+          const __m512i ix = next, weight = _mm512_load_si512(data + 64 + step * 64);
+          if (step < 7)
+            next = _mm512_ternarylogic_epi64(_mm512_load_si512(kPairs.at[step + 1]),
+                                             _mm512_srli_epi16(bits, static_cast<unsigned>(step + 1)), one, 0xf8);
+          _mm_prefetch(reinterpret_cast<const char *>(prefetch), _MM_HINT_T1);
+          prefetch += advance;
+#pragma GCC unroll 12
+          for (int t = 0; t < kTokens; ++t) dot_u8(acc[t], _mm512_permutexvar_epi8(ix, window[t]), weight);
+        }
+      }
+      finish<kTokens>(acc, e, static_cast<int64_t>(g) * 16, tile.token);
+    }
+  }
+};
+
+template <int kTokens>
+struct Block4x1Tile {
+  static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
+    const uint8_t *prefetch = tile.prefetch ? tile.prefetch : p.data;
+    const int64_t advance = tile.prefetch ? 64 : 0;
+    for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
+      const uint8_t *data = p.data + p.first[g] * 320;
+      const uint16_t *begin = p.meta + p.first[g];
+      I32 acc[4][kTokens];
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r)
+#pragma GCC unroll 6
+        for (int t = 0; t < kTokens; ++t) acc[r][t] = I32{};
+      for (int64_t n = p.first[g + 1] - p.first[g]; n; --n, data += 320) {
+        const uint8_t *x = tile.x + *begin++;
+        const __m512i ix = _mm512_load_si512(data);
+        const __m512i w0 = _mm512_load_si512(data + 64), w1 = _mm512_load_si512(data + 128);
+        const __m512i w2 = _mm512_load_si512(data + 192), w3 = _mm512_load_si512(data + 256);
+        _mm_prefetch(reinterpret_cast<const char *>(prefetch), _MM_HINT_T1);
+        prefetch += advance;
+#pragma GCC unroll 6
+        for (int t = 0; t < kTokens; ++t) {
+          const __m512i picked = _mm512_permutexvar_epi8(ix, _mm512_loadu_si512(x + t * tile.x_stride));
+          dot_u8(acc[0][t], picked, w0);
+          dot_u8(acc[1][t], picked, w1);
+          dot_u8(acc[2][t], picked, w2);
+          dot_u8(acc[3][t], picked, w3);
+        }
+      }
+#pragma GCC unroll 6
+      for (int t = 0; t < kTokens; ++t) {
+        const __m512i a = _mm512_unpacklo_epi32(__m512i(acc[0][t]), __m512i(acc[1][t]));
+        const __m512i b = _mm512_unpackhi_epi32(__m512i(acc[0][t]), __m512i(acc[1][t]));
+        const __m512i c = _mm512_unpacklo_epi32(__m512i(acc[2][t]), __m512i(acc[3][t]));
+        const __m512i d = _mm512_unpackhi_epi32(__m512i(acc[2][t]), __m512i(acc[3][t]));
+        acc[0][t] = I32(_mm512_unpacklo_epi64(a, c));
+        acc[1][t] = I32(_mm512_unpackhi_epi64(a, c));
+        acc[2][t] = I32(_mm512_unpacklo_epi64(b, d));
+        acc[3][t] = I32(_mm512_unpackhi_epi64(b, d));
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) finish<kTokens>(acc[r], e, static_cast<int64_t>(g) * 64 + r * 16, tile.token);
+    }
+  }
+};
+#endif
+
+// A tile of 1 ... kMax tokens.
+template <template <int> class TileOf, int kMax>
+static void multiply_tile(const Packed &p, const Tile &tile, int32_t tokens, const Epilogue &e) {
+  if constexpr (kMax > 0) {
+    if (tokens == kMax)
+      TileOf<kMax>::run(p, tile, e);
+    else
+      multiply_tile<TileOf, kMax - 1>(p, tile, tokens, e);
+  }
+}

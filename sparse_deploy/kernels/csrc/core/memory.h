@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory of packed weights and of the buffers of a call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace sd {
+
+// Zeroed, 64-byte aligned, in huge pages where the kernel grants them: bert-base streams 58 MB of packed weights per
+// request, and 4 KB pages would cost a TLB miss every 16 steps. Small blocks share a region; a region is freed with
+// the last block in it.
+using Block = std::shared_ptr<uint8_t>;
+Block allocate_block(size_t size);
+
+// A growing buffer that keeps its memory between calls. Contents are undefined after take().
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(const Buffer &) = delete;
+  Buffer &operator=(const Buffer &) = delete;
+  ~Buffer();
+
+  void reset() { used_ = 0; }
+  // 64-byte aligned; valid until the next reset(). Room for all takes must have been reserved.
+  void reserve(size_t bytes);
+  template <typename T>
+  T *take(size_t count) {
+    T *p = reinterpret_cast<T *>(data_ + used_);
+    used_ += (count * sizeof(T) + 127) / 128 * 128;
+    return p;
+  }
+  // Bytes that take<T>(count) uses.
+  template <typename T>
+  static size_t size(size_t count) {
+    return (count * sizeof(T) + 127) / 128 * 128;
+  }
+
+ private:
+  uint8_t *data_ = nullptr;
+  size_t capacity_ = 0, used_ = 0;
+};
+
+// The calling thread's own buffer: what one task of a phase needs and the next task overwrites.
+Buffer &thread_buffer();
+
+// A buffer for one call, shared by its threads. The most recently returned one is handed out first: it is the one
+// that is still in the caches, and the layers of a model take turns with it.
+class CallBuffer {
+ public:
+  CallBuffer();
+  ~CallBuffer();
+  Buffer *operator->() { return buffer_.get(); }
+
+ private:
+  std::unique_ptr<Buffer> buffer_;
+};
+
+}  // namespace sd

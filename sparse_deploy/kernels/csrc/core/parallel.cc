@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "parallel.h"
+
+#include <immintrin.h>
+#include <sched.h>
+
+#include <atomic>
+#include <memory>
+
+namespace sd {
+namespace {
+
+constexpr int kSpins = 20000;  // about 0.3 ms: longer than any wait between threads that all run
+
+struct alignas(128) Progress {
+  std::atomic<int64_t> done{0};
+};
+
+class Team {
+ public:
+  Team(const Phase *phases, size_t count, int64_t threads)
+      : phases_(phases), count_(count), threads_(threads), progress_(new Progress[count]), first_(new int64_t[count]) {
+    int64_t items = 0;
+    for (size_t p = 0; p < count; ++p) {
+      first_[p] = items;
+      items += phases[p].items;
+    }
+    claimed_.reset(new std::atomic<uint8_t>[static_cast<size_t>(items)]());
+    seats_.reset(new std::atomic<uint8_t>[static_cast<size_t>(threads)]());
+  }
+
+  static void enter(void *team, size_t) { static_cast<Team *>(team)->work(); }
+
+ private:
+  // The same for a thread in every call unless another one sits there.
+  int64_t take_seat() {
+    static std::atomic<int64_t> next{0};
+    static thread_local const int64_t preferred = next++;
+    for (int64_t i = 0; i < threads_; ++i) {
+      const int64_t seat = (preferred + i) % threads_;
+      if (!seats_[static_cast<size_t>(seat)].exchange(1, std::memory_order_relaxed)) return seat;
+    }
+    return 0;
+  }
+
+  void work() {
+    const int64_t seat = take_seat();
+    for (size_t p = 0; p < count_; ++p) {
+      const Phase &phase = phases_[p];
+      const int64_t begin = phase.items * seat / threads_;
+      for (int64_t i = 0; i < phase.items; ++i) {
+        const int64_t item = (begin + i) % phase.items;
+        auto &claimed = claimed_[static_cast<size_t>(first_[p] + item)];
+        if (claimed.load(std::memory_order_relaxed) || claimed.exchange(1, std::memory_order_relaxed)) continue;
+        phase.run(item);
+        progress_[p].done.fetch_add(1, std::memory_order_release);
+      }
+      for (int spin = 0; progress_[p].done.load(std::memory_order_acquire) != phase.items; ++spin) {
+        if (spin < kSpins)
+          _mm_pause();
+        else
+          sched_yield();
+      }
+    }
+  }
+
+  const Phase *phases_;
+  size_t count_;
+  int64_t threads_;
+  std::unique_ptr<Progress[]> progress_;
+  std::unique_ptr<int64_t[]> first_;
+  std::unique_ptr<std::atomic<uint8_t>[]> claimed_, seats_;
+};
+
+}  // namespace
+
+int64_t thread_count(const sd_pool *pool) { return pool && pool->run && pool->threads > 1 ? pool->threads : 1; }
+
+void run_phases(const sd_pool *pool, std::initializer_list<Phase> phases) {
+  const int64_t threads = thread_count(pool);
+  int64_t widest = 0;
+  for (const Phase &phase : phases) widest = phase.items > widest ? phase.items : widest;
+  if (threads == 1 || widest <= 1) {
+    for (const Phase &phase : phases)
+      for (int64_t i = 0; i < phase.items; ++i) phase.run(i);
+    return;
+  }
+  Team team(phases.begin(), phases.size(), threads);
+  pool->run(pool->context, Team::enter, &team, static_cast<size_t>(threads));
+}
+
+}  // namespace sd

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// Phases of work on a caller's thread pool: all items of a phase are done before one of the next begins.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+
+#include "sparse_deploy_kernels.h"
+
+namespace sd {
+
+struct Phase {
+  int64_t items;
+  std::function<void(int64_t)> run;
+};
+
+// Threads that a pool is expected to bring; 1 for none.
+int64_t thread_count(const sd_pool *pool);
+
+// One call of the pool for all phases. Each thread first takes its own share of a phase's items, the same share in
+// every phase and call (the tokens stay in its cache), then what others have not begun. A thread only ever waits for
+// items that another one is running, so the phases end with however few threads the pool really starts.
+void run_phases(const sd_pool *pool, std::initializer_list<Phase> phases);
+
+}  // namespace sd

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is done to whole rows (tokens): quantisation and LayerNorm. Included after simd.h.
+
+// Sixteen elements, or the `left` ones that are there and zeros.
+SD_INLINE F32 load_row(const float *p, int64_t left) {
+  return left >= 16 ? load(p) : load_part(p, static_cast<int>(left));
+}
+#ifdef SD_BF16
+SD_INLINE F32 load_row(const Compact *p, int64_t left) {
+  if (left >= 16) return load_compact(p);
+  Compact part[16] = {};
+  for (int64_t i = 0; i < left; ++i) part[i] = p[i];
+  return load_compact(part);
+}
+#endif
+
+template <typename T>
+static void quantize_rows(const T *x, int64_t x_stride, int64_t rows, int64_t k, float fixed_scale, int32_t fixed_zero,
+                          uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift) {
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {
+    float scale = fixed_scale;
+    int32_t zero = fixed_zero;
+    if (scale == 0) {
+      // 0 belongs to the range: the lanes past k hold it, and zero_point stays inside u8.
+      F32 low = {}, high = {}, low2 = {}, high2 = {};
+      int64_t i = 0;
+      for (; i + 32 <= k; i += 32) {
+        const F32 a = load_row(x + i, 16), b = load_row(x + i + 16, 16);
+        low = min(low, a);
+        high = max(high, a);
+        low2 = min(low2, b);
+        high2 = max(high2, b);
+      }
+      for (; i < k; i += 16) {
+        const F32 v = load_row(x + i, k - i);
+        low = min(low, v);
+        high = max(high, v);
+      }
+      const float lowest = reduce_min(min(low, low2)), highest = reduce_max(max(high, high2));
+      scale = (highest - lowest) / 255.0f;
+      if (!(scale > 0)) scale = 1;
+      zero = static_cast<int32_t>(-lowest / scale + 0.5f);
+    }
+    const F32 inverse = splat(1.0f / scale);
+    const I32 offset = splat_i32(zero);
+    int64_t i = 0;
+    for (; i + 16 <= k; i += 16) store_u8(y + i, round_i32(load_row(x + i, 16) * inverse) + offset);
+    if (i < k) store_u8(y + i, round_i32(load_row(x + i, k - i) * inverse) + offset);
+    token_scale[r] = scale;
+    token_shift[r] = scale * static_cast<float>(zero);
+  }
+}
+
+static void quantize(const void *x, int compact, int64_t x_stride, int64_t rows, int64_t k, float scale,
+                     int32_t zero_point, uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift) {
+  if (compact)
+    quantize_rows(static_cast<const Compact *>(x), x_stride, rows, k, scale, zero_point, y, y_stride, token_scale,
+                  token_shift);
+  else
+    quantize_rows(static_cast<const float *>(x), x_stride, rows, k, scale, zero_point, y, y_stride, token_scale,
+                  token_shift);
+}
+
+// Two passes over a row that the first one brought into L1: mean, then the squares of the differences (one pass over
+// sums of squares loses digits when the mean is large).
+static void layer_norm(const float *x, int64_t x_stride, int64_t rows, int64_t n, const LayerNorm &norm, float *y,
+                       int64_t y_stride) {
+  const float inverse_n = 1.0f / static_cast<float>(n);
+  for (int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {
+    F32 sum = {}, sum2 = {};
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+      sum += load(x + i);
+      sum2 += load(x + i + 16);
+    }
+    for (; i < n; i += 16) sum += load_row(x + i, n - i);
+    const F32 mean = splat(reduce_add(sum + sum2) * inverse_n);
+    F32 square = {}, square2 = {};
+    for (i = 0; i + 32 <= n; i += 32) {
+      const F32 a = load(x + i) - mean, b = load(x + i + 16) - mean;
+      square = fma(a, a, square);
+      square2 = fma(b, b, square2);
+    }
+    for (; i < n; i += 16) {
+      const int64_t left = n - i;
+      const F32 d = load_row(x + i, left) - (left >= 16 ? mean : load_part(reinterpret_cast<const float *>(&mean),
+                                                                            static_cast<int>(left)));
+      square = fma(d, d, square);
+    }
+    const float variance = reduce_add(square + square2) * inverse_n;
+    const F32 inverse = splat(1.0f / __builtin_sqrtf(variance + norm.epsilon));
+    for (i = 0; i + 16 <= n; i += 16)
+      store(y + i, fma((load(x + i) - mean) * inverse, load(norm.gamma + i), load(norm.beta + i)));
+    if (i < n) {
+      const int count = static_cast<int>(n - i);
+      const F32 gamma = load_part(norm.gamma + i, count), beta = load_part(norm.beta + i, count);
+      store_part(y + i, fma((load_part(x + i, count) - mean) * inverse, gamma, beta), count);
+    }
+  }
+}

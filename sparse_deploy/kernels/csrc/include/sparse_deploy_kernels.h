@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel core's C interface: pack an INT8 matrix once, multiply with it from any thread pool. It knows no runtime;
+// the adapters for ONNX Runtime and OpenVINO, the Python loader, the tests and the benchmarks all use this header.
+//
+// Functions that can fail return a null pointer or a nonzero code and fill the sd_error: one line, zero-terminated.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define SD_EXPORT __attribute__((visibility("default")))
+#else
+#define SD_EXPORT
+#endif
+
+#define SD_ABI_VERSION 1
+
+typedef struct sd_error {
+  char message[256];
+} sd_error;
+
+typedef enum sd_activation {
+  SD_ACTIVATION_NONE = 0,
+  SD_ACTIVATION_GELU = 1,       // erf
+  SD_ACTIVATION_GELU_TANH = 2,
+  SD_ACTIVATION_RELU = 3,
+  SD_ACTIVATION_TANH = 4,
+} sd_activation;
+
+// How activations become u8. scale > 0: static, u8 = clamp(round(x / scale) + zero_point). scale == 0: dynamic, one
+// scale and zero point per row of x, from the row's minimum and maximum (0 included).
+typedef struct sd_quantization {
+  float scale;
+  int32_t zero_point;
+} sd_quantization;
+
+// The caller's thread pool. `run` calls task(arg, i) once for each i in [0, count), from any threads, in any order,
+// and returns when all have returned; tasks may not start all at once. A null pool, or threads <= 1, runs serially.
+typedef struct sd_pool {
+  void *context;
+  void (*run)(void *context, void (*task)(void *arg, size_t index), void *arg, size_t count);
+  int32_t threads;  // how many tasks are expected to run at the same time
+} sd_pool;
+
+// ---- the library -------------------------------------------------------------------------------------------------
+
+SD_EXPORT int sd_abi_version(void);
+// The instruction set in use: "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2", "portable". Chosen once, by cpuid, or
+// by the environment variable SPARSE_DEPLOY_ISA (an unknown or unsupported name falls back, sd_isa_note says so).
+SD_EXPORT const char *sd_isa(void);
+SD_EXPORT const char *sd_isa_note(void);        // "" or one line
+SD_EXPORT const char *sd_isa_supported(void);   // the sets that this CPU has, best first, separated by commas
+
+// ---- one weight --------------------------------------------------------------------------------------------------
+
+typedef struct sd_weight sd_weight;  // immutable; safe to use from many threads
+
+typedef struct sd_weight_info {
+  int64_t n, k;
+  int64_t nonzeros;
+  int64_t packed_bytes;
+  double fill;         // multiply-add slots of the packed form / (n * k); 1 for dense
+  double cost;         // predicted time / that of the dense kernel
+  char kernel[24];     // "dense", "unstructured", "half" (1:2), "block_4x1", "block_1x4"
+  char pattern[24];    // what was found: "dense", "unstructured", "1:2", "block_4x1", "block_1x4"
+} sd_weight_info;
+
+// Pack a weight from its compact form (docs/sparse_operators.md). Damaged input is refused. `kernel` forces one of the
+// kernels above where it can represent the matrix; null or "" chooses by the cost model.
+SD_EXPORT sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *kernel, sd_error *error);
+SD_EXPORT void sd_weight_destroy(sd_weight *weight);
+SD_EXPORT void sd_weight_describe(const sd_weight *weight, sd_weight_info *info);
+// The matrix read back from the packed form: int8 [n, k], row-major.
+SD_EXPORT void sd_weight_unpack(const sd_weight *weight, int8_t *dense);
+
+// Exact accumulators: y[m, n] = sum_k x[m, k] * w[n, k], int32; x is u8 [m, k] row-major without padding.
+SD_EXPORT void sd_matmul_i32(const sd_weight *weight, const uint8_t *x, int64_t m, int32_t *y, const sd_pool *pool);
+
+// ---- SparseLinear ------------------------------------------------------------------------------------------------
+
+typedef struct sd_linear sd_linear;
+
+typedef struct sd_linear_config {
+  const uint8_t *blob;
+  size_t blob_size;
+  const float *scale;  // [n]
+  const float *bias;   // [n] or null
+  sd_activation activation;
+  sd_quantization quantization;
+  const char *kernel;  // as in sd_weight_create
+} sd_linear_config;
+
+SD_EXPORT sd_linear *sd_linear_create(const sd_linear_config *config, sd_error *error);
+SD_EXPORT void sd_linear_destroy(sd_linear *linear);
+SD_EXPORT const sd_weight *sd_linear_weight(const sd_linear *linear);
+// x [m, k] -> y [m, n], float32 row-major.
+SD_EXPORT void sd_linear_run(const sd_linear *linear, const float *x, int64_t m, float *y, const sd_pool *pool);
+
+// ---- SparseEncoderLayer ------------------------------------------------------------------------------------------
+
+typedef struct sd_layer sd_layer;
+
+enum { SD_QUERY = 0, SD_KEY, SD_VALUE, SD_ATTENTION_OUTPUT, SD_INTERMEDIATE, SD_OUTPUT, SD_LINEARS };
+
+typedef struct sd_layer_config {
+  int64_t hidden, intermediate, heads;
+  float epsilon;
+  sd_activation activation;
+  struct {
+    const uint8_t *blob;
+    size_t blob_size;
+    const float *scale;
+    const float *bias;
+  } linears[SD_LINEARS];
+  const float *attention_gamma, *attention_beta, *output_gamma, *output_beta;  // [hidden]
+  sd_quantization quantization[4];  // inputs of q/k/v, attention output, intermediate, output
+} sd_layer_config;
+
+SD_EXPORT sd_layer *sd_layer_create(const sd_layer_config *config, sd_error *error);
+SD_EXPORT void sd_layer_destroy(sd_layer *layer);
+SD_EXPORT const sd_weight *sd_layer_weight(const sd_layer *layer, int linear);
+// x [batch, sequence, hidden] -> y, float32; mask int64 [batch, sequence], 0 = padding. x and y may be the same.
+SD_EXPORT int sd_layer_run(const sd_layer *layer, const float *x, const int64_t *mask, int64_t batch, int64_t sequence,
+                           float *y, const sd_pool *pool, sd_error *error);
+
+// Seconds per phase since the last call, summed over threads, when SPARSE_DEPLOY_PROFILE=1: writes lines of
+// "name seconds\n" into text and returns the length it needs. For benchmarks/encoder.py --profile.
+SD_EXPORT size_t sd_profile(char *text, size_t size);
+
+#ifdef __cplusplus
+}
+#endif
