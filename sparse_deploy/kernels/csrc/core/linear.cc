@@ -45,17 +45,21 @@ void multiply_columns(const Packed &p, const Activations &x, int64_t tokens, int
     tile.group_begin = static_cast<int32_t>(column / p.group_rows);
     tile.group_end = static_cast<int32_t>((stop + p.group_rows - 1) / p.group_rows);
     tile.x_stride = x.stride;
-    // A kernel prefetches one line per step, so one pass over a chunk of 128-byte steps covers half of the next chunk.
-    const uint8_t *ahead = stop < end ? p.data + first_step(p, tile.group_end) * kBytesPerStep[p.layout]
+    // The passes of the tiles over this chunk share the lines of the next one.
+    // Columns beyond `end` count as next: where threads share out columns, this one takes those most likely.
+    const uint8_t *ahead = stop < p.n ? p.data + first_step(p, tile.group_end) * kBytesPerStep[p.layout]
                            : next     ? next->data
                                       : nullptr;
     const int64_t steps = first_step(p, tile.group_end) - first_step(p, tile.group_begin);
+    const int64_t lines = (kBytesPerStep[p.layout] + 63) / 64;
+    tile.prefetch_lines = static_cast<int32_t>((lines + tiles - 1) / tiles);
     tile.scratch = scratch(p, stop - column);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t from = tokens * i / tiles, to = tokens * (i + 1) / tiles;
       tile.x = x.x + from * x.stride;
       tile.token = from;
-      tile.prefetch = ahead && i * 64 < kBytesPerStep[p.layout] ? ahead + i * steps * 64 : nullptr;
+      tile.prefetch =
+          ahead && i * tile.prefetch_lines < lines ? ahead + i * tile.prefetch_lines * steps * 64 : nullptr;
       set.matmul[p.layout](p, tile, static_cast<int32_t>(to - from), epilogue);
     }
     column = stop;
@@ -114,7 +118,7 @@ std::string build_linear(const uint8_t *blob, size_t blob_size, const float *sca
   return "";
 }
 
-bool split_by_tokens(int64_t tokens, int64_t threads) { return threads == 1 || tokens >= 24 * threads; }
+bool split_by_tokens(int64_t tokens, int64_t threads) { return threads == 1 || tokens >= 8 * threads; }
 
 int64_t token_blocks(int64_t tokens, int64_t threads) {
   constexpr int64_t kBlock = 96;

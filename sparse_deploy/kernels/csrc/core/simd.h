@@ -6,6 +6,7 @@
 #pragma GCC diagnostic ignored "-Wpsabi"  // no vector crosses a translation unit
 
 #define SD_INLINE static inline __attribute__((always_inline))
+#define SD_INLINE_MEMBER inline __attribute__((always_inline))
 
 typedef float F32 __attribute__((vector_size(64)));
 typedef float F32Unaligned __attribute__((vector_size(64), aligned(4), may_alias));

@@ -70,6 +70,7 @@ struct Tile {
   int64_t x_stride;                // bytes; rows are readable up to the next multiple of 128 past k
   int64_t token;                   // of the first row, for the epilogue
   const uint8_t *prefetch;         // packed bytes that will be wanted next, or null
+  int32_t prefetch_lines;          // cache lines of them per step
   int32_t *scratch;                // kBlock1x4: kPanelDwords, then 64 int32 per output row; 64-byte aligned
 };
 
