@@ -26,5 +26,8 @@ const Kernels kAvx2 = {
     avx2::quantize,
     avx2::layer_norm,
     avx2::attention_scratch,
-    avx2::attention};
+    avx2::attention,
+    nullptr,
+    nullptr,
+    nullptr};
 }  // namespace sd

@@ -28,5 +28,8 @@ const Kernels kAvx2Vnni = {
     avx2_vnni::quantize,
     avx2_vnni::layer_norm,
     avx2_vnni::attention_scratch,
-    avx2_vnni::attention};
+    avx2_vnni::attention,
+    nullptr,
+    nullptr,
+    nullptr};
 }  // namespace sd

@@ -16,6 +16,7 @@ namespace avx512_bf16 {
 #include "attention.h"
 #include "matmul_generic.h"
 #include "matmul_avx512.h"
+#include "attention_int8.h"
 }  // namespace avx512_bf16
 
 const Kernels kAvx512Bf16 = {
@@ -31,5 +32,8 @@ const Kernels kAvx512Bf16 = {
     avx512_bf16::quantize,
     avx512_bf16::layer_norm,
     avx512_bf16::attention_scratch,
-    avx512_bf16::attention};
+    avx512_bf16::attention,
+    avx512_bf16::quantize_heads,
+    avx512_bf16::attention_int8_scratch,
+    avx512_bf16::attention_int8};
 }  // namespace sd

@@ -15,6 +15,7 @@ namespace avx512_vbmi {
 #include "attention.h"
 #include "matmul_generic.h"
 #include "matmul_avx512.h"
+#include "attention_int8.h"
 }  // namespace avx512_vbmi
 
 const Kernels kAvx512Vbmi = {
@@ -30,5 +31,8 @@ const Kernels kAvx512Vbmi = {
     avx512_vbmi::quantize,
     avx512_vbmi::layer_norm,
     avx512_vbmi::attention_scratch,
-    avx512_vbmi::attention};
+    avx512_vbmi::attention,
+    avx512_vbmi::quantize_heads,
+    avx512_vbmi::attention_int8_scratch,
+    avx512_vbmi::attention_int8};
 }  // namespace sd

@@ -14,6 +14,7 @@ namespace avx512_vnni {
 #include "attention.h"
 #include "matmul_generic.h"
 #include "matmul_avx512.h"
+#include "attention_int8.h"
 }  // namespace avx512_vnni
 
 const Kernels kAvx512Vnni = {
@@ -27,5 +28,8 @@ const Kernels kAvx512Vnni = {
     avx512_vnni::quantize,
     avx512_vnni::layer_norm,
     avx512_vnni::attention_scratch,
-    avx512_vnni::attention};
+    avx512_vnni::attention,
+    avx512_vnni::quantize_heads,
+    avx512_vnni::attention_int8_scratch,
+    avx512_vnni::attention_int8};
 }  // namespace sd

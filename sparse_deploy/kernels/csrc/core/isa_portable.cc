@@ -26,5 +26,8 @@ const Kernels kPortable = {
     portable::quantize,
     portable::layer_norm,
     portable::attention_scratch,
-    portable::attention};
+    portable::attention,
+    nullptr,
+    nullptr,
+    nullptr};
 }  // namespace sd

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "dispatch.h"
@@ -48,10 +49,22 @@ struct Batch {
   int64_t size() const { return static_cast<int64_t>(first.size()) - 1; }
 };
 
+// Whether attention multiplies in INT8: where the instruction set can, unless SPARSE_DEPLOY_ATTENTION=float asks for its
+// floating-point products (bfloat16 or float).
+bool int8_attention(int64_t head_size) {
+  static const bool wanted = [] {
+    const char *value = std::getenv("SPARSE_DEPLOY_ATTENTION");
+    return !value || std::strcmp(value, "float") != 0;
+  }();
+  return wanted && kernels().attention_int8 && head_size % 16 == 0;
+}
+
 // The buffers of a call, shared by its threads.
 struct Shared {
   uint8_t *qkv;  // compact [tokens, 3 hidden]
   int64_t qkv_stride;
+  uint8_t *qkv8;        // INT8 attention: u8, s8, s8 [tokens, 3 hidden], and
+  float *qkv8_scale;    // [tokens, 3 heads]
   float *x, *y;  // rows without padding; the caller's own arrays when there is none
 };
 
@@ -60,7 +73,7 @@ class Run {
  public:
   Run(const EncoderLayer &layer, const Batch &batch, const Shared &shared)
       : layer_(layer), batch_(batch), shared_(shared), set_(kernels()), hidden_(layer.hidden),
-        wide_(layer.intermediate), head_(layer.hidden / layer.heads) {}
+        wide_(layer.intermediate), head_(layer.hidden / layer.heads), int8_(int8_attention(head_)) {}
 
   // Tokens [from, to) of all sequences: everything up to q, k and v.
   void project(int64_t from, int64_t to) const {
@@ -75,6 +88,19 @@ class Run {
     Timed timed(kQueryKeyValue);
     for (int i = SD_QUERY; i <= SD_VALUE; ++i)
       multiply(linear(i), a, rows, 0, hidden_, to_qkv(i, from), &linear(i + 1).weight.packed);
+    if (int8_) quantize_qkv(from, to);
+  }
+
+  // q, k and v of tokens [from, to) in 8 bits.
+  void quantize_qkv(int64_t from, int64_t to) const {
+    set_.quantize_heads(shared_.qkv + static_cast<size_t>(from * shared_.qkv_stride) * set_.compact_size,
+                        shared_.qkv_stride, to - from, 3 * layer_.heads, head_, layer_.heads,
+                        shared_.qkv8 + from * 3 * hidden_, 3 * hidden_, shared_.qkv8_scale + from * 3 * layer_.heads,
+                        3 * layer_.heads);
+  }
+
+  size_t attention_scratch() const {
+    return int8_ ? set_.attention_int8_scratch(batch_.longest, head_) : set_.attention_scratch(batch_.longest, head_);
   }
 
   // Tokens [from, to): everything after q, k and v.
@@ -86,13 +112,13 @@ class Run {
     buffer.reserve(Buffer::size<uint8_t>(static_cast<size_t>(rows * context_stride) * compact) +
                    Buffer::size<uint8_t>(static_cast<size_t>(rows * wide_stride) * compact) +
                    Buffer::size<float>(static_cast<size_t>(rows * hidden_)) + activation_bytes(rows, hidden_) +
-                   activation_bytes(rows, wide_) + set_.attention_scratch(batch_.longest, head_) + 128);
+                   activation_bytes(rows, wide_) + attention_scratch() + 128);
     uint8_t *context = buffer.take<uint8_t>(static_cast<size_t>(rows * context_stride) * compact);
     uint8_t *wide = buffer.take<uint8_t>(static_cast<size_t>(rows * wide_stride) * compact);
     float *inner = buffer.take<float>(static_cast<size_t>(rows * hidden_));
     const Activations a = take_activations(buffer, rows, hidden_);
     const Activations w = take_activations(buffer, rows, wide_);
-    uint8_t *scratch = buffer.take<uint8_t>(set_.attention_scratch(batch_.longest, head_));
+    uint8_t *scratch = buffer.take<uint8_t>(attention_scratch());
 
     {
       Timed timed(kAttention);
@@ -140,25 +166,25 @@ class Run {
   // Rows [row, stop) of sequence b, head h.
   void attend(int64_t b, int64_t h, int64_t row, int64_t stop, void *context, int64_t stride, void *scratch) const {
     const int64_t begin = batch_.first[static_cast<size_t>(b)];
+    const int64_t keys = batch_.first[static_cast<size_t>(b) + 1] - begin;
+    const float *penalty = &batch_.penalty[static_cast<size_t>(b * batch_.padded)];
+    const float scale = 1.0f / std::sqrt(static_cast<float>(head_));
     const size_t compact = set_.compact_size;
-    Attention a{};
-    const uint8_t *base = shared_.qkv + static_cast<size_t>(begin * shared_.qkv_stride + h * head_) * compact;
-    a.q = base;
-    a.k = base + static_cast<size_t>(hidden_) * compact;
-    a.v = base + static_cast<size_t>(2 * hidden_) * compact;
-    a.stride = shared_.qkv_stride;
-    a.keys = batch_.first[static_cast<size_t>(b) + 1] - begin;
-    a.penalty = &batch_.penalty[static_cast<size_t>(b * batch_.padded)];
-    a.query_begin = row - begin;
-    a.query_end = stop - begin;
-    a.head_size = head_;
-    a.scale = 1.0f / std::sqrt(static_cast<float>(head_));
-    a.out = static_cast<uint8_t *>(context) + static_cast<size_t>(h * head_) * compact;
-    a.out_stride = stride;
-    a.scratch = scratch;
-    set_.attention(a);
+    void *out = static_cast<uint8_t *>(context) + static_cast<size_t>(h * head_) * compact;
+    if (int8_) {
+      const uint8_t *x = shared_.qkv8 + begin * 3 * hidden_ + h * head_;
+      const float *scales = shared_.qkv8_scale + begin * 3 * layer_.heads + h;
+      set_.attention_int8({x, x + hidden_, x + 2 * hidden_, 3 * hidden_, scales, scales + layer_.heads,
+                           scales + 2 * layer_.heads, 3 * layer_.heads, keys, penalty, row - begin, stop - begin,
+                           head_, scale, out, stride, scratch});
+      return;
+    }
+    const uint8_t *x = shared_.qkv + static_cast<size_t>(begin * shared_.qkv_stride + h * head_) * compact;
+    set_.attention({x, x + static_cast<size_t>(hidden_) * compact, x + static_cast<size_t>(2 * hidden_) * compact,
+                    shared_.qkv_stride, keys, penalty, row - begin, stop - begin, head_, scale, out, stride, scratch});
   }
 
+  bool int8() const { return int8_; }
   const LinearWeights &linear(int i) const { return layer_.linears[i]; }
 
   Destination to_qkv(int i, int64_t token) const {
@@ -189,6 +215,7 @@ class Run {
   const Shared &shared_;
   const Kernels &set_;
   const int64_t hidden_, wide_, head_;
+  const bool int8_;
 };
 
 // Few tokens: the threads share out columns and heads, and meet after every product. What is cheap (LayerNorm and
@@ -215,6 +242,7 @@ class ColumnRun {
     const int64_t columns = (hidden + 63) / 64, wide_columns = (layer_.intermediate + 63) / 64;
     run_phases(pool, {
         {3 * columns, [&](int64_t i) { project(static_cast<int>(i / columns), i % columns * 64); }},
+        {run_.int8() ? std::min<int64_t>(rows_, thread_count(pool)) : 0, [&](int64_t i) { quantize_qkv(i, pool); }},
         {batch_.size() * layer_.heads, [&](int64_t i) { attend(i / layer_.heads, i % layer_.heads); }},
         {columns, [&](int64_t i) { attention_output(i * 64); }},
         {wide_columns, [&](int64_t i) { intermediate(i * 64); }},
@@ -254,11 +282,17 @@ class ColumnRun {
     multiply(run_.linear(SD_QUERY + i), l.a, rows_, column, column + 64, run_.to_qkv(SD_QUERY + i, 0));
   }
 
+  void quantize_qkv(int64_t i, const sd_pool *pool) const {
+    Timed timed(kAttention);
+    const int64_t items = std::min<int64_t>(rows_, thread_count(pool));
+    run_.quantize_qkv(rows_ * i / items, rows_ * (i + 1) / items);
+  }
+
   void attend(int64_t b, int64_t h) const {
     Timed timed(kAttention);
     const int64_t begin = batch_.first[static_cast<size_t>(b)], end = batch_.first[static_cast<size_t>(b) + 1];
     const int64_t stride = layer_.hidden + kPadding;
-    const size_t scratch = set_.attention_scratch(batch_.longest, layer_.hidden / layer_.heads);
+    const size_t scratch = run_.attention_scratch();
     Buffer &buffer = thread_buffer();
     buffer.reserve(scratch);
     run_.attend(b, h, begin, end, context_ + static_cast<size_t>(begin * stride) * set_.compact_size, stride,
@@ -376,10 +410,19 @@ void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, 
   CallBuffer call;
   const int64_t qkv_stride = 3 * hidden + kPadding;
   const size_t qkv_bytes = static_cast<size_t>(rows * qkv_stride) * kernels().compact_size;
+  const size_t int8_bytes = int8_attention(hidden / heads) ? static_cast<size_t>(rows * 3 * hidden) : 0;
+  const size_t int8_scales = int8_bytes ? static_cast<size_t>(rows * 3 * heads) : 0;
   const size_t dense_rows = batch.whole ? 0 : static_cast<size_t>(rows * hidden);
-  call->reserve(Buffer::size<uint8_t>(qkv_bytes) + 2 * Buffer::size<float>(dense_rows) +
+  call->reserve(Buffer::size<uint8_t>(qkv_bytes) + Buffer::size<uint8_t>(int8_bytes) +
+                Buffer::size<float>(int8_scales) + 2 * Buffer::size<float>(dense_rows) +
                 (by_tokens ? 0 : ColumnRun::bytes(*this, rows)));
-  Shared shared{call->take<uint8_t>(qkv_bytes), qkv_stride, const_cast<float *>(x), y};
+  Shared shared{};
+  shared.qkv = call->take<uint8_t>(qkv_bytes);
+  shared.qkv_stride = qkv_stride;
+  shared.qkv8 = call->take<uint8_t>(int8_bytes);
+  shared.qkv8_scale = call->take<float>(int8_scales);
+  shared.x = const_cast<float *>(x);
+  shared.y = y;
   if (!batch.whole) {
     shared.x = call->take<float>(dense_rows);
     shared.y = call->take<float>(dense_rows);

@@ -144,27 +144,33 @@ static void multiply_block_1x4(const Packed &p, const Tile &tile, int32_t tokens
 template <int kTokens>
 struct UnstructuredTile {
   static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
+    if (p.windows == 2)
+      windows<2>(p, tile, e);
+    else
+      windows<3>(p, tile, e);
+  }
+
+  template <int kSteps>
+  SD_INLINE void windows(const Packed &p, const Tile &tile, const Epilogue &e) {
     Prefetcher prefetcher(p, tile);
     for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
       const uint8_t *data = p.data + p.first[g] * 128;
-      const uint16_t *steps = p.meta + static_cast<int64_t>(g) * p.windows;
+      const uint16_t *begin = p.meta + p.first[g] / kSteps;
       I32 acc[kTokens];
 #pragma GCC unroll 12
       for (int t = 0; t < kTokens; ++t) acc[t] = I32{};
-      const uint8_t *x = tile.x;
-      for (int32_t w = 0; w < p.windows; ++w, x += 32) {
-        int n = steps[w];
-        if (!n) continue;
+      for (int64_t n = (p.first[g + 1] - p.first[g]) / kSteps; n; --n) {
+        const uint8_t *x = tile.x + *begin++;
         __m512i window[kTokens];
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) window[t] = _mm512_loadu_si512(x + t * tile.x_stride);
-        do {
+#pragma GCC unroll 3
+        for (int s = 0; s < kSteps; ++s, data += 128) {
           const __m512i ix = _mm512_load_si512(data), weight = _mm512_load_si512(data + 64);
-          data += 128;
           prefetcher.step();
 #pragma GCC unroll 12
           for (int t = 0; t < kTokens; ++t) dot_u8(acc[t], _mm512_permutexvar_epi8(ix, window[t]), weight);
-        } while (--n);
+        }
       }
       finish<kTokens>(acc, e, static_cast<int64_t>(g) * 16, tile.token);
     }

@@ -29,10 +29,10 @@ static void multiply_generic(const Packed &p, const Tile &tile, int32_t tokens, 
                                    x[p.meta[step] + p.data[step * 320 + i]];
           }
       } else if (kLayout == kUnstructured) {
-        for (int32_t w = 0; w < p.windows; ++w)
-          for (int n = p.meta[static_cast<int64_t>(g) * p.windows + w]; n; --n, ++step)
-            for (int i = 0; i < 64; ++i)
-              acc[i / 4] += static_cast<int8_t>(p.data[step * 128 + 64 + i]) * x[w * 32 + p.data[step * 128 + i]];
+        for (; step < end; ++step)
+          for (int i = 0; i < 64; ++i)
+            acc[i / 4] += static_cast<int8_t>(p.data[step * 128 + 64 + i]) *
+                          x[p.meta[step / p.windows] + p.data[step * 128 + i]];
       } else {
         step = p.first[static_cast<int64_t>(g) * p.windows];
         for (int32_t w = 0; w < p.windows; ++w)

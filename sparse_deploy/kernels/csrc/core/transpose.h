@@ -35,18 +35,19 @@ SD_INLINE void transpose(I32 (&v)[16]) {
 // panel[i][j] = dword i of row j, for 16 rows and `count` dwords.
 static void transpose16(const int32_t *rows, int64_t row_stride, int64_t valid, int64_t count, int32_t *panel,
                         int64_t panel_stride) {
-  int64_t i = 0;
 #ifdef __AVX512F__
-  for (; i + 16 <= count; i += 16) {
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 mask = count - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (count - i)) - 1);
     I32 r[16];
 #pragma GCC unroll 16
-    for (int j = 0; j < 16; ++j)
-      r[j] = j < valid ? *reinterpret_cast<const I32Unaligned *>(rows + j * row_stride + i) : I32{};
+    for (int j = 0; j < 16; ++j) r[j] = j < valid ? I32(_mm512_maskz_loadu_epi32(mask, rows + j * row_stride + i)) : I32{};
     transpose(r);
 #pragma GCC unroll 16
-    for (int j = 0; j < 16; ++j) *reinterpret_cast<I32Unaligned *>(panel + (i + j) * panel_stride) = r[j];
+    for (int j = 0; j < 16; ++j)
+      if (i + j < count) *reinterpret_cast<I32Unaligned *>(panel + (i + j) * panel_stride) = r[j];
   }
-#endif
-  for (; i < count; ++i)
+#else
+  for (int64_t i = 0; i < count; ++i)
     for (int64_t j = 0; j < 16; ++j) panel[i * panel_stride + j] = j < valid ? rows[j * row_stride + i] : 0;
+#endif
 }

@@ -13,13 +13,14 @@ namespace sd {
 enum Layout : int32_t {
   // 64 rows a group. Stream [k/4][4][16 rows][4 k].
   kDense = 0,
-  // 16 rows a group. A window of 64 k slides over the row in strides of 32; per window a number of steps; a step is
-  // 64 k positions inside the window (u8) and 64 weights: 4 nonzeros for each of the 16 rows.
+  // 16 rows a group. A window of 64 k slides over the row; `meta` holds where each one starts, and each has `windows`
+  // steps (2 or 3, so that no branch depends on the data). A step is 64 k positions inside the window (u8) and 64
+  // weights: 4 nonzeros for each of the 16 rows.
   kUnstructured,
   // 1 of every 2 kept, 16 rows a group. Per 64 k: 64 bytes of bits (bit `step`: which of the two), then 8 x 64 weights.
   kHalf,
   // 4(out)x1(in) blocks, 64 rows a group. A step: 64 k positions, shared by the 4 rows of a block, and 4 x 64 weights
-  // (row r of the 16 blocks); `meta` holds where the step's window starts. Lane j is block 4*(j%4) + j/4, which makes
+  // (row r of the 16 blocks); `meta` holds where each step's window starts. Lane j is block 4*(j%4) + j/4, which makes
   // the way back to 64 neighbouring outputs 8 unpacks.
   kBlock4x1,
   // 1(out)x4(in) blocks, 64 rows a group, with tokens in lanes instead of rows: blocks of 384 k are transposed into a
@@ -37,11 +38,11 @@ struct Packed {
   int64_t n, k;
   int32_t group_rows;      // 16 or 64
   int32_t groups;
-  int32_t windows;         // per group; kUnstructured: positions of the window, kBlock1x4: blocks of k
+  int32_t windows;         // kUnstructured: steps per window, kBlock1x4: blocks of k per group
   int64_t steps;           // in all
   const uint8_t *data;     // 64-byte aligned
   const uint8_t *index;    // kBlock1x4
-  const uint16_t *meta;    // steps per window, or kBlock4x1: window start per step
+  const uint16_t *meta;    // see the layouts
   const int64_t *first;    // [groups + 1]: first step of a group (kBlock1x4: of a group and block of k)
 };
 
@@ -87,6 +88,23 @@ struct Attention {
   void *scratch;               // attention_scratch(keys, head_size) bytes, 64-byte aligned
 };
 
+// The same with q, k and v in 8 bits, a scale per token and head. head_size is a multiple of 16.
+struct AttentionInt8 {
+  const uint8_t *q;            // u8 around 128
+  const uint8_t *k, *v;        // s8
+  int64_t stride;              // bytes between rows, a multiple of 4
+  const float *q_scale, *k_scale, *v_scale;  // of row 0
+  int64_t scale_stride;
+  int64_t keys;
+  const float *penalty;
+  int64_t query_begin, query_end;
+  int64_t head_size;
+  float scale;
+  void *out;                   // compact type: row of query_begin
+  int64_t out_stride;
+  void *scratch;               // attention_int8_scratch(keys, head_size) bytes, 64-byte aligned
+};
+
 struct LayerNorm {
   const float *gamma, *beta;
   float epsilon;
@@ -115,6 +133,12 @@ struct Kernels {
                      int64_t y_stride);
   size_t (*attention_scratch)(int64_t keys, int64_t head_size);
   void (*attention)(const Attention &);
+  // INT8 attention, where there are instructions for it; null elsewhere. quantize_heads makes rows of `heads` heads,
+  // the first biased_heads of them u8 around 128, the others s8.
+  void (*quantize_heads)(const void *x, int64_t x_stride, int64_t rows, int64_t heads, int64_t head_size,
+                         int64_t biased_heads, uint8_t *y, int64_t y_stride, float *scales, int64_t scale_stride);
+  size_t (*attention_int8_scratch)(int64_t keys, int64_t head_size);
+  void (*attention_int8)(const AttentionInt8 &);
 };
 
 extern const Kernels kPortable, kAvx2, kAvx2Vnni, kAvx512Vnni, kAvx512Vbmi, kAvx512Bf16;
