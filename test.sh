@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Install into .venv, then run every check: lint, format, types, import contract, generated docs, tests.
+# Install into .venv, then run every check: lint, format, types, import contract, generated docs, our copy of ONNX
+# Runtime's interface, tests.
 # Arguments go to pytest: ./test.sh tests/unit/sparsity -k block
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
@@ -24,6 +25,7 @@ check format .venv/bin/ruff format --check .
 check types .venv/bin/mypy
 check imports .venv/bin/lint-imports
 check docs .venv/bin/python tools/generate_docs.py --check
+check abi tools/check_ort_abi.sh
 if ((${#failed[@]})); then
   echo "== failed before the tests: ${failed[*]}" >&2
 fi

@@ -3,6 +3,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("no ../shared/data here")
     return REAL_DATA
+
+
+@pytest.fixture
+def without_operators(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As where the compiled operators are missing."""
+    from sparse_deploy.kernels import loader
+
+    monkeypatch.setenv(loader.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("no-operators")))
+    loader.open_library.cache_clear()
+    yield
+    loader.open_library.cache_clear()
 
 
 @pytest.fixture(scope="session")

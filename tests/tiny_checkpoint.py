@@ -39,6 +39,8 @@ def demo_recipe(model: Path, **changes: object) -> Recipe:
             "max_steps": 12, "learning_rate": 1e-3, "train_batch_size": 16, "weight_decay": 0.1, "save_steps": 5,
             "logging_steps": 4,
         },
+        # After so few steps half of the two logits lie within 0.05 of each other, and INT8 moves them by up to 0.02.
+        "export": {"int8_agreement": 0.75},
         "quantization": {"calibration_samples": 32},
         "bench": {"blocks": 2, "block_seconds": 0.1, "warmup_seconds": 0.5, "throughput_batch_size": 8},
     }  # fmt: skip

@@ -12,11 +12,12 @@ from sparse_deploy.sparsity.statistics import record_masks
 MODEL_INPUTS = ["input_ids", "attention_mask", "token_type_ids"]
 MODEL_FILES = (
     "model.safetensors", "model.onnx", "model_int8.onnx", "openvino_model.xml", "openvino_model_int8.xml",
+    "model_sparse.onnx",
 )  # fmt: skip
 
 
 def write_models(folder: Path, encoder: Path, *, question_answering: bool = False, labels: int = 2) -> None:
-    """A model with a random head on ``encoder`` as safetensors, ONNX and IR, each FP32 and dynamic INT8."""
+    """A model with a random head on ``encoder``: safetensors, ONNX and IR, FP32 and dynamic INT8, and sparse ONNX."""
     import torch
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -32,6 +33,7 @@ def write_models(folder: Path, encoder: Path, *, question_answering: bool = Fals
     export_onnx(model, outputs, folder / "model.onnx")
     quantize(folder / "model.onnx", folder / "model_int8.onnx")
     convert(folder)
+    make_sparse(folder / "model.onnx", folder / "model_sparse.onnx")
 
 
 def export_onnx(model: Any, outputs: list[str], path: Path) -> None:
@@ -70,6 +72,15 @@ def convert(folder: Path) -> None:
     for suffix in ("", "_int8"):
         model = openvino.convert_model(folder / f"model{suffix}.onnx")
         openvino.save_model(model, folder / f"openvino_model{suffix}.xml", compress_to_fp16=False)
+
+
+def make_sparse(source: Path, target: Path) -> None:
+    from sparse_deploy.graph.model_file import load_onnx, save_onnx
+    from sparse_deploy.graph.sparse_model import to_sparse_model
+
+    found = to_sparse_model(load_onnx(source))
+    assert len(found.layers) == 2
+    save_onnx(found.model, target)
 
 
 def seal_deployment(folder: Path, recipe: dict[str, Any]) -> None:

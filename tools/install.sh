@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Make .venv and install sparse-deploy into it, with the extras named (demo,dev) and the versions of constraints.txt.
-# A second run with the same inputs does nothing.
+# The kernels are compiled on the way; pip fetches CMake and Ninja where the machine has none, and without a compiler
+# the package is installed without them. A second run with the same inputs does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=$1
@@ -12,7 +13,12 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   exit 2
 fi
 stamp=.venv/.installed-${extras//,/-}
-inputs=$(cat pyproject.toml constraints.txt | sha256sum)
+compiler=$("${CXX:-c++}" --version 2>/dev/null | head -n 1 || true)
+inputs=$({
+  cat pyproject.toml constraints.txt
+  find sparse_deploy/kernels/csrc -type f -print0 | sort -z | xargs -0 sha256sum
+  echo "$compiler"
+} | sha256sum)
 if [[ -f $stamp && $(<"$stamp") == "$inputs" ]] && .venv/bin/python -c 'import sparse_deploy' 2>/dev/null; then
   exit 0
 fi
@@ -28,3 +34,5 @@ pip=(.venv/bin/python -m pip install --quiet --quiet --no-input --disable-pip-ve
   "$(grep '^torch==' constraints.txt)" 2>/dev/null || echo "install: no CPU build of torch to be had; taking the default one" >&2
 "${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
 echo "$inputs" >"$stamp"
+.venv/bin/python -c 'from sparse_deploy.kernels.loader import onnxruntime_library; onnxruntime_library()' 2>/dev/null ||
+  echo "install: without the sparse runtime, for there is no C++ compiler here (GCC 11 or newer); all else works" >&2

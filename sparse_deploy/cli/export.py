@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sparse_deploy.config.schema import Int8Mode
+from sparse_deploy.config.schema import Int8Mode, Target
 
 
 def export_command(
@@ -18,6 +18,10 @@ def export_command(
     recipe: Annotated[Path, typer.Option("--recipe", "-c", help="Recipe file, or the name of a shipped recipe.")],
     int8: Annotated[
         Int8Mode | None, typer.Option("--int8", help="How to quantize; overrides quantization.mode of the recipe.")
+    ] = None,
+    target: Annotated[
+        list[Target] | None,
+        typer.Option(help="Also write this, whatever the recipe says: OpenVINO IR, model_sparse.onnx. Repeatable."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="New deployment folder; runs/RECIPE-NAME-deployment when omitted.")
@@ -33,7 +37,7 @@ def export_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Turn a fine-tuned checkpoint into ONNX and OpenVINO files, FP32 and INT8, with every zero proven.
+    """Turn a fine-tuned checkpoint into ONNX and OpenVINO files, FP32, INT8 and sparse, with every zero proven.
 
     Each file is read back: it must hold each zero of the checkpoint and answer like PyTorch on real text. The folder
     appears only when all of it is right.
@@ -41,13 +45,20 @@ def export_command(
     from sparse_deploy.config import load_recipe
 
     settings = load_recipe(recipe, overrides or [])
-    target = output or Path("runs") / f"{settings.name}-deployment"
+    folder = output or Path("runs") / f"{settings.name}-deployment"
 
     from sparse_deploy.stages.export import export_deployment
 
     with _status(f"export {settings.name}") as progress:
         manifest = export_deployment(
-            checkpoint, settings, target, int8=int8, data_dir=data_dir, allow_pickle=allow_pickle, progress=progress
+            checkpoint,
+            settings,
+            folder,
+            int8=int8,
+            targets=target or (),
+            data_dir=data_dir,
+            allow_pickle=allow_pickle,
+            progress=progress,
         )
     sizes = {record.path: record.bytes for record in manifest.files}
     for xml in [name for name in sizes if name.endswith(".xml")]:
@@ -62,13 +73,24 @@ def export_command(
         for name, record in manifest.sparsity.items()
     }
     if as_json:
-        typer.echo(json.dumps({"schema_version": 1, "output": str(target), "task": manifest.task, "files": files}))
+        typer.echo(json.dumps({"schema_version": 1, "output": str(folder), "task": manifest.task, "files": files}))
         return
-    typer.echo(f"{target}: {len(files)} model files, every zero of the checkpoint kept", err=True)
+    typer.echo(f"{folder}: {len(files)} model files, every zero of the checkpoint kept", err=True)
     for name, record in manifest.sparsity.items():
         line = f"  {name:<26}{sizes[name] / 1e6:9.1f} MB  {record.sparsity_of_prunable:6.1%} zeros"
         parity = files[name]["parity"]
         typer.echo(line + (f"  max difference {parity['max_abs']:.2g}" if parity else ""), err=True)
+    if sparse := manifest.details.get("sparse"):
+        typer.echo(f"  sparse operators: {_sparse_line(sparse)}", err=True)
+
+
+def _sparse_line(details: dict[str, Any]) -> str:
+    """What became of the model's layers, and why some stayed."""
+    line = f"{len(details['encoder_layers'])} encoder layers, {len(details['linears'])} single matrices"
+    if left := details["left_standard"]:
+        name, reason = next(iter(left.items()))
+        line += f"; {len(left)} left standard (such as {name}: {reason})"
+    return f"{line}; checked with {details['checked_with']}"
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 """The weights of matrix products in an ONNX graph: where they are stored, how they are turned, which of them are zero.
 
 One reader for every form in which a Linear layer's weight turns up: FP32 MatMul and Gemm, QDQ, the integer products
-of ONNX Runtime's quantizer, with Transpose, Cast or Constant nodes in between.
+of ONNX Runtime's quantizer, with Transpose, Cast or Constant nodes in between, and our sparse operators.
 """
 
 import re
@@ -16,7 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparse_deploy.errors import ArtifactError
 from sparse_deploy.graph.model_file import load_onnx
+from sparse_deploy.graph.operators import packed_inputs, scale_inputs
+from sparse_deploy.sparsity.packing import decode, read_header
 from sparse_deploy.sparsity.pattern import BoolArray
 
 Array = NDArray[Any]
@@ -24,8 +27,9 @@ Array = NDArray[Any]
 MICROSOFT = "com.microsoft"
 # Suffixes that quantizers hang on a weight's name (ONNX Runtime: _quantized; Neural Compressor's ONNX half: _q).
 _NAME_SUFFIX = re.compile(r"(_quantized|_q|_int8|_transposed)+$")
-# Factors beside a product: ONNX Runtime's dynamic quantizer has them behind, our activation smoothing in front.
-_SCALE_NAMES = ("_scale", "_zero_point", ".smoothing")
+# Beside a product: factors (ONNX Runtime's dynamic quantizer has them behind, our activation smoothing in front), and
+# the bias of zeros that a sparse operator gets for a layer without one.
+_SCALE_NAMES = ("_scale", "_zero_point", ".smoothing", "_zero_bias")
 _PASSED_THROUGH = ("Identity", "Cast", "CastLike", "Clip")
 
 
@@ -72,18 +76,35 @@ def read_weights(model: ir.Model) -> list[OnnxWeight]:
     """All stored 2-D weights of matrix products, in graph order; each initializer once, however often it is used.
 
     Embeddings (``Gather``) are no matrix products and are left out.
+
+    Raises:
+        ArtifactError: the packed weight of a sparse operator is damaged.
     """
     found: dict[str, OnnxWeight] = {}
     names: set[str] = set()
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        weight = _find_weight(node)
-        if weight is None or weight.initializer in found:
-            continue
-        if weight.name in names:
-            weight = replace(weight, name=weight.initializer)
-        names.add(weight.name)
-        found[weight.initializer] = weight
+        for weight in weights_of(node):
+            if weight.initializer in found:
+                continue
+            name = weight.initializer if weight.name in names else weight.name
+            names.add(name)
+            found[weight.initializer] = replace(weight, name=name)
     return list(found.values())
+
+
+def weights_of(node: ir.Node) -> Iterator[OnnxWeight]:
+    """The stored 2-D weights that a node multiplies with: one of a matrix product, six of an encoder layer.
+
+    Raises:
+        ArtifactError: as :func:`read_weights`.
+    """
+    weight = _find_weight(node)
+    if weight is not None:
+        yield weight
+    for index in packed_inputs(node):
+        packed = _packed(node, index)
+        if packed is not None:
+            yield packed
 
 
 def zero_masks(model: ir.Model) -> dict[str, BoolArray]:
@@ -103,7 +124,7 @@ def read_zero_masks(path: Path) -> dict[str, BoolArray]:
 
 def parameter_count(model: ir.Model) -> int:
     """Number of parameters: what a Linear, an embedding or a norm stores, without scales, zero points and scalars."""
-    return sum(tensor.size for value, tensor in constants(model) if _is_parameter(value, tensor))
+    return sum(_parameters_in(value, tensor) for value, tensor in constants(model))
 
 
 def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
@@ -192,6 +213,21 @@ def _find_weight(node: ir.Node) -> OnnxWeight | None:
     return weight
 
 
+def _packed(node: ir.Node, index: int) -> OnnxWeight | None:
+    value = _input(node, index)
+    tensor = constant(value)
+    if value is None or tensor is None:
+        return None
+    name = value.name or ""
+    scale = _along(_input(node, index + 1), 0)
+    try:
+        matrix = decode(tensor.numpy())
+    except ArtifactError as error:
+        raise ArtifactError(f"{name}: {error}") from error
+    zero_point = np.zeros((1, 1), np.int8)
+    return OnnxWeight(_NAME_SUFFIX.sub("", name), name, matrix, Orientation.OUT_IN, zero_point, scale)
+
+
 def _stored(operand: _Operand | None, consumer: ir.Node) -> OnnxWeight | None:
     while operand is not None and operand.value is not None:
         tensor = constant(operand.value)
@@ -219,15 +255,22 @@ def _parameter_name(initializer: str, node: str) -> str:
     return name
 
 
-def _is_parameter(value: ir.Value, tensor: ir.TensorProtocol) -> bool:
+def _parameters_in(value: ir.Value, tensor: ir.TensorProtocol) -> int:
     uses = [_role(user.node, user.idx) for user in value.uses()]
+    if "packed" in uses:
+        rows, columns = read_header(tensor.numpy()).shape
+        return rows * columns
     if "scale" in uses or (value.name or "").endswith(_SCALE_NAMES) or not len(tensor.shape):
-        return False
-    return tensor.dtype.is_floating_point() or "weight" in uses
+        return 0
+    return tensor.size if tensor.dtype.is_floating_point() or "weight" in uses else 0
 
 
 def _role(node: ir.Node, index: int) -> str:
-    """What an operator reads from one of its inputs: ``weight``, ``scale`` (or zero point), or anything else."""
+    """What an operator reads from one of its inputs: ``weight``, ``packed``, ``scale`` (or zero point), or other."""
+    if index in packed_inputs(node):
+        return "packed"
+    if index in scale_inputs(node):
+        return "scale"
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         return "scale" if index else "weight"
     form = _FORMS.get((node.domain, node.op_type))

@@ -2,16 +2,17 @@
 """Will these zeros help on this CPU? What each runtime does with them, decided from facts alone.
 
 Nothing here measures or guesses: a verdict is read off the machine's flags and the file's tensors by conditions that
-stand in the runtimes' sources. Speed is measured by ``sparse-deploy bench``.
+stand in the runtimes' sources, and our own operators are asked what they chose. Speed is measured by ``sparse-deploy
+bench``.
 """
 
-import importlib.util
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
+from sparse_deploy.inspection.operators import DENSE_KERNEL, OperatorDecisions, TensorDecision, grouped
 from sparse_deploy.sparsity.pattern import DENSE_BELOW
 
 SPARSE_RATE_PROPERTY = "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"
@@ -51,7 +52,8 @@ class Verdict(StrEnum):
 
     NO_EFFECT = "no effect"
     WITH_SETTING = "with a setting"
-    NOT_JUDGED = "not judged"
+    IN_SPARSE_FILE = "skipped in model_sparse.onnx"
+    NOT_INSTALLED = "not installed"
 
 
 class Condition(Fact):
@@ -80,6 +82,7 @@ class Finding(Fact):
         tensors_ready: sparse tensors that meet every condition on the model.
         tensors_sparse: tensors with zeros worth the name.
         suggested_rate: value for :data:`SPARSE_RATE_PROPERTY` that reaches all ready tensors.
+        decisions: what our operators chose for each tensor.
     """
 
     runtime: str
@@ -90,17 +93,18 @@ class Finding(Fact):
     tensors_ready: int = 0
     tensors_sparse: int = 0
     suggested_rate: float | None = None
+    decisions: tuple[TensorDecision, ...] = ()
 
 
 def assess_runtimes(
-    flags: Collection[str], files: dict[str, Sequence[TensorFacts]], *, sparse_operators: bool
+    flags: Collection[str], files: dict[str, Sequence[TensorFacts]], operators: OperatorDecisions | str
 ) -> tuple[Finding, ...]:
     """Say what each runtime does with the zeros of these files.
 
     Args:
         flags: the CPU's flags, as ``/proc/cpuinfo`` names them.
-        files: facts of each model file, by name.
-        sparse_operators: whether :func:`sparse_operators_installed`.
+        files: facts of each model file that PyTorch, ONNX Runtime and OpenVINO open on their own, by name.
+        operators: what our operators chose, or why they can't be asked.
     """
     return (
         Finding(
@@ -115,12 +119,12 @@ def assess_runtimes(
             "sparse initializer is made dense when the file is loaded.",
         ),
         *(assess_openvino(flags, facts, file=name) for name, facts in files.items()),
-        _own_operators(sparse_operators),
+        assess_operators(operators),
         Finding(
             runtime="file size",
             verdict=Verdict.NO_EFFECT,
-            explanation="Zeros are stored like any other weight. The file gets smaller only when it is compressed for "
-            "transport or storage.",
+            explanation="Zeros are stored like any other weight, in all files but model_sparse.onnx, which leaves "
+            "them out. The others get smaller only when they are compressed for transport or storage.",
         ),
     )
 
@@ -167,10 +171,55 @@ def assess_openvino(flags: Collection[str], facts: Sequence[TensorFacts], *, fil
     )
 
 
-def sparse_operators_installed() -> bool:
-    """Whether this installation holds sparse-deploy's own sparse operators."""
-    found = importlib.util.find_spec("sparse_deploy.kernels")
-    return found is not None and found.origin is not None  # a bare folder left by a build has no origin
+def assess_operators(operators: OperatorDecisions | str) -> Finding:
+    """What this package's sparse operators (domain ``sparse_deploy``) do with the tensors on this CPU.
+
+    Args:
+        operators: their decisions, or why they can't be asked.
+    """
+    runtime = "sparse-deploy operators"
+    if isinstance(operators, str):
+        return Finding(
+            runtime=runtime,
+            verdict=Verdict.NOT_INSTALLED,
+            explanation=f"They could not be asked: {operators}. Without them model_sparse.onnx can't be opened.",
+        )
+    chosen = [tensor for tensor in operators.tensors if tensor.kernel != DENSE_KERNEL]
+    summary = f"{len(chosen)} of {len(operators.tensors)} tensors get a sparse kernel ({operators.instruction_set})"
+    if not chosen:
+        return Finding(
+            runtime=runtime,
+            verdict=Verdict.NO_EFFECT,
+            explanation=f"{summary}: too few zeros, the dense INT8 kernel is the faster one.",
+            decisions=operators.tensors,
+        )
+    return Finding(
+        runtime=runtime,
+        verdict=Verdict.IN_SPARSE_FILE,
+        explanation=f"{summary}, predicted from its packed form to take {_range(t.cost for t in chosen)} of the dense "
+        f"INT8 kernel's time. Write the file with export --target sparse, measure it with bench.",
+        conditions=tuple(
+            Condition(text=role, holds=kernel != DENSE_KERNEL, found=_group_words(kernel, tensors))
+            for (role, kernel), tensors in grouped(operators.tensors).items()
+        ),
+        tensors_ready=len(chosen),
+        tensors_sparse=len(operators.tensors),
+        decisions=operators.tensors,
+    )
+
+
+def _group_words(kernel: str, tensors: Sequence[TensorDecision]) -> str:
+    patterns = ", ".join(sorted({tensor.pattern for tensor in tensors}))
+    words = f"{kernel} kernel in {len(tensors)} {'layer' if len(tensors) == 1 else 'layers'} (pattern {patterns}"
+    if kernel == DENSE_KERNEL:
+        return f"{words})"
+    return f"{words}, fill {_range(t.fill for t in tensors)}, cost {_range(t.cost for t in tensors)})"
+
+
+def _range(numbers: Iterable[float]) -> str:
+    values = list(numbers)
+    low, high = f"{min(values):.2f}", f"{max(values):.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _model_conditions(sparse: Sequence[TensorFacts]) -> tuple[tuple[Condition, ...], list[TensorFacts]]:
@@ -224,19 +273,4 @@ def _openvino_words(
     return (
         f"{ready} of {sparse} sparse tensors qualify for sparse-weights decompression, which is off by default: set "
         f"{SPARSE_RATE_PROPERTY} to {rate:g}. It saves memory traffic, not multiplications; measure it."
-    )
-
-
-def _own_operators(installed: bool) -> Finding:
-    if installed:
-        return Finding(
-            runtime="sparse-deploy operators",
-            verdict=Verdict.NOT_JUDGED,
-            explanation="This installation holds sparse operators (sparse_deploy.kernels); measure a file that uses "
-            "them with sparse-deploy bench.",
-        )
-    return Finding(
-        runtime="sparse-deploy operators",
-        verdict=Verdict.NO_EFFECT,
-        explanation="This installation holds none (there is no sparse_deploy.kernels), so none skips these zeros.",
     )

@@ -5,7 +5,7 @@ The zeros that count are those of the contract: where a manifest lies in or besi
 which are required, and a missing one is an error.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, load_manifest
 from sparse_deploy.checkpoint import resolve_checkpoint
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
-from sparse_deploy.errors import ArtifactError, ConfigError, SparsityLostError
-from sparse_deploy.inspection.benefit import Finding, assess_runtimes, sparse_operators_installed
+from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError, SparsityLostError
+from sparse_deploy.inspection.benefit import Finding, assess_runtimes
+from sparse_deploy.inspection.operators import OperatorDecisions, decide
 from sparse_deploy.inspection.readers import ModelContent, read_checkpoint, read_onnx, read_openvino
 from sparse_deploy.machine import Machine, describe_machine
 from sparse_deploy.sparsity.mask import assert_zeros_kept, mask_sha256
@@ -44,6 +45,7 @@ class InspectedFile(BaseModel):
         sparsity_of_prunable: required zeros over the weights of the prunable tensors.
         sparsity_of_model: required zeros over all parameters of the file.
         left_out: matrices that the exclusion list keeps out.
+        sparse_operators: whether it holds this package's sparse operators.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,6 +60,7 @@ class InspectedFile(BaseModel):
     sparsity_of_prunable: float
     sparsity_of_model: float
     left_out: tuple[str, ...]
+    sparse_operators: bool = False
 
 
 class Inspection(BaseModel):
@@ -114,13 +117,22 @@ def inspect_path(path: str, *, exclude: tuple[str, ...] | None = None, machine: 
         files=tuple(_inspect_file(name, content, required) for name, content in contents.items()),
         findings=assess_runtimes(
             machine.flags,
-            {name: content.facts for name, content in contents.items()},
-            sparse_operators=sparse_operators_installed(),
+            {name: content.facts for name, content in contents.items() if not content.sparse_operators},
+            _operator_decisions(contents.values()),
         ),
         machine=machine,
         exclude=exclude,
         warnings=warnings,
     )
+
+
+def _operator_decisions(contents: Collection[ModelContent]) -> OperatorDecisions | str:
+    """What our operators do with the tensors of the file made for them, else of the first; or why nobody knows."""
+    asked = next((content for content in contents if content.sparse_operators), next(iter(contents)))
+    try:
+        return decide(asked.masks)
+    except RuntimeUnavailableError as error:
+        return str(error)
 
 
 def _locate(path: str) -> tuple[Kind, Path, list[str], Manifest | None]:
@@ -234,4 +246,5 @@ def _inspect_file(name: str, content: ModelContent, required: Mapping[str, BoolA
         sparsity_of_prunable=required_zeros / prunable if prunable else 0.0,
         sparsity_of_model=required_zeros / content.parameters if content.parameters else 0.0,
         left_out=content.left_out,
+        sparse_operators=content.sparse_operators,
     )

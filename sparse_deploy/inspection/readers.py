@@ -2,7 +2,7 @@
 """Zero masks and data types of one model file, the same for every format: parameter names and shapes of PyTorch."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import openvino
 
 FLOAT = "f32"
+SPARSE_OPERATOR_ACTIVATIONS = "u8"
 ONNX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 # Nodes between a quantized activation and its product that change no number.
 ONNX_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
@@ -37,6 +38,7 @@ class ModelContent:
         left_out: matrices that the exclusion list keeps out.
         parameters: number of all parameters.
         bytes: size of the weight files.
+        sparse_operators: whether only ONNX Runtime with our operators can open it.
     """
 
     masks: dict[str, BoolArray]
@@ -44,6 +46,7 @@ class ModelContent:
     left_out: tuple[str, ...]
     parameters: int
     bytes: int
+    sparse_operators: bool = False
 
 
 def read_checkpoint(folder: Path, exclude: tuple[str, ...]) -> ModelContent:
@@ -72,6 +75,7 @@ def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
         ArtifactError: not a readable ONNX file.
     """
     from sparse_deploy.graph.model_file import load_onnx
+    from sparse_deploy.graph.operators import uses_sparse_operators
     from sparse_deploy.graph.weights import constants, parameter_count, read_weights
 
     model = load_onnx(path)
@@ -79,7 +83,8 @@ def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     stored = {value.name: value for value, _ in constants(model)}
     types = {w.name: (_short_type(w.values.dtype.name), _onnx_activation(stored[w.initializer])) for w in weights}
     masks = {w.name: w.zero_mask() for w in weights}
-    return _content(masks, types, exclude, parameters=parameter_count(model), paths=[path])
+    content = _content(masks, types, exclude, parameters=parameter_count(model), paths=[path])
+    return replace(content, sparse_operators=uses_sparse_operators(model))
 
 
 def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
@@ -134,8 +139,12 @@ def _onnx_activation(weight: "onnx_ir.Value") -> str:
     """Type in which OpenVINO would multiply this weight's activations: see :class:`TensorFacts`.
 
     Only QDQ with a stored scale counts. OpenVINO 2026.4 runs MatMulInteger behind DynamicQuantizeLinear as an FP32
-    product (seen in its execution graph).
+    product (seen in its execution graph). The sparse operators quantize to u8 inside.
     """
+    from sparse_deploy.graph.operators import packed_inputs
+
+    if any(index in packed_inputs(node) for node, index in weight.uses()):
+        return SPARSE_OPERATOR_ACTIVATIONS
     for product, index in _products(weight):
         value = product.inputs[1 - index]
         producer = value.producer() if value is not None else None

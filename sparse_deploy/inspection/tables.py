@@ -99,7 +99,11 @@ def _zeros(tensor: TensorRecord | None) -> str:
 def _zeros_headings(files: Sequence[InspectedFile]) -> list[str]:
     if len(files) == 1:
         return ["zeros"]
-    return [f"{SHORT_FORMATS.get(file.format, file.format)} {'+'.join(file.weight_types)}" for file in files]
+    return [f"{_short_format(file)} {'+'.join(file.weight_types)}" for file in files]
+
+
+def _short_format(file: InspectedFile) -> str:
+    return "sparse" if file.sparse_operators else SHORT_FORMATS.get(file.format, file.format)
 
 
 def _heading(finding: Finding, files: Sequence[str]) -> str:

@@ -6,11 +6,12 @@ from sparse_deploy.runtimes.onnxruntime import OnnxRuntime
 from sparse_deploy.runtimes.openvino import OpenVinoRuntime
 from sparse_deploy.runtimes.protocol import Runtime, Session
 from sparse_deploy.runtimes.pytorch import PyTorchRuntime
+from sparse_deploy.runtimes.sparse import SparseRuntime, sparse_session
 
-__all__ = ["RUNTIME_NAMES", "Runtime", "Session", "get_runtime"]
+__all__ = ["RUNTIME_NAMES", "Runtime", "Session", "get_runtime", "sparse_session"]
 
 _RUNTIMES: dict[str, Runtime] = {
-    runtime.name: runtime for runtime in (PyTorchRuntime(), OnnxRuntime(), OpenVinoRuntime())
+    runtime.name: runtime for runtime in (PyTorchRuntime(), OnnxRuntime(), OpenVinoRuntime(), SparseRuntime())
 }
 RUNTIME_NAMES = tuple(_RUNTIMES)
 

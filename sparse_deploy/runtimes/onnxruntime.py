@@ -4,7 +4,7 @@
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
@@ -18,15 +18,37 @@ from sparse_deploy.runtimes.protocol import (
     require_file,
 )
 
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def add_operators(options: "onnxruntime.SessionOptions", library: Path) -> None:
+    """Register the operator library, and tell it how many threads the session has.
+
+    ONNX Runtime doesn't say it to an operator, and work shared out to more threads than there are costs speed: 0.4
+    instead of 0.3 ms per bert-base layer with 16 tokens on one thread of two.
+    """
+    if options.intra_op_num_threads > 0:
+        options.add_session_config_entry("sparse_deploy.threads", str(options.intra_op_num_threads))
+    options.register_custom_ops_library(str(library))
+
 
 class OnnxRuntimeSession:
-    """One ``InferenceSession``."""
+    """One ``InferenceSession``.
 
-    def __init__(self, path: Path, threads: int) -> None:
+    Args:
+        path: the model.
+        threads: threads that one request may use.
+        operators: library of custom operators that the model needs.
+    """
+
+    def __init__(self, path: Path, threads: int, operators: Path | None = None) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        if operators is not None:
+            add_operators(options, operators)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Spinning stays on, ONNX Runtime's default: its threads poll for a few milliseconds after a request before

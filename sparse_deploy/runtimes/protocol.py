@@ -46,7 +46,7 @@ class Runtime(Protocol):
 
     Attributes:
         name: as recipes and cell ids spell it.
-        files: precision to file name in the deployment folder.
+        files: precision to file name in the deployment folder; a precision that is not there, it can't run.
         notes: precision to a sentence on how the cell gets its model, where that needs saying.
     """
 
@@ -55,14 +55,14 @@ class Runtime(Protocol):
     notes: ClassVar[Mapping[str, str]]
 
     def available(self) -> bool:
-        """Whether the library can be imported here."""
+        """Whether all that it needs is installed here; :meth:`version` says what is missing."""
         ...
 
     def version(self) -> str:
         """The library's version; imports it, so that opening a file afterwards times the file alone.
 
         Raises:
-            RuntimeUnavailableError: it can't be imported.
+            RuntimeUnavailableError: it can't be imported, or a part of it is missing.
         """
         ...
 
@@ -94,8 +94,8 @@ def require_file(runtime: str, folder: Path, files: Mapping[str, str], precision
     path = folder / files[precision]
     if not path.is_file():
         raise ArtifactError(
-            f"{path}: {runtime} {precision} needs this file and the deployment has none; export again (with INT8 or "
-            f"OpenVINO switched on in the recipe)"
+            f"{path}: {runtime} {precision} needs this file and the deployment has none; export again (with INT8, "
+            f"OpenVINO or the sparse target switched on in the recipe)"
         )
     return path
 

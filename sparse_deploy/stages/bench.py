@@ -155,7 +155,7 @@ def find_candidates(
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
     for runtime in map(get_runtime, recipe.bench.runtimes):
-        for precision in recipe.bench.precisions:
+        for precision in (precision for precision in recipe.bench.precisions if precision in runtime.files):
             candidate = Candidate(runtime, precision)
             reason = _why_not(candidate, deployment, recipe)
             if not reason:
@@ -166,7 +166,9 @@ def find_candidates(
             else:
                 skipped[candidate.id] = reason
     if not found:
-        reasons = "; ".join(f"{cell}: {reason}" for cell, reason in skipped.items())
+        reasons = "; ".join(f"{cell}: {reason}" for cell, reason in skipped.items()) or (
+            f"{', '.join(recipe.bench.runtimes)} runs no {', '.join(recipe.bench.precisions)}"
+        )
         raise RuntimeUnavailableError(f"{deployment}: no cell can run here ({reasons})")
     found.sort(key=lambda candidate: (candidate.runtime.name, candidate.precision) != BASELINE)
     return found, skipped
@@ -187,13 +189,21 @@ def _check_alike(earlier: BenchReport, path: Path | None, task: Task, examples: 
 
 def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
     if not candidate.runtime.available():
-        return f"{candidate.runtime.name} is not installed here"
+        return _what_is_missing(candidate.runtime)
     if not (deployment / candidate.file).is_file():
         return f"the deployment has no {candidate.file}"
     # PyTorch makes its INT8 model from the FP32 checkpoint, so there is always a file; not always a wish for it.
     if candidate.precision == "int8" and recipe.quantization.mode is Int8Mode.NONE:
         return "the deployment was exported without INT8"
     return ""
+
+
+def _what_is_missing(runtime: Runtime) -> str:
+    try:
+        runtime.version()
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return f"{runtime.name} is not installed here"
 
 
 def _check_lengths(deployment: Path, recipe: Recipe) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: a checkpoint becomes a deployment: ONNX and OpenVINO IR, FP32 and INT8, each with its zeros proven."""
+"""Stage 2: a checkpoint becomes a deployment: ONNX and OpenVINO IR, FP32, INT8 and sparse, their zeros proven."""
 
 import dataclasses
 import json
@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, weight_files, zero_masks
-from sparse_deploy.config.schema import Int8Mode, Recipe
+from sparse_deploy.config.loader import recipe_from_mapping
+from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.tasks import Task, TaskKind, get_task
-from sparse_deploy.errors import ConfigError
+from sparse_deploy.errors import ConfigError, RuntimeUnavailableError
 from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
 from sparse_deploy.graph import model_file, weights
 from sparse_deploy.machine import describe_machine
-from sparse_deploy.runtimes import get_runtime
+from sparse_deploy.runtimes import Session, get_runtime
+from sparse_deploy.runtimes.sparse import SPARSE_FILE
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
+from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,6 +50,7 @@ def export_deployment(
     output: Path,
     *,
     int8: Int8Mode | None = None,
+    targets: Sequence[Target] = (),
     data_dir: Path | None = None,
     allow_pickle: bool = False,
     progress: Progress = lambda message: None,
@@ -60,6 +64,7 @@ def export_deployment(
         recipe: task, promised sparsity, quantization and export settings.
         output: the new folder; written whole or not at all.
         int8: overrides ``recipe.quantization.mode``.
+        targets: written even where the recipe leaves them out.
         data_dir: folder with the task's text, for calibration and parity; the hub when omitted.
         allow_pickle: accept a checkpoint without safetensors.
         progress: called with a short message before each step.
@@ -68,15 +73,14 @@ def export_deployment(
         The manifest as written.
 
     Raises:
-        ConfigError: the checkpoint is no model of the recipe's task.
+        ConfigError: the checkpoint is no model of the recipe's task, or the targets need another ``int8``.
+        ExportError: a target was asked for that can't be made of this model.
         SparsityError: the promised zeros are not there, or a step lost one.
         ParityError: a file answers differently from PyTorch.
         SparseDeployError: see the other subclasses.
     """
     check_writable_target(output)
-    if int8 is not None:
-        quantization = recipe.quantization.model_copy(update={"mode": int8})
-        recipe = recipe.model_copy(update={"quantization": quantization})
+    recipe = _with_options(recipe, int8, targets)
     task = get_task(recipe.task)
     revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
     source = resolve_checkpoint(checkpoint, revision, allow_pickle=allow_pickle)
@@ -86,6 +90,7 @@ def export_deployment(
         export.take_checkpoint(source, allow_pickle=allow_pickle)
         export.write_fp32()
         export.write_int8()
+        export.write_sparse()
         return seal(
             staging,
             Manifest(
@@ -118,6 +123,17 @@ def check_task(folder: Path, task: Task) -> None:
             f"{folder}: expected {task.num_outputs} output(s) for {task.name}, found {labels}; use the checkpoint "
             f"with the recipe of its own task"
         )
+
+
+def _with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
+    changed = recipe.model_dump(mode="json")
+    if int8 is not None:
+        changed["quantization"]["mode"] = int8.value
+    if Target.OPENVINO in targets:
+        changed["export"]["openvino"] = True
+    if Target.SPARSE in targets:
+        changed["export"]["sparse"]["enabled"] = True
+    return recipe_from_mapping(changed, f"recipe {recipe.name}")
 
 
 class _Export:
@@ -170,7 +186,7 @@ class _Export:
         run_passes(graph, NameWeights(self._parameters))
         self._prove("naming the weights", weights.zero_masks(graph))
         self._write_onnx(run_passes(graph, TransposeWeights()), "model.onnx")
-        self._check("onnxruntime", "fp32", "model.onnx")
+        self._check(self._open("onnxruntime", "fp32"), "fp32", "model.onnx")
         self._write_ir("fp32", self._staging / "model.onnx", "openvino_model.xml")
 
     def write_int8(self) -> None:
@@ -182,12 +198,27 @@ class _Export:
             self._write_onnx(self._static_graph(), "model_int8.onnx")
         else:
             self._write_dynamic("model_int8.onnx")
-        self._check("onnxruntime", "int8", "model_int8.onnx")
+        self._check(self._open("onnxruntime", "int8"), "int8", "model_int8.onnx")
         with tempfile.TemporaryDirectory(dir=self._staging) as folder:
             source = self._staging / "model_int8.onnx"
             if mode is Int8Mode.DYNAMIC:
                 source = self._compressed(Path(folder, "compressed.onnx"))
             self._write_ir("int8", source, "openvino_model_int8.xml")
+
+    def write_sparse(self) -> None:
+        """ONNX with sparse operators, where it is wanted and the graph has parts that they fit."""
+        if not self._recipe.wants_sparse_file:
+            return
+        self._progress("sparse ONNX")
+        details = write_sparse_file(self._staging, self._recipe)
+        self.details["sparse"] = details
+        if (self._staging / SPARSE_FILE).is_file():
+            self._record(SPARSE_FILE)
+            session, details["checked_with"] = open_for_check(self._staging)
+            try:
+                self._check(session, "int8", SPARSE_FILE)
+            except RuntimeUnavailableError as error:
+                details["checked_with"] = f"nothing: {error}"
 
     def _write_dynamic(self, name: str) -> None:
         from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
@@ -251,7 +282,7 @@ class _Export:
         openvino.convert_to_ir(onnx_path, xml)
         self._prove(xml_name, found := openvino.read_zero_masks(xml))
         self.sparsity[xml_name] = record_masks(found, self._required, model_parameters=openvino.parameter_count(xml))
-        self._check("openvino", precision, xml_name)
+        self._check(self._open("openvino", precision), precision, xml_name)
 
     def _record(self, name: str) -> None:
         """Read a written ONNX file back, prove its zeros and record them."""
@@ -269,15 +300,17 @@ class _Export:
         features = self._features(split, _PARITY_EXAMPLES, seed)
         pad_id = int(self._tokenizer.pad_token_id or 0)
         self._batches = parity_batches(features, seed, max_length=self._recipe.data.max_length, pad_id=pad_id)
-        session = get_runtime("pytorch").open(self._staging, "fp32", describe_machine().usable_cpus)
+        session = self._open("pytorch", "fp32")
         # The same answers are the reference of every file.
         self._answers = {id(batch): session.run(batch) for batch in self._batches}
         session.close()
 
-    def _check(self, runtime: str, precision: str, name: str) -> None:
+    def _open(self, runtime: str, precision: str) -> Session:
+        return get_runtime(runtime).open(self._staging, precision, describe_machine().usable_cpus)
+
+    def _check(self, session: Session, precision: str, name: str) -> None:
         """Parity of a written file with PyTorch on the checkpoint beside it. OpenVINO computes in FP32 (no BF16)."""
         self._progress(f"parity of {name}")
-        session = get_runtime(runtime).open(self._staging, precision, describe_machine().usable_cpus)
         limits: dict[str, float] = (
             {"atol": self._recipe.export.atol}
             if precision == "fp32"

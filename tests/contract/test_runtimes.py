@@ -11,7 +11,7 @@ from tiny_deployment import write_models
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes import RUNTIME_NAMES, get_runtime
 
-CELLS = [(runtime, precision) for runtime in RUNTIME_NAMES for precision in ("fp32", "int8")]
+CELLS = [(name, precision) for name in RUNTIME_NAMES for precision in get_runtime(name).files]
 # Absolute, on logits of magnitude 1. Dynamic INT8 chooses one activation scale per tensor, so what shares a batch with
 # a request (padding, neighbours) moves its answer by rounding steps: up to 0.11 seen with PyTorch's 7-bit activations.
 TOLERANCE = {"fp32": 1e-5, "int8": 0.2}

@@ -29,7 +29,7 @@ def test_a_task_goes_through(task, metrics, sparse_encoder, real_data, tmp_path,
     command = ["bench", str(deployment), "--data-dir", str(real_data), "--no-latency", "--json"]
     assert run([*command, "--report", str(tmp_path / "report")]) == ExitCode.OK
     cells = json.loads(capsys.readouterr().out)["cells"]
-    assert len(cells) == 6
+    assert len(cells) == 7
     for cell in cells:
         assert metrics <= set(cell["metrics"])
         if task == "mnli":

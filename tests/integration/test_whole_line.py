@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.cli.main import run
 from sparse_deploy.errors import ExitCode
+from sparse_deploy.runtimes import sparse_session
 
 PATTERNS = {"unstructured": 0.7, "1:2": 0.5, "4x1": 0.8, "1x4": 0.8}
 
@@ -47,11 +48,15 @@ def inspected(path: Path, capsys: pytest.CaptureFixture) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+def fp32_accuracy(cells: dict) -> float:
+    return cells["pytorch-fp32"]["metrics"]["accuracy"]
+
+
 def zero_counts(file: dict) -> dict[str, int]:
     """Zeros per tensor; only INT8 files may hold more than the contract requires."""
     tensors = file["record"]["tensors"]
     for tensor in tensors:
-        assert tensor["zeros"] == tensor["required_zeros"] or "int8" in file["path"]
+        assert tensor["zeros"] == tensor["required_zeros"] or file["weight_types"] == ["i8"]
         assert tensor["zeros"] >= tensor["required_zeros"]
     return {tensor["name"]: tensor["required_zeros"] for tensor in tensors}
 
@@ -59,7 +64,7 @@ def zero_counts(file: dict) -> dict[str, int]:
 def test_every_format_holds_the_same_zeros(line, capsys):
     found = inspected(line / "deployment", capsys)
     counts = {file["path"]: zero_counts(file) for file in found["files"]}
-    assert len(counts) == 5
+    assert len(counts) == 6
     source = {t.name: t.zeros for t in load_manifest(line / "checkpoint").sparsity["model.safetensors"].tensors}
     assert all(count == source for count in counts.values()), counts
     assert sum(source.values()) > 0
@@ -67,7 +72,7 @@ def test_every_format_holds_the_same_zeros(line, capsys):
 
 def test_inspect_agrees_when_asked_about_one_file(line, capsys):
     whole = load_manifest(line / "deployment").sparsity
-    for name in ("model.onnx", "model_int8.onnx", "openvino_model.xml", "openvino_model_int8.xml"):
+    for name in ("model.onnx", "model_int8.onnx", "model_sparse.onnx", "openvino_model.xml", "openvino_model_int8.xml"):
         (file,) = inspected(line / "deployment" / name, capsys)["files"]
         assert zero_counts(file) == {t.name: t.required_zeros for t in whole[name].tensors}
 
@@ -106,7 +111,10 @@ def test_bench_measures_all_cells_and_writes_the_report(line, capsys):
     assert run(["bench", str(line / "deployment"), "--report", str(report_dir), "--json"]) == ExitCode.OK
     report = json.loads(capsys.readouterr().out)
     cells = {cell["id"]: cell for cell in report["cells"]}
-    assert set(cells) == {f"{r}-{p}" for r in ("pytorch", "onnxruntime", "openvino") for p in ("fp32", "int8")}
+    dense = {f"{r}-{p}" for r in ("pytorch", "onnxruntime", "openvino") for p in ("fp32", "int8")}
+    assert set(cells) == {*dense, "sparse-int8"}
+    assert cells["sparse-int8"]["metrics"]["accuracy"] == pytest.approx(fp32_accuracy(cells), abs=0.05)
+    assert cells["sparse-int8"]["sparsity"] is not None
     fp32 = [cells[f"{r}-fp32"]["metrics"]["accuracy"] for r in ("pytorch", "onnxruntime", "openvino")]
     assert fp32[0] == fp32[1] == fp32[2]
     for cell in cells.values():
@@ -116,6 +124,31 @@ def test_bench_measures_all_cells_and_writes_the_report(line, capsys):
         assert np.mean([row["correct"] for row in rows]) == pytest.approx(cell["metrics"]["accuracy"])
     for name in ("report.json", "report.md", "report.html"):
         assert (report_dir / name).stat().st_size > 1000
+
+
+def test_the_sparse_file_has_the_pattern_in_it_and_answers_like_pytorch(line, capsys):
+    folder = line / "deployment"
+    (file,) = inspected(folder / "model_sparse.onnx", capsys)["files"]
+    required = {t.name: t for t in load_manifest(line / "checkpoint").sparsity["model.safetensors"].tensors}
+    for tensor in file["record"]["tensors"]:
+        assert (tensor["pattern"], tensor["mask_sha256"]) == (
+            required[tensor["name"]].pattern,
+            required[tensor["name"]].mask_sha256,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(["good hotel", "slow, and I would not come back"], padding=True, return_tensors="pt")
+    expected = AutoModelForSequenceClassification.from_pretrained(folder)(**batch).logits.detach().numpy()
+    session = sparse_session(folder / "model_sparse.onnx")
+    found = session.run(None, {name: batch[name].numpy() for name in (i.name for i in session.get_inputs())})[0]
+    np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+@ONE_PATTERN
+def test_inspect_says_what_the_operators_do_with_each_tensor(line, capsys):
+    findings = {f["runtime"]: f for f in inspected(line / "deployment", capsys)["findings"]}
+    decisions = findings["sparse-deploy operators"]["decisions"]
+    assert len(decisions) == 12
+    assert all(decision["kernel"] and decision["cost"] > 0 for decision in decisions)
 
 
 @ONE_PATTERN

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verdicts on recorded CPUs: what each runtime does with zeros, and which of OpenVINO's conditions fails where."""
 
-import sys
-
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,9 +11,10 @@ from sparse_deploy.inspection.benefit import (
     TensorFacts,
     Verdict,
     assess_openvino,
+    assess_operators,
     assess_runtimes,
-    sparse_operators_installed,
 )
+from sparse_deploy.inspection.operators import OperatorDecisions, TensorDecision, decide
 
 HASWELL = {"avx2", "fma"}
 ZEN4 = HASWELL | {"avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16"}
@@ -123,25 +123,64 @@ def test_verdict_agrees_with_the_conditions(flags, facts):
         assert all(t.zero_share >= finding.suggested_rate for t in ready)
 
 
+def decision(name, kernel="unstructured", pattern="unstructured", fill=0.35, cost=0.5):
+    return TensorDecision(name=name, kernel=kernel, pattern=pattern, fill=fill, cost=cost)
+
+
 def test_every_runtime_answers_and_openvino_for_each_file():
-    findings = assess_runtimes(ZEN4, {"a.onnx": [tensor()], "b.xml": [tensor()]}, sparse_operators=False)
+    findings = assess_runtimes(ZEN4, {"a.onnx": [tensor()], "b.xml": [tensor()]}, "there is no compiler")
     assert [(f.runtime, f.file) for f in findings] == [
         ("PyTorch", ""), ("ONNX Runtime", ""), ("OpenVINO", "a.onnx"), ("OpenVINO", "b.xml"),
         ("sparse-deploy operators", ""), ("file size", ""),
     ]  # fmt: skip
-    assert {f.verdict for f in findings} == {Verdict.NO_EFFECT}
+    assert {f.verdict for f in findings} == {Verdict.NO_EFFECT, Verdict.NOT_INSTALLED}
 
 
-def test_installed_operators_are_not_judged_here():
-    operators = assess_runtimes(ZEN4, {}, sparse_operators=True)[2]
-    assert operators.verdict is Verdict.NOT_JUDGED
-    assert "sparse-deploy bench" in operators.explanation
+def test_operators_that_are_not_installed_say_why():
+    finding = assess_operators("the sparse runtime is not installed: no C++ compiler was found")
+    assert finding.verdict is Verdict.NOT_INSTALLED
+    assert "no C++ compiler was found" in finding.explanation
+    assert finding.decisions == ()
 
 
-def test_operators_are_found_only_as_a_real_package(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparse_deploy.__path__", [str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "sparse_deploy.kernels", raising=False)
-    (tmp_path / "kernels").mkdir()
-    assert not sparse_operators_installed()  # a folder that a build left behind
-    (tmp_path / "kernels" / "__init__.py").write_text("")
-    assert sparse_operators_installed()
+def test_operators_report_kernels_by_role_and_each_tensor_in_the_facts():
+    tensors = [
+        decision("bert.encoder.layer.0.attention.self.query.weight", cost=0.5),
+        decision("bert.encoder.layer.1.attention.self.query.weight", cost=0.55),
+        decision("bert.encoder.layer.0.output.dense.weight", "block_4x1", "block_4x1", 0.2, 0.25),
+        decision("bert.encoder.layer.1.output.dense.weight", "dense", "unstructured", 1, 1),
+    ]
+    finding = assess_operators(OperatorDecisions(instruction_set="avx512_vbmi", tensors=tuple(tensors)))
+    assert finding.verdict is Verdict.IN_SPARSE_FILE
+    assert "3 of 4 tensors get a sparse kernel (avx512_vbmi)" in finding.explanation
+    assert "0.25 to 0.55 of the dense INT8 kernel's time" in finding.explanation
+    assert {(c.text, c.holds) for c in finding.conditions} == {
+        ("attention.self.query", True), ("output.dense", True), ("output.dense", False),
+    }  # fmt: skip
+    found = " ".join(c.found for c in finding.conditions)
+    assert "unstructured kernel in 2 layers (pattern unstructured, fill 0.35, cost 0.50 to 0.55)" in found
+    assert "block_4x1 kernel in 1 layer (pattern block_4x1, fill 0.20, cost 0.25)" in found
+    assert "dense kernel in 1 layer (pattern unstructured)" in found
+    assert finding.decisions == tuple(tensors)
+
+
+def test_dense_tensors_only_are_no_effect():
+    tensors = (decision("a.weight", "dense", "dense", 1, 1),)
+    finding = assess_operators(OperatorDecisions(instruction_set="avx2", tensors=tensors))
+    assert finding.verdict is Verdict.NO_EFFECT
+    assert "0 of 1 tensors" in finding.explanation
+
+
+def test_the_compiled_kernels_decide_by_the_places_of_the_zeros():
+    random = np.random.default_rng(0)
+    masks = {
+        "u.weight": random.random((768, 768)) < 0.7,
+        "b.weight": np.repeat(random.random((192, 768)) < 0.8, 4, axis=0),
+        "d.weight": np.zeros((768, 768), bool),
+    }
+    found = {tensor.name: tensor for tensor in decide(masks).tensors}
+    assert found["d.weight"].kernel == "dense"
+    assert found["b.weight"].pattern == "block_4x1"
+    assert found["u.weight"].pattern == "unstructured"
+    assert found["b.weight"].cost < found["u.weight"].cost < found["d.weight"].cost
+    assert found["b.weight"].fill == pytest.approx(0.2, abs=0.1)

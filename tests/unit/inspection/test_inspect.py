@@ -14,6 +14,8 @@ from safetensors.numpy import save_file
 from sparse_deploy.artifacts import Manifest, Source, seal, staged_folder
 from sparse_deploy.errors import ArtifactError, CheckpointError, ConfigError, ExitCode, SparsityLostError
 from sparse_deploy.export.openvino import convert_to_ir
+from sparse_deploy.graph.model_file import load_onnx, save_onnx
+from sparse_deploy.graph.sparse_model import to_sparse_model
 from sparse_deploy.inspection.benefit import Verdict
 from sparse_deploy.inspection.inspect import inspect_path
 from sparse_deploy.inspection.readers import read_onnx, read_openvino
@@ -133,6 +135,29 @@ def make_deployment(target, pattern, *, revive=None, extra_zeros=0, ir=True):
                 sparsity=dict.fromkeys(FILES, record),
             ),
         )
+
+
+def test_a_file_with_sparse_operators_is_read_and_asked_of_no_other_runtime(tmp_path):
+    weights = make_weights("block 4x1")
+    onnx.save(fp32_model(weights), tmp_path / "model.onnx")
+    found = to_sparse_model(load_onnx(tmp_path / "model.onnx"))
+    assert found.linears == (UP, DOWN)
+    save_onnx(found.model, tmp_path / "model_sparse.onnx")
+    content = read_onnx(tmp_path / "model_sparse.onnx", EXCLUDE)
+    assert content.sparse_operators
+    assert content.parameters == read_onnx(tmp_path / "model.onnx", EXCLUDE).parameters
+    assert {(fact.weight_type, fact.activation_type) for fact in content.facts} == {("i8", "u8")}
+    for name in (UP, DOWN):
+        np.testing.assert_array_equal(content.masks[name], quantized_to_zero(weights[name]))
+    inspection = inspect_path(str(tmp_path / "model_sparse.onnx"), exclude=EXCLUDE)
+    assert {tensor.pattern for tensor in inspection.files[0].record.tensors} == {"block 4x1"}
+    assert "OpenVINO" not in {finding.runtime for finding in inspection.findings}
+    decisions = next(f for f in inspection.findings if f.decisions).decisions
+    assert [decision.name for decision in decisions] == [UP, DOWN]
+
+
+def quantized_to_zero(weight):
+    return quantized(weight)[0] == 0
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,23 @@ class TestCandidates:
         with pytest.raises(RuntimeUnavailableError, match="onnxruntime-fp32 was asked for"):
             find_candidates(deployment, recipe, explicit=True)
 
+    def test_operators_that_were_not_compiled_are_left_out_with_the_reason(self, deployment, without_operators):
+        recipe = recipe_from_mapping(RECIPE, "test")
+        found, skipped = find_candidates(deployment, recipe)
+        assert all(candidate.runtime.name != "sparse" for candidate in found)
+        assert "libsparse_deploy_onnxruntime.so: no such file" in skipped["sparse-int8"]
+        with pytest.raises(RuntimeUnavailableError, match=r"sparse-int8 was asked for: .*no such file"):
+            find_candidates(deployment, recipe, explicit=True)
+
+    def test_a_precision_that_a_runtime_does_not_have_is_no_cell(self, deployment):
+        sparse = RECIPE | {"bench": {"runtimes": ["sparse", "onnxruntime"]}}
+        found, skipped = find_candidates(deployment, recipe_from_mapping(sparse, "test"), explicit=True)
+        assert [candidate.id for candidate in found] == ["sparse-int8", "onnxruntime-fp32", "onnxruntime-int8"]
+        assert skipped == {}
+        sparse = RECIPE | {"bench": {"runtimes": ["sparse"], "precisions": ["fp32"]}}
+        with pytest.raises(RuntimeUnavailableError, match=r"no cell can run here \(sparse runs no fp32"):
+            find_candidates(deployment, recipe_from_mapping(sparse, "test"), explicit=True)
+
     def test_no_pytorch_int8_without_int8(self, deployment):
         recipe = recipe_from_mapping(RECIPE | {"quantization": {"mode": "none"}}, "test")
         assert not [candidate for candidate in find_candidates(deployment, recipe)[0] if candidate.precision == "int8"]

@@ -15,12 +15,13 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 from sparse_deploy import checkpoint as checkpoints
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.config.loader import recipe_from_mapping
-from sparse_deploy.config.schema import Int8Mode, Recipe
+from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 from sparse_deploy.data.demo_text import demo_rows
 from sparse_deploy.errors import (
     ArtifactError,
     CheckpointError,
     ConfigError,
+    ExportError,
     ParityError,
     PatternMismatchError,
     SparsityLostError,
@@ -30,7 +31,10 @@ from sparse_deploy.graph import weights
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.stages.export import export_deployment
 
-MODEL_FILES = ("model.onnx", "openvino_model.xml", "model_int8.onnx", "openvino_model_int8.xml")
+MODEL_FILES = (
+    "model.onnx", "openvino_model.xml", "model_int8.onnx", "openvino_model_int8.xml", "model_sparse.onnx",
+)  # fmt: skip
+INT8_FILES = ("model_int8.onnx", "openvino_model_int8.xml", "model_sparse.onnx")
 
 
 def make_checkpoint(folder: Path, **changes: object) -> Path:
@@ -101,7 +105,7 @@ def test_every_file_keeps_every_zero(deployment: Path, source: Path) -> None:
         found = read(deployment / name)
         for tensor, mask in required.items():
             assert (found[tensor] | ~mask).all(), (name, tensor)
-            if "int8" not in name:
+            if name not in INT8_FILES:
                 np.testing.assert_array_equal(found[tensor], mask)
 
 
@@ -206,3 +210,94 @@ def test_dynamic_int8_keeps_int8_weights_in_onnx_and_ir(source: Path, tmp_path: 
         np.testing.assert_array_equal(ir_weights[name].zeros, onnx_masks[name])
     assert manifest.recipe["quantization"]["mode"] == manifest.details["int8"] == "dynamic"
     assert not [path for path in output.iterdir() if path.is_dir()]
+
+
+class TestSparseTarget:
+    """``model_sparse.onnx``: when it is written, from what, and how it is checked."""
+
+    def export(self, source: Path, output: Path, **changes: object):
+        """Without OpenVINO, which these tests don't need."""
+        export = {"openvino": False, "int8_agreement": 0.7} | changes.pop("export", {})
+        targets, int8 = changes.pop("targets", ()), changes.pop("int8", Int8Mode.NONE)
+        return export_deployment(str(source), recipe(export=export, **changes), output, int8=int8, targets=targets)
+
+    def test_the_manifest_says_what_became_an_operator(self, deployment):
+        details = load_manifest(deployment).details
+        assert details["sparse"]["encoder_layers"] == ["bert.encoder.layer.0", "bert.encoder.layer.1"]
+        assert details["sparse"]["source"] == "model.onnx"
+        assert set(details["sparse"]["left_standard"]) == {"bert.pooler.dense.weight", "classifier.weight"}
+        assert "ONNX Runtime" in details["sparse"]["checked_with"]
+        assert details["parity"]["model_sparse.onnx"]["rows"] == 61
+        assert details["parity"]["model_sparse.onnx"]["mean_abs"] < 0.05
+
+    def test_it_is_smaller_than_dense_int8(self, deployment):
+        assert (deployment / "model_sparse.onnx").stat().st_size < (deployment / "model_int8.onnx").stat().st_size
+
+    def test_without_int8_only_when_asked_for(self, source, tmp_path):
+        plain = self.export(source, tmp_path / "plain")
+        assert "sparse" not in plain.details
+        asked = self.export(source, tmp_path / "asked", targets=[Target.SPARSE])
+        assert {record.path for record in asked.files} - {record.path for record in plain.files} == {
+            "model_sparse.onnx"
+        }
+        assert asked.recipe["export"]["sparse"]["enabled"] is True
+
+    def test_it_can_be_switched_off(self, source, tmp_path):
+        off = {"sparse": {"enabled": False}}
+        manifest = self.export(source, tmp_path / "out", int8=Int8Mode.DYNAMIC, export=off)
+        assert "model_sparse.onnx" not in {record.path for record in manifest.files}
+
+    def test_calibrated_scales_come_from_the_int8_file(self, source, tmp_path):
+        static = {"sparse": {"source": "int8", "activations": "static"}}
+        manifest = self.export(source, tmp_path / "out", int8=Int8Mode.STATIC, export=static)
+        assert manifest.details["sparse"]["source"] == "model_int8.onnx"
+        names = load_onnx(tmp_path / "out" / "model_sparse.onnx").graph.initializers
+        assert "bert.encoder.layer.0.x_scale" in names
+
+    @pytest.mark.parametrize("mode", [Int8Mode.NONE, Int8Mode.DYNAMIC])
+    def test_the_int8_source_needs_static_int8(self, source, tmp_path, mode):
+        settings = {"sparse": {"source": "int8", "enabled": True}}
+        with pytest.raises(ConfigError, match=r"source int8 needs quantization\.mode static; use source fp32"):
+            self.export(source, tmp_path / "out", int8=mode, export=settings)
+
+    def test_static_activations_need_the_int8_source(self):
+        with pytest.raises(ConfigError, match="activations static needs source int8"):
+            recipe(export={"sparse": {"activations": "static"}})
+
+    def test_excluded_layers_stay_fp32(self, source, tmp_path):
+        quantization = {"calibration_samples": 16, "exclude": ["layer.1.output"]}
+        manifest = self.export(source, tmp_path / "out", targets=[Target.SPARSE], quantization=quantization)
+        assert manifest.details["sparse"]["encoder_layers"] == ["bert.encoder.layer.0"]
+        assert len(manifest.details["sparse"]["linears"]) == 5
+
+    def test_it_is_written_and_checked_without_the_compiled_operators(self, source, tmp_path, without_operators):
+        manifest = self.export(source, tmp_path / "out", targets=[Target.SPARSE])
+        assert "in numpy" in manifest.details["sparse"]["checked_with"]
+        assert manifest.details["parity"]["model_sparse.onnx"]["rows"] == 61
+
+    def test_wrong_answers_leave_nothing(self, source, tmp_path, monkeypatch):
+        from sparse_deploy.graph import pack_weights
+
+        def wrong(weight):
+            stored, scale = original(weight)
+            return stored, scale * np.where(np.arange(len(scale)) % 2, 3, -3).astype(np.float32)
+
+        original = pack_weights.quantize
+        monkeypatch.setattr(pack_weights, "quantize", wrong)
+        with pytest.raises(ParityError, match=r"model_sparse\.onnx"):
+            self.export(source, tmp_path / "out", targets=[Target.SPARSE], export={"int8_agreement": 0.95})
+        assert not list(tmp_path.iterdir())
+
+    def test_a_model_without_anything_to_replace(self, tmp_path):
+        dense = {"sparsity": {"mode": "none"}}
+        model = make_checkpoint(tmp_path / "silu", hidden_act="silu")
+        weights_file = BertForSequenceClassification.from_pretrained(model)
+        with torch.no_grad():
+            for name, parameter in weights_file.named_parameters():
+                if parameter.ndim == 2 and "encoder" in name:
+                    parameter[parameter == 0] = 0.01
+        weights_file.save_pretrained(model)
+        (tmp_path / "work").mkdir()
+        with pytest.raises(ExportError, match=r"model_sparse\.onnx: expected encoder layers or weights with zeros"):
+            self.export(model, tmp_path / "work" / "out", targets=[Target.SPARSE], **dense)
+        assert not list((tmp_path / "work").iterdir())

@@ -264,7 +264,7 @@ bool build(Packer &packer, Layout layout, const Shape &shape) {
 
 template <typename T>
 const T *place(uint8_t *block, size_t &used, const std::vector<T> &values) {
-  std::memcpy(block + used, values.data(), values.size() * sizeof(T));
+  if (!values.empty()) std::memcpy(block + used, values.data(), values.size() * sizeof(T));
   const T *placed = reinterpret_cast<const T *>(block + used);
   used += (values.size() * sizeof(T) + 63) / 64 * 64;
   return placed;

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The activation behind a linear layer: one node, or the handful that an exporter spells a GELU in."""
+
+import numpy as np
+import onnx_ir as ir
+
+from sparse_deploy.graph.matching import NoMatchError, Subgraph, ancestors
+from sparse_deploy.graph.weights import constant
+from sparse_deploy.kernels.reference import ACTIVATIONS
+
+NONE = "none"
+_ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Erf", "Tanh", "Gelu", "Relu", "Sigmoid", "Neg", "Sqrt"))
+# The two GELUs are 5e-4 apart at most, float32 carries 1e-6 at 10.
+_SAME = 2e-5
+_SAMPLE = np.linspace(-10, 10, 4001, dtype=np.float32)
+
+
+def activation_behind(value: ir.Value) -> tuple[str, ir.Value]:
+    """The longest run of elementwise nodes behind a value that is one of the operators' activations.
+
+    Args:
+        value: output of a linear layer.
+
+    Returns:
+        its name and the value behind it: ``("none", value)`` where there is none.
+    """
+    followers = _elementwise_followers(value)
+    for end in reversed(followers):
+        run, _ = ancestors([end], stop=[value])
+        inner = [value, *(node.outputs[0] for node in run if node.outputs[0] is not end)]
+        if any(one.is_graph_output() or any(use.node not in run for use in one.uses()) for one in inner):
+            continue
+        name = _name_of(value, end)
+        if name:
+            return name, end
+    return NONE, value
+
+
+def describe_behind(value: ir.Value) -> str:
+    """The elementwise nodes behind a value, for a message: ``Sigmoid, Mul``, or ``none``."""
+    return ", ".join(end.producer().op_type for end in _elementwise_followers(value)) or "none"  # type: ignore[union-attr]
+
+
+def _elementwise_followers(value: ir.Value) -> list[ir.Value]:
+    """Values computed from this one and from single numbers alone, in topological order."""
+    found: dict[ir.Value, None] = {value: None}
+    waiting = [use.node for use in value.uses()]
+    while waiting:
+        node = waiting.pop(0)
+        if node.op_type not in _ELEMENTWISE or node.domain != "" or node.outputs[0] in found:
+            continue
+        if all(source in found or _is_number(source) for source in node.inputs):
+            found[node.outputs[0]] = None
+            waiting.extend(use.node for use in node.outputs[0].uses())
+    return list(found)[1:]
+
+
+def _is_number(value: ir.Value | None) -> bool:
+    tensor = constant(value)
+    return tensor is not None and tensor.size == 1
+
+
+def _name_of(start: ir.Value, end: ir.Value) -> str | None:
+    sample = _SAMPLE.reshape(1, -1, 1)
+    try:
+        (found,) = Subgraph([end], [start]).run({start: sample})
+    except NoMatchError:
+        return None
+    if found.shape != sample.shape:
+        return None
+    near = (name for name, function in ACTIVATIONS.items() if np.abs(function(sample) - found).max() < _SAME)
+    return next((name for name in near if name != NONE), None)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head attention between three linear layers and the one behind it, told by what it computes.
+
+Exporters write it in many ways: with the scale on q, on k, on both as its square root or inside an Attention node; with
+the keys turned by one Transpose or by seven nodes of shape arithmetic. So only its ends are found by edges; what lies
+between is run on random numbers of two shapes and must agree with the operator's own attention.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparse_deploy.graph.linears import Linear
+from sparse_deploy.graph.matching import NoMatchError, Subgraph, ancestors
+from sparse_deploy.kernels.reference import attention
+
+Array = NDArray[Any]
+ANCHORS = ("Softmax", "Attention")
+# batch, sequence: unlike each other and unlike any head size. Dynamic axes must hold for both.
+_PROBES = ((2, 5), (3, 7))
+# Sums of 1000 float32 products of magnitude 1 in another order differ by 1e-5; a scale wrong by 1 % shows as 5e-3.
+_SAME = 2e-4
+
+
+@dataclass(frozen=True)
+class Attention:
+    """A match.
+
+    Attributes:
+        query, key, value: the three layers in front.
+        mask: graph input ``[batch, sequence]``, 1 for a token and 0 for padding.
+        heads: number of heads.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    mask: ir.Value
+    heads: int
+
+
+def match_attention(
+    anchor: ir.Node, context: ir.Value, x: ir.Value, linears: Sequence[Linear], graph_inputs: Sequence[ir.Value]
+) -> Attention:
+    """Match what lies between ``x`` and ``context``.
+
+    Args:
+        anchor: the Softmax or Attention node.
+        context: input of the attention's output layer.
+        x: the layer's input.
+        linears: linear layers that read ``x``.
+        graph_inputs: inputs of the model.
+
+    Raises:
+        NoMatchError: it is no attention of three linear layers, or another than the operator's.
+    """
+    outputs = [linear.output for linear in linears]
+    nodes, leaves = ancestors([context], stop=[*outputs, x])
+    sources = [linear for linear in linears if linear.output in leaves]
+    if anchor not in nodes or len(sources) != 3:
+        raise NoMatchError(f"expected attention over three linear layers of one input, found {len(sources)}")
+    if len({linear.shape for linear in sources}) != 1:
+        raise NoMatchError("query, key and value have different widths")
+    mask = _mask(anchor, [*outputs, x], graph_inputs)
+    given = [*(linear.output for linear in sources), x, *graph_inputs]
+    probe = Subgraph([context, _first_input(anchor)], given)
+    heads, order = 0, tuple(range(3))
+    for batch, sequence in _PROBES:
+        numbers = _numbers(batch, sequence, sources, x, graph_inputs, mask)
+        found, inside = probe.run(numbers)
+        heads = heads or _heads(inside, batch, sources[0].shape[0])
+        qkv = [numbers[linear.output] for linear in sources]
+        order = _order(found, qkv, numbers[mask], heads, inside if anchor.op_type == "Softmax" else None)
+    query, key, value = (sources[place] for place in order)
+    return Attention(query, key, value, mask, heads)
+
+
+def _mask(anchor: ir.Node, stop: Sequence[ir.Value], graph_inputs: Sequence[ir.Value]) -> ir.Value:
+    """The one graph input whose values (not only its shape) reach the attention weights."""
+    reached: set[ir.Value] = set()
+    stack, seen = [value for value in anchor.inputs if value is not None], set(stop)
+    while stack:
+        value = stack.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        node = value.producer()
+        if value in graph_inputs:
+            reached.add(value)
+        elif node is not None and node.op_type not in ("Shape", "Size"):
+            stack.extend(source for source in node.inputs if source is not None)
+    names = sorted(str(value.name) for value in reached)
+    if len(names) != 1:
+        raise NoMatchError(f"expected one attention mask among the model's inputs, found {', '.join(names) or 'none'}")
+    mask = reached.pop()
+    if mask.dtype != ir.DataType.INT64 or mask.shape is None or len(mask.shape) != 2:
+        raise NoMatchError(f"the mask {mask.name} is {mask.dtype} {mask.shape}, expected int64 [batch, sequence]")
+    return mask
+
+
+def _first_input(anchor: ir.Node) -> ir.Value:
+    value = anchor.inputs[0]
+    if value is None:
+        raise NoMatchError(f"{anchor.op_type} has no input")
+    return value
+
+
+def _numbers(
+    batch: int, sequence: int, linears: Sequence[Linear], x: ir.Value, inputs: Sequence[ir.Value], mask: ir.Value
+) -> dict[ir.Value, Array]:
+    random = np.random.default_rng(batch)
+    numbers: dict[ir.Value, Array] = {value: np.zeros((batch, sequence), np.int64) for value in inputs}
+    padded = np.arange(sequence) < sequence - np.arange(batch)[:, None]
+    numbers[mask] = padded.astype(np.int64)
+    for linear in linears:
+        numbers[linear.output] = random.normal(size=(batch, sequence, linear.shape[0])).astype(np.float32)
+    # Not the sum of anything: an attention that reads its input beside q, k and v must not pass.
+    numbers[x] = random.normal(size=(batch, sequence, linears[0].shape[1])).astype(np.float32)
+    return numbers
+
+
+def _heads(inside: Array, batch: int, hidden: int) -> int:
+    """Heads, from the shape ``[batch, heads, ...]`` that attention works in."""
+    if inside.ndim != 4 or inside.shape[0] != batch or hidden % inside.shape[1]:
+        raise NoMatchError(f"expected attention on [{batch}, heads, ...], found {list(inside.shape)}")
+    return int(inside.shape[1])
+
+
+def _order(
+    found: Array, qkv: Sequence[Array], mask: Array, heads: int, scores: Array | None
+) -> tuple[int, int, int]:  # fmt: skip
+    """Which of the three is q, k and v.
+
+    Raises:
+        NoMatchError: no order explains what was found.
+    """
+    worst = np.inf
+    for query, key, value in permutations(range(3)):
+        expected = attention(qkv[query], qkv[key], qkv[value], mask, heads)
+        difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
+        if difference < _SAME:
+            return query, key, value
+        worst = min(worst, float(difference))
+    head = qkv[0].shape[-1] // heads
+    scale = None if scores is None else _found_scale(scores, qkv, heads)
+    if scale is not None and abs(scale * head**0.5 - 1) > 1e-3:
+        raise NoMatchError(f"the scores are scaled by {scale:.4g}, expected 1/sqrt({head}) = {head**-0.5:.4g}")
+    raise NoMatchError(
+        f"it is not softmax(q · kᵀ / sqrt({head}) + mask) · v per head: differs by {worst:.2g} on random numbers"
+    )
+
+
+def _found_scale(scores: Array, qkv: Sequence[Array], heads: int) -> float | None:
+    """The factor between ``q · kᵀ`` and the scores of the first row, which has no padding; None where there is none."""
+    split = [x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in qkv]
+    for query, key in permutations(split, 2):
+        product = query[0] @ key[0].transpose(0, 2, 1)
+        if product.shape == scores[0].shape:
+            with np.errstate(all="ignore"):  # a mask that is no mask makes infinite scores
+                factor = float((scores[0] * product).sum() / np.square(product).sum())
+                if np.abs(scores[0] - factor * product).max() < _SAME * max(1.0, abs(factor)):
+                    return factor
+    return None

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass: one SparseEncoderLayer node for each encoder layer that is known."""
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from sparse_deploy.graph import operators
+from sparse_deploy.graph.attention import ANCHORS
+from sparse_deploy.graph.encoder_layers import EncoderLayer, EncoderLayerMatcher
+from sparse_deploy.graph.linears import Linear, StaticScale, find_linears
+from sparse_deploy.graph.matching import NoMatchError, Refusal, ancestors
+from sparse_deploy.graph.pack_weights import Packer
+from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
+
+# q, k and v share their input's scale.
+_STATIC_OF = (0, 3, 4, 5)
+
+
+class FuseEncoderLayers(SparsityKeepingPass):
+    """Replace encoder layers, mask and all; the others stay as they are.
+
+    Args:
+        static: quantise activations with the scales of the file where it has some (0 marks those that it has none
+            for: they stay dynamic).
+        exclude: layers with a weight whose name holds one of these stay.
+
+    Attributes:
+        fused: names of the replaced layers.
+        refused: the others, with the reason.
+    """
+
+    def __init__(self, *, static: bool = False, exclude: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._static = static
+        self._exclude = tuple(exclude)
+        self.fused: list[str] = []
+        self.refused: list[Refusal] = []
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace in place."""
+        linears, _ = find_linears(model)
+        matcher = EncoderLayerMatcher(linears, list(model.graph.inputs))
+        layers: list[EncoderLayer] = []
+        for anchor in [node for node in model.graph if node.op_type in ANCHORS]:
+            try:
+                layers.append(self._accepted(matcher.match(anchor), linears))
+            except NoMatchError as reason:
+                self.refused.append(Refusal(_name_near(anchor, linears), str(reason)))
+        packer = Packer(model.graph)
+        # The last first: a layer's input is then still the value that it was matched with.
+        for layer in reversed(layers):
+            self.fused.insert(0, self._replace(model, layer, packer))
+        if layers:
+            model.graph.opset_imports[operators.DOMAIN] = operators.VERSION
+            RemoveUnusedNodesPass()(model)
+            packer.take_names()
+        return ir.passes.PassResult(model, modified=bool(layers))
+
+    def _accepted(self, layer: EncoderLayer, linears: Sequence[Linear]) -> EncoderLayer:
+        """The layer, if the settings and the file's own quantisation let all of it become INT8."""
+        for linear in layer.linears:
+            if any(part in linear.name for part in self._exclude):
+                raise NoMatchError(f"{linear.name} is excluded from INT8")
+        if any(linear.weight.quantized for linear in linears):
+            left = next((linear.name for linear in layer.linears if not linear.weight.quantized), None)
+            if left is not None:
+                raise NoMatchError(f"{left} is FP32 in an INT8 file")
+        if len({linear.static for linear in layer.linears[:3]}) != 1:
+            raise NoMatchError("query, key and value read inputs of different scales")
+        return layer
+
+    def _replace(self, model: ir.Model, layer: EncoderLayer, packer: Packer) -> str:
+        weights = [value for linear in layer.linears for value in packer.pack(linear).values]
+        norms = layer.attention_norm, layer.output_norm
+        node = ir.node(
+            operators.SPARSE_ENCODER_LAYER,
+            [
+                layer.x,
+                layer.attention.mask,
+                *weights,
+                *(value for norm in norms for value in (norm.gamma, norm.beta)),
+                *self._static_inputs(layer, packer),
+            ],
+            {"num_heads": layer.attention.heads, "epsilon": norms[0].epsilon, "activation": layer.activation},
+            domain=operators.DOMAIN,
+            version=operators.VERSION,
+            name=_name_of(layer),
+        )
+        replace_value(model.graph, layer.output, node)
+        return node.name or ""
+
+    def _static_inputs(self, layer: EncoderLayer, packer: Packer) -> tuple[ir.Value, ...]:
+        scales = [static_scale(layer.linears[place]) for place in _STATIC_OF]
+        if not self._static or not any(scale.scale for scale in scales):
+            return ()
+        name = _name_of(layer)
+        return (
+            packer.constant(f"{name}.x_scale", np.array([scale.scale for scale in scales], np.float32)),
+            packer.constant(f"{name}.x_zero_point", np.array([scale.zero_point for scale in scales], np.uint8)),
+        )
+
+
+def static_scale(linear: Linear) -> StaticScale:
+    """The calibrated scale of a layer's input; 0 where there is none, or where it is that of a smoothed input."""
+    return linear.static if linear.static is not None and linear.smoothing is None else StaticScale(0.0, 0)
+
+
+def replace_value(graph: ir.Graph, old: ir.Value, node: ir.Node) -> None:
+    """Put a node with one output in the place of the one that made a value; type, shape and name stay."""
+    producer = old.producer()
+    assert producer is not None  # noqa: S101 - matches have computed outputs
+    new = node.outputs[0]
+    new.type, new.shape = old.type, old.shape
+    name, old.name = old.name, f"{old.name}_replaced"
+    new.name = name
+    graph.insert_before(producer, node)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def _name_of(layer: EncoderLayer) -> str:
+    return _common_name(linear.name for linear in layer.linears) or f"layer_{layer.output.name}"
+
+
+def _common_name(names: Iterable[str]) -> str:
+    """The module that parameters share: ``bert.encoder.layer.0``."""
+    levels = zip(*(name.split(".") for name in names), strict=False)
+    return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
+
+
+def _name_near(anchor: ir.Node, linears: Sequence[Linear]) -> str:
+    """The module around an attention, as the weights in front of it tell; else the node's name."""
+    by_output = {linear.output: linear.name for linear in linears}
+    _, leaves = ancestors([value for value in anchor.inputs if value is not None], stop=by_output)
+    return _common_name(sorted(by_output[leaf] for leaf in leaves if leaf in by_output)) or str(anchor.name)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sparse operators in ONNX: domain, names, and where their weights lie; see ``docs/sparse_operators.md``."""
+
+import onnx_ir as ir
+
+DOMAIN = "sparse_deploy"
+VERSION = 1
+SPARSE_LINEAR = "SparseLinear"
+SPARSE_ENCODER_LAYER = "SparseEncoderLayer"
+
+# Index of each packed weight; its scale and its bias are the next two inputs.
+_WEIGHTS = {SPARSE_LINEAR: (1,), SPARSE_ENCODER_LAYER: (2, 5, 8, 11, 14, 17)}
+# Scale and zero point of the activations.
+_STATIC = {SPARSE_LINEAR: (4, 5), SPARSE_ENCODER_LAYER: (24, 25)}
+
+
+def is_sparse_operator(node: ir.Node) -> bool:
+    """Whether a node is one of ours."""
+    return node.domain == DOMAIN and node.op_type in _WEIGHTS
+
+
+def packed_inputs(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs of a node hold a weight in compact form; none for other operators."""
+    return _WEIGHTS[node.op_type] if is_sparse_operator(node) else ()
+
+
+def scale_inputs(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs of a node hold scales and zero points, of weights and of activations."""
+    if not is_sparse_operator(node):
+        return ()
+    return (*(index + 1 for index in _WEIGHTS[node.op_type]), *_STATIC[node.op_type])
+
+
+def uses_sparse_operators(model: ir.Model) -> bool:
+    """Whether a model needs the operator library."""
+    return any(is_sparse_operator(node) for node in model.graph)

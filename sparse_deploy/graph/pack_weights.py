@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of linear layers on their way into sparse operators: INT8 per output channel, then the compact form."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparse_deploy.graph.linears import Linear
+from sparse_deploy.graph.weights import Orientation
+from sparse_deploy.sparsity.packing import Int8Matrix, encode
+
+Array = NDArray[Any]
+
+_LARGEST = 127
+# One of the suffixes that the reader of weights takes off a name.
+_PACKED = "_quantized"
+_SCALE = "_scale"
+
+
+def quantize(weight: NDArray[np.float32]) -> tuple[Int8Matrix, NDArray[np.float32]]:
+    """Symmetric INT8 per output channel: ``round_half_even(w / scale)`` with ``scale = max|w| / 127``; zeros stay.
+
+    Args:
+        weight: finite float32 ``[out, in]``.
+
+    Returns:
+        int8 ``[out, in]`` of -127 to 127; scales ``[out]``, 1 for a channel of zeros.
+    """
+    scale = np.abs(weight).max(axis=1) / np.float32(_LARGEST)
+    # max / 127 of a denormal is 0
+    scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+    steps = np.rint(weight / scale[:, None])
+    return np.clip(steps, -_LARGEST, _LARGEST).astype(np.int8), scale
+
+
+def int8_weight(linear: Linear) -> tuple[Int8Matrix, NDArray[np.float32]]:
+    """A linear layer's weight as int8 ``[out, in]`` and scale ``[out]``.
+
+    Stored int8 values are taken as they are, but for -128: Neural Compressor's scale is max|w| / 127.5, so a weight
+    that rounds to -128 lies at -127.5 and -127 is as near. A smoothed weight gets its factors back (the operators
+    quantise the unsmoothed input) and is quantised again; so is an FP32 one.
+    """
+    values = linear.out_in()
+    if not linear.weight.quantized:
+        return quantize(_unsmoothed(values, linear.smoothing))
+    scale = _channel_scale(linear)
+    if linear.smoothing is None:
+        return np.maximum(values, -_LARGEST), scale
+    return quantize(_unsmoothed(values * scale[:, None], linear.smoothing))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Inputs of an operator for one linear layer."""
+
+    weight: ir.Value
+    scale: ir.Value
+    bias: ir.Value
+
+    @property
+    def values(self) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """In the order of the operators' inputs."""
+        return self.weight, self.scale, self.bias
+
+
+class Packer:
+    """Adds packed weights to a graph, a weight that several layers share once.
+
+    Args:
+        graph: where they go.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+        self._packed: dict[tuple[ir.Value, bytes], Packed] = {}
+
+    def pack(self, linear: Linear) -> Packed:
+        """The inputs of a layer; its name gets free for the packed weight in :meth:`take_names`."""
+        factors = b"" if linear.smoothing is None else linear.smoothing.tobytes()
+        key = linear.stored, factors
+        known = self._packed.get(key)
+        if known is None or (linear.bias is not None and known.bias is not linear.bias):
+            matrix, scale = int8_weight(linear)
+            name = linear.stored.name or linear.name
+            known = Packed(
+                weight=self.constant(f"{name}{_PACKED}", encode(matrix)) if known is None else known.weight,
+                scale=self.constant(f"{name}{_SCALE}", scale) if known is None else known.scale,
+                bias=linear.bias or self.constant(f"{name}_zero_bias", np.zeros(len(scale), np.float32)),
+            )
+            self._packed[key] = known
+        return known
+
+    def constant(self, name: str, array: Array) -> ir.Value:
+        """A new initializer; a taken name gets a number behind it."""
+        free, number = name, 1
+        while free in self._graph.initializers:
+            number += 1
+            free = f"{name}_{number}"
+        tensor = ir.tensor(np.ascontiguousarray(array), name=free)
+        value = ir.Value(name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        self._graph.register_initializer(value)
+        return value
+
+    def take_names(self) -> None:
+        """Give packed weights the parameters' names, where the unpacked ones are gone from the graph."""
+        for packed in self._packed.values():
+            name = (packed.weight.name or "").removesuffix(_PACKED)
+            if name not in self._graph.initializers and packed.weight.name != name:
+                packed.weight.name = name
+
+
+def _unsmoothed(weight: NDArray[np.float32], smoothing: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    return weight if smoothing is None else np.asarray(weight * smoothing[None, :], np.float32)
+
+
+def _channel_scale(linear: Linear) -> NDArray[np.float32]:
+    stored = linear.weight.scale
+    assert stored is not None  # noqa: S101 - find_linears refuses int8 without one
+    turned = stored if linear.weight.orientation is Orientation.OUT_IN else stored.T
+    scale: NDArray[np.float32] = np.broadcast_to(turned, (linear.shape[0], 1))[:, 0].astype(np.float32)
+    return scale

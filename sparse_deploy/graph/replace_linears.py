@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass: a SparseLinear node for each other linear layer whose weight has enough zeros."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from sparse_deploy.graph import operators
+from sparse_deploy.graph.activations import activation_behind
+from sparse_deploy.graph.fuse_encoder_layers import replace_value, static_scale
+from sparse_deploy.graph.linears import Linear, find_linears
+from sparse_deploy.graph.matching import Refusal
+from sparse_deploy.graph.pack_weights import Packer
+from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
+
+# 1:2 is the densest pattern that the sparse kernels win with; a tensor of a model pruned to half on the whole may keep
+# a little more. Below, the operator would run its dense kernel, and INT8 where the file has FP32 on purpose.
+ENOUGH_ZEROS = 0.4
+
+
+class ReplaceLinears(SparsityKeepingPass):
+    """Replace matrix products by a stored weight, with their bias and an activation that follows directly.
+
+    Args:
+        static: quantise activations with the scales of the file where it has them.
+        exclude: weights whose name holds one of these stay.
+
+    Attributes:
+        replaced: names of the replaced weights.
+        refused: the others, with the reason.
+    """
+
+    def __init__(self, *, static: bool = False, exclude: Sequence[str] = ()) -> None:
+        super().__init__()
+        self._static = static
+        self._exclude = tuple(exclude)
+        self.replaced: list[str] = []
+        self.refused: list[Refusal] = []
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace in place."""
+        linears, refused = find_linears(model)
+        self.refused += [Refusal(name, reason) for name, reason in refused.items()]
+        packer = Packer(model.graph)
+        reasons = {linear: self._why_not(linear) for linear in linears}
+        self.refused += [Refusal(linear.name, reason) for linear, reason in reasons.items() if reason]
+        # The last first: a layer's input is then still the value that it was matched with.
+        for linear in reversed([linear for linear, reason in reasons.items() if not reason]):
+            self._replace(model.graph, linear, packer)
+            self.replaced.insert(0, linear.name)
+        if self.replaced:
+            model.graph.opset_imports[operators.DOMAIN] = operators.VERSION
+            RemoveUnusedNodesPass()(model)
+            packer.take_names()
+        return ir.passes.PassResult(model, modified=bool(self.replaced))
+
+    def _why_not(self, linear: Linear) -> str:
+        if any(part in linear.name for part in self._exclude):
+            return "it is excluded from INT8"
+        share = float(linear.zero_mask().mean())
+        if share < ENOUGH_ZEROS:
+            return f"it has {share:.1%} zeros, a sparse product pays from {ENOUGH_ZEROS:.0%} on"
+        return ""
+
+    def _replace(self, graph: ir.Graph, linear: Linear, packer: Packer) -> None:
+        activation, end = activation_behind(linear.output)
+        scale = static_scale(linear)
+        inputs = [linear.x, *packer.pack(linear).values]
+        if self._static and scale.scale:
+            inputs.append(packer.constant(f"{linear.name}.x_scale", np.array([scale.scale], np.float32)))
+            inputs.append(packer.constant(f"{linear.name}.x_zero_point", np.array([scale.zero_point], np.uint8)))
+        node = ir.node(
+            operators.SPARSE_LINEAR,
+            inputs,
+            {"activation": activation},
+            domain=operators.DOMAIN,
+            version=operators.VERSION,
+            name=linear.name.removesuffix(".weight"),
+        )
+        replace_value(graph, end, node)

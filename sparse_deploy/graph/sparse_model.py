@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an exported model, FP32 or INT8 (QDQ), to one with sparse operators: what becomes ``model_sparse.onnx``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from sparse_deploy.graph.fuse_encoder_layers import FuseEncoderLayers
+from sparse_deploy.graph.matching import Refusal
+from sparse_deploy.graph.replace_linears import ReplaceLinears
+from sparse_deploy.graph.sparsity_check import run_passes
+
+
+@dataclass(frozen=True)
+class SparseModel:
+    """What became of a model.
+
+    Attributes:
+        model: the rewritten graph.
+        layers: encoder layers that are one operator now, by name.
+        linears: weights that a SparseLinear holds now.
+        standard: what stayed as it was, with the reason.
+    """
+
+    model: ir.Model
+    layers: tuple[str, ...]
+    linears: tuple[str, ...]
+    standard: tuple[Refusal, ...]
+
+
+def to_sparse_model(model: ir.Model, *, static: bool = False, exclude: Sequence[str] = ()) -> SparseModel:
+    """Rewrite a model in place.
+
+    An FP32 weight becomes symmetric INT8 per output channel; the int8 weights and scales of a QDQ file are kept.
+    Activations are quantised inside the operators, so the QDQ pairs around them go.
+
+    Args:
+        model: as our exporter writes it, FP32 or static INT8 (QDQ).
+        static: quantise activations with the file's calibrated scales, not per token.
+        exclude: parameters whose name holds one of these stay as they are.
+
+    Raises:
+        SparsityLostError: a zero weight is no zero any more.
+    """
+    layers = FuseEncoderLayers(static=static, exclude=exclude)
+    linears = ReplaceLinears(static=static, exclude=exclude)
+    rewritten = run_passes(model, layers, linears)
+    return SparseModel(rewritten, tuple(layers.fused), tuple(linears.replaced), (*layers.refused, *linears.refused))

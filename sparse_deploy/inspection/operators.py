@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the sparse operators do with each tensor on this CPU: their own decision, asked of the compiled kernels."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from sparse_deploy.sparsity.packing import encode
+from sparse_deploy.sparsity.pattern import BoolArray
+
+DENSE_KERNEL = "dense"
+
+
+class TensorDecision(BaseModel):
+    """How one tensor is multiplied.
+
+    Attributes:
+        name: parameter name.
+        kernel: the kernel chosen: ``dense``, ``unstructured``, ``half`` (1:2), ``block_4x1``, ``block_1x4``.
+        pattern: the pattern that the kernels found.
+        fill: multiply-add slots of the packed form by those of the dense one.
+        cost: predicted time by that of the dense INT8 kernel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    kernel: str
+    pattern: str
+    fill: float
+    cost: float
+
+
+class OperatorDecisions(BaseModel):
+    """The decisions on a model.
+
+    Attributes:
+        instruction_set: what the kernels compute with here.
+        tensors: one decision per tensor.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    instruction_set: str
+    tensors: tuple[TensorDecision, ...]
+
+
+def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
+    """Pack each tensor and read what was decided; the places of the zeros alone decide it.
+
+    Args:
+        masks: zero masks ``[out, in]``, by parameter name.
+
+    Raises:
+        RuntimeUnavailableError: the kernels were not compiled; the message says why.
+    """
+    from sparse_deploy.kernels.loader import instruction_set
+    from sparse_deploy.kernels.native import Weight
+
+    instructions = instruction_set().name
+    decisions = []
+    for name, mask in masks.items():
+        found = Weight(encode((~mask).astype(np.int8))).describe()
+        decisions.append(
+            TensorDecision(name=name, kernel=found.kernel, pattern=found.pattern, fill=found.fill, cost=found.cost)
+        )
+    return OperatorDecisions(instruction_set=instructions, tensors=tuple(decisions))
+
+
+def grouped(tensors: Sequence[TensorDecision]) -> dict[tuple[str, str], list[TensorDecision]]:
+    """Decisions by role and kernel: one group for the query matrices of all layers, if all got one kernel."""
+    groups: dict[tuple[str, str], list[TensorDecision]] = {}
+    for tensor in tensors:
+        groups.setdefault((_role(tensor.name), tensor.kernel), []).append(tensor)
+    return groups
+
+
+def _role(name: str) -> str:
+    """The name behind the layer's number: ``attention.self.query``."""
+    return re.split(r"\.\d+\.", name)[-1].removesuffix(".weight")

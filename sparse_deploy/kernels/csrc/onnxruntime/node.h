@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+// A node as an operator sees it: its constants and attributes when the session is created, its tensors when it runs,
+// its shapes while the graph is resolved. Everything that can go wrong is a Failure with one line of text.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "ort_abi.h"
+
+namespace ort {
+
+class Failure : public std::runtime_error {
+ public:
+  explicit Failure(const std::string &message, ErrorCode code_ = kFail) : std::runtime_error(message), code(code_) {}
+  const ErrorCode code;
+};
+
+// Throws what ONNX Runtime reported, if anything.
+void check(const Api &api, Status *status);
+
+template <class T>
+struct Constant {
+  const T *data;
+  size_t count;
+};
+
+struct Tensor {
+  void *data;
+  std::vector<int64_t> dims;
+};
+
+std::string shape_text(const std::vector<int64_t> &dims);
+
+// While a kernel is created. Pointers to constants stay good as long as the session.
+class NodeInfo {
+ public:
+  NodeInfo(const Api &api, const KernelInfo *info, const char *op);
+
+  const std::string &label() const { return label_; }  // SparseLinear node 'name'
+  bool has_input(size_t index) const;
+  // A constant of one dimension; expected < 0 takes any length.
+  Constant<uint8_t> bytes(size_t index, const char *name, int64_t expected = -1) const;
+  Constant<float> floats(size_t index, const char *name, int64_t expected) const;
+
+  std::string text(const char *attribute, const char *missing) const;  // missing: the default, or null
+  int64_t whole_number(const char *attribute) const;
+  float number(const char *attribute) const;
+
+  [[noreturn]] void fail(const std::string &problem) const;
+
+ private:
+  Tensor constant(size_t index, const char *name, ElementType type, int64_t expected) const;
+  [[noreturn]] void fail_attribute(const char *attribute, const char *kind) const;
+
+  const Api &api_;
+  const KernelInfo *info_;
+  size_t inputs_ = 0;
+  std::string label_;
+};
+
+class Pool;
+
+// While a kernel runs.
+class RunContext {
+ public:
+  RunContext(const Api &api, KernelContext *context, const std::string &label, Pool &pool_)
+      : pool(pool_), api_(api), context_(context), label_(label) {}
+
+  Tensor input(size_t index) const;
+  void *output(const std::vector<int64_t> &dims);
+  [[noreturn]] void fail(const std::string &problem) const;
+
+  Pool &pool;
+
+ private:
+  const Api &api_;
+  KernelContext *context_;
+  const std::string &label_;
+};
+
+// While the graph is resolved: a dimension is a number, a name, or not known at all.
+struct Dimension {
+  int64_t value;  // -1: not a number
+  std::string name;
+};
+
+class ShapeInference {
+ public:
+  ShapeInference(const Api &api, ShapeInferContext *context) : api_(api), context_(context) {}
+  std::vector<Dimension> input(size_t index) const;  // empty: nothing known
+  void output(const std::vector<Dimension> &dims);
+
+ private:
+  const Api &api_;
+  ShapeInferContext *context_;
+};
+
+}  // namespace ort

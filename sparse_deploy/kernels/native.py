@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels' C interface as Python classes, for tests and benchmarks.
+
+Models run through ONNX Runtime and don't pass here. Calls are serial unless a :class:`ThreadPool` is given.
+"""
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sparse_deploy.errors import ArtifactError
+from sparse_deploy.kernels import abi
+from sparse_deploy.kernels.abi import ACTIVATIONS, LINEARS
+
+Float = NDArray[np.float32]
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class WeightInfo:
+    """What became of a weight when it was packed.
+
+    Attributes:
+        shape: ``(out_features, in_features)``.
+        nonzeros: values that are not 0.
+        packed_bytes: size of the packed form.
+        fill: multiply-add slots of the packed form by those of the dense one.
+        cost: predicted time by that of the dense kernel.
+        kernel: what multiplies it: ``dense``, ``unstructured``, ``half``, ``block_4x1``, ``block_1x4``.
+        pattern: what was found: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
+    """
+
+    shape: tuple[int, int]
+    nonzeros: int
+    packed_bytes: int
+    fill: float
+    cost: float
+    kernel: str
+    pattern: str
+
+
+class ThreadPool:
+    """An ``sd_pool`` of Python threads; ctypes lets go of the interpreter lock while a task runs.
+
+    It costs some 50 µs per task: good for tests of what threads do, not for measuring.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._executor = ThreadPoolExecutor(threads)
+        self._run = abi.Run(self._map)
+        self.handle = abi.Pool(None, self._run, threads)
+
+    def _map(self, _context: int | None, task: Any, arg: int | None, count: int) -> None:
+        list(self._executor.map(lambda index: task(arg, index), range(count)))
+
+
+class Weight:
+    """A packed INT8 matrix.
+
+    Args:
+        blob: compact form, uint8.
+        kernel: one of the kernels of :class:`WeightInfo`; chosen by cost when omitted.
+
+    Raises:
+        ArtifactError: the blob is damaged, or the kernel can't represent it.
+    """
+
+    def __init__(self, blob: NDArray[np.uint8], kernel: str | None = None) -> None:
+        blob = np.ascontiguousarray(blob, np.uint8)
+        error = abi.Error()
+        name = kernel.encode() if kernel else None
+        self._owner: object = None
+        self._handle = _checked(
+            abi.core().sd_weight_create(blob.ctypes.data, blob.size, name, ctypes.byref(error)), error
+        )
+
+    @classmethod
+    def _borrowed(cls, handle: int, owner: object) -> Self:
+        weight = cls.__new__(cls)
+        weight._owner, weight._handle = owner, handle
+        return weight
+
+    def describe(self) -> WeightInfo:
+        """What became of the weight."""
+        info = abi.WeightInfo()
+        abi.core().sd_weight_describe(self._handle, ctypes.byref(info))
+        return WeightInfo(
+            (info.n, info.k), info.nonzeros, info.packed_bytes, info.fill, info.cost,
+            info.kernel.decode(), info.pattern.decode(),
+        )  # fmt: skip
+
+    def unpack(self) -> NDArray[np.int8]:
+        """The matrix read back from its packed form, int8 ``[N, K]``."""
+        dense = np.empty(self.describe().shape, np.int8)
+        abi.core().sd_weight_unpack(self._handle, dense.ctypes.data)
+        return dense
+
+    def matmul_i32(self, x: NDArray[np.uint8], pool: ThreadPool | None = None) -> NDArray[np.int32]:
+        """Exact accumulators ``x · Wᵀ`` of uint8 ``x [M, K]``, int32 ``[M, N]``."""
+        rows, columns = self.describe().shape
+        x = _matrix(x, columns, np.uint8)
+        y = np.empty((len(x), rows), np.int32)
+        abi.core().sd_matmul_i32(self._handle, x.ctypes.data, len(x), y.ctypes.data, _pool(pool))
+        return y
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) and self._owner is None:
+            abi.core().sd_weight_destroy(self._handle)
+
+
+class Linear:
+    """The operator ``SparseLinear`` of ``docs/sparse_operators.md``.
+
+    Args:
+        blob: compact form of ``W [N, K]``.
+        scale: float32 ``[N]``.
+        bias: float32 ``[N]``, or none.
+        activation: one of :data:`ACTIVATIONS`.
+        static: scale and zero point of the input; each row gets its own when omitted.
+        kernel: as for :class:`Weight`.
+
+    Raises:
+        ArtifactError: the blob is damaged, or the kernel can't represent it.
+    """
+
+    def __init__(
+        self,
+        blob: NDArray[np.uint8],
+        scale: Float,
+        bias: Float | None = None,
+        *,
+        activation: str = "none",
+        static: tuple[float, int] | None = None,
+        kernel: str | None = None,
+    ) -> None:
+        arrays = _Arrays()
+        config = abi.LinearConfig(
+            *arrays.linear(blob, scale, bias),
+            activation=ACTIVATIONS.index(activation),
+            quantization=abi.Quantization(*(static or (0.0, 0))),
+            kernel=kernel.encode() if kernel else None,
+        )
+        error = abi.Error()
+        self._handle = _checked(abi.core().sd_linear_create(ctypes.byref(config), ctypes.byref(error)), error)
+        self._shape = self.weight.describe().shape
+
+    @property
+    def weight(self) -> Weight:
+        """Its packed matrix."""
+        return Weight._borrowed(abi.core().sd_linear_weight(self._handle), self)
+
+    def run(self, x: Float, pool: ThreadPool | None = None) -> Float:
+        """Float32 ``[M, N]`` of float32 ``x [M, K]``."""
+        x = _matrix(x, self._shape[1], np.float32)
+        y = np.empty((len(x), self._shape[0]), np.float32)
+        abi.core().sd_linear_run(self._handle, x.ctypes.data, len(x), y.ctypes.data, _pool(pool))
+        return y
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            abi.core().sd_linear_destroy(self._handle)
+
+
+class Layer:
+    """The operator ``SparseEncoderLayer`` of ``docs/sparse_operators.md``.
+
+    Args:
+        linears: blob, scale and bias of each of :data:`LINEARS`.
+        norms: gamma and beta of the attention's LayerNorm, then of the output's, float32 ``[hidden]``.
+        heads: divides the hidden size.
+        epsilon: of both LayerNorms.
+        activation: ``gelu``, ``gelu_tanh`` or ``relu``.
+        static: scales and zero points of the inputs of query/key/value, attention output, intermediate and output.
+
+    Raises:
+        ArtifactError: a blob is damaged, or the parts don't fit together.
+    """
+
+    def __init__(
+        self,
+        linears: Mapping[str, tuple[NDArray[np.uint8], Float, Float]],
+        norms: Sequence[Float],
+        *,
+        heads: int,
+        epsilon: float,
+        activation: str = "gelu",
+        static: Sequence[tuple[float, int]] | None = None,
+    ) -> None:
+        arrays = _Arrays()
+        hidden, intermediate = len(norms[0]), len(linears["intermediate"][1])
+        config = abi.LayerConfig(
+            hidden=hidden,
+            intermediate=intermediate,
+            heads=heads,
+            epsilon=epsilon,
+            activation=ACTIVATIONS.index(activation),
+        )
+        for index, name in enumerate(LINEARS):
+            config.linears[index] = abi.LayerLinear(*arrays.linear(*linears[name]))
+        names = ("attention_gamma", "attention_beta", "output_gamma", "output_beta")
+        for name, norm in zip(names, norms, strict=True):
+            setattr(config, name, arrays.address(norm, np.float32, hidden))
+        for index, (scale_, zero_point) in enumerate(static or ()):
+            config.quantization[index] = abi.Quantization(scale_, zero_point)
+        error = abi.Error()
+        self._handle = _checked(abi.core().sd_layer_create(ctypes.byref(config), ctypes.byref(error)), error)
+        self._hidden = hidden
+
+    def weight(self, name: str) -> Weight:
+        """The packed matrix of one of :data:`LINEARS`."""
+        return Weight._borrowed(abi.core().sd_layer_weight(self._handle, LINEARS.index(name)), self)
+
+    def run(self, x: Float, mask: NDArray[np.int64], pool: ThreadPool | None = None) -> Float:
+        """Float32 ``[batch, sequence, hidden]`` of the same, with ``mask [batch, sequence]``, 0 = padding.
+
+        Raises:
+            ArtifactError: the layer can't run such a batch.
+        """
+        batch, sequence, hidden = x.shape
+        if hidden != self._hidden or mask.shape != (batch, sequence):
+            wanted = f"x [batch, sequence, {self._hidden}] and mask [batch, sequence]"
+            raise ValueError(f"expected {wanted}, found {list(x.shape)} and {list(mask.shape)}")
+        x, mask = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(mask, np.int64)
+        y, error = np.empty_like(x), abi.Error()
+        code = abi.core().sd_layer_run(
+            self._handle,
+            x.ctypes.data,
+            mask.ctypes.data,
+            batch,
+            sequence,
+            y.ctypes.data,
+            _pool(pool),
+            ctypes.byref(error),
+        )
+        if code:
+            raise ArtifactError(error.message.decode())
+        return y
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            abi.core().sd_layer_destroy(self._handle)
+
+
+class _Arrays:
+    """Keeps the arrays whose addresses a configuration holds."""
+
+    def __init__(self) -> None:
+        self._kept: list[Array] = []
+
+    def address(self, array: Array, dtype: type[np.generic], length: int) -> int:
+        if array.shape != (length,):
+            raise ValueError(f"expected an array of {length} values, found {list(array.shape)}")
+        self._kept.append(np.ascontiguousarray(array, dtype))
+        return self._kept[-1].ctypes.data
+
+    def linear(self, blob: NDArray[np.uint8], scale: Float, bias: Float | None) -> tuple[int, int, int, int | None]:
+        """Blob, its size, scale and bias, as configurations have them."""
+        # The library reads as many scales as the blob's header says there are rows.
+        rows = int(blob[8:12].view("<u4")[0]) if blob.size >= 12 else len(scale)
+        bias_address = None if bias is None else self.address(bias, np.float32, rows)
+        return self.address(blob, np.uint8, blob.size), blob.size, self.address(scale, np.float32, rows), bias_address
+
+
+def _checked(handle: int | None, error: abi.Error) -> int:
+    if not handle:
+        raise ArtifactError(error.message.decode() or "the sparse kernels refuse this without a reason")
+    return handle
+
+
+def _matrix(x: Array, columns: int, dtype: type[np.generic]) -> Array:
+    if x.ndim != 2 or x.shape[1] != columns or x.dtype != dtype:
+        raise ValueError(f"expected {np.dtype(dtype)} [rows, {columns}], found {x.dtype} {list(x.shape)}")
+    return np.ascontiguousarray(x)
+
+
+def _pool(pool: ThreadPool | None) -> Any:
+    return None if pool is None else ctypes.byref(pool.handle)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sparse operators in numpy: what ``docs/sparse_operators.md`` says, term by term, and nothing about speed.
+
+It answers where the compiled library is missing, and the library is held against it.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from scipy.special import erf
+
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.sparsity.packing import Blob, Int8Matrix, decode
+
+Float = NDArray[np.float32]
+Array = NDArray[Any]
+
+DOMAIN = "sparse_deploy"
+_LEVELS = 255
+# decode() of a layer takes 50 ms, a batch of short text less.
+_DECODED: dict[bytes, Int8Matrix] = {}
+_MOST_DECODED = 512
+
+
+def quantize_rows(x: Float) -> tuple[NDArray[np.uint8], Float, NDArray[np.int32]]:
+    """Dynamic quantisation: each row of ``[rows, K]`` by its own range, 0 included.
+
+    Returns:
+        u8 ``[rows, K]``; scale and zero point ``[rows, 1]``.
+    """
+    low = np.minimum(x.min(axis=1, keepdims=True), np.float32(0))
+    high = np.maximum(x.max(axis=1, keepdims=True), np.float32(0))
+    scale = (high - low) / np.float32(_LEVELS)
+    scale[scale == 0] = 1  # a row of zeros
+    zero_point = np.rint(-low / scale).astype(np.int32)
+    return _to_u8(x, scale, zero_point), scale, zero_point
+
+
+def linear(x: Float, blob: Blob, scale: Float, bias: Float, *, static: tuple[float, int] | None = None) -> Float:
+    """``x · (W * scale)ᵀ + bias`` with ``x`` quantised to u8.
+
+    Args:
+        x: float32 ``[..., K]``.
+        blob: compact form of ``W [N, K]``.
+        scale: float32 ``[N]``.
+        bias: float32 ``[N]``.
+        static: scale and zero point of all rows; each row gets its own when omitted or when the scale is 0.
+    """
+    weight = _decoded(blob)
+    rows = x.reshape(-1, x.shape[-1])
+    if static is None or static[0] == 0:
+        quantized, x_scale, zero_point = quantize_rows(rows)
+    else:
+        x_scale, zero_point = np.float32(static[0]).reshape(1, 1), np.array([[static[1]]], np.int32)
+        quantized = _to_u8(rows, x_scale, zero_point)
+    result: Float = accumulate(quantized, zero_point, weight).astype(np.float32) * (x_scale * scale) + bias
+    return result.reshape(*x.shape[:-1], len(scale))
+
+
+def accumulate(x: NDArray[np.uint8], zero_point: NDArray[np.int32], weight: Int8Matrix) -> NDArray[np.int32]:
+    """Exact INT32 accumulators ``(x - zero_point) · Wᵀ``, ``[rows, N]``."""
+    # float64 counts exactly to 2**53 and has a fast product; 255 * 127 * 2**20 is below 2**35.
+    product = (x.astype(np.float64) - zero_point) @ weight.T.astype(np.float64)
+    return product.astype(np.int32)
+
+
+def layer_norm(x: Float, gamma: Float, beta: Float, epsilon: float) -> Float:
+    """LayerNorm over the last axis."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    result: Float = centred / np.sqrt(variance + np.float32(epsilon)) * gamma + beta
+    return result
+
+
+def attention(query: Float, key: Float, value: Float, mask: NDArray[np.int64], heads: int) -> Float:
+    """``softmax(q · kᵀ / sqrt(head) + mask) · v`` per head, ``[batch, sequence, hidden]`` each.
+
+    Where ``mask [batch, sequence]`` is 0 nothing is attended to; a row of zeros only counts as one of ones.
+    """
+    batch, sequence, hidden = query.shape
+    q, k, v = (x.reshape(batch, sequence, heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
+    scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(np.float32(hidden // heads))
+    mask = np.where(mask.any(axis=1, keepdims=True), mask, 1)
+    scores = np.where(mask[:, None, None, :] == 0, np.finfo(np.float32).min, scores)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    context: Float = (weights @ v).transpose(0, 2, 1, 3).reshape(batch, sequence, hidden)
+    return context
+
+
+def _gelu(x: Float) -> Float:
+    result: Float = 0.5 * x * (1 + erf(x / np.float32(np.sqrt(2))))
+    return result
+
+
+def _gelu_tanh(x: Float) -> Float:
+    # https://onnx.ai/onnx/operators/onnx__Gelu.html, approximate = tanh
+    inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x**3)
+    result: Float = 0.5 * x * (1 + np.tanh(inner))
+    return result
+
+
+ACTIVATIONS: Mapping[str, Callable[[Float], Float]] = {
+    "none": lambda x: x,
+    "gelu": _gelu,
+    "gelu_tanh": _gelu_tanh,
+    "relu": lambda x: np.maximum(x, np.float32(0)),
+    "tanh": np.tanh,
+}
+
+
+class SparseLinear(OpRun):
+    """The operator for :class:`onnx.reference.ReferenceEvaluator`."""
+
+    op_domain = DOMAIN
+
+    def _run(self, x: Float, *constants: Any, activation: str = "none") -> tuple[Float]:
+        weight, scale, bias, x_scale, x_zero_point = (*constants, None, None)[:5]
+        static = _static(x_scale, x_zero_point, 0)
+        return (ACTIVATIONS[activation](linear(x, weight, scale, bias, static=static)),)
+
+
+class SparseEncoderLayer(OpRun):
+    """The operator for :class:`onnx.reference.ReferenceEvaluator`."""
+
+    op_domain = DOMAIN
+
+    def _run(
+        self,
+        x: Float,
+        mask: NDArray[np.int64],
+        *constants: Any,
+        num_heads: int = 0,
+        epsilon: float = 0.0,
+        activation: str = "gelu",
+    ) -> tuple[Float]:
+        linears = [constants[start : start + 3] for start in range(0, 18, 3)]
+        gamma1, beta1, gamma2, beta2 = constants[18:22]
+        x_scale, x_zero_point = (*constants[22:], None, None)[:2]
+        static = [_static(x_scale, x_zero_point, index) for index in range(4)]
+        query, key, value = (linear(x, *weights, static=static[0]) for weights in linears[:3])
+        context = attention(query, key, value, mask, num_heads)
+        hidden = layer_norm(x + linear(context, *linears[3], static=static[1]), gamma1, beta1, epsilon)
+        inner = ACTIVATIONS[activation](linear(hidden, *linears[4], static=static[2]))
+        return (layer_norm(hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, epsilon),)
+
+
+class ReferenceSession:
+    """A model with sparse operators, run in numpy.
+
+    Args:
+        path: ``model_sparse.onnx``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        model = onnx.load(path)
+        self._outputs = [output.name for output in model.graph.output]
+        self._evaluator = ReferenceEvaluator(model, new_ops=[SparseLinear, SparseEncoderLayer])
+
+    def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Answer one batch: the outputs in the order of the file.
+
+        Raises:
+            RuntimeUnavailableError: onnx's own evaluator lacks something that a standard operator of the file needs.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                return tuple(self._evaluator.run(self._outputs, dict(inputs)))
+        except (TypeError, NotImplementedError, RuntimeError, ValueError, IndexError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise RuntimeUnavailableError(f"onnx's reference evaluator can't run this file: {reason}") from error
+
+    def close(self) -> None:
+        """Nothing to free; for the sake of one interface with the runtimes."""
+
+
+def _to_u8(x: Float, scale: Float, zero_point: NDArray[np.int32]) -> NDArray[np.uint8]:
+    steps: NDArray[np.uint8] = np.clip(np.rint(x / scale) + zero_point, 0, _LEVELS).astype(np.uint8)
+    return steps
+
+
+def _static(x_scale: Array | None, x_zero_point: Array | None, index: int) -> tuple[float, int] | None:
+    if x_scale is None or x_zero_point is None:
+        return None
+    return float(x_scale[index]), int(x_zero_point[index])
+
+
+def _decoded(blob: Blob) -> Int8Matrix:
+    header = blob[:32].tobytes()  # with its checksum, a fingerprint of the whole
+    if header not in _DECODED:
+        if len(_DECODED) >= _MOST_DECODED:
+            _DECODED.clear()
+        _DECODED[header] = decode(blob)
+    return _DECODED[header]

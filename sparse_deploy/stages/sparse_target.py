@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One target of the export stage: ``model_sparse.onnx`` from the ONNX files of the same deployment."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparse_deploy.config.schema import Recipe
+from sparse_deploy.errors import ExportError
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.runtimes import Session, get_runtime
+from sparse_deploy.runtimes.sparse import SPARSE_FILE
+
+if TYPE_CHECKING:
+    from sparse_deploy.graph.sparse_model import SparseModel
+
+_SOURCES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+
+
+def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Write ``model_sparse.onnx``, where the graph has parts that sparse operators fit. Needs no compiled library.
+
+    Args:
+        folder: the deployment so far, with the file that ``export.sparse.source`` names.
+        recipe: the ``export.sparse`` and ``quantization`` sections count.
+
+    Returns:
+        For the manifest: what became an operator, and what stayed, with the reason.
+
+    Raises:
+        ExportError: the file was asked for and no part fits.
+        SparsityLostError: a zero weight is no zero any more.
+    """
+    from sparse_deploy.graph.model_file import load_onnx, save_onnx
+    from sparse_deploy.graph.sparse_model import to_sparse_model
+
+    settings = recipe.export.sparse
+    source = _SOURCES[settings.source]
+    found = to_sparse_model(
+        load_onnx(folder / source), static=settings.activations == "static", exclude=recipe.quantization.exclude
+    )
+    if found.layers or found.linears:
+        save_onnx(found.model, folder / SPARSE_FILE)
+    elif settings.enabled:
+        reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in found.standard[:3])
+        raise ExportError(
+            f"{SPARSE_FILE}: expected encoder layers or weights with zeros, found none that a sparse operator fits "
+            f"({reasons or 'no matrix product with a stored weight'}); leave out --target sparse and "
+            f"export.sparse.enabled"
+        )
+    return _details(found, source, settings.activations)
+
+
+def open_for_check(folder: Path) -> tuple[Session, str]:
+    """A session on the written file, and with what it runs: the operators in numpy where none are compiled."""
+    runtime = get_runtime("sparse")
+    if runtime.available():
+        return runtime.open(folder, "int8", describe_machine().usable_cpus), f"ONNX Runtime {runtime.version()}"
+    from sparse_deploy.kernels.reference import ReferenceSession
+
+    return ReferenceSession(folder / SPARSE_FILE), "the operators in numpy (the compiled ones are not installed)"
+
+
+def _details(found: "SparseModel", source: str, activations: str) -> dict[str, Any]:
+    return {
+        "source": source,
+        "activations": activations,
+        "encoder_layers": list(found.layers),
+        "linears": list(found.linears),
+        "left_standard": {refusal.name: refusal.reason for refusal in found.standard},
+    }
