@@ -148,7 +148,8 @@ class SparseEncoderLayer(OpRun):
         context = attention(query, key, value, mask, num_heads)
         hidden = layer_norm(x + linear(context, *linears[3], static=static[1]), gamma1, beta1, epsilon)
         inner = ACTIVATIONS[activation](linear(hidden, *linears[4], static=static[2]))
-        return (layer_norm(hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, epsilon),)
+        result = layer_norm(hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, epsilon)
+        return (np.where(_up_to_the_last_token(mask)[:, :, None], result, np.float32(0)),)
 
 
 class ReferenceSession:
@@ -178,6 +179,13 @@ class ReferenceSession:
 
     def close(self) -> None:
         """Nothing to free; for the sake of one interface with the runtimes."""
+
+
+def _up_to_the_last_token(mask: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """False for the padding behind each sequence, which the operator leaves out; all true for a mask of zeros."""
+    tokens_behind = np.flip(np.cumsum(np.flip(mask != 0, axis=1), axis=1), axis=1)
+    kept: NDArray[np.bool_] = (tokens_behind > 0) | ~mask.any(axis=1, keepdims=True)
+    return kept
 
 
 def _to_u8(x: Float, scale: Float, zero_point: NDArray[np.int32]) -> NDArray[np.uint8]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels against exact and float64 references, once on every instruction set of this CPU."""
 
+import ctypes
 import math
 import os
 import subprocess
@@ -289,10 +290,14 @@ def test_rubbish_never_crashes(data, keep):
 class FloatLayer:
     """The layer's formula in float64, on the same weights."""
 
-    def __init__(self, hidden, intermediate, heads, rng):
+    def __init__(self, hidden, intermediate, heads, rng, uneven=False):
         self.hidden, self.heads = hidden, heads
         shapes = [(hidden, hidden)] * 4 + [(intermediate, hidden), (hidden, intermediate)]
         self.weights = [random_matrix(rng, "unstructured", *shape) for shape in shapes]
+        if uneven:  # rows of very different length, as magnitude pruning leaves them: the layer sorts those
+            for weight in self.weights:
+                rows, columns = weight.shape
+                weight[rng.random((rows, columns)) > rng.choice((0.1, 0.9), (rows, 1))] = 0
         self.scales = [
             (rng.uniform(0.8, 1.2, n) * 2.5 / 127 / math.sqrt(0.3 * k)).astype(np.float32) for n, k in shapes
         ]
@@ -334,15 +339,17 @@ def relative_error(found, expected):
     ("hidden", "intermediate", "heads", "batch", "sequence"),
     [(64, 128, 4, 1, 5), (96, 200, 3, 2, 17), (40, 60, 4, 2, 9), (128, 512, 2, 3, 70), (144, 300, 1, 1, 33)],
 )
-def test_layer_computes_its_formula(hidden, intermediate, heads, batch, sequence):
+@pytest.mark.parametrize("uneven", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_layer_computes_its_formula(hidden, intermediate, heads, batch, sequence, uneven, threads):
     rng = np.random.default_rng(hidden)
-    formula = FloatLayer(hidden, intermediate, heads, rng)
+    formula = FloatLayer(hidden, intermediate, heads, rng, uneven)
     x = rng.standard_normal((batch, sequence, hidden)).astype(np.float32)
     mask = np.ones((batch, sequence), np.int64)
     mask[0, 2] = 0  # a hole: attended by nobody, and a query all the same
     for row in range(1, batch):
         mask[row, sequence // (row + 1) :] = 0
-    found, expected = formula.layer().run(x, mask), formula(x, mask)
+    found, expected = formula.layer().run(x, mask, ThreadPool(threads)), formula(x, mask)
     tokens = mask.astype(bool)
     tokens[0, 2] = True
     # Four 8-bit quantisations in a row, and 8-bit attention: 1.5 to 2.3 % on random weights.
@@ -366,9 +373,10 @@ def test_layer_error_is_that_of_8_bits():
 
 
 @pytest.mark.parametrize(("batch", "sequence"), [(1, 3), (1, 40), (3, 21), (2, 110)])
-def test_layer_threads_and_padding_change_nothing(batch, sequence):
+@pytest.mark.parametrize("uneven", [False, True])
+def test_layer_threads_and_padding_change_nothing(batch, sequence, uneven):
     rng = np.random.default_rng(sequence)
-    layer = FloatLayer(64, 192, 4, rng).layer()
+    layer = FloatLayer(64, 192, 4, rng, uneven).layer()
     x = rng.standard_normal((batch, sequence, 64)).astype(np.float32)
     mask = np.ones((batch, sequence), np.int64)
     lengths = [sequence - row * sequence // 3 for row in range(batch)]
@@ -392,15 +400,21 @@ def test_sequence_without_any_token_attends_to_all():
     np.testing.assert_array_equal(layer.run(x, mask), whole)
 
 
-def test_layer_in_place():
+@pytest.mark.parametrize(
+    ("threads", "sequence", "uneven"), [(1, 50, False), (2, 50, True), (4, 6, False), (4, 6, True)]
+)
+def test_layer_in_place(threads, sequence, uneven):
     rng = np.random.default_rng(0)
-    layer = FloatLayer(64, 128, 4, rng).layer()
-    x = rng.standard_normal((2, 50, 64)).astype(np.float32)
-    mask = np.ones((2, 50), np.int64)
-    mask[1, 30:] = 0
+    layer = FloatLayer(64, 128, 4, rng, uneven).layer()
+    x = rng.standard_normal((2, sequence, 64)).astype(np.float32)
+    mask = np.ones((2, sequence), np.int64)
+    if sequence == 50:
+        mask[1, 30:] = 0
     apart = layer.run(x, mask)
-    error = abi.Error()
-    code = abi.core().sd_layer_run(layer._handle, x.ctypes.data, mask.ctypes.data, 2, 50, x.ctypes.data, None, error)
+    pool, error = ThreadPool(threads), abi.Error()
+    code = abi.core().sd_layer_run(
+        layer._handle, x.ctypes.data, mask.ctypes.data, 2, sequence, x.ctypes.data, ctypes.byref(pool.handle), error
+    )
     assert code == 0
     np.testing.assert_array_equal(x, apart)
 

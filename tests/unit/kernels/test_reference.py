@@ -61,6 +61,15 @@ def test_padding_gets_no_attention_and_a_row_of_padding_counts_as_one_of_tokens(
     np.testing.assert_array_equal(found[1], attention(q, k, v, np.ones_like(mask), 2)[1])
 
 
+def test_padding_behind_a_sequence_comes_out_as_zero():
+    model = layer_model([layer_constants(32, 64)], hidden=32, heads=4)
+    x, mask = rows(3, 4, 32), np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], np.int64)
+    evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
+    found = evaluator.run(["Y"], {"X": x, "mask": mask})[0]
+    assert found.any(axis=2).tolist() == [[True, True, True, False], [True] * 4, [True] * 4]
+    np.testing.assert_array_equal(found[1], evaluator.run(["Y"], {"X": x, "mask": np.ones_like(mask)})[0][1])
+
+
 @pytest.mark.parametrize(("hidden_act", "activation"), [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("relu", "relu")])
 def test_encoder_layer_is_transformers_own_up_to_int8(hidden_act, activation):
     constants = layer_constants(32, 64, seed=3)

@@ -79,8 +79,11 @@ void sd_matmul_i32(const sd_weight *weight, const uint8_t *x, int64_t m, int32_t
 
 sd_linear *sd_linear_create(const sd_linear_config *config, sd_error *error) {
   return create<sd_linear>(error, [&](sd_linear &made) {
-    return sd::build_linear(config->blob, config->blob_size, config->scale, config->bias, config->activation,
-                            config->quantization, config->kernel, made.linear);
+    sd::Matrix matrix;
+    const std::string problem = sd::read_compact(config->blob, config->blob_size, matrix);
+    if (!problem.empty()) return problem;
+    return sd::build_linear(matrix, config->scale, config->bias, config->activation, config->quantization,
+                            config->kernel, made.linear);
   });
 }
 

@@ -14,6 +14,8 @@ struct EncoderLayer {
   LinearWeights linears[SD_LINEARS];
   std::vector<float> attention_gamma, attention_beta, output_gamma, output_beta;
   LayerNorm attention_norm{}, output_norm{};
+  // Where column c of the attention's output and of the output is among the rows as they were packed; empty when in place.
+  std::vector<int32_t> attention_position, output_position;
 
   // Returns "" or what is wrong with the configuration.
   std::string build(const sd_layer_config &config);

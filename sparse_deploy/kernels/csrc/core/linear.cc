@@ -93,12 +93,9 @@ void tanh_columns(float *y, int64_t stride, int64_t rows, int64_t columns) {
 
 }  // namespace
 
-std::string build_linear(const uint8_t *blob, size_t blob_size, const float *scale, const float *bias,
-                         sd_activation activation, const sd_quantization &quantization, const char *kernel,
-                         LinearWeights &linear) {
-  Matrix matrix;
-  std::string problem = read_compact(blob, blob_size, matrix);
-  if (problem.empty()) problem = pack(matrix, kernel, kernels(), linear.weight);
+std::string build_linear(const Matrix &matrix, const float *scale, const float *bias, sd_activation activation,
+                         const sd_quantization &quantization, const char *kernel, LinearWeights &linear) {
+  const std::string problem = pack(matrix, kernel, kernels(), linear.weight);
   if (!problem.empty()) return problem;
   if (activation < SD_ACTIVATION_NONE || activation > SD_ACTIVATION_TANH) return "unknown activation";
   if (!(quantization.scale >= 0) || !std::isfinite(quantization.scale))

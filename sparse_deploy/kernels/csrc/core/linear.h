@@ -21,10 +21,9 @@ struct LinearWeights {
   int64_t k() const { return weight.packed.k; }
 };
 
-// Returns "" or what is wrong. `kernel` as in sd_weight_create.
-std::string build_linear(const uint8_t *blob, size_t blob_size, const float *scale, const float *bias,
-                         sd_activation activation, const sd_quantization &quantization, const char *kernel,
-                         LinearWeights &linear);
+// Returns "" or what is wrong. `kernel` as in sd_weight_create; scale and bias [n] or null.
+std::string build_linear(const Matrix &matrix, const float *scale, const float *bias, sd_activation activation,
+                         const sd_quantization &quantization, const char *kernel, LinearWeights &linear);
 
 // Bytes between rows of u8 activations: readable up to a multiple of 128 past k, and never a multiple of 4 KB, which
 // would put all tokens of a tile into the same few sets of L1.

@@ -299,6 +299,8 @@ void store(const Matrix &matrix, Layout layout, const Shape &shape, const Stream
 
 const char *layout_name(Layout layout) { return kNames[layout]; }
 
+const char *find_pattern(const Matrix &matrix) { return pattern_of(survey(matrix)); }
+
 std::string pack(const Matrix &matrix, const char *name, const Kernels &kernels, Weight &weight) {
   const Shape shape = survey(matrix);
   Layout layout = kDense;

@@ -25,6 +25,9 @@ struct Weight {
 
 const char *layout_name(Layout layout);
 
+// "dense", "unstructured", "1:2", "block_4x1" or "block_1x4".
+const char *find_pattern(const Matrix &matrix);
+
 // `layout`: "" lets the cost model of the instruction set choose; a name forces that layout.
 // Returns "" or why the matrix can't have it.
 std::string pack(const Matrix &matrix, const char *layout, const Kernels &kernels, Weight &weight);

@@ -61,12 +61,25 @@ static void quantize(const void *x, int compact, int64_t x_stride, int64_t rows,
                   token_shift);
 }
 
+// Row r of a reordered matrix in its own order, with the residual.
+static const float *restore_row(const float *x, int64_t n, const Reordered &order, int64_t r) {
+  const float *residual = order.residual + r * order.residual_stride;
+  int64_t i = 0;
+#ifdef __AVX512F__
+  for (; i + 16 <= n; i += 16)
+    store(order.row + i, load(residual + i) + F32(_mm512_i32gather_ps(_mm512_loadu_si512(order.position + i), x, 4)));
+#endif
+  for (; i < n; ++i) order.row[i] = x[order.position[i]] + residual[i];
+  return order.row;
+}
+
 // Two passes over a row that the first one brought into L1: mean, then the squares of the differences (one pass over
 // sums of squares loses digits when the mean is large).
-static void layer_norm(const float *x, int64_t x_stride, int64_t rows, int64_t n, const LayerNorm &norm, float *y,
-                       int64_t y_stride) {
+static void layer_norm(const float *matrix, const Reordered &order, int64_t rows, int64_t n, const LayerNorm &norm,
+                       float *y) {
   const float inverse_n = 1.0f / static_cast<float>(n);
-  for (int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {
+  for (int64_t r = 0; r < rows; ++r, matrix += n, y += n) {
+    const float *x = order.position ? restore_row(matrix, n, order, r) : matrix;
     F32 sum = {}, sum2 = {};
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) {

@@ -110,6 +110,14 @@ struct LayerNorm {
   float epsilon;
 };
 
+// Rows whose columns come in another order and without their residual: column c is x[position[c]] + residual[c].
+struct Reordered {
+  const int32_t *position;  // null: as they are
+  const float *residual;
+  int64_t residual_stride;
+  float *row;               // room for one row
+};
+
 // Coefficients of a GELU: three tables of 16 (see rowwise.h).
 struct GeluTable {
   alignas(64) float c0[16], c1[16], c2[16];
@@ -128,9 +136,8 @@ struct Kernels {
   // u8 rows from float (compact == 0) or compact rows. scale == 0: dynamic.
   void (*quantize)(const void *x, int compact, int64_t x_stride, int64_t rows, int64_t k, float scale,
                    int32_t zero_point, uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift);
-  // y = LayerNorm(x), float rows; x and y may be the same.
-  void (*layer_norm)(const float *x, int64_t x_stride, int64_t rows, int64_t n, const LayerNorm &, float *y,
-                     int64_t y_stride);
+  // y = LayerNorm(x), float rows without padding; x and y may be the same.
+  void (*layer_norm)(const float *x, const Reordered &, int64_t rows, int64_t n, const LayerNorm &, float *y);
   size_t (*attention_scratch)(int64_t keys, int64_t head_size);
   void (*attention)(const Attention &);
   // INT8 attention, where there are instructions for it; null elsewhere. quantize_heads makes rows of `heads` heads,
