@@ -400,6 +400,17 @@ def test_sequence_without_any_token_attends_to_all():
     np.testing.assert_array_equal(layer.run(x, mask), whole)
 
 
+def test_uneven_rows_are_sorted():
+    formula = FloatLayer(64, 128, 4, np.random.default_rng(0), uneven=True)
+    layer = formula.layer()
+    for index, name in ((3, "attention_output"), (4, "intermediate"), (5, "output")):
+        before = (formula.weights[index] != 0).sum(axis=1)
+        after = (layer.weight(name).unpack() != 0).sum(axis=1)
+        assert (np.diff(before) > 0).any()
+        assert (np.diff(after) <= 0).all()
+        np.testing.assert_array_equal(np.sort(before), np.sort(after))
+
+
 @pytest.mark.parametrize(
     ("threads", "sequence", "uneven"), [(1, 50, False), (2, 50, True), (4, 6, False), (4, 6, True)]
 )
