@@ -73,7 +73,8 @@ def export_command(
         for name, record in manifest.sparsity.items()
     }
     if as_json:
-        typer.echo(json.dumps({"schema_version": 1, "output": str(folder), "task": manifest.task, "files": files}))
+        found = {"output": str(folder), "task": manifest.task, "files": files, "sparse": manifest.details.get("sparse")}
+        typer.echo(json.dumps({"schema_version": 1, **found}))
         return
     typer.echo(f"{folder}: {len(files)} model files, every zero of the checkpoint kept", err=True)
     for name, record in manifest.sparsity.items():

@@ -196,8 +196,8 @@ def assess_operators(operators: OperatorDecisions | str) -> Finding:
     return Finding(
         runtime=runtime,
         verdict=Verdict.IN_SPARSE_FILE,
-        explanation=f"{summary}, predicted from its packed form to take {_range(t.cost for t in chosen)} of the dense "
-        f"INT8 kernel's time. Write the file with export --target sparse, measure it with bench.",
+        explanation=f"{summary}, predicted from their packed form to take {_range(t.cost for t in chosen)} of the "
+        f"dense INT8 kernel's time. Write the file with export --target sparse, measure it with bench.",
         conditions=tuple(
             Condition(text=role, holds=kernel != DENSE_KERNEL, found=_group_words(kernel, tensors))
             for (role, kernel), tensors in grouped(operators.tensors).items()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from sparse_deploy.inspection.benefit import Finding
 from sparse_deploy.inspection.inspect import InspectedFile, Inspection
-from sparse_deploy.sparsity.statistics import TensorRecord
 
 WEIGHT = ".weight"
-# Five columns of bert-large must fit into 120 characters.
+# The columns of bert-large must fit into 120 characters.
 SHORT_FORMATS = {"OpenVINO": "IR"}
+# Header, and cells by tensor.
+_Column = tuple[str, dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -23,21 +24,25 @@ class Rows:
 
 
 def tensor_rows(inspection: Inspection) -> Rows:
-    """One row per tensor, one column of zeros per file; ``+N`` are zeros that INT8 rounding added."""
+    """One row per tensor: its zeros, and what single files hold beyond them.
+
+    By contract the required zeros of a deployment are those of all its files, so they stand once, and only the files
+    in which INT8 rounded more weights to zero get a column: ``+N``. Without one, each file has its column of zeros.
+    """
     first = inspection.files[0]
+    columns = _contract_columns(inspection.files) if inspection.contract else _plain_columns(inspection.files)
     names = [tensor.name for tensor in first.record.tensors]
     prefix = _common_prefix(names)
-    by_name = [{tensor.name: tensor for tensor in file.record.tensors} for file in inspection.files]
     heading = f"{prefix}*{WEIGHT}" if names else "tensor"
     return Rows(
-        headers=(heading, "shape", "pattern", "share", *_zeros_headings(inspection.files)),
+        headers=(heading, "shape", "pattern", "share", *(header for header, _ in columns)),
         rows=tuple(
             (
                 name.removeprefix(prefix).removesuffix(WEIGHT),
                 f"{tensor.shape[0]}x{tensor.shape[1]}",
                 tensor.pattern,
                 percent(tensor.required_zeros, tensor.numel),
-                *(_zeros(tensors.get(name)) for tensors in by_name),
+                *(cells.get(name, "-") for _, cells in columns),
             )
             for name, tensor in ((tensor.name, tensor) for tensor in first.record.tensors)
         ),
@@ -89,17 +94,23 @@ def percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def _zeros(tensor: TensorRecord | None) -> str:
-    if tensor is None:
-        return "-"
-    rounded = tensor.zeros - tensor.required_zeros
-    return f"{tensor.required_zeros} +{rounded}" if rounded else str(tensor.required_zeros)
+def _contract_columns(files: Sequence[InspectedFile]) -> list[_Column]:
+    required = {tensor.name: str(tensor.required_zeros) for file in files for tensor in file.record.tensors}
+    return [("zeros", required), *((_heading_of(file), _rounded(file)) for file in files if file.rounded_zeros)]
 
 
-def _zeros_headings(files: Sequence[InspectedFile]) -> list[str]:
-    if len(files) == 1:
-        return ["zeros"]
-    return [f"{_short_format(file)} {'+'.join(file.weight_types)}" for file in files]
+def _plain_columns(files: Sequence[InspectedFile]) -> list[_Column]:
+    columns = [{tensor.name: str(tensor.zeros) for tensor in file.record.tensors} for file in files]
+    return list(zip(["zeros"] if len(files) == 1 else map(_heading_of, files), columns, strict=True))
+
+
+def _rounded(file: InspectedFile) -> dict[str, str]:
+    extra = {tensor.name: tensor.zeros - tensor.required_zeros for tensor in file.record.tensors}
+    return {name: f"+{count}" if count else "" for name, count in extra.items()}
+
+
+def _heading_of(file: InspectedFile) -> str:
+    return f"{_short_format(file)} {'+'.join(file.weight_types)}"
 
 
 def _short_format(file: InspectedFile) -> str:

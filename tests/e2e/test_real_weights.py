@@ -43,10 +43,12 @@ def test_a_half_sparse_minilm_learns_and_survives_int8(real_data, tmp_path, caps
     assert sizes["model.onnx"] - sizes["model_int8.onnx"] == pytest.approx(3 * 10_616_832, rel=0.01)
     capsys.readouterr()
     bench = ["bench", str(deployment), "--data-dir", str(real_data), "--no-latency", "--json"]
-    chosen = ["--runtime", "pytorch", "--runtime", "onnxruntime", "--runtime", "openvino", "--set", "goals=[]"]
+    runtimes = ("pytorch", "onnxruntime", "openvino", "sparse")
+    chosen = [*(part for name in runtimes for part in ("--runtime", name)), "--set", "goals=[]"]
     assert run([*bench, *chosen, "--report", str(tmp_path / "report")]) == ExitCode.OK
     cells = {cell["id"]: cell for cell in json.loads(capsys.readouterr().out)["cells"]}
     accuracy = {name: cell["metrics"]["accuracy"] for name, cell in cells.items()}
     assert accuracy["pytorch-fp32"] == accuracy["onnxruntime-fp32"] == accuracy["openvino-fp32"] > 0.6
     assert cells["onnxruntime-int8"]["agreement"] >= 0.95
     assert cells["openvino-int8"]["agreement"] >= 0.95
+    assert cells["sparse-int8"]["agreement"] >= 0.95

@@ -104,6 +104,25 @@ def test_rows_of_a_single_file(checkpoint):
     assert float(row[4][:-2]) > float(row[5][:-2])
 
 
+def test_zeros_of_a_deployment_stand_once_and_int8_files_say_what_they_rounded(checkpoint):
+    (file,) = inspect_path(str(checkpoint)).files
+    tensors = file.record.tensors
+    rounded = file.record.model_copy(
+        update={"tensors": (tensors[0].model_copy(update={"zeros": tensors[0].zeros + 7}), *tensors[1:-1])}
+    )
+    int8 = file.model_copy(update={"format": "ONNX", "weight_types": ("i8",), "record": rounded, "rounded_zeros": 7})
+    sparse = int8.model_copy(update={"sparse_operators": True})
+    whole = inspect_path(str(checkpoint)).model_copy(update={"files": (file, int8, sparse), "contract": True})
+    rows = tensor_rows(whole)
+    assert rows.headers[4:] == ("zeros", "ONNX i8", "sparse i8")
+    assert rows.rows[0][4:] == (str(tensors[0].required_zeros), "+7", "+7")
+    assert rows.rows[1][4:] == (str(tensors[1].required_zeros), "", "")
+    assert rows.rows[-1][4:] == (str(tensors[-1].required_zeros), "-", "-")
+    assert tensor_rows(whole.model_copy(update={"contract": False})).headers[4:] == (
+        "PyTorch f32", "ONNX i8", "sparse i8",
+    )  # fmt: skip
+
+
 def test_files_with_the_same_answer_share_a_heading():
     def finding(file, verdict=Verdict.NO_EFFECT):
         return Finding(runtime="OpenVINO", file=file, verdict=verdict, explanation="because")

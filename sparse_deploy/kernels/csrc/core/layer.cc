@@ -6,10 +6,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <numeric>
 
+#include "batch.h"
 #include "dispatch.h"
 #include "profile.h"
+#include "sort_rows.h"
 
 namespace sd {
 namespace {
@@ -17,38 +18,8 @@ namespace {
 constexpr const char *kLinearNames[SD_LINEARS] = {"query",          "key",          "value",
                                                   "attention output", "intermediate", "output"};
 constexpr int64_t kPadding = 32;  // elements added to row strides, against strides that are multiples of 4 KB
-constexpr float kMasked = -1e30f;
 
 std::atomic<uint64_t> stage_counter{0};
-
-// A batch without the padding behind its sequences: everything but attention works on rows of tokens, and the rows of
-// padding are not among them.
-struct Batch {
-  int64_t sequence = 0, tokens = 0, longest = 0;
-  bool whole = true;              // no padding was left out
-  std::vector<int64_t> first;     // [batch + 1]: first row of each sequence
-  std::vector<float> penalty;     // [batch, padded]: 0, or kMasked for keys that don't count
-  int64_t padded = 0;
-
-  Batch(const int64_t *mask, int64_t batch, int64_t length) : sequence(length), first(1, 0) {
-    padded = round_up(length, 64);
-    penalty.assign(static_cast<size_t>(batch * padded), kMasked);
-    for (int64_t b = 0; b < batch; ++b) {
-      const int64_t *row = mask + b * length;
-      int64_t count = length;
-      while (count && !row[count - 1]) --count;
-      const bool none = count == 0;
-      if (none) count = length;
-      for (int64_t i = 0; i < count; ++i)
-        if (none || row[i]) penalty[static_cast<size_t>(b * padded + i)] = 0;
-      first.push_back(first.back() + count);
-      longest = std::max(longest, count);
-      whole = whole && count == length;
-    }
-    tokens = first.back();
-  }
-  int64_t size() const { return static_cast<int64_t>(first.size()) - 1; }
-};
 
 // Whether attention multiplies in INT8: where the instruction set can, unless SPARSE_DEPLOY_ATTENTION=float asks for its
 // floating-point products (bfloat16 or float).
@@ -379,115 +350,6 @@ class ColumnRun {
   uint8_t *context_, *wide_;
   float *inner_, *sum_;  // sums before the LayerNorms; sum_ is not y, which may be x
 };
-
-// Rows sorted by their number of nonzeros, in units of `unit` rows: rows that share a group are padded to the longest
-// of them, and pruning by magnitude over a whole model leaves rows of very different length. Trained MiniLM at 70 %:
-// slots of the intermediate layer 0.48 of dense as they come, 0.33 sorted.
-std::vector<int32_t> sorted_rows(const Matrix &m, int64_t unit) {
-  std::vector<int64_t> count(static_cast<size_t>(m.n / unit), 0);
-  for (int64_t r = 0; r < m.n; ++r)
-    for (int64_t k = 0; k < m.k; ++k) count[static_cast<size_t>(r / unit)] += m.w[static_cast<size_t>(r * m.k + k)] != 0;
-  std::vector<int32_t> units(count.size());
-  std::iota(units.begin(), units.end(), 0);
-  std::stable_sort(units.begin(), units.end(), [&](int32_t a, int32_t b) {
-    return count[static_cast<size_t>(a)] > count[static_cast<size_t>(b)];
-  });
-  std::vector<int32_t> rows;
-  for (int32_t u : units)
-    for (int32_t i = 0; i < unit; ++i) rows.push_back(static_cast<int32_t>(u * unit + i));
-  return rows;
-}
-
-// Share of the slots that sorting saves if each group of 16 units is as long as its longest one.
-double saved_by_sorting(const Matrix &m, int64_t unit, const std::vector<int32_t> &order) {
-  const auto slots = [&](bool sorted) {
-    int64_t total = 0;
-    for (int64_t group = 0; group < m.n; group += 16 * unit) {
-      int64_t longest = 0;
-      for (int64_t r = group; r < std::min(group + 16 * unit, m.n); r += unit) {
-        const int64_t row = sorted ? order[static_cast<size_t>(r)] : r;
-        int64_t count = 0;
-        for (int64_t k = 0; k < m.k; ++k) count += m.w[static_cast<size_t>(row * m.k + k)] != 0;
-        longest = std::max(longest, count);
-      }
-      total += longest;
-    }
-    return static_cast<double>(total);
-  };
-  return 1 - slots(true) / std::max(1.0, slots(false));
-}
-
-// A matrix with its rows in another order, and what belongs to its rows.
-struct Rows {
-  Matrix matrix;
-  std::vector<float> scale, bias;
-
-  void reorder(const std::vector<int32_t> &order) {
-    Rows old = *this;
-    for (size_t i = 0; i < order.size(); ++i) {
-      const size_t from = static_cast<size_t>(order[i]), k = static_cast<size_t>(matrix.k);
-      std::memcpy(&matrix.w[i * k], &old.matrix.w[from * k], k);
-      scale[i] = old.scale[from];
-      bias[i] = old.bias[from];
-    }
-  }
-  void reorder_columns(const std::vector<int32_t> &order) {
-    std::vector<int8_t> row(order.size());
-    for (int64_t r = 0; r < matrix.n; ++r) {
-      int8_t *w = &matrix.w[static_cast<size_t>(r * matrix.k)];
-      for (size_t i = 0; i < order.size(); ++i) row[i] = w[order[i]];
-      std::memcpy(w, row.data(), row.size());
-    }
-  }
-};
-
-bool in_blocks(const Matrix &m) {
-  const std::string pattern = find_pattern(m);
-  return pattern != "dense" && pattern != "unstructured";
-}
-
-// Sorts the rows of the output layers, where it saves more than putting their columns back costs (2 % of a layer), and
-// those of the intermediate layer, whose order nobody sees: the output layer's columns follow it.
-void sort_rows(Rows (&linears)[SD_LINEARS], std::vector<int32_t> &attention_position,
-               std::vector<int32_t> &output_position) {
-  constexpr double kWorthwhile = 0.15;
-  Rows &intermediate = linears[SD_INTERMEDIATE], &output = linears[SD_OUTPUT];
-  const int64_t unit = in_blocks(intermediate.matrix) || in_blocks(output.matrix) ? 4 : 1;
-  if (intermediate.matrix.n % unit == 0) {
-    const std::vector<int32_t> order = sorted_rows(intermediate.matrix, unit);
-    intermediate.reorder(order);
-    output.reorder_columns(order);
-  }
-  const auto sort_output = [&](Rows &rows, std::vector<int32_t> &position) {
-    const int64_t rows_unit = in_blocks(rows.matrix) ? 4 : 1;
-    if (rows.matrix.n % rows_unit) return;
-    const std::vector<int32_t> order = sorted_rows(rows.matrix, rows_unit);
-    if (saved_by_sorting(rows.matrix, rows_unit, order) < kWorthwhile) return;
-    rows.reorder(order);
-    position.resize(order.size());
-    for (size_t i = 0; i < order.size(); ++i) position[static_cast<size_t>(order[i])] = static_cast<int32_t>(i);
-  };
-  sort_output(linears[SD_ATTENTION_OUTPUT], attention_position);
-  sort_output(output, output_position);
-}
-
-void gather(const Batch &batch, int64_t hidden, const float *x, float *rows) {
-  for (int64_t b = 0; b < batch.size(); ++b) {
-    const int64_t begin = batch.first[static_cast<size_t>(b)], count = batch.first[static_cast<size_t>(b) + 1] - begin;
-    std::memcpy(rows + begin * hidden, x + b * batch.sequence * hidden,
-                static_cast<size_t>(count * hidden) * sizeof(float));
-  }
-}
-
-// Padding rows become 0: nothing reads them, but a caller gets no leftovers of another request.
-void scatter(const Batch &batch, int64_t hidden, const float *rows, float *y) {
-  for (int64_t b = 0; b < batch.size(); ++b) {
-    const int64_t begin = batch.first[static_cast<size_t>(b)], count = batch.first[static_cast<size_t>(b) + 1] - begin;
-    float *to = y + b * batch.sequence * hidden;
-    std::memcpy(to, rows + begin * hidden, static_cast<size_t>(count * hidden) * sizeof(float));
-    std::memset(to + count * hidden, 0, static_cast<size_t>((batch.sequence - count) * hidden) * sizeof(float));
-  }
-}
 
 }  // namespace
 

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured: a cell is a model size, a sparsity pattern, a batch and a sequence length, and its name says so."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from sparse_deploy.sparsity.pattern import DENSE, UNSTRUCTURED, PatternKind, SparsityPattern
+
+SEQUENCE_CLASSIFICATION = "text-classification"
+QUESTION_ANSWERING = "question-answering"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A model by its config.
+
+    Attributes:
+        config: fields of ``BertConfig`` that differ from its defaults, which are bert-base's.
+        task: kind of head, as :class:`sparse_deploy.data.tasks.TaskKind` spells it.
+    """
+
+    config: dict[str, int]
+    task: str = SEQUENCE_CLASSIFICATION
+
+
+MODELS = {
+    "base": ModelSize({}),
+    "large": ModelSize(
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+        QUESTION_ANSWERING,
+    ),
+    "minilm": ModelSize(
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Speed-up over the best dense rival that a cell must reach, and the one it aims at."""
+
+    must: float
+    aim: float
+
+
+BARS = {
+    "base-u70-b1-s128": Bar(1.8, 2.5),
+    "base-12-b1-s128": Bar(1.45, 2.0),
+    "base-b80_4x1-b1-s128": Bar(2.9, 4.0),
+    "base-b80_1x4-b1-s128": Bar(2.4, 3.5),
+    "large-b80_4x1-b1-s384": Bar(2.7, 4.0),
+    "large-b80_1x4-b1-s384": Bar(2.1, 3.3),
+    "base-u70-b16-s128": Bar(1.5, 2.2),
+    "base-u90-b1-s128": Bar(2.6, 4.0),
+    "base-u70-b1-s16": Bar(2.5, 5.0),
+    "minilm-u70-b1-s128": Bar(1.4, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell; :func:`parse_cell` makes it from its name."""
+
+    model: str
+    pattern: str
+    batch: int
+    sequence: int
+
+    @property
+    def name(self) -> str:
+        """``MODEL-PATTERN-bBATCH-sSEQUENCE``."""
+        return f"{self.model}-{self.pattern}-b{self.batch}-s{self.sequence}"
+
+    @property
+    def bar(self) -> Bar | None:
+        """What must be reached; None for a cell that nobody set a bar for."""
+        return BARS.get(self.name)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON, for a worker."""
+        return {"model": self.model, "pattern": self.pattern, "batch": self.batch, "sequence": self.sequence}
+
+
+def parse_cell(text: str) -> Cell:
+    """Read a cell's name, one of the table or any other of that form.
+
+    Raises:
+        ValueError: not of that form, or an unknown model or pattern.
+    """
+    match = re.fullmatch(r"(?P<model>\w+)-(?P<pattern>\w+)-b(?P<batch>[1-9]\d*)-s(?P<sequence>[1-9]\d*)", text)
+    if match is None:
+        raise ValueError(f"cell: expected MODEL-PATTERN-bBATCH-sSEQUENCE such as base-u70-b1-s128, found {text!r}")
+    if match["model"] not in MODELS:
+        raise ValueError(f"cell {text}: expected a model of {', '.join(MODELS)}, found {match['model']!r}")
+    parse_pattern(match["pattern"])
+    if int(match["sequence"]) > 512:
+        raise ValueError(f"cell {text}: BERT reads at most 512 tokens, found {match['sequence']}")
+    return Cell(match["model"], match["pattern"], int(match["batch"]), int(match["sequence"]))
+
+
+def select_cells(texts: Sequence[str]) -> list[Cell]:
+    """The cells that a command line names: ``all``, globs over the table, or names, separated by commas or blanks.
+
+    Each cell comes once, cells of one model next to each other, so that its files are still in the page cache.
+
+    Raises:
+        ValueError: a name is no cell, or a glob matches none.
+    """
+    found: list[Cell] = []
+    for text in [word for argument in texts for word in argument.replace(",", " ").split()]:
+        names = list(BARS) if text == "all" else [name for name in BARS if fnmatchcase(name, text)]
+        if not names and any(letter in text for letter in "*?["):
+            raise ValueError(f"cells: {text!r} matches none of {', '.join(BARS)}")
+        found += [parse_cell(name) for name in names or [text]]
+    unique = list(dict.fromkeys(found))
+    models = list(dict.fromkeys((cell.model, cell.pattern) for cell in unique))
+    return sorted(unique, key=lambda cell: models.index((cell.model, cell.pattern)))
+
+
+def parse_pattern(text: str) -> tuple[SparsityPattern, float]:
+    """A pattern's short name: ``u70``, ``12`` (1:2), ``24``, ``b80_4x1``, ``dense``.
+
+    Returns:
+        The pattern and its zero share.
+
+    Raises:
+        ValueError: another text.
+    """
+    if text == "dense":
+        return DENSE, 0.0
+    if match := re.fullmatch(r"u(\d\d)", text):
+        return UNSTRUCTURED, int(match[1]) / 100
+    if match := re.fullmatch(r"(\d)(\d)", text):
+        kept, group = int(match[1]), int(match[2])
+        if 0 < kept < group:
+            return SparsityPattern(PatternKind.N_M, n=kept, m=group), 1 - kept / group
+    if match := re.fullmatch(r"b(\d\d)_([1-9]\d*)x([1-9]\d*)", text):
+        return SparsityPattern(PatternKind.BLOCK, block=(int(match[2]), int(match[3]))), int(match[1]) / 100
+    raise ValueError(f"pattern: expected u70, 12, b80_4x1 or the like, or dense; found {text!r}")

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring modes of encoder.py: a cell against all rivals, threads against threads, and sweeps over a shape."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.cells import Cell
+from harness.interleave import Plan, Progress, run_rounds
+from harness.machine_state import Probe
+from harness.processes import RivalProcesses
+from harness.report import cell_record, summarize
+from harness.sessions import OURS, UnavailableError
+
+# What every answer is compared with: FP32, and nobody's fusion or rounding.
+REFERENCE = "pytorch_fp32"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all modes share.
+
+    Attributes:
+        threads: threads of every rival.
+        rivals: names of the rivals to measure, ours among them.
+        plan: how long and how often.
+        probe: looks at the machine.
+        progress: told each step.
+    """
+
+    threads: int
+    rivals: tuple[str, ...]
+    plan: Plan
+    probe: Probe
+    progress: Progress
+
+
+def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
+    """Time a cell on all rivals.
+
+    Args:
+        bench: settings.
+        cell: what to run.
+        folder: the model's files.
+
+    Returns:
+        See :func:`harness.report.cell_record`.
+    """
+    missing: dict[str, str] = {}
+    variants: dict[str, dict[str, Any]] = {}
+    start = time.monotonic()
+    with RivalProcesses(bench.threads) as processes:
+        for rival in bench.rivals:
+            bench.progress(f"{cell.name}: opening {rival}")
+            try:
+                variants[rival] = _open(processes, rival, cell, folder, bench.threads)
+            except UnavailableError as error:
+                missing[rival] = str(error)
+                processes.stop(rival)
+        errors = relative_errors({name: processes[name].call("answer")["outputs"] for name in variants})
+        for name, error in errors.items():
+            variants[name]["relative_error"] = error
+        opened = {name: processes[name] for name in variants}
+        blocks = run_rounds(opened, OURS, bench.plan, bench.probe, lambda text: bench.progress(f"{cell.name}: {text}"))
+    return cell_record(cell, blocks, variants, missing) | {"took_s": round(time.monotonic() - start)}
+
+
+def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[int]) -> dict[str, Any]:
+    """Time each rival with several numbers of threads.
+
+    Returns:
+        By rival: milliseconds per number of threads, and the ratio of the first to each other one.
+    """
+    result: dict[str, Any] = {"kind": "scaling", "cell": cell.name, "rivals": {}, "missing": {}}
+    for rival in bench.rivals:
+        with RivalProcesses(bench.threads) as processes:
+            try:
+                for count in threads:
+                    bench.progress(f"{cell.name}: opening {rival} with {count} thread(s)")
+                    process = processes.start(f"{rival}@{count}", count)
+                    process.call("open", rival=rival, folder=str(folder), cell=cell.as_json(), threads=count)
+            except UnavailableError as error:
+                result["missing"][rival] = str(error)
+                continue
+            opened = {f"{rival}@{count}": processes[f"{rival}@{count}"] for count in threads}
+            # "Ours" is what the ratio is of: the rival with most threads, so the ratio is its gain over fewer.
+            most = f"{rival}@{max(threads)}"
+            plan = replace(bench.plan, first_rounds=bench.plan.most_rounds)
+            blocks = run_rounds(opened, most, plan, bench.probe, bench.progress)
+        figures = summarize(blocks, most)
+        result["rivals"][rival] = {
+            "milliseconds": {name.partition("@")[2]: ms for name, ms in figures["milliseconds"].items()},
+            "speedup": figures.get("speedup"),
+            "interval": figures.get("interval"),
+            "rounds": figures.get("rounds"),
+            "label": figures["label"],
+        }
+    return result
+
+
+def sweep(bench: Bench, cells: Sequence[Cell], folder: Path, over: str) -> dict[str, Any]:
+    """Time one model at many shapes.
+
+    Args:
+        bench: settings.
+        cells: one model; ascending in the shape that is swept.
+        folder: the model's files.
+        over: ``sequence`` or ``batch``.
+
+    Returns:
+        A point per shape, with the milliseconds of all rivals, and ``largest_step``: the most that the time per token
+        of ours rises from one point to the next.
+    """
+    points: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
+    with RivalProcesses(bench.threads) as processes:
+        for cell in cells:
+            opened = {}
+            for rival in (name for name in bench.rivals if name not in missing):
+                bench.progress(f"{over} {getattr(cell, over)}: {rival}")
+                try:
+                    _open(processes, rival, cell, folder, bench.threads)
+                    opened[rival] = processes[rival]
+                except UnavailableError as error:
+                    missing[rival] = str(error)
+            blocks = run_rounds(opened, OURS, bench.plan, bench.probe)
+            figures = summarize(blocks)
+            points.append(
+                {
+                    "batch": cell.batch,
+                    "sequence": cell.sequence,
+                    **{f"{name}_ms": ms for name, ms in figures["milliseconds"].items()},
+                    "best_dense": figures.get("best_dense"),
+                    "speedup_vs_best_dense": figures.get("speedup"),
+                    "interval": figures.get("interval"),
+                    "label": figures["label"],
+                }
+            )
+    return {
+        "kind": "sweep",
+        "sweep": over,
+        "model": f"{cells[0].model}-{cells[0].pattern}",
+        "points": points,
+        "largest_step": largest_step(points),
+        "missing": missing,
+    }
+
+
+def largest_step(points: Sequence[Mapping[str, Any]], name: str = f"{OURS}_ms") -> float | None:
+    """The largest factor by which the time per token rises between neighbouring points of one label.
+
+    1 means that it never rises; 2 that a shape costs twice per token of what the next smaller one does, as padding to
+    lanes would.
+    """
+    costs = [
+        (point["label"], point[name] / (point["batch"] * point["sequence"]))
+        for point in points
+        if point.get(name) is not None
+    ]
+    rises = [after / before for (one, before), (two, after) in pairwise(costs) if one == two]
+    return round(max(rises), 3) if rises else None
+
+
+def relative_errors(answers: Mapping[str, Sequence[Sequence[float]]], reference: str = REFERENCE) -> dict[str, float]:
+    """How far each answer is from the reference's: the norm of the difference over the norm; {} without reference."""
+    if reference not in answers:
+        return {}
+    wanted = np.concatenate([np.asarray(output) for output in answers[reference]])
+    return {
+        name: round(float(np.linalg.norm(np.concatenate([np.asarray(o) for o in found]) - wanted) / norm), 5)
+        for name, found in answers.items()
+        if (norm := np.linalg.norm(wanted))
+    }
+
+
+def _open(processes: RivalProcesses, rival: str, cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
+    process = processes[rival] if rival in processes else processes.start(rival)
+    return process.call("open", rival=rival, folder=str(folder), cell=cell.as_json(), threads=threads)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plots of sweeps: the cost of an inference against a shape, ours and the dense rivals."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from harness.sessions import OURS, RIVALS
+from sparse_deploy.report.svg import OTHER_COLOUR, RUNTIME_COLOURS, new_figure, plot_style
+
+_COLOURS = {
+    OURS: RUNTIME_COLOURS["sparse"],
+    "openvino": RUNTIME_COLOURS["openvino"],
+    "ort": RUNTIME_COLOURS["onnxruntime"],
+    "pytorch": RUNTIME_COLOURS["pytorch"],
+}
+_DASHES = {"fp32": (0, (1, 1.5)), "bf16": (0, (4, 2))}
+_SIZE = (9.0, 3.6)
+_MOST_TICKS = 8
+
+
+def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
+    """Draw a sweep: milliseconds per inference, and microseconds per token, where a step shows.
+
+    Args:
+        record: of kind ``sweep``.
+        path: where to; its suffix (``.svg``, ``.png``) is the format.
+    """
+    over, points = record["sweep"], record["points"]
+    names = [name for name in (OURS, *RIVALS) if any(point.get(f"{name}_ms") is not None for point in points)]
+    with plot_style():
+        figure = new_figure(*_SIZE)
+        whole, per_token = figure.subplots(1, 2)
+        for name in names:
+            drawn = [point for point in points if point.get(f"{name}_ms") is not None]
+            x = [point[over] for point in drawn]
+            ms = [point[f"{name}_ms"] for point in drawn]
+            tokens = [point["batch"] * point["sequence"] for point in drawn]
+            _line(whole, name, x, ms)
+            _line(per_token, name, x, [1e3 * value / count for value, count in zip(ms, tokens, strict=True)])
+        whole.set_yscale("log")
+        whole.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        whole.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        whole.set_ylabel("ms per inference")
+        per_token.set_ylabel("µs per token")
+        per_token.set_ylim(bottom=0)
+        for axes in (whole, per_token):
+            _shape_axis(axes, over, [point[over] for point in points])
+        per_token.legend()
+        figure.suptitle(_title(record), fontsize=10)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without a date in it, the same data give the same file.
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        figure.savefig(path, dpi=150, facecolor="white", metadata=metadata)
+
+
+def _line(axes: Axes, name: str, x: Sequence[float], y: Sequence[float]) -> None:
+    family, _, precision = name.partition("_")
+    axes.plot(
+        x,
+        y,
+        label=name.replace("_", " "),
+        color=_COLOURS.get(family, OTHER_COLOUR),
+        linestyle=_DASHES.get(precision, "-"),
+        marker="o",
+        markersize=3,
+        linewidth=2 if name == OURS else 1.2,
+    )
+
+
+def _shape_axis(axes: Axes, over: str, values: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    ticks = [value for value in values if value & (value - 1) == 0] or list(values)[:_MOST_TICKS]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("tokens per sequence" if over == "sequence" else "sequences per batch")
+    axes.grid(visible=True)
+
+
+def _title(record: Mapping[str, Any]) -> str:
+    first = record["points"][0]
+    fixed = f"batch {first['batch']}" if record["sweep"] == "sequence" else f"sequence {first['sequence']}"
+    return f"{record['model']}, {fixed}, {record['threads']} threads"

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The record of a measured cell, as ``--json`` prints it, and its line in the table of a terminal."""
+
+import importlib.metadata
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from harness.cells import Bar, Cell
+from harness.pairing import Block, best_rival, by_rival, clean_blocks, middle_ms, quartiles_ms, speedup
+from harness.sessions import OURS, RIVALS
+from sparse_deploy.machine import Machine, describe_machine
+
+SCHEMA_VERSION = 1
+_VERSIONED = ("sparse-deploy", "onnxruntime", "openvino", "torch", "transformers", "numpy")
+
+
+def context(threads: int) -> dict[str, Any]:
+    """What every record carries: machine, versions, threads, date."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "threads": threads,
+        "machine": describe_machine().model_dump(mode="json"),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def cpu_slug(machine: Machine) -> str:
+    """The machine's folder in ``results``: its CPU model, and the best of the INT8 instruction sets it has."""
+    best = next((flag for flag in ("amx_int8", "avx512_vnni", "avx_vnni", "avx2") if flag in machine.flags), "")
+    return re.sub(r"[^a-z0-9]+", "-", f"{machine.cpu_model} {best}".lower()).strip("-")
+
+
+def summarize(blocks: Sequence[Block], ours: str = OURS) -> dict[str, Any]:
+    """The figures of a cell: the label with most comparable rounds decides, the others stand under ``by_label``.
+
+    Returns:
+        ``label``, ``best_dense``, ``speedup_vs_best_dense``, its interval, and per rival milliseconds and spread.
+        Without clean blocks of ours the figures of the rivals alone.
+    """
+    labels = {name: _figures(by_rival(found), ours) for name, found in clean_blocks(blocks).items()}
+    if not labels:
+        return {"label": None, "milliseconds": {}, "spread": {}, "by_label": {}}
+    # Most comparable rounds first; without ours, most blocks.
+    chosen = max(labels, key=lambda name: (labels[name].get("rounds", 0), len(labels[name]["milliseconds"])))
+    return {"label": chosen, **labels[chosen], "by_label": labels}
+
+
+def cell_record(
+    cell: Cell, blocks: Sequence[Block], variants: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
+) -> dict[str, Any]:
+    """One cell as one JSON object, without the context.
+
+    Args:
+        cell: the cell.
+        blocks: all its blocks.
+        variants: by rival, what its worker said on opening, and the relative error of its answer.
+        missing: by rival, why it did not take part.
+    """
+    figures = summarize(blocks)
+    figures.pop("milliseconds", None)
+    by_label = figures.pop("by_label")
+    shown = by_label.get(figures["label"], {"milliseconds": {}})["milliseconds"]
+    # A rival that dropped out after one disturbed block still gets a figure, marked as such; no ratio uses it.
+    disturbed = {
+        name: round(min(block.median_ms for block in found), 3)
+        for name, found in by_rival(blocks).items()
+        if name not in shown and name != OURS
+    }
+    shown = {**shown, **disturbed}
+    looks = [state for block in blocks for state in block.states if state.one_way_ns is not None]
+    return {
+        "kind": "cell",
+        "cell": cell.name,
+        **{f"{name}_ms": shown.get(name) for name in (OURS, *RIVALS)},
+        "best_dense": figures.pop("best_dense", None),
+        "speedup_vs_best_dense": figures.pop("speedup", None),
+        **figures,
+        **verdict(cell.bar, by_label.get(figures["label"], {}).get("speedup")),
+        "by_label": by_label,
+        "core_to_core_ns": _range([look.one_way_ns or 0.0 for look in looks]),
+        "blocks": {"measured": len(blocks), "compared": sum(len(f) for f in clean_blocks(blocks).values())},
+        "variants": dict(variants),
+        "disturbed": sorted(disturbed),
+        "missing": dict(missing),
+    }
+
+
+def verdict(bar: Bar | None, value: float | None) -> dict[str, Any]:
+    """``bar`` and whether it is ``reached`` (None where there is nothing to judge)."""
+    if bar is None:
+        return {}
+    return {"bar": bar.must, "aim": bar.aim, "reached": None if value is None else value >= bar.must}
+
+
+def cell_line(record: Mapping[str, Any]) -> str:
+    """A cell in one line of a terminal."""
+    ours = record["ours_ms"]
+    rivals = {name: record[f"{name}_ms"] for name in RIVALS if record[f"{name}_ms"] is not None}
+    text = f"{record['cell']:<24} {record['label'] or 'no clean block':<5}"
+    if ours is not None and record["best_dense"]:
+        low, high = record["interval"]
+        text += (
+            f" ours {ours:8.2f} ms  {record['speedup_vs_best_dense']:.2f}x [{low:.2f}, {high:.2f}] over "
+            f"{record['best_dense']}"
+        )
+    if record.get("reached") is not None:
+        text += f"  bar {record['bar']}: {'reached' if record['reached'] else 'missed'}"
+    others = "  ".join(f"{name} {ms:.2f}" for name, ms in sorted(rivals.items(), key=lambda item: item[1]))
+    return f"{text}\n    {others}"
+
+
+def _figures(blocks: Mapping[str, Sequence[Block]], ours: str) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
+    best = best_rival(blocks, ours)
+    ratio = speedup(blocks.get(ours, ()), blocks[best]) if best is not None else None
+    if best is not None:
+        figures["best_dense"] = best
+    if ratio is not None:
+        figures |= ratio.as_json()
+    return {
+        **figures,
+        "milliseconds": {name: round(middle_ms(found), 3) for name, found in blocks.items()},
+        "spread": {name: [round(value, 3) for value in quartiles_ms(found)] for name, found in blocks.items()},
+    }
+
+
+def _range(values: Sequence[float]) -> list[float] | None:
+    return [round(min(values), 1), round(max(values), 1)] if values else None

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ours and every dense rival as something that answers one batch, each at its best settings.
+
+Where it depends on the machine which settings are best, a rival has several variants; the worker opens and times all
+of them for the cell at hand and keeps the fastest. Runtimes are imported inside the functions: a process holds one.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from harness.cells import Cell
+from harness.models import (
+    DYNAMIC_FUSED,
+    DYNAMIC_ONNX,
+    FP32_IR,
+    FP32_ONNX,
+    QDQ_IR,
+    QDQ_ONNX,
+    SPARSE_ONNX,
+)
+
+Array = np.ndarray
+Inputs = Mapping[str, Array]
+OURS = "ours"
+
+
+class Session(Protocol):
+    """An opened model.
+
+    Attributes:
+        any_shape: whether it answers batches of other shapes than the one it was opened for.
+    """
+
+    any_shape: bool
+
+    def run(self, inputs: Inputs) -> list[Array]:
+        """Answer one batch: float32 outputs in the model's order."""
+        ...
+
+    def time(self, inputs: Inputs) -> float:
+        """Milliseconds per batch of one measurement."""
+        ...
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to open a model: its settings in a few words, and how."""
+
+    name: str
+    open: Callable[[Path, Cell, int], Session]
+
+
+class UnavailableError(Exception):
+    """This machine or installation has no such rival; the message says why."""
+
+
+class _Timed:
+    """Times single requests."""
+
+    any_shape = True
+
+    def run(self, inputs: Inputs) -> list[Array]:
+        raise NotImplementedError
+
+    def time(self, inputs: Inputs) -> float:
+        start = time.perf_counter()
+        self.run(inputs)
+        return (time.perf_counter() - start) * 1e3
+
+
+class OnnxSession(_Timed):
+    """ONNX Runtime with all graph optimisations on, spinning as by default, and possibly a custom-op library."""
+
+    def __init__(self, path: Path, threads: int, library: Path | None = None, profile: Path | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        if library is not None:
+            options.register_custom_ops_library(str(library))
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: Inputs) -> list[Array]:
+        """See :class:`Session`."""
+        return self.session.run(None, dict(inputs))
+
+
+class OpenVinoSession(_Timed):
+    """One model compiled for one shape, with one request; the latency hint gives it all threads."""
+
+    any_shape = False
+
+    def __init__(self, path: Path, cell: Cell, threads: int, precision: str | None, hint: str = "LATENCY") -> None:
+        self.compiled = _compile(path, (cell.batch, cell.sequence), threads, precision, hint)
+        self._request = self.compiled.create_infer_request()
+
+    def run(self, inputs: Inputs) -> list[Array]:
+        """See :class:`Session`."""
+        results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        return [np.array(results[port], dtype=np.float32) for port in self.compiled.outputs]
+
+
+class OpenVinoStreams:
+    """A model compiled with the throughput hint, and one request per stream.
+
+    Args:
+        split: give each request its share of a batch; otherwise whole batches run at the same time, as they do when
+            requests queue, and a measurement is the time of all over their number.
+    """
+
+    any_shape = False
+
+    def __init__(self, path: Path, cell: Cell, threads: int, precision: str | None, *, split: bool) -> None:
+        pieces = threads if split else 1
+        if cell.batch % pieces:
+            raise UnavailableError(f"a batch of {cell.batch} can't be split over {pieces} streams")
+        rows = cell.batch // pieces
+        self.compiled = _compile(path, (rows, cell.sequence), threads, precision, "THROUGHPUT")
+        streams = int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests = [self.compiled.create_infer_request() for _ in range(pieces if split else streams)]
+        self._rows, self._split = rows, split
+
+    def run(self, inputs: Inputs) -> list[Array]:
+        """See :class:`Session`."""
+        for number, request in enumerate(self._requests):
+            first = number * self._rows if self._split else 0
+            part = {name: array[first : first + self._rows] for name, array in inputs.items()}
+            request.start_async(part, share_inputs=True)
+        for request in self._requests:
+            request.wait()
+        used = self._requests if self._split else self._requests[:1]
+        outputs = range(len(self.compiled.outputs))
+        return [np.concatenate([request.get_output_tensor(i).data for request in used]) for i in outputs]
+
+    def time(self, inputs: Inputs) -> float:
+        """See :class:`Session`."""
+        start = time.perf_counter()
+        self.run(inputs)
+        elapsed = (time.perf_counter() - start) * 1e3
+        return elapsed if self._split else elapsed / len(self._requests)
+
+
+class TorchSession(_Timed):
+    """Transformers' model in eager mode with scaled-dot-product attention."""
+
+    def __init__(self, folder: Path, threads: int, precision: str) -> None:
+        import torch
+        from transformers import BertForQuestionAnswering, BertForSequenceClassification
+
+        torch.set_num_threads(threads)
+        self._torch = torch
+        answers_questions = "ForQuestionAnswering" in (folder / "config.json").read_text(encoding="utf-8")
+        kind = BertForQuestionAnswering if answers_questions else BertForSequenceClassification
+        self._names = ("start_logits", "end_logits") if answers_questions else ("logits",)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self._model = kind.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+        ).eval()
+
+    def run(self, inputs: Inputs) -> list[Array]:
+        """See :class:`Session`."""
+        torch = self._torch
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            result = self._model(**tensors)
+        return [result[name].float().numpy() for name in self._names]
+
+
+def variants(rival: str, cell: Cell) -> list[Variant]:
+    """The ways to open a rival that may be the fastest for a cell."""
+    if rival in _ORT_FILES:
+        return [Variant(note, partial(_open_onnx, name)) for name, note in _ORT_FILES[rival]]
+    if rival in _OPENVINO:
+        name, precisions = _OPENVINO[rival]
+        return list(_openvino_variants(name, precisions, cell))
+    if rival in _TORCH:
+        return [Variant(_TORCH[rival], partial(_open_torch, _TORCH[rival]))]
+    if rival == OURS:
+        return [Variant("", _open_ours)]
+    raise ValueError(f"expected a rival of {', '.join((OURS, *RIVALS))}; found {rival!r}")
+
+
+def sparse_library() -> Path:
+    """The custom-op library of this project.
+
+    Raises:
+        UnavailableError: it was not built.
+    """
+    from sparse_deploy.errors import RuntimeUnavailableError
+    from sparse_deploy.kernels.loader import onnxruntime_library
+
+    try:
+        return onnxruntime_library()
+    except RuntimeUnavailableError as error:
+        raise UnavailableError(str(error)) from error
+
+
+_ORT_FILES = {
+    # Fusion brings FP32 nothing (bert-base, sequence 128: 116.9 against 116.3 ms).
+    "ort_fp32": ((FP32_ONNX, "our export"),),
+    "ort_dynamic_int8": ((DYNAMIC_ONNX, "our export"), (DYNAMIC_FUSED, "onnxruntime.transformers fusion")),
+    "ort_qdq_int8": ((QDQ_ONNX, "our export"),),
+}
+# None leaves the precision hint alone: OpenVINO then computes in BF16 where the CPU has it.
+_OPENVINO: dict[str, tuple[str, tuple[str | None, ...]]] = {
+    "openvino_fp32": (FP32_IR, ("f32",)),
+    "openvino_bf16": (FP32_IR, (None,)),
+    "openvino_int8": (QDQ_IR, ("f32", "bf16")),
+}
+# BF16 weights, because autocast converts them in every request (bert-base, sequence 128: 69 against 77 ms).
+_TORCH = {"pytorch_fp32": "fp32", "pytorch_bf16": "bf16"}
+RIVALS = (*_ORT_FILES, *_OPENVINO, *_TORCH)
+
+
+def _open_onnx(name: str, folder: Path, cell: Cell, threads: int) -> Session:
+    return OnnxSession(folder / name, threads)
+
+
+def _open_ours(folder: Path, cell: Cell, threads: int) -> Session:
+    return OnnxSession(folder / SPARSE_ONNX, threads, sparse_library())
+
+
+def _open_torch(precision: str, folder: Path, cell: Cell, threads: int) -> Session:
+    return TorchSession(folder, threads, precision)
+
+
+def _openvino_variants(name: str, precisions: tuple[str | None, ...], cell: Cell) -> Iterator[Variant]:
+    for precision in precisions:
+        note = f"{precision or 'default'} precision hint"
+
+        def latency(folder: Path, cell: Cell, threads: int, precision: str | None = precision) -> Session:
+            return OpenVinoSession(folder / name, cell, threads, precision)
+
+        def streams(
+            folder: Path, cell: Cell, threads: int, *, split: bool, precision: str | None = precision
+        ) -> Session:
+            return OpenVinoStreams(folder / name, cell, threads, precision, split=split)
+
+        yield Variant(f"{note}, latency hint", latency)
+        if cell.batch > 1:
+            yield Variant(f"{note}, throughput hint, batch split over streams", partial(streams, split=True))
+            yield Variant(f"{note}, throughput hint, a batch per stream", partial(streams, split=False))
+
+
+def _compile(path: Path, shape: tuple[int, int], threads: int, precision: str | None, hint: str) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    model.reshape({port.get_any_name(): list(shape) for port in model.inputs})
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = precision
+    compiled = core.compile_model(model, "CPU", settings)
+    found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if precision is None and found != "bf16":
+        raise UnavailableError(f"OpenVINO chooses {found} on this CPU, not bf16")
+    return compiled

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our file of a built model: its INT8 (QDQ) ONNX rewritten to the sparse operators, renewed when the rewriting changes.
+
+``python -m harness.sparse_model FOLDER`` writes it in a process of its own, for the sake of memory.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.models import QDQ_ONNX, SPARSE_ONNX, Progress, run_module
+
+_KEY_FILE = "sparse_key.json"
+# Whatever of these changes may change the file.
+_SOURCES = ("graph/*.py", "sparsity/packing.py")
+
+
+def ensure_sparse_model(folder: Path, progress: Progress = lambda message: None) -> None:
+    """Write ``model_sparse.onnx`` into a model's folder, unless the same code wrote it before.
+
+    Raises:
+        RuntimeError: the rewriting failed, or left an encoder weight to a standard operator.
+    """
+    wanted = source_digest()
+    if (folder / SPARSE_ONNX).is_file() and _stored(folder).get("sources") == wanted:
+        return
+    progress(f"{folder.name}: rewriting to sparse operators")
+    run_module("harness.sparse_model", str(folder))
+
+
+def source_digest() -> str:
+    """Fingerprint of the code that rewrites."""
+    import sparse_deploy
+
+    root = Path(sparse_deploy.__file__).parent
+    content = hashlib.blake2b(digest_size=8)
+    for pattern in _SOURCES:
+        for path in sorted(root.glob(pattern)):
+            content.update(path.read_bytes())
+    return content.hexdigest()
+
+
+def write(folder: Path) -> None:
+    """Rewrite; the key comes last, and says what became of the graph."""
+    from sparse_deploy.graph.model_file import load_onnx, save_onnx
+    from sparse_deploy.graph.sparse_model import to_sparse_model
+
+    result = to_sparse_model(load_onnx(folder / QDQ_ONNX))
+    if not result.layers:
+        raise RuntimeError(f"no encoder layer was fused: {'; '.join(str(refusal) for refusal in result.standard[:3])}")
+    staging = folder / f".{SPARSE_ONNX}.{os.getpid()}"
+    save_onnx(result.model, staging)
+    staging.replace(folder / SPARSE_ONNX)
+    key = {
+        "sources": source_digest(),
+        "layers": len(result.layers),
+        "linears": len(result.linears),
+        "standard": [str(refusal) for refusal in result.standard],
+    }
+    (folder / _KEY_FILE).write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    try:
+        stored: dict[str, Any] = json.loads((folder / _KEY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]))
