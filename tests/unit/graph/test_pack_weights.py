@@ -15,7 +15,8 @@ from sparse_deploy.sparsity.packing import decode
 MATRICES = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12),
-    elements=st.one_of(st.just(0.0), st.floats(-8, 8, width=32)),
+    # Below, max / 127 is no normal number any more, and half a step is no longer what rounding leaves.
+    elements=st.one_of(st.just(0.0), st.floats(-8, 8, width=32).filter(lambda value: abs(value) > 1e-30)),
 )
 
 
