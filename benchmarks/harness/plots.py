@@ -49,7 +49,8 @@ def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
         per_token.set_ylim(bottom=0)
         for axes in (whole, per_token):
             _shape_axis(axes, over, [point[over] for point in points])
-        per_token.legend()
+        if names:
+            per_token.legend()
         figure.suptitle(_title(record), fontsize=10)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without a date in it, the same data give the same file.
