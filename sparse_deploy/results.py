@@ -106,8 +106,43 @@ class Cell(Figures):
     predictions: str = ""
 
 
+class Evidence(Figures):
+    """What a paired comparison with the baseline says about a drop of a metric (positive: the cell is worse).
+
+    Attributes:
+        drop: baseline less cell, in the metric's own unit.
+        low, high: one-sided bounds on the drop, each at ``confidence``.
+        p_pass: p-value of "the drop is larger than the margin", after correction; small means pass.
+        p_fail: p-value of "the drop is within the margin", after correction; small means fail.
+        rows: compared examples.
+        changed: examples that the two answer differently.
+        worse, better: of these, how many got a lower and a higher score.
+        method: the test and the interval, in words.
+        rows_needed: how many rows would decide if the drop stays as it is; None when decided, or when none would.
+    """
+
+    drop: float
+    low: float
+    high: float
+    confidence: float
+    p_pass: float
+    p_fail: float
+    rows: int
+    changed: int
+    worse: int
+    better: int
+    method: str
+    rows_needed: int | None = None
+
+
 class GateResult(Figures):
-    """The verdict on one goal for one cell."""
+    """The verdict on one goal for one cell.
+
+    Attributes:
+        bound: what ``value`` had to reach.
+        evidence: of a paired test; None where the figures are compared as they are.
+        informational: the verdict is shown and doesn't count.
+    """
 
     goal: Goal
     cell: str
@@ -116,6 +151,8 @@ class GateResult(Figures):
     bound: float | None
     verdict: Literal["pass", "fail", "inconclusive"]
     explanation: str
+    evidence: Evidence | None = None
+    informational: bool = False
 
 
 class TokenLengths(Figures):

@@ -129,6 +129,26 @@ class DistillationSection(Section):
     hidden_weight: float = Field(default=0.0, ge=0.0)
 
 
+class QatSection(Section):
+    """Quantization-aware training: a last phase with fake INT8, the mask held and the teacher kept.
+
+    The defaults are stage 2 of Prune Once For All (Zafrir et al. 2021, arXiv 2111.05754).
+
+    Attributes:
+        epochs: passes over the training data.
+        max_steps: optimizer steps; overrides ``epochs`` unless -1.
+        learning_rate: peak of the schedule.
+        warmup: as ``finetune.warmup``.
+        observe_steps: steps after which the activation ranges stop moving; a share of all steps when below 1.
+    """
+
+    epochs: float = Field(default=2.0, gt=0.0)
+    max_steps: int = Field(default=-1, ge=-1)
+    learning_rate: float = Field(default=1e-5, gt=0.0)
+    warmup: float = Field(default=0.0, ge=0.0)
+    observe_steps: float = Field(default=0.5, gt=0.0)
+
+
 class FinetuneSection(Section):
     """Training, in the words of ``transformers.TrainingArguments``.
 
@@ -149,6 +169,7 @@ class FinetuneSection(Section):
         group_by_length: batches hold examples of like length, so that less is padding.
         save_steps: optimizer steps between resumable checkpoints.
         logging_steps: optimizer steps between two entries of the training history.
+        qat: a last phase with fake INT8 quantization; none when omitted.
     """
 
     epochs: float = Field(default=3.0, gt=0.0)
@@ -169,6 +190,7 @@ class FinetuneSection(Section):
     group_by_length: bool = True
     save_steps: int = Field(default=500, ge=1)
     logging_steps: int = Field(default=50, ge=1)
+    qat: QatSection | None = None
 
 
 class Int8Mode(StrEnum):
@@ -177,6 +199,24 @@ class Int8Mode(StrEnum):
     STATIC = "static"
     DYNAMIC = "dynamic"
     NONE = "none"
+
+
+class AccuracyTolerance(Section):
+    """How much INT8 may cost; when it costs more, ``export`` searches for the operators to keep in FP32.
+
+    Attributes:
+        metric: a metric of the task; its primary one when omitted.
+        max_drop: largest allowed drop against PyTorch FP32 of the same checkpoint, in the metric's own unit.
+        confidence: of the one-sided bound on the drop that has to stay within ``max_drop``.
+        max_trials: models measured on the whole validation split before the search gives up.
+        sensitivity_rows: validation rows on which each operator's part in the error is measured.
+    """
+
+    metric: str | None = None
+    max_drop: float = Field(gt=0.0)
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    max_trials: int = Field(default=16, ge=1)
+    sensitivity_rows: int = Field(default=64, ge=1)
 
 
 class QuantizationSection(Section):
@@ -188,17 +228,27 @@ class QuantizationSection(Section):
         calibration_samples: training examples used for calibration.
         calibration_batch_size: at most so many examples per calibration batch; a batch holds one length, because
             padding would widen the ranges.
-        observer: ``minmax`` takes the whole range seen in calibration, ``kl`` Neural Compressor's histogram search.
+        observer: ``minmax`` takes the whole range seen in calibration, ``percentile`` cuts off the rarest values at
+            both ends, ``kl`` is Neural Compressor's histogram search (least loss of information).
+        percentile: share of the values that ``percentile`` keeps, in percent.
+        smoothing: share of a layer's activation outliers that moves into its weights (SmoothQuant's alpha); 0 is off.
         seed: which training examples are drawn.
         exclude: module names (substrings) that stay FP32.
+        target_cpu: ``vnni`` for CPUs with AVX512-VNNI, AVX-VNNI or AMX; ``avx2`` narrows the weights to 7 bits, because
+            older CPUs add two products of u8 and s8 in 16 bits, which saturates.
+        accuracy: search for the fastest model within a tolerance; off when omitted.
     """
 
     mode: Int8Mode = Int8Mode.STATIC
     calibration_samples: int = Field(default=256, ge=1)
     calibration_batch_size: int = Field(default=8, ge=1)
-    observer: Literal["minmax", "kl"] = "minmax"
+    observer: Literal["minmax", "percentile", "kl"] = "minmax"
+    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
+    smoothing: float = Field(default=0.8, ge=0.0, le=1.0)
     seed: int = Field(default=42, ge=0, lt=2**32)
     exclude: tuple[str, ...] = ()
+    target_cpu: Literal["vnni", "avx2"] = "vnni"
+    accuracy: AccuracyTolerance | None = None
 
 
 class Target(StrEnum):
@@ -278,18 +328,46 @@ class Goal(Section):
     """One gate (Olive's and MLPerf's words).
 
     Attributes:
-        metric: a task metric (``accuracy``, ``f1`` ...), or ``sparsity``.
-        type: ``threshold``: at least ``value``; ``max-degradation``: at most ``value`` below the baseline, in the
-            metric's own unit; ``percent-of-baseline``: at least ``value`` percent of the baseline.
+        metric: a task metric (``accuracy``, ``f1`` ...), or a figure that needs no statistics: ``sparsity``,
+            ``agreement``, ``logit_difference`` (largest), ``file_size_ratio``, ``latency_ratio``, the last three
+            against the baseline.
+        type: ``max-degradation``: at most ``value`` below the baseline, in the metric's own unit;
+            ``percent-of-baseline``: at least ``value`` percent of the baseline; ``threshold``: at least ``value``;
+            ``at-most``: no more than ``value``. The first two are paired tests on task metrics: pass and fail need
+            confidence, what lies between is inconclusive. The others compare the measured figure.
         value: the bound. Metrics are shares (0 to 1) except SQuAD's (0 to 100).
+        confidence: of a paired test; ``gate.confidence`` when omitted.
         runtimes, precisions: which cells the goal binds; empty means all.
     """
 
     metric: str
-    type: Literal["threshold", "max-degradation", "percent-of-baseline"]
+    type: Literal["threshold", "at-most", "max-degradation", "percent-of-baseline"]
     value: float
+    confidence: float | None = Field(default=None, gt=0.5, lt=1.0)
     runtimes: tuple[str, ...] = ()
     precisions: tuple[str, ...] = ()
+
+
+class GateSection(Section):
+    """How goals are judged.
+
+    Attributes:
+        confidence: of the one-sided bounds behind pass and fail.
+        correction: ``holm`` keeps the chance of any false verdict below ``1 - confidence`` over all goals and cells
+            together; ``none`` keeps it for each alone.
+        on_inconclusive: ``more-rows`` ends ``bench`` with exit code 4 and says how many rows would decide, ``fail``
+            with 3, ``warn`` with 0.
+        resamples: of the bootstrap behind F1, exact match and correlations.
+        seed: of the bootstrap.
+        quiet_machine: nothing else runs here, so a goal on ``latency_ratio`` may fail; otherwise it only informs.
+    """
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    correction: Literal["holm", "none"] = "holm"
+    on_inconclusive: Literal["more-rows", "fail", "warn"] = "more-rows"
+    resamples: int = Field(default=10_000, ge=1_000)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    quiet_machine: bool = False
 
 
 class Reference(Section):
@@ -328,6 +406,7 @@ class Recipe(Section):
     export: ExportSection = ExportSection()
     quantization: QuantizationSection = QuantizationSection()
     bench: BenchSection = BenchSection()
+    gate: GateSection = GateSection()
     goals: tuple[Goal, ...] = ()
     reference: tuple[Reference, ...] = ()
 
