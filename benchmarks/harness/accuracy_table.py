@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of ``benchmarks/accuracy.py``, and the table made of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.report.report import load_report
+from sparse_deploy.results import BenchReport, GateResult
+
+MARKERS = ("<!-- accuracy: written by benchmarks/accuracy.py -->", "<!-- accuracy: end -->")
+# Column, deployment, cell.
+COLUMNS = (
+    ("ORT FP32", "static", "onnxruntime-fp32"),
+    ("OpenVINO FP32", "static", "openvino-fp32"),
+    ("ORT INT8 static", "static", "onnxruntime-int8"),
+    ("OpenVINO INT8 static", "static", "openvino-int8"),
+    ("ORT INT8 dynamic", "dynamic", "onnxruntime-int8"),
+    ("PyTorch INT8 dynamic", "static", "pytorch-int8"),
+    ("sparse operators", "static", "sparse-int8"),
+)
+_VERDICTS = {"pass": "pass", "fail": "**fail**", "inconclusive": "open"}
+Record = Mapping[str, Any]
+
+
+def record_of(deployment: Path, report_folder: Path) -> dict[str, Any]:
+    """What the table needs of one deployment and its report.
+
+    Args:
+        deployment: folder named ``TASK-MODEL-KIND``.
+        report_folder: what ``bench`` wrote about it.
+    """
+    report = load_report(report_folder / "report.json")
+    details = load_manifest(deployment, "deployment", verify=False).details
+    task, model, kind = deployment.name.split("-")
+    baseline = report.cell(report.baseline)
+    return {
+        "task": task,
+        "model": model,
+        "kind": kind,
+        "zeros": baseline.sparsity.sparsity_of_prunable if baseline.sparsity else 0.0,
+        "rows": report.examples,
+        "baseline": {name: value for name, value in baseline.metrics.items() if "loss" not in name},
+        "search": details.get("int8_search"),
+        "gates": [_gate(report, gate) for gate in report.gates if gate.evidence],
+        "machine": report.machine.cpu_model,
+        "versions": report.versions,
+    }
+
+
+def _gate(report: BenchReport, gate: GateResult) -> dict[str, Any]:
+    evidence = gate.evidence
+    assert evidence is not None
+    return {
+        "cell": gate.cell,
+        "metric": gate.goal.metric,
+        "margin": gate.goal.value,
+        "drop": evidence.drop,
+        "high": evidence.high,
+        "rows": evidence.rows,
+        "changed": evidence.changed,
+        "verdict": gate.verdict,
+        "agreement": report.cell(gate.cell).agreement,
+    }
+
+
+def markdown(records: Sequence[Record], order: Sequence[str]) -> str:
+    """The table: a row per task, model and metric; in each cell the change, how low it can be, and the verdict."""
+    headers = ("task, metric", "zeros %", "rows", "PyTorch FP32", *(column for column, _, _ in COLUMNS), "kept FP32")
+    lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
+    by_name = {(record["task"], record["model"], record["kind"]): record for record in records}
+    for task in order:
+        for model in ("dense", "u70"):
+            static = by_name.get((task, model, "static"))
+            if static:
+                lines += _rows(static, by_name.get((task, model, "dynamic")))
+    return "\n".join(lines)
+
+
+def _rows(static: Record, dynamic: Record | None) -> list[str]:
+    unit = 1.0 if static["task"] == "squad" else 100.0
+    lines = []
+    for metric in dict.fromkeys(gate["metric"] for gate in static["gates"]):
+        cells = []
+        for _, kind, cell in COLUMNS:
+            gates = (static if kind == "static" else dynamic or {"gates": ()})["gates"]
+            found = [gate for gate in gates if (gate["cell"], gate["metric"]) == (cell, metric)]
+            cells.append(_verdict(found[0], unit) if found else "")
+        lines.append(
+            f"| {static['task']}, {metric.replace('_', ' ')} | {100 * static['zeros']:.0f} | {static['rows']:,} | "
+            f"{static['baseline'][metric] * unit:.2f} | {' | '.join(cells)} | {_kept(static['search'])} |"
+        )
+    return lines
+
+
+def _verdict(gate: Record, unit: float) -> str:
+    change, worst = 0.0 - gate["drop"] * unit, 0.0 - gate["high"] * unit  # 0.0 - x: no negative zero
+    return f"{change:+.2f} (≥ {worst:+.2f}) {_VERDICTS[gate['verdict']]}"
+
+
+def _kept(search: Record | None) -> str:
+    return "" if not search else str(len(search.get("kept_fp32", ())))
