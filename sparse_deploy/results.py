@@ -65,6 +65,18 @@ class ShapeLatency(Figures):
     speedup: Ratio | None = None
 
 
+class Drift(Figures):
+    """How far a cell's answers lie from those that the same cell once stored (``bench --against``).
+
+    Attributes:
+        agreement: share of examples with the same prediction; None for a regression.
+        logit_difference: largest absolute difference of a logit; of SQuAD's, see :attr:`Cell.logit_difference`.
+    """
+
+    agreement: float | None
+    logit_difference: float | None
+
+
 class Cell(Figures):
     """One runtime x precision.
 
@@ -74,6 +86,9 @@ class Cell(Figures):
         note: how the cell gets its model, where that needs saying.
         metrics: task metrics over the whole validation split (shares 0 to 1; SQuAD 0 to 100).
         agreement: share of examples with the same prediction as the baseline cell.
+        logit_difference: largest absolute difference of a logit from the baseline cell's, over all examples. For SQuAD
+            only the highest start and end logit of each question are compared, so the true one may be larger.
+        drift: against the cell's own stored answers, where ``--against`` has them from the same checkpoint.
         load_ms: opening the file until it can answer, in a fresh process.
         first_inference_ms: the first request after that.
         rss_bytes: resident memory after the warm-up.
@@ -91,6 +106,8 @@ class Cell(Figures):
     version: str = ""
     metrics: dict[str, float]
     agreement: float | None = None
+    logit_difference: float | None = None
+    drift: Drift | None = None
     latency: Latency | None = None
     throughput: Throughput | None = None
     shapes: tuple[ShapeLatency, ...] = ()
@@ -166,10 +183,35 @@ class TokenLengths(Figures):
     mean: float
 
 
+class SplitIdentity(Figures):
+    """Which rows a split has: their number, and SHA-256 over ids, texts and labels in order."""
+
+    examples: int
+    sha256: str
+
+
+class Identity(Figures):
+    """What answers depend on besides runtime and precision; runs that differ in it are not compared.
+
+    Attributes:
+        inputs: the recipe's ``data`` keys that shape the model's input (``max_length``; SQuAD's windows, too).
+        splits: the validation rows, by the suffix of the split's metrics.
+        tokenizer_sha256: of the tokenizer as it works here: vocabulary, normalisation, special tokens.
+        checkpoint_sha256: of the PyTorch weights. Another checkpoint on the same rows may be compared.
+    """
+
+    task: str
+    inputs: dict[str, int]
+    splits: dict[str, SplitIdentity]
+    tokenizer_sha256: str
+    checkpoint_sha256: str
+
+
 class BenchReport(Figures):
     """``report.json``.
 
     Attributes:
+        identity: what was measured on what, for ``bench --against``; None in reports of earlier versions.
         primary_metric: the metric of the table's accuracy column.
         baseline: id of the cell that speed-ups and degradations refer to.
         settings: threads, blocks, batch sizes, environment variables that matter.
@@ -187,6 +229,7 @@ class BenchReport(Figures):
     versions: dict[str, str]
     settings: dict[str, Any]
     lengths: TokenLengths
+    identity: Identity | None = None
     cells: tuple[Cell, ...]
     gates: tuple[GateResult, ...] = ()
     reference: tuple[Reference, ...] = ()

@@ -5,8 +5,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sparse_deploy.report.gates import SPARSITY_METRIC, metric_value
-from sparse_deploy.results import BenchReport, Cell, Latency, Ratio, Throughput
+from sparse_deploy.gate.judge import SPARSITY_METRIC, metric_value
+from sparse_deploy.report.verdict import gate_name, worst_first
+from sparse_deploy.results import BenchReport, Cell, GateResult, Latency, Ratio, Throughput
 from sparse_deploy.sparsity.statistics import TensorRecord
 
 MISSING = "-"
@@ -51,15 +52,24 @@ def shape_rows(report: BenchReport) -> Table:
     return Table(("cell", "batch x tokens", "p50 ms", "p90 ms", "p99 ms", "speed-up"), tuple(rows))
 
 
-def gate_rows(report: BenchReport) -> Table:
-    """One row per goal and cell, the misses first."""
-    order = {"fail": 0, "inconclusive": 1, "pass": 2}
-    gates = sorted(report.gates, key=lambda gate: order[gate.verdict])
-    rows = [
-        (gate.verdict, gate.cell, gate.goal.metric, f"{gate.goal.type} {gate.goal.value:g}", gate.explanation)
-        for gate in gates
-    ]
-    return Table(("verdict", "cell", "metric", "goal", "why"), tuple(rows))
+def gate_rows(report: BenchReport, *, explain: bool = True) -> Table:
+    """One row per goal and cell, the misses first.
+
+    Drops, their bounds and the allowed drop are in points where a paired test compared the cells; other goals show the
+    measured figure and its bound in the metric's own unit.
+
+    Args:
+        report: with its gates.
+        explain: with the sentence that says why.
+    """
+    headers = ("verdict", "cell", "goal", "measured", "drop", "bounds", "allowed", "rows changed")
+    rows = [(*_gate_row(report, gate), *((gate.explanation,) if explain else ())) for gate in worst_first(report.gates)]
+    return Table((*headers, "why") if explain else headers, tuple(rows))
+
+
+def allowed_drop(gate: GateResult) -> float | None:
+    """How far below the baseline the gate lets its metric fall; None where it allows no such thing."""
+    return None if gate.baseline is None or gate.bound is None else gate.baseline - gate.bound
 
 
 def sparsity_rows(report: BenchReport) -> Table:
@@ -165,6 +175,26 @@ def _summary_row(report: BenchReport, cell: Cell) -> tuple[str, ...]:
         short_number(cell.load_ms),
         short_number(cell.first_inference_ms),
         short_number(None if cell.rss_bytes is None else cell.rss_bytes / _MEGABYTE),
+    )
+
+
+def _gate_row(report: BenchReport, gate: GateResult) -> tuple[str, ...]:
+    verdict = f"{gate.verdict} (informs)" if gate.informational else gate.verdict
+    measured = MISSING if gate.value is None else f"{gate.value:.5g}"
+    return (verdict, gate.cell, gate_name(gate), measured, *_evidence_texts(report, gate))
+
+
+def _evidence_texts(report: BenchReport, gate: GateResult) -> tuple[str, str, str, str]:
+    evidence, allowed = gate.evidence, allowed_drop(gate)
+    if evidence is None:
+        sign = "≤" if gate.goal.type == "at-most" else "≥"
+        return MISSING, MISSING, MISSING if gate.bound is None else f"{sign} {gate.bound:.5g}", MISSING
+    low, high = (signed_points(points(report, gate.goal.metric, bound)) for bound in (evidence.low, evidence.high))
+    return (
+        signed_points(points(report, gate.goal.metric, evidence.drop)),
+        f"{low} to {high} at {100 * evidence.confidence:g} %",
+        MISSING if allowed is None else f"≤ {points(report, gate.goal.metric, allowed):.2f}",
+        f"{evidence.changed} of {evidence.rows} ({evidence.worse} worse, {evidence.better} better)",
     )
 
 

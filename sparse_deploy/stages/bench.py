@@ -34,8 +34,8 @@ from sparse_deploy.evaluation.statistics import (
     throughput_ratio,
 )
 from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES, Workers
+from sparse_deploy.gate.judge import evaluate_goals
 from sparse_deploy.machine import describe_machine
-from sparse_deploy.report.gates import evaluate_goals
 from sparse_deploy.report.report import load_report, write_report
 from sparse_deploy.results import BenchReport, Cell, ShapeLatency, TokenLengths
 from sparse_deploy.runtimes import Runtime, get_runtime

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sparse_deploy.config.schema import Goal, Reference
+from sparse_deploy.gate.judge import evaluate_goals
 from sparse_deploy.machine import Machine
-from sparse_deploy.report.gates import evaluate_goals
 from sparse_deploy.results import BenchReport, Cell, Latency, Ratio, ShapeLatency, Throughput, TokenLengths
 from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord
 

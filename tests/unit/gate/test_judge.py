@@ -7,7 +7,7 @@ import pytest
 
 from sparse_deploy.config.schema import Goal
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.report.gates import evaluate_goals
+from sparse_deploy.gate.judge import evaluate_goals
 from sparse_deploy.results import Cell
 from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord
 
