@@ -11,6 +11,7 @@ from sparse_deploy.report.tables import (
     short_number,
     signed_points,
 )
+from sparse_deploy.report.verdict import worst_first
 from sparse_deploy.results import BenchReport, Cell
 from sparse_deploy.sparsity.pattern import DENSE
 
@@ -69,7 +70,7 @@ def _fastest(report: BenchReport) -> Finding:
     )
     if not timed:
         return Finding("Fastest", "no verdict", "No cell has a steady latency.", "warn")
-    missing = {gate.cell for gate in report.gates if gate.verdict != "pass"}
+    missing = {gate.cell for gate in report.gates if gate.verdict != "pass" and not gate.informational}
     detail = _describe(report, timed[0])
     if timed[0].id not in missing:
         return Finding("Fastest", timed[0].id, detail, "good" if report.gates else "neutral")
@@ -90,20 +91,20 @@ def _describe(report: BenchReport, cell: Cell) -> str:
 
 
 def _gates(report: BenchReport) -> Finding:
-    if not report.gates:
+    gates = [gate for gate in worst_first(report.gates) if not gate.informational]
+    if not gates:
         return Finding("Goals", "none set", "The recipe has no goals.", "neutral")
-    failed = [gate for gate in report.gates if gate.verdict == "fail"]
-    open_ones = [gate for gate in report.gates if gate.verdict == "inconclusive"]
+    failed = [gate for gate in gates if gate.verdict == "fail"]
+    open_ones = [gate for gate in gates if gate.verdict == "inconclusive"]
     if failed:
         more = f" {len(failed) - 1} more below." if len(failed) > 1 else ""
-        answer = f"{len(failed)} of {len(report.gates)} FAILED"
+        answer = f"{len(failed)} of {len(gates)} FAILED"
         return Finding("Goals", answer, failed[0].explanation + more, "bad")
     if open_ones:
-        answer = f"{len(open_ones)} of {len(report.gates)} inconclusive"
+        answer = f"{len(open_ones)} of {len(gates)} inconclusive"
         return Finding("Goals", answer, open_ones[0].explanation, "warn")
-    count = len(report.gates)
-    cells = len({gate.cell for gate in report.gates})
-    return Finding("Goals", "all passed", f"{count} checks on {cells} cells.", "good")
+    cells = len({gate.cell for gate in gates})
+    return Finding("Goals", "all passed", f"{len(gates)} checks on {cells} cells.", "good")
 
 
 def _stability(report: BenchReport) -> Finding:

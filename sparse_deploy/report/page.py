@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from sparse_deploy.report import plots
 from sparse_deploy.report.findings import headline
+from sparse_deploy.report.forest import drops_by_gate
 from sparse_deploy.report.sections import machine_line, measured_line, reproduce_command, sections
 from sparse_deploy.results import BenchReport
 
@@ -17,6 +18,7 @@ _CAPTIONS = {
     "latency": "Latency of single requests",
     "throughput": "Offline throughput",
     "sparsity": "Zeros by layer and matrix",
+    "gates": "Drop against the baseline, with its bounds",
 }
 
 
@@ -45,6 +47,7 @@ def _plots(report: BenchReport) -> dict[str, Markup]:
         "latency": plots.latency_distributions(report),
         "throughput": plots.throughput_bars(report),
         "sparsity": plots.sparsity_by_layer(record),
+        "gates": drops_by_gate(report),
     }
     # Matplotlib escapes the texts that it writes into an SVG, so this markup is ours.
     return {name: Markup(svg) for name, svg in drawn.items() if svg}  # noqa: S704

@@ -40,7 +40,7 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
     """Every section that has something to show."""
     found = (
         Section("Cells", _summary_note(report), summary_rows(report), _TIMING_PLOTS, "dense"),
-        Section("Goals", "Compared without rounding; a tie passes.", gate_rows(report), style="goals"),
+        Section("Goals", _gates_note(report), gate_rows(report), ("gates",), "goals"),
         Section(
             "Fixed shapes",
             "Latency of one request of exactly so many rows and tokens.",
@@ -102,6 +102,18 @@ def _summary_note(report: BenchReport) -> str:
         f"Latency: one request at a time, real token lengths. Speed-up: p50 of {report.baseline} over p50 of the cell, "
         f"with the bootstrap interval over paired blocks. Agreement: same prediction as {report.baseline}. "
         f"MB is 10^6 bytes. A cell marked unstable shows the range of its blocks instead of a figure."
+    )
+
+
+def _gates_note(report: BenchReport) -> str:
+    flat = "Compared without rounding; a tie passes."
+    if not any(gate.evidence for gate in report.gates):
+        return flat
+    return (
+        f"Drop: how far a cell lies below {report.baseline} on the same examples, in points, with one-sided bounds. A "
+        f"cell passes when the upper bound is within what is allowed and fails when the lower one is beyond it; what "
+        f"lies between is inconclusive. Where goals are corrected together, the corrected p-values decide. Goals "
+        f"without a drop compare the measured figure. {flat}"
     )
 
 

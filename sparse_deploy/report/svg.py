@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 INK, FAINT, GRID, PAPER = "#1f2328", "#5c6670", "#dfe3e8", "#fefefe"
 RUNTIME_COLOURS = {"pytorch": "#d55e00", "onnxruntime": "#0072b2", "openvino": "#009e73", "sparse": "#cc79a7"}
 OTHER_COLOUR = "#8a6d00"
+# Those of the page's verdicts.
+VERDICT_COLOURS = {"pass": "#0b6e4f", "fail": "#b42318", "inconclusive": "#8a5a00"}
 
 # Each colour leaves as a CSS variable with itself as the fallback; the page may give it another value when dark.
 _VARIABLES = {
@@ -22,6 +24,7 @@ _VARIABLES = {
     PAPER: "--plot-paper",
     OTHER_COLOUR: "--plot-other",
     **{colour: f"--plot-{runtime}" for runtime, colour in RUNTIME_COLOURS.items()},
+    **dict(zip(VERDICT_COLOURS.values(), ("--good", "--bad", "--warn"), strict=True)),
 }
 
 _STYLE = {

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate's verdict as a short Markdown text, for ``gate.md`` and for the summary page of a GitHub Actions job."""
+
+from pathlib import Path
+
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.report.markdown import escape_markdown, table_lines
+from sparse_deploy.report.sections import machine_line, measured_line
+from sparse_deploy.report.tables import gate_rows
+from sparse_deploy.report.verdict import Policy, gate_name, whole_verdict, worst_first
+from sparse_deploy.results import BenchReport
+
+# GitHub refuses a step's summary above 1 MiB whole, so the text stays below it and leaves room for other writers.
+MAX_BYTES = 1_000_000
+_CUT = "*The rest was cut to fit; `report.md` has everything.*"
+_EXPLAINED = 50
+
+
+def render_summary(report: BenchReport, policy: Policy, *, max_bytes: int = MAX_BYTES) -> str:
+    """The verdict, what was missed and why, and the table of all gates.
+
+    Args:
+        report: with its gates.
+        policy: ``gate.on_inconclusive`` of the recipe.
+        max_bytes: whole lines at the end are left out, with a note, where the text would be longer (UTF-8).
+    """
+    whole = whole_verdict(report.gates, policy)
+    lines = [f"## sparse-deploy gate: {whole.verdict.upper()}", ""]
+    lines += [f"{whole.sentence[0].upper()}{whole.sentence[1:]}; exit code {whole.exit_code}.", ""]
+    missed = [gate for gate in worst_first(report.gates) if gate.verdict != "pass" and not gate.informational]
+    lines += [
+        f"* **{escape_markdown(f'{gate.verdict}: {gate.cell}, {gate_name(gate)}.')}** "
+        f"{escape_markdown(gate.explanation)}"
+        for gate in missed[:_EXPLAINED]
+    ]
+    lines += [""] if missed else []
+    table = gate_rows(report, explain=False)
+    lines += [*table_lines(table), ""] if table.rows else []
+    lines += [escape_markdown(f"{report.name}: {measured_line(report)}"), "", escape_markdown(machine_line(report)), ""]
+    return _fit(lines, max_bytes)
+
+
+def append_step_summary(path: Path, report: BenchReport, policy: Policy) -> None:
+    """Append the summary to the file that ``$GITHUB_STEP_SUMMARY`` names, within what is left of the step's limit.
+
+    Raises:
+        ConfigError: the file can't be written.
+    """
+    try:
+        used = path.stat().st_size if path.exists() else 0
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(render_summary(report, policy, max_bytes=MAX_BYTES - used))
+    except OSError as error:
+        raise ConfigError(f"GITHUB_STEP_SUMMARY: can't append to {path}: {error.strerror}") from error
+
+
+def _fit(lines: list[str], max_bytes: int) -> str:
+    text = "\n".join(lines)
+    if len(text.encode()) <= max_bytes:
+        return text
+    room = max_bytes - len(f"\n\n{_CUT}\n".encode())
+    kept: list[str] = []
+    for line in lines:
+        room -= len(line.encode()) + 1
+        if room < 0:
+            break
+        kept.append(line)
+    return "\n".join([*kept, "", _CUT, ""]) if kept else ""
