@@ -55,9 +55,22 @@ def finetune_command(
         return
     record = manifest.sparsity["model.safetensors"]
     metrics = manifest.details["metrics"]
+    qat = manifest.details.get("qat")
     if as_json:
         summary = {"output": str(target), "metrics": metrics, "sparsity": record.sparsity_of_prunable}
-        typer.echo(json.dumps({"schema_version": 1, **summary}))
+        phases = {"qat": {"metrics": qat["metrics"], "steps": qat["steps"]}} if qat else {}
+        typer.echo(json.dumps({"schema_version": 1, **summary, **phases}))
         return
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-    typer.echo(f"{target}: {figures}; {record.sparsity_of_prunable:.1%} of the prunable weights are zero", err=True)
+    zeros = f"{record.sparsity_of_prunable:.1%} of the prunable weights are zero"
+    typer.echo(f"{target}: {_figures(metrics)}; {zeros}", err=True)
+    if qat:
+        found = qat["metrics"]
+        typer.echo(
+            f"  quantization-aware phase, {qat['steps']} steps: {_figures(found['fp32_before'])} before; with fake "
+            f"INT8 {_figures(found['fake_int8_after'])}",
+            err=True,
+        )
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())

@@ -138,7 +138,7 @@ class QatSection(Section):
         epochs: passes over the training data.
         max_steps: optimizer steps; overrides ``epochs`` unless -1.
         learning_rate: peak of the schedule.
-        warmup: as ``finetune.warmup``.
+        warmup: as ``finetune.warmup``; of the steps of this phase.
         observe_steps: steps after which the activation ranges stop moving; a share of all steps when below 1.
     """
 
@@ -148,13 +148,20 @@ class QatSection(Section):
     warmup: float = Field(default=0.0, ge=0.0)
     observe_steps: float = Field(default=0.5, gt=0.0)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> "QatSection":
+        if self.max_steps == 0:
+            raise ValueError("max_steps 0 trains nothing; leave qat out instead")
+        return self
+
 
 class FinetuneSection(Section):
     """Training, in the words of ``transformers.TrainingArguments``.
 
     Attributes:
         epochs: passes over the training data.
-        max_steps: optimizer steps; overrides ``epochs`` unless -1.
+        max_steps: optimizer steps; overrides ``epochs`` unless -1. 0 leaves this phase out, so that a fine-tuned
+            checkpoint gets its ``qat`` phase only.
         learning_rate: peak of the schedule.
         train_batch_size: examples per forward and backward pass, per process.
         eval_batch_size: examples per pass of the evaluation.
@@ -191,6 +198,12 @@ class FinetuneSection(Section):
     save_steps: int = Field(default=500, ge=1)
     logging_steps: int = Field(default=50, ge=1)
     qat: QatSection | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "FinetuneSection":
+        if self.max_steps == 0 and self.qat is None:
+            raise ValueError("max_steps 0 trains nothing without qat; use -1 for whole epochs")
+        return self
 
 
 class Int8Mode(StrEnum):
@@ -414,6 +427,10 @@ class Recipe(Section):
     def _consistent(self) -> "Recipe":
         if self.wants_sparse_file and self.export.sparse.source == "int8" and self.quantization.mode != Int8Mode.STATIC:
             raise ValueError("export.sparse.source int8 needs quantization.mode static; use source fp32")
+        if self.finetune.max_steps == 0 and self.sparsity.mode in (SparsityMode.PRUNE, SparsityMode.ONE_SHOT):
+            raise ValueError(
+                f"sparsity.mode {self.sparsity.mode.value} needs steps to prune in; finetune.max_steps is 0"
+            )
         return self
 
     @property

@@ -15,21 +15,23 @@ from transformers.utils import logging as transformers_logging
 
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
-from sparse_deploy.config.schema import Recipe, SparsityMode
+from sparse_deploy.config.schema import Int8Mode, Recipe, SparsityMode
 from sparse_deploy.data.features import load_tokenizer, tokenize_training
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.metrics import score_split
 from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import load_validation
-from sparse_deploy.modeling import load_for_training, load_teacher
+from sparse_deploy.modeling import load_finetuned, load_for_training, load_teacher
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.training.distillation import check_teacher
 from sparse_deploy.training.mask_lock import prunable_parameters, zero_masks_of
+from sparse_deploy.training.phases import PhasesOutcome, train_phases
 from sparse_deploy.training.resume import open_run
-from sparse_deploy.training.trainer import TrainingOutcome, predict, train
+from sparse_deploy.training.trainer import predict
 
 Progress = Callable[[str, float], None]
 
@@ -66,6 +68,7 @@ def finetune(
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
     check_writable_target(output)
+    _check_qat(recipe)
     task = get_task(recipe.task)
     progress("loading model and text", 0.0)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
@@ -81,7 +84,7 @@ def finetune(
     features = tokenize_training(task, rows, tokenizer, recipe.data)
     state_folder = output.with_name(output.name + ".training")
     resume_from = _open_run_once(state_folder, _fingerprint(recipe, source, data_dir, len(features)), restart)
-    outcome = train(
+    outcome = train_phases(
         model, tokenizer, features, recipe, state_folder,
         teacher=teacher, resume_from=resume_from, progress=progress,
     )  # fmt: skip
@@ -91,8 +94,12 @@ def finetune(
         return None
     _check_outcome(model, recipe, outcome)
     progress("evaluating", 1.0)
-    metrics = evaluate(model, source.folder, task, recipe, data_dir)
-    manifest = _write(model, tokenizer, recipe, source, outcome, metrics, output)
+
+    def metrics_of(evaluated: PreTrainedModel) -> dict[str, float]:
+        return evaluate(evaluated, source.folder, task, recipe, data_dir)
+
+    details = _details(model, task, outcome, metrics_of)
+    manifest = _write(model, tokenizer, recipe, source, outcome, details, output)
     shutil.rmtree(state_folder, ignore_errors=True)
     return manifest
 
@@ -107,6 +114,39 @@ def evaluate(
         score = score_split(task, split.encoded, outputs, max_answer_length=recipe.data.max_answer_length)
         metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
     return metrics
+
+
+def _check_qat(recipe: Recipe) -> None:
+    if recipe.finetune.qat is not None and recipe.quantization.mode is not Int8Mode.STATIC:
+        raise ConfigError(
+            f"finetune.qat: trains for static INT8, found quantization.mode {recipe.quantization.mode.value}; set it "
+            f"to static, or leave qat out"
+        )
+
+
+def _details(
+    model: PreTrainedModel,
+    task: Task,
+    outcome: PhasesOutcome,
+    metrics_of: Callable[[PreTrainedModel], dict[str, float]],
+) -> dict[str, Any]:
+    """What the manifest says of the training: ``metrics`` are those of the saved FP32 weights."""
+    normal, qat, fake, start = outcome.normal, outcome.qat, outcome.fake, outcome.start
+    details = {"metrics": metrics_of(model), "steps": normal.steps, "history": normal.history}
+    if qat is None or fake is None or start is None:
+        return details
+    before = metrics_of(load_finetuned(start, task.kind))
+    with fake.attached():
+        fake_int8 = metrics_of(model)
+    ranges = fake.ranges
+    details["qat"] = {
+        "metrics": {"fp32_before": before, "fp32_after": details["metrics"], "fake_int8_after": fake_int8},
+        "steps": qat.steps,
+        "layers": len(ranges.layers),
+        "observed_batches": ranges.batches,
+        "history": qat.history,
+    }
+    return details
 
 
 def _load_teacher(
@@ -125,8 +165,11 @@ def _fingerprint(
     recipe: Recipe, source: ResolvedCheckpoint, data_dir: Path | None, train_examples: int
 ) -> dict[str, Any]:
     """What an interrupted run and its resumption must have in common."""
+    apart = {"export", "quantization", "bench", "gate", "goals", "reference"}
+    trained_for = recipe.quantization.model_dump(mode="json", include={"exclude", "target_cpu"})
     return {
-        "recipe": recipe.model_dump(mode="json", exclude={"export", "quantization", "bench", "goals", "reference"}),
+        "recipe": recipe.model_dump(mode="json", exclude=apart),
+        "int8": trained_for if recipe.finetune.qat else None,
         "weights_sha256": source.weights_sha256(),
         "data_dir": str(data_dir.resolve()) if data_dir else None,
         "train_examples": train_examples,
@@ -157,9 +200,9 @@ def _is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def _check_outcome(model: PreTrainedModel, recipe: Recipe, outcome: TrainingOutcome) -> None:
+def _check_outcome(model: PreTrainedModel, recipe: Recipe, outcome: PhasesOutcome) -> None:
     found = zero_masks_of(prunable_parameters(model, recipe.sparsity.exclude))
-    assert_zeros_kept("finetune", outcome.zeros, found)
+    assert_zeros_kept("finetune", outcome.last.zeros, found)
     check_promise(found, recipe.sparsity)
 
 
@@ -168,8 +211,8 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
     source: ResolvedCheckpoint,
-    outcome: TrainingOutcome,
-    metrics: dict[str, float],
+    outcome: PhasesOutcome,
+    details: dict[str, Any],
     output: Path,
 ) -> Manifest:
     with staged_folder(output) as staging:
@@ -179,8 +222,10 @@ def _write(
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(staging)
         saved = zero_masks(staging, recipe.sparsity.exclude)
-        assert_zeros_kept("saving the checkpoint", outcome.zeros, saved)
-        required: dict[str, BoolArray] = outcome.zeros or saved
+        assert_zeros_kept("saving the checkpoint", outcome.last.zeros, saved)
+        required: dict[str, BoolArray] = outcome.last.zeros or saved
+        if outcome.fake is not None:
+            outcome.fake.ranges.write(staging)
         record = record_masks(saved, required, model_parameters=parameter_count(staging))
         return seal(
             staging,
@@ -190,6 +235,6 @@ def _write(
                 source=source.as_source(),
                 recipe=recipe.model_dump(mode="json"),
                 sparsity={"model.safetensors": record},
-                details={"metrics": metrics, "steps": outcome.steps, "history": outcome.history},
+                details=details,
             ),
         )

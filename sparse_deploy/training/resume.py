@@ -24,6 +24,9 @@ from sparse_deploy.errors import ConfigError
 
 COMPLETE_FILE = "complete.json"
 RUN_FILE = "run.json"
+# Of the quantization-aware phase: its checkpoints, and the weights that it starts with.
+QAT_FOLDER = "qat"
+QAT_START = "qat-start"
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
@@ -49,7 +52,8 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
         restart: throw away earlier checkpoints.
 
     Returns:
-        The checkpoint to resume from, or None for a fresh start.
+        The checkpoint to resume from (of the later phase, where it has one; else ``qat-start``, where that phase has
+        not saved yet), or None for a fresh start.
 
     Raises:
         ConfigError: the folder holds checkpoints of another run.
@@ -57,7 +61,7 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
     run_file = folder / RUN_FILE
-    checkpoint = newest_complete_checkpoint(folder)
+    checkpoint = _where_to_resume(folder)
     if checkpoint is not None:
         try:
             earlier = json.loads(run_file.read_text(encoding="utf-8"))
@@ -68,12 +72,24 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
                 f"{folder}: holds checkpoints of a run with another recipe, model or data; pass --restart to throw "
                 f"them away, or choose another --output"
             )
-    for path in _checkpoints(folder):
+    for path in [*_checkpoints(folder), *_checkpoints(folder / QAT_FOLDER)]:
         if not is_complete(path):
             shutil.rmtree(path, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json_atomically(run_file, fingerprint)
     return checkpoint
+
+
+def mark_complete(checkpoint: Path, **facts: Any) -> None:
+    """Write the completeness file of a folder, after everything else in it."""
+    sizes = {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.is_file()}
+    write_json_atomically(checkpoint / COMPLETE_FILE, {**facts, "bytes": sizes})
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Remove every ``checkpoint-N`` of a training folder."""
+    for path in _checkpoints(folder):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class CompletenessCallback(TrainerCallback):  # type: ignore[misc]
@@ -84,9 +100,7 @@ class CompletenessCallback(TrainerCallback):  # type: ignore[misc]
         if distributed.is_initialized():
             distributed.barrier()
         if state.is_world_process_zero:
-            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            sizes = {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.is_file()}
-            write_json_atomically(checkpoint / COMPLETE_FILE, {"step": state.global_step, "bytes": sizes})
+            mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}", step=state.global_step)
 
 
 class InterruptCallback(TrainerCallback):  # type: ignore[misc]
@@ -119,6 +133,13 @@ class InterruptCallback(TrainerCallback):  # type: ignore[misc]
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
+
+
+def _where_to_resume(folder: Path) -> Path | None:
+    start = folder / QAT_START
+    if is_complete(start):
+        return newest_complete_checkpoint(folder / QAT_FOLDER) or start
+    return newest_complete_checkpoint(folder)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from sparse_deploy.data.tasks import TaskKind, get_task
 from sparse_deploy.errors import CheckpointError, PatternMismatchError, SparsityError, SparsityLostError
 from sparse_deploy.modeling import load_finetuned
 from sparse_deploy.stages import finetune as stage
+from sparse_deploy.training import phases
 from sparse_deploy.training import trainer as trainer_module
 from sparse_deploy.training.mask_lock import MaskLock, load_masks, prunable_parameters, zero_masks_of
 
@@ -97,7 +98,7 @@ def test_a_revived_weight_ends_the_run(sparse_encoder, tmp_path, monkeypatch):
                 weight.data[weight.data == 0] = 1e-9
 
     original = trainer_module.train
-    monkeypatch.setattr(stage, "train", lambda *a, **k: original(*a, **k, extra_callbacks=[Reviver()]))
+    monkeypatch.setattr(phases, "train", lambda *a, **k: original(*a, **k, extra_callbacks=[Reviver()]))
     with pytest.raises(SparsityLostError) as caught:
         stage.finetune(demo_recipe(sparse_encoder), tmp_path / "out")
     assert caught.value.tensor == "bert.encoder.layer.1.output.dense.weight"

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The file with the activation ranges that quantization-aware training leaves beside the weights, for ``export``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sparse_deploy.artifacts import write_text_atomically
+from sparse_deploy.errors import CheckpointError
+
+RANGES_FILE = "quantization_ranges.json"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class ActivationRanges(BaseModel):
+    """What the inputs of the quantized Linear layers hold, and the grid that the weights were trained on.
+
+    A range becomes an asymmetric u8 scale and zero point for the whole tensor, with zero always representable:
+    ``scale = (max(high, 0) - min(low, 0)) / 255``, ``zero_point = -round(min(low, 0) / scale)``.
+
+    Attributes:
+        schema_version: of this file.
+        weight_limits: smallest and largest integer of a weight; its scale is that of the output channel,
+            ``max|w| / ((largest - smallest) / 2)``.
+        layers: module name of a Linear to the lowest and highest input; FP32 numbers, which JSON keeps exactly.
+        batches: training batches that the ranges are an average of.
+        frozen: the ranges don't move any more.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    weight_limits: tuple[int, int]
+    layers: dict[str, tuple[Finite, Finite]]
+    batches: int
+    frozen: bool
+
+    def write(self, folder: Path) -> None:
+        """Write the file into a folder.
+
+        Raises:
+            ArtifactError: it can't be written.
+        """
+        write_text_atomically(folder / RANGES_FILE, self.model_dump_json(indent=1) + "\n")
+
+
+def read_ranges(folder: Path) -> ActivationRanges | None:
+    """Read the ranges of a checkpoint folder; None where it has none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = folder / RANGES_FILE
+    if not path.is_file():
+        return None
+    try:
+        return ActivationRanges.model_validate_json(path.read_bytes())
+    except (ValidationError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{path}: not readable as activation ranges: {reason}; copy the checkpoint again, or delete the file to "
+            f"calibrate instead"
+        ) from error

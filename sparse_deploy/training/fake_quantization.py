@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train with the rounding of static INT8: fake-quantized weights and inputs of the Linear layers that export quantizes.
+
+The arithmetic is that of the export (torchao's observers under Neural Compressor's x86 recipe): symmetric int8 weights
+per output channel, asymmetric u8 inputs per tensor. Nothing is added to the model: its modules, parameters and state
+dict stay as they are, so the checkpoint is a plain one.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from sparse_deploy.activation_ranges import ActivationRanges
+from sparse_deploy.errors import ConfigError
+
+# Weight of a batch in the moving average of the ranges: a plain mean of the first 100 batches, then torch's default.
+_AVERAGING = 0.01
+_EPSILON = torch.finfo(torch.float32).eps
+
+
+def weight_scale(weight: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
+    """Scale per output channel, ``[out, 1]``, as torchao's PerChannelMinMaxObserver has it (symmetric)."""
+    half_range = float(limits[1] - limits[0]) / 2
+    return (weight.abs().amax(dim=1, keepdim=True) / half_range).clamp(min=_EPSILON)
+
+
+def input_scale(limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and zero point of a u8 input with the range ``[low, high]``, as torchao's MinMaxObserver has them."""
+    low, high = limits[0].clamp(max=0.0), limits[1].clamp(min=0.0)
+    scale = ((high - low) / 255.0).clamp(min=_EPSILON)
+    return scale, (-torch.round(low / scale)).clamp(0, 255).to(torch.int32)
+
+
+class _RoundWeight(torch.autograd.Function):
+    """Straight-through: the gradient of the rounded weight is that of the weight.
+
+    Not torch's fake_quantize: its gradient is zero where a value is clamped, and with the export's scale (127.5 steps
+    to the largest weight) every channel's largest positive weight is. The division is the export's as well: the
+    product with a reciprocal can fall on the other side of .5, one whole step away.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, low: int, high: int) -> torch.Tensor:
+        scale = weight_scale(weight, (low, high))
+        return torch.round(weight / scale).clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradients[0], None, None
+
+
+def fake_quantize_weight(weight: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
+    """Round an FP32 ``[out, in]`` weight to its int8 grid; zero stays exactly zero, gradients pass straight through."""
+    rounded: torch.Tensor = _RoundWeight.apply(weight, *limits)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+def fake_quantize_input(values: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Round and clip FP32 values to the u8 grid of a range; no gradient flows where they are clipped."""
+    scale, zero_point = input_scale(limits)
+    return torch.fake_quantize_per_tensor_affine(values, scale, zero_point, 0, 255)
+
+
+def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> list[str]:
+    """Module names of the Linear layers that see each token, without the last one, which is the head.
+
+    The same rule as in export's graph, found by running the model once: the order in which layers run decides.
+
+    Args:
+        model: any model with ``input_ids`` and ``attention_mask``.
+        exclude: a layer whose name holds one of these stays FP32.
+
+    Raises:
+        ConfigError: no layer is left.
+    """
+    seen: list[tuple[str, int]] = []
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, name=name: seen.append((name, inputs[0].ndim)))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    training = model.training
+    try:
+        ids = torch.zeros((2, 7), dtype=torch.int64, device=model.device)
+        with torch.no_grad():
+            model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        model.train(training)
+    names = [name for name, dimensions in seen[:-1] if dimensions > 2 and not any(part in name for part in exclude)]
+    if not names:
+        raise ConfigError(
+            f"finetune.qat: expected Linear layers that see each token, found none in {type(model).__name__} outside "
+            f"quantization.exclude; leave qat out, or shorten quantization.exclude"
+        )
+    return names
+
+
+class FakeQuantization:
+    """Fake INT8 on chosen Linear layers of a model, and the ranges of their inputs.
+
+    Ranges are moving averages of each training batch's lowest and highest input, padded positions left out, until
+    :meth:`freeze`. They are measured and applied from the first batch on.
+
+    Args:
+        model: gets other ``forward`` functions on the layers while attached.
+        layers: module names, see :func:`token_linear_names`.
+        weight_limits: smallest and largest integer of a weight.
+    """
+
+    def __init__(self, model: PreTrainedModel, layers: Sequence[str], weight_limits: tuple[int, int]) -> None:
+        self._model = model
+        self._linears = {name: model.get_submodule(name) for name in layers}
+        self._limits = weight_limits
+        self._ranges: dict[str, torch.Tensor] = {}
+        self._batches = dict.fromkeys(layers, 0)
+        self._tokens: torch.Tensor | None = None
+        self._hook: RemovableHandle | None = None
+        self.frozen = False
+
+    @property
+    def ranges(self) -> ActivationRanges:
+        """The ranges so far.
+
+        Raises:
+            ConfigError: an input was not a number, so the training has diverged.
+        """
+        for name, limits in self._ranges.items():
+            if not limits.isfinite().all():
+                raise ConfigError(f"{name}: the inputs are not finite numbers any more; lower the learning rate")
+        return ActivationRanges(
+            weight_limits=self._limits,
+            layers={name: (float(limits[0]), float(limits[1])) for name, limits in self._ranges.items()},
+            batches=max(self._batches.values()),
+            frozen=self.frozen,
+        )
+
+    def restore(self, ranges: ActivationRanges) -> None:
+        """Continue from the ranges of an interrupted run."""
+        device = self._model.device
+        self._ranges = {name: torch.tensor(limits, device=device) for name, limits in ranges.layers.items()}
+        self._batches = dict.fromkeys(self._linears, ranges.batches)
+        self.frozen = ranges.frozen
+
+    @contextlib.contextmanager
+    def attached(self) -> Iterator[None]:
+        """Compute with fake INT8 inside the block."""
+        for name, linear in self._linears.items():
+            linear.forward = functools.partial(self._forward, name, linear)
+        self._hook = self._model.register_forward_pre_hook(self._remember_padding, with_kwargs=True)
+        try:
+            yield
+        finally:
+            self._hook.remove()
+            for linear in self._linears.values():
+                del linear.forward
+
+    def freeze(self) -> None:
+        """Let the ranges stay as they are."""
+        self.frozen = True
+
+    def average_over_processes(self) -> None:
+        """Give all processes of a distributed run the same ranges."""
+        if not distributed.is_initialized():
+            return
+        stacked = torch.stack([self._ranges[name] for name in self._linears])
+        distributed.all_reduce(stacked)
+        stacked /= distributed.get_world_size()
+        self._ranges = dict(zip(self._linears, stacked.unbind(), strict=True))
+
+    def _forward(self, name: str, linear: nn.Linear, values: torch.Tensor) -> torch.Tensor:
+        values = values.float()  # autocast hands over bf16, whose steps are as wide as those of u8
+        if linear.training and not self.frozen:
+            self._observe(name, values.detach())
+        if name in self._ranges:
+            values = fake_quantize_input(values, self._ranges[name])
+        return functional.linear(values, fake_quantize_weight(linear.weight, self._limits), linear.bias)
+
+    def _observe(self, name: str, values: torch.Tensor) -> None:
+        if self._tokens is not None and self._tokens.shape == values.shape[:-1]:
+            values = values[self._tokens]
+        found = torch.stack(values.aminmax())
+        self._batches[name] += 1
+        earlier = self._ranges.get(name, found)
+        self._ranges[name] = earlier + (found - earlier) * max(_AVERAGING, 1 / self._batches[name])
+
+    def _remember_padding(self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        mask = named.get("attention_mask")
+        self._tokens = mask.bool() if mask is not None else None
+
+
+class FakeQuantizationCallback(TrainerCallback):  # type: ignore[misc]
+    """Runs a :class:`FakeQuantization` inside the Trainer: freezes its ranges in time, stores them at each save.
+
+    Args:
+        fake: attached to the model that is trained.
+        observe_steps: optimizer steps until the ranges are frozen; a share of all steps when below 1.
+    """
+
+    def __init__(self, fake: FakeQuantization, observe_steps: float) -> None:
+        self._fake = fake
+        self._observe_steps = observe_steps
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Agree on the ranges with the other processes; freeze them when it is time."""
+        if self._fake.frozen:
+            return
+        self._fake.average_over_processes()
+        limit = self._observe_steps * (state.max_steps if self._observe_steps < 1 else 1)
+        if state.global_step + 1 >= min(limit, state.max_steps):  # the Trainer counts the step after this event
+            self._fake.freeze()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Store the ranges in the resumable checkpoint."""
+        if state.is_world_process_zero:
+            self._fake.ranges.write(Path(args.output_dir) / f"checkpoint-{state.global_step}")
