@@ -47,7 +47,7 @@ def _suite(report: BenchReport, number: int, cell: str, gates: Sequence[GateResu
     suite = ET.Element(
         "testsuite",
         {
-            "name": _legal(cell),
+            "name": _token(cell),
             "tests": str(len(gates)),
             "failures": str(outcomes.count("failure")),
             "errors": "0",
@@ -55,7 +55,7 @@ def _suite(report: BenchReport, number: int, cell: str, gates: Sequence[GateResu
             "time": "0",
             "timestamp": when[0] if when else _NO_TIME,
             "hostname": "localhost",
-            "package": _legal(report.name),
+            "package": _token(report.name),
             "id": str(number),
         },
     )
@@ -72,7 +72,7 @@ def _suite(report: BenchReport, number: int, cell: str, gates: Sequence[GateResu
 
 def _case(report: BenchReport, name: str, gate: GateResult, policy: Policy) -> ET.Element:
     # GitLab shows the class name as the suite and takes cases of like class and name for one.
-    case = ET.Element("testcase", name=name, classname=_legal(f"{report.name}.{gate.cell}"), time="0")
+    case = ET.Element("testcase", name=name, classname=_token(f"{report.name}.{gate.cell}"), time="0")
     outcome = _outcome(gate, policy)
     if outcome != "passed":
         kind = f"informational {gate.verdict}" if gate.informational else gate.verdict
@@ -96,7 +96,7 @@ def _names(gates: Sequence[GateResult]) -> list[str]:
     seen: dict[str, int] = defaultdict(int)
     names = []
     for gate in gates:
-        name = _legal(" ".join(gate_name(gate).split()))
+        name = _token(gate_name(gate))
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return names
@@ -110,6 +110,11 @@ def _figures(gate: GateResult) -> Iterator[tuple[str, str]]:
     if gate.evidence:
         for name, fact in gate.evidence.model_dump(exclude_none=True).items():
             yield name, f"{fact:.6g}" if isinstance(fact, float) else str(fact)
+
+
+def _token(text: str) -> str:
+    """Text as an ``xs:token``: no line breaks, single spaces."""
+    return _legal(" ".join(text.split()))
 
 
 def _legal(text: str) -> str:

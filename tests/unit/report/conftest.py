@@ -10,7 +10,17 @@ import pytest
 from sparse_deploy.config.schema import Goal, Reference
 from sparse_deploy.gate.judge import evaluate_goals
 from sparse_deploy.machine import Machine
-from sparse_deploy.results import BenchReport, Cell, Latency, Ratio, ShapeLatency, Throughput, TokenLengths
+from sparse_deploy.results import (
+    BenchReport,
+    Cell,
+    Evidence,
+    GateResult,
+    Latency,
+    Ratio,
+    ShapeLatency,
+    Throughput,
+    TokenLengths,
+)
 from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord
 
 ROLES = {
@@ -128,5 +138,34 @@ def make_report() -> ReportMaker:
             ),
         }  # fmt: skip
         return BenchReport(**(fields | changes))
+
+    return make
+
+
+BOUNDS = {"pass": (-0.0035, 0.0023), "fail": (0.0151, 0.0312), "inconclusive": (-0.0012, 0.0138)}
+
+
+@pytest.fixture
+def paired_gate() -> Callable[..., GateResult]:
+    """Builds the result of a paired test of a cell of :data:`CELLS`: at most ``allowed`` below the baseline."""
+
+    def make(cell: str, verdict: str, *, metric: str = "accuracy", allowed: float = 0.01, **changes: Any) -> GateResult:
+        low, high = changes.pop("low", BOUNDS[verdict][0]), changes.pop("high", BOUNDS[verdict][1])
+        drop = changes.pop("drop", (BOUNDS[verdict][0] + BOUNDS[verdict][1]) / 2)
+        evidence = Evidence(
+            drop=drop, low=low, high=high, confidence=0.95, p_pass=0.02, p_fail=0.98, rows=872, changed=17, worse=10,
+            better=7, method="exact McNemar test",
+        )  # fmt: skip
+        fields: dict[str, Any] = {
+            "goal": Goal(metric=metric, type="max-degradation", value=allowed),
+            "cell": cell,
+            "value": 0.9048 - drop,
+            "baseline": 0.9048,
+            "bound": 0.9048 - allowed,
+            "verdict": verdict,
+            "explanation": f"{metric} of {cell}: drop {drop:.4f}.",
+            "evidence": evidence,
+        }
+        return GateResult(**(fields | changes))
 
     return make
