@@ -37,7 +37,7 @@ def compare_correct(baseline: BoolArray, cell: BoolArray, *, margin: float, conf
         )
     if not -1.0 < margin < 1.0:
         raise ConfigError(
-            f"expected a margin between -1 and 1, since accuracy is a share of rows; found {margin:g}. One point is 0.01."
+            f"expected a margin between -1 and 1, since accuracy is a share of rows; found {margin:g}; a point is 0.01"
         )
     rows = len(cell)
     worse, better = int(np.sum(baseline & ~cell)), int(np.sum(cell & ~baseline))

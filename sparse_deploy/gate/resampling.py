@@ -135,7 +135,8 @@ def _correlation(counts: FloatArray, first: FloatArray, second: FloatArray) -> F
     weighted = counts * first
     together = np.einsum("ij,ij->i", weighted, second)
     own = np.einsum("ij,ij->i", weighted, first) * np.einsum("ij,ij,ij->i", counts, second, second)
-    return np.divide(together, np.sqrt(own), out=np.zeros_like(together), where=own > 0.0)
+    found = np.divide(together, np.sqrt(own), out=np.zeros_like(together), where=own > 0.0)
+    return np.asarray(found, dtype=np.float64)
 
 
 def _unit_counts(units: int, resamples: int, rng: np.random.Generator, arrays: int = 1) -> Iterator[FloatArray]:

@@ -75,5 +75,5 @@ def _decides(evidence: Evidence, rows: int, margin: float, alpha: float) -> bool
 
 def _rounded(rows: float) -> int:
     """Up to two significant digits: it is an estimate."""
-    unit = 10 ** max(0, math.floor(math.log10(rows)) - 1)
+    unit = int(10 ** max(0, math.floor(math.log10(rows)) - 1))
     return math.ceil(rows / unit) * unit

@@ -111,7 +111,8 @@ def score(worse: Any, better: Any, rows: int, margin: float) -> FloatArray:
     variance = rows * np.maximum(np.maximum(share, abs(margin)) - margin**2, 0.0)
     distance = difference - rows * margin
     # Without variance nothing changed and nothing should have: no evidence either way.
-    return np.divide(distance, np.sqrt(variance), out=np.zeros_like(distance), where=variance > 0.0)
+    statistic = np.divide(distance, np.sqrt(variance), out=np.zeros_like(distance), where=variance > 0.0)
+    return np.asarray(statistic, dtype=np.float64)
 
 
 def set_error_for(confidence: float) -> float:
@@ -136,7 +137,7 @@ def _grid(low: float, high: float, margin: float, rows: int) -> FloatArray:
         # s = origin + (1 - origin) sin(t)^2: the standard error of t is about 1 / sqrt(rows) wherever s lies.
         angles = np.arcsin(np.sqrt(np.clip((np.array([first, last]) - origin) / (1.0 - origin), 0.0, 1.0)))
         points = min(400, 3 + math.ceil(float(np.ptp(angles)) * math.sqrt(rows) / _GRID_STEP))
-        return np.clip(origin + (1.0 - origin) * np.sin(np.linspace(*angles, points)) ** 2, first, last)
+        return np.clip(origin + (1.0 - origin) * np.sin(np.linspace(angles[0], angles[1], points)) ** 2, first, last)
 
     least = abs(margin)
     # At a margin below 0, with fewer changed rows than that, the worst case is that all of them are better.
