@@ -56,14 +56,14 @@ class Budget:
 
 BUDGETS = {
     "rte": Budget(("accuracy",), epochs=3),
-    "mrpc": Budget(("accuracy",), epochs=3),
+    "mrpc": Budget(("accuracy",), epochs=2),
     "cola": Budget(("matthews",), epochs=2),
-    "stsb": Budget(("pearson",), epochs=3),
-    "sst2": Budget(("accuracy",), samples=20_000),
-    "qqp": Budget(("accuracy",)),
-    "qnli": Budget(("accuracy",), rows=3_000),
-    "mnli": Budget(("accuracy", "accuracy_mismatched"), rows=3_000),
-    "squad": Budget(("f1",), margin=0.5, samples=6_000, rows=500, batch=16, length=384),
+    "stsb": Budget(("pearson",), epochs=2),
+    "sst2": Budget(("accuracy",), samples=10_000),
+    "qqp": Budget(("accuracy",), samples=6_000),
+    "qnli": Budget(("accuracy",), samples=6_000, rows=3_000),
+    "mnli": Budget(("accuracy", "accuracy_mismatched"), samples=8_000, rows=3_000),
+    "squad": Budget(("f1",), margin=0.5, samples=3_000, rows=500, batch=16, length=384),
 }
 
 
