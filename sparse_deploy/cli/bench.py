@@ -2,7 +2,9 @@
 """``sparse-deploy bench``."""
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +46,14 @@ def bench_command(
         int | None, typer.Option(help="Use only the first so many validation examples.")
     ] = None,
     latency: Annotated[bool, typer.Option(help="Measure latency and throughput, too.")] = True,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate",
+            help="For CI: also write junit.xml, gate.md and gate.json beside the report, and speak to GitHub Actions "
+            "where it runs. A recipe without goals is judged by 99 % of the baseline's primary metric.",
+        ),
+    ] = False,
     fail_on_unstable: Annotated[
         bool, typer.Option("--fail-on-unstable", help="Exit code 4 when a measurement was unstable.")
     ] = False,
@@ -71,18 +81,26 @@ def bench_command(
             against=against,
             explicit=bool(runtime or precision),
             timing=latency,
+            default_goal=gate,
             progress=progress,
         )
+    if gate:
+        _publish(found, folder)
     if as_json:
         typer.echo((folder / "report.json").read_text(encoding="utf-8"), nl=False)
     else:
-        print_report(found)
+        print_report(found, goals_only=gate and not sys.stdout.isatty())
         typer.echo(f"\nreport: {folder / 'report.html'}")
     _judge(found, fail_on_unstable=fail_on_unstable)
 
 
-def print_report(report: "BenchReport") -> None:
-    """Print the tables of a report on standard output, and what must not be overlooked below them."""
+def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
+    """Print the tables of a report on standard output, and what must not be overlooked below them.
+
+    Args:
+        report: what was measured.
+        goals_only: leave out all tables but that of the goals.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -97,7 +115,7 @@ def print_report(report: "BenchReport") -> None:
         ("Fixed shapes", shape_rows(report)),
         ("Goals", gate_rows(report)),
     ):
-        if not rows.rows:
+        if not rows.rows or (goals_only and title != "Goals"):
             continue
         table = Table(title=title, box=box.SIMPLE, title_justify="left")
         for position, header in enumerate(rows.headers):
@@ -123,15 +141,37 @@ def _parse_shape(text: str) -> list[int]:
     return [int(match[1]), int(match[2])]
 
 
-def _judge(report: "BenchReport", *, fail_on_unstable: bool) -> None:
-    missed = [gate for gate in report.gates if gate.verdict == "fail"]
-    if missed:
-        raise GateFailure(
-            f"{len(missed)} of {len(report.gates)} goals missed: {' '.join(g.explanation for g in missed)}"
+def _publish(report: "BenchReport", folder: Path) -> None:
+    """Write the gate's files; inside GitHub Actions also its annotations and the step's summary."""
+    from sparse_deploy.report.annotations import annotations
+    from sparse_deploy.report.ci_summary import append_step_summary
+    from sparse_deploy.report.gate_files import write_gate_files
+
+    policy = report.settings["gate"]["on_inconclusive"]
+    write_gate_files(report, folder, policy)
+    if goal := report.settings["default_goal"]:
+        typer.echo(
+            f"sparse-deploy: the recipe has no goals; every cell is asked for {goal['value']:g} % of the baseline's "
+            f"{report.primary_metric}",
+            err=True,
         )
-    undecided = [gate.explanation for gate in report.gates if gate.verdict == "inconclusive"]
-    if undecided:
-        raise InconclusiveError(f"no verdict on {len(undecided)} goals: {' '.join(undecided)}")
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # The runner reads standard error as well, and --json keeps standard output for itself.
+        for line in annotations(report.gates, policy):
+            typer.echo(line, err=True)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        append_step_summary(Path(summary), report, policy)
+
+
+def _judge(report: "BenchReport", *, fail_on_unstable: bool) -> None:
+    from sparse_deploy.report.verdict import whole_verdict
+
+    whole = whole_verdict(report.gates, report.settings["gate"]["on_inconclusive"])
+    missed = " ".join(gate.explanation for gate in report.gates if gate.verdict != "pass" and not gate.informational)
+    if whole.exit_code == GateFailure.exit_code:
+        raise GateFailure(f"{whole.sentence}: {missed}")
+    if whole.exit_code == InconclusiveError.exit_code:
+        raise InconclusiveError(f"{whole.sentence}: {missed}")
     unstable = [cell.id for cell in report.cells if not cell.stable]
     if unstable and fail_on_unstable:
         raise InconclusiveError(

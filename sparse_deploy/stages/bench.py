@@ -11,7 +11,7 @@ from typing import Any
 
 from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.config.loader import recipe_with_overrides
-from sparse_deploy.config.schema import Int8Mode, Recipe
+from sparse_deploy.config.schema import Goal, Int8Mode, Recipe
 from sparse_deploy.data.tasks import Task, get_task
 from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from sparse_deploy.evaluation.accuracy import (
@@ -43,6 +43,8 @@ from sparse_deploy.runtimes.protocol import read_config
 
 Progress = Callable[[str, float], None]
 BASELINE = ("pytorch", "fp32")
+# MLPerf's lower bar; what `bench --gate` asks for when a recipe has no goals.
+DEFAULT_GOAL: dict[str, Any] = {"type": "percent-of-baseline", "value": 99.0}
 # Accuracy is the first part of a run, timing the rest; only for the progress display.
 _ACCURACY_SHARE = 0.5
 _SEED = 0
@@ -75,6 +77,7 @@ def bench_deployment(
     against: Path | None = None,
     explicit: bool = False,
     timing: bool = True,
+    default_goal: bool = False,
     progress: Progress = lambda message, share: None,
 ) -> BenchReport:
     """Score and time every cell of a deployment and write the report.
@@ -87,6 +90,7 @@ def bench_deployment(
         against: an earlier ``report.json``; its baseline cell is what relative goals refer to.
         explicit: the user named the cells, so one that can't run is an error instead of left out.
         timing: also measure latency and throughput.
+        default_goal: judge a recipe without goals by 99 % of the baseline's primary metric.
         progress: called with a message and a share between 0 and 1.
 
     Returns:
@@ -98,6 +102,9 @@ def bench_deployment(
     manifest = load_manifest(deployment, "deployment")
     recipe = recipe_with_overrides(manifest.recipe, overrides, f"{deployment}: recipe")
     task = get_task(recipe.task)
+    assumed = DEFAULT_GOAL if default_goal and not recipe.goals else None
+    if assumed:
+        recipe = recipe.model_copy(update={"goals": (Goal(metric=task.primary_metric, **assumed),)})
     _check_lengths(deployment, recipe)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)
     earlier = load_report(against) if against else None
@@ -133,7 +140,7 @@ def bench_deployment(
         baseline=cells[0].id,
         machine=machine,
         versions=package_versions(),
-        settings=_settings(recipe, threads, skipped, against, splits, timed),
+        settings=_settings(recipe, threads, skipped, against, splits, timed) | {"default_goal": assumed},
         lengths=_token_lengths(splits[0].encoded.lengths),
         cells=tuple(cells),
         gates=gates,
@@ -362,6 +369,7 @@ def _settings(
         "max_length": recipe.data.max_length,
         "truncated_examples": sum(split.encoded.truncated for split in splits),
         "accuracy_batch_size": recipe.bench.throughput_batch_size,
+        "gate": recipe.gate.model_dump(mode="json"),
     }
     if timed:
         settings |= {
