@@ -5,6 +5,7 @@ A resample is never built: it is how often each unit was drawn. Most metrics dep
 with the same summands are drawn together (a multinomial over a few kinds). Ranks need the counts of every row.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -51,7 +52,7 @@ class SummedSample:
 
     def resample(self, resamples: int, rng: np.random.Generator) -> FloatArray:
         """See :class:`Sample`."""
-        kinds, times = self._kinds()
+        kinds, times = self._kinds
         units = len(self.summands)
         if len(kinds) * 8 > units:  # a binomial draw costs about eight uniform ones
             counts = _unit_counts(units, resamples, rng)
@@ -67,12 +68,15 @@ class SummedSample:
 
     def jackknife(self) -> tuple[FloatArray, FloatArray]:
         """See :class:`Sample`."""
-        kinds, times = self._kinds()
+        kinds, times = self._kinds
         return self.drop_of(self.summands.sum(axis=0) - kinds), times
 
+    @functools.cached_property
     def _kinds(self) -> tuple[FloatArray, FloatArray]:
-        kinds, times = np.unique(self.summands, axis=0, return_counts=True)
-        return kinds, times.astype(np.float64)
+        # np.unique over rows does the same in ten times the time.
+        ordered = self.summands[np.lexsort(self.summands.T)]
+        first = np.flatnonzero(np.concatenate([[True], np.any(ordered[1:] != ordered[:-1], axis=1)]))
+        return ordered[first], np.diff(np.append(first, len(ordered))).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,9 @@ class _Ranking:
 
 
 def _correlation(counts: FloatArray, first: FloatArray, second: FloatArray) -> FloatArray:
-    weighted = counts * first
-    together = np.einsum("ij,ij->i", weighted, second)
-    own = np.einsum("ij,ij->i", weighted, first) * np.einsum("ij,ij,ij->i", counts, second, second)
+    weighted = counts * second
+    together = np.einsum("ij,ij->i", weighted, first)
+    own = np.einsum("ij,ij->i", weighted, second) * np.einsum("ij,ij->i", counts, first * first)
     found = np.divide(together, np.sqrt(own), out=np.zeros_like(together), where=own > 0.0)
     return np.asarray(found, dtype=np.float64)
 

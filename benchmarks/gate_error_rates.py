@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often the gate errs: samples drawn from populations whose true drop is known, judged by the gate itself.
+
+python benchmarks/gate_error_rates.py            # a table; about 8 minutes on two cores
+python benchmarks/gate_error_rates.py --json     # one object per population and drop
+python benchmarks/gate_error_rates.py --write    # puts the table into docs/statistics.md
+
+Accuracies are exact: every outcome of a sample is judged and weighed with its probability. The other metrics are
+simulated, with fewer bootstrap resamples than the gate takes by default (--resamples).
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from harness.populations import (
+    Population,
+    f1_of,
+    lost_scores,
+    matthews_of,
+    noisy_scores,
+    questions,
+    two_labels,
+)
+from scipy import stats
+
+from sparse_deploy.gate.bootstrap import compare_metric
+from sparse_deploy.gate.holm import holm
+from sparse_deploy.gate.score_test import drop_exceeds_margin, set_error_for
+
+CONFIDENCE = 0.95
+ALPHA = 1.0 - CONFIDENCE
+DROPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # in margins
+ENDS = (0.0, 1.0, 2.0)
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
+START, END = "<!-- gate_error_rates.py -->", "<!-- end of gate_error_rates.py -->"
+GATES = 5
+LIKELY = 1e-9
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """A population to sample, the metric it is judged by, and the margin."""
+
+    metric: str
+    margin: float
+    population: Population
+    drops: tuple[float, ...] = DROPS
+    clustered: bool = True
+
+
+ACCURACIES = tuple(
+    (rows, changed, 0.005 if rows > 5000 else 0.01)
+    for rows in (277, 408, 872, 1500, 9815)
+    for changed in (0.01, 0.02, 0.05)
+)
+SIMULATED = {
+    "F1, 408 rows, 68 % positive, 5 % changed": Simulated("f1", 0.015, two_labels(408, 0.68, 0.13, 0.05, f1_of)),
+    "F1, 1,500 rows, 10 % positive, 2 % changed": Simulated("f1", 0.03, two_labels(1500, 0.1, 0.05, 0.02, f1_of)),
+    "Matthews, 1,043 rows, 69 % positive, 5 % changed": Simulated(
+        "matthews", 0.03, two_labels(1043, 0.69, 0.16, 0.05, matthews_of)
+    ),
+    "Matthews, 1,500 rows, 5 % positive, 1 % changed": Simulated(
+        "matthews", 0.02, two_labels(1500, 0.05, 0.03, 0.01, matthews_of)
+    ),
+    "Pearson, 500 rows, all changed a little": Simulated("pearson", 0.005, noisy_scores(500, 0.88, 0.15), ENDS),
+    "Spearman, 500 rows, all changed a little": Simulated(
+        "spearman", 0.005, noisy_scores(500, 0.88, 0.15, ranks=True), ENDS
+    ),
+    "Pearson, 500 rows, few answers lost": Simulated("pearson", 0.005, lost_scores(500, 0.88), ENDS),
+    "SQuAD F1, 300 paragraphs, 1,500 questions, 4 % changed together": Simulated("f1", 1.0, questions(300, 0.04, 0.3)),
+    "the same, paragraphs ignored (for comparison; not what the gate does)": Simulated(
+        "f1", 1.0, questions(300, 0.04, 0.3), (1.0,), clustered=False
+    ),
+}
+
+
+def main() -> None:
+    """Entry point."""
+    options = _parse()
+    records = []
+    try:
+        for record in _records(options):
+            records.append(record)
+            if options.json:
+                print(json.dumps(record), flush=True)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        _progress("")
+    table = _table(records)
+    if not options.json:
+        print(table)
+    if options.write:
+        page = PAGE.read_text(encoding="utf-8")
+        head, _, rest = page.partition(START)
+        _, _, tail = rest.partition(END)
+        PAGE.write_text(f"{head}{START}\n{table}\n{END}{tail}", encoding="utf-8")
+
+
+def _records(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """In the order of the table, each as soon as those before it are there."""
+    tasks = [(_exact, (rows, changed, margin)) for rows, changed, margin in ACCURACIES]
+    tasks += [
+        (_simulate, (name, drop, options.simulations, options.resamples, options.seed))
+        for name in SIMULATED
+        for drop in SIMULATED[name].drops
+    ]
+    tasks.append((_several, (options.seed,)))
+    with ProcessPoolExecutor(options.processes, initializer=os.nice, initargs=(10,)) as pool:
+        futures = [pool.submit(function, *arguments) for function, arguments in tasks]
+        for done, _ in enumerate(as_completed(futures), 1):
+            _progress(f"{done} of {len(futures)}")
+            while futures and futures[0].done():
+                yield from futures.pop(0).result()
+
+
+def _exact(rows: int, changed: float, margin: float) -> list[dict[str, object]]:
+    """Exact rates of an accuracy: the chance of the outcomes that pass, and of those that fail."""
+    most = int(stats.binom.isf(LIKELY, rows, changed))
+    counts = np.arange(most + 1)
+    passing = _most_worse(rows, margin, most)
+    # A fail is a pass of the exchanged counts at the negative margin: at most so many better rows.
+    failing = _most_worse(rows, -margin, most)
+    records = []
+    for times in DROPS:
+        drop = times * margin
+        if drop > changed:
+            continue
+        split = (changed + drop) / (2 * changed)
+        mass = stats.binom.pmf(counts, rows, changed)
+        passes = float(mass @ stats.binom.cdf(passing, counts, split))
+        fails = float(mass @ stats.binom.cdf(failing, counts, 1 - split))
+        name = f"accuracy, {rows:,} rows, {changed:.0%} changed".replace("%", " %")
+        records.append(_record(name, margin, times, passes, fails, 0))
+    return records
+
+
+def _most_worse(rows: int, margin: float, most: int) -> np.ndarray:
+    """For each number of changed rows, the most worse ones with which the drop is shown to be below the margin."""
+    error = set_error_for(CONFIDENCE)
+    found, worse = [], -1
+    for changed in range(most + 1):
+        # One more changed row moves the limit by one at most, upwards.
+        while (
+            worse + 1 <= changed
+            and drop_exceeds_margin(worse + 1, changed - worse - 1, rows, margin, set_error=error) <= ALPHA
+        ):
+            worse += 1
+        while worse >= 0 and drop_exceeds_margin(worse, changed - worse, rows, margin, set_error=error) > ALPHA:
+            worse -= 1
+        found.append(worse)
+    return np.array(found)
+
+
+def _simulate(name: str, times: float, simulations: int, resamples: int, seed: int) -> list[dict[str, object]]:
+    case = SIMULATED[name]
+    rng = np.random.default_rng([seed, list(SIMULATED).index(name), int(10 * times)])
+    passes = fails = 0
+    for number in range(simulations):
+        sample = case.population(times * case.margin, rng)
+        evidence = compare_metric(
+            case.metric,
+            sample.baseline,
+            sample.cell,
+            margin=case.margin,
+            confidence=CONFIDENCE,
+            resamples=resamples,
+            seed=number,
+            clusters=sample.clusters if case.clustered else None,
+        )
+        passes += evidence.p_pass <= ALPHA
+        fails += evidence.p_fail <= ALPHA
+    return [_record(name, case.margin, times, passes / simulations, fails / simulations, simulations)]
+
+
+def _several(seed: int, simulations: int = 20_000, rows: int = 872, changed: float = 0.05) -> list[dict[str, object]]:
+    """Chance of any false verdict over gates on cells that err together: each changed row is shared with chance 1/2."""
+    margin, error = 0.01, set_error_for(CONFIDENCE)
+    rng = np.random.default_rng([seed, 99])
+    chances = [(changed + margin) / 2, (changed - margin) / 2, 1 - changed]
+    known: dict[tuple[int, int], tuple[float, float]] = {}
+    verdicts = {"none": np.zeros(2), "holm": np.zeros(2)}
+    for _ in range(simulations):
+        shared = rng.choice(3, size=rows, p=chances)
+        own = rng.choice(3, size=(GATES, rows), p=chances)
+        answers = np.where(rng.random((GATES, rows)) < 0.5, shared, own)
+        p_values = []
+        for gate in answers:
+            counts = int(np.sum(gate == 0)), int(np.sum(gate == 1))
+            if counts not in known:
+                known[counts] = (
+                    drop_exceeds_margin(*counts, rows, margin, set_error=error),
+                    drop_exceeds_margin(*reversed(counts), rows, -margin, set_error=error),
+                )
+            p_values.append(known[counts])
+        for side in (0, 1):
+            raw = [p[side] for p in p_values]
+            verdicts["none"][side] += min(raw) <= ALPHA
+            verdicts["holm"][side] += min(holm(raw)) <= ALPHA
+    return [
+        _record(
+            f"any of {GATES} accuracies, {rows} rows, {words}",
+            margin,
+            1.0,
+            *(verdicts[how] / simulations).tolist(),
+            simulations,
+        )
+        for how, words in (("none", "not corrected"), ("holm", "Holm"))
+    ]
+
+
+def _record(name: str, margin: float, times: float, passes: float, fails: float, simulations: int) -> dict[str, object]:
+    return {
+        "population": name,
+        "margin": margin,
+        "drop_in_margins": times,
+        "pass": passes,
+        "fail": fails,
+        "simulations": simulations,
+    }
+
+
+def _table(records: list[dict[str, object]]) -> str:
+    drops = " | ".join(("drop 0", "half the margin", "**the margin**", "1.5 margins", "2 margins"))
+    lines = [f"| population | margin | {drops} |", "|---|---|---|---|---|---|---|"]
+    for name in dict.fromkeys(record["population"] for record in records):
+        mine = {record["drop_in_margins"]: record for record in records if record["population"] == name}
+        cells = [
+            f"{100 * mine[drop]['pass']:.1f} / {100 * mine[drop]['fail']:.1f}" if drop in mine else "" for drop in DROPS
+        ]
+        margin = next(iter(mine.values()))["margin"]
+        lines.append(f"| {name} | {margin:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _progress(message: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=1000, help="samples per simulated population and drop")
+    parser.add_argument("--resamples", type=int, default=999, help="of the bootstrap")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--json", action="store_true", help="one JSON object per population and drop")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
