@@ -66,9 +66,11 @@ def rows_needed_for_metric(evidence: Evidence, *, margin: float, alpha: float) -
 
 
 def _decides(evidence: Evidence, rows: int, margin: float, alpha: float) -> bool:
-    worse, better = (round(count * rows / evidence.rows) for count in (evidence.worse, evidence.better))
+    worse, better = evidence.worse, evidence.better
     if evidence.drop > margin:
         worse, better, margin = better, worse, -margin
+    # Against the verdict, so that whole counts don't make it easier than the observed rates.
+    worse, better = math.ceil(worse * rows / evidence.rows), better * rows // evidence.rows
     error = set_error_for(evidence.confidence)
     return drop_exceeds_margin(worse, better, rows, margin, set_error=error) <= alpha
 
@@ -76,4 +78,4 @@ def _decides(evidence: Evidence, rows: int, margin: float, alpha: float) -> bool
 def _rounded(rows: float) -> int:
     """Up to two significant digits: it is an estimate."""
     unit = int(10 ** max(0, math.floor(math.log10(rows)) - 1))
-    return math.ceil(rows / unit) * unit
+    return math.ceil(rows / unit - 1e-6) * unit

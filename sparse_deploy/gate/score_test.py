@@ -84,7 +84,7 @@ def drop_bound(worse: int, better: int, rows: int, margin: float, *, alpha: floa
     inside = estimate if at_margin <= 0.0 else max(margin, estimate)
     outside = margin if at_margin <= 0.0 else end
     if inside >= outside:
-        return min(1.0, outside)
+        return margin if at_margin <= 0.0 else 1.0
     guess = _score_bound(worse, better, rows, alpha)
     inside, outside = _narrow(excess, inside, outside, guess, 0.1 * (guess - estimate))
     if excess(inside) <= 0.0 or excess(outside) > 0.0:
