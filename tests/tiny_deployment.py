@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a tiny deployment with the runtimes' own exporters, so that bench is tested apart from our export stage."""
+"""Writes a tiny deployment with the runtimes' own exporters, so that bench is tested apart from our export stage.
 
+Weights get the names of the checkpoint, by which their zeros are found.
+"""
+
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ def write_models(folder: Path, encoder: Path, *, question_answering: bool = Fals
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(encoder).save_pretrained(folder)
     export_onnx(model, outputs, folder / "model.onnx")
+    name_weights(folder / "model.onnx", {name: value.numpy() for name, value in model.state_dict().items()})
     quantize(folder / "model.onnx", folder / "model_int8.onnx")
     convert(folder)
     make_sparse(folder / "model.onnx", folder / "model_sparse.onnx")
@@ -56,6 +61,15 @@ def export_onnx(model: Any, outputs: list[str], path: Path) -> None:
     )  # fmt: skip
 
 
+def name_weights(path: Path, parameters: dict[str, Any]) -> None:
+    from sparse_deploy.graph.model_file import load_onnx, save_onnx
+    from sparse_deploy.graph.name_weights import NameWeights
+    from sparse_deploy.graph.sparsity_check import run_passes
+    from sparse_deploy.graph.transpose_weights import TransposeWeights
+
+    save_onnx(run_passes(load_onnx(path), NameWeights(parameters), TransposeWeights()), path)
+
+
 def quantize(source: Path, target: Path) -> None:
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -67,11 +81,18 @@ def quantize(source: Path, target: Path) -> None:
 
 
 def convert(folder: Path) -> None:
-    import openvino
+    from sparse_deploy.export.openvino import convert_to_ir
+    from sparse_deploy.graph.compress_weights import CompressWeights
+    from sparse_deploy.graph.model_file import load_onnx, save_onnx
+    from sparse_deploy.graph.weights import read_weights
 
-    for suffix in ("", "_int8"):
-        model = openvino.convert_model(folder / f"model{suffix}.onnx")
-        openvino.save_model(model, folder / f"openvino_model{suffix}.xml", compress_to_fp16=False)
+    convert_to_ir(folder / "model.onnx", folder / "openvino_model.xml")
+    graph = load_onnx(folder / "model.onnx")
+    quantized = [w for w in read_weights(load_onnx(folder / "model_int8.onnx")) if "encoder" in w.name]
+    CompressWeights(quantized)(graph)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_onnx(graph, Path(scratch, "compressed.onnx"))
+        convert_to_ir(Path(scratch, "compressed.onnx"), folder / "openvino_model_int8.xml")
 
 
 def make_sparse(source: Path, target: Path) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text to model inputs: a token data set for training, plain numpy arrays for evaluation without torch."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +77,18 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
+
+
+def tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Fingerprint of what a tokenizer does: vocabulary, normalisation, splitting, special tokens, padding token.
+
+    Padding and truncation are left out, and so is everything that ``tokenizer_config.json`` only passes on.
+    """
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    for key in ("padding", "truncation", "version"):
+        content.pop(key, None)
+    text = json.dumps([content, tokenizer.pad_token_id], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenize_training(

@@ -2,6 +2,7 @@
 """Labelled text from a local folder, from the hub, or from the embedded demo, checked row by row."""
 
 import gzip
+import hashlib
 import json
 import zlib
 from collections.abc import Sequence
@@ -58,6 +59,12 @@ def load_split(
     if shuffle_seed is not None:
         rows = [rows[i] for i in np.random.default_rng(shuffle_seed).permutation(len(rows))]
     return datasets.Dataset.from_list(rows[:limit])
+
+
+def row_sha256(task: Task, row: Row) -> str:
+    """Fingerprint of one checked row, 16 hexadecimal digits: its texts and what it is scored against."""
+    text = json.dumps([row[column] for column in task.columns], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _demo_split(split: str) -> list[Row]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of a whole split and of each of its examples, from the raw outputs of any runtime."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sparse_deploy.data.features import EncodedSplit
-from sparse_deploy.data.squad import best_answer
+from sparse_deploy.data.squad import WindowMap, best_answer
 from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.errors import DataError
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 Outputs = Sequence[tuple[FloatArray, ...]]
 POSITIVE_LABEL = 1
+_PARAGRAPH_DIGITS = 12
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class SplitScore:
             0 to 1, correlations -1 to 1, SQuAD's 0 to 100.
         rows: one JSON-ready object per example, in the order of the split. Each has ``id`` and ``prediction``;
             classification ``label``, ``correct``, ``logits``; regression ``label``, ``score`` (negative squared
-            error, so that higher is better everywhere), ``logits``; SQuAD ``answers``, ``exact_match``, ``f1``.
+            error, so that higher is better everywhere), ``logits``; SQuAD ``answers``, ``exact_match``, ``f1``,
+            ``logits`` (the highest start and end logit of its context tokens) and ``paragraph`` (a hash of the
+            context: questions of one paragraph are no independent examples).
     """
 
     metrics: dict[str, float]
@@ -63,7 +68,7 @@ def score_split(
                 f"{split.name}: the model answered feature {number} with NaN or infinity; its file is damaged"
             )
     if task.kind is TaskKind.QUESTION_ANSWERING:
-        return _score_questions(split, outputs, max_answer_length, n_best)
+        return _score_questions(task, split, outputs, max_answer_length, n_best)
     widths = {output[0].shape for output in outputs}
     if widths != {(task.num_outputs,)}:
         raise DataError(
@@ -75,6 +80,21 @@ def score_split(
     if task.kind is TaskKind.REGRESSION:
         return _score_regression(task, split, logits, labels)
     return _score_classification(task, split, logits, labels)
+
+
+def metrics_of_rows(task: Task, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """``task.metrics`` over some of :attr:`SplitScore.rows`; what they say of all rows is in ``metrics``.
+
+    Args:
+        task: the rows' task.
+        rows: at least one.
+    """
+    if task.kind is TaskKind.QUESTION_ANSWERING:
+        return {name: float(np.mean([row[name] for row in rows])) for name in task.metrics}
+    predictions, labels = (np.array([row[key] for row in rows]) for key in ("prediction", "label"))
+    if task.kind is TaskKind.REGRESSION:
+        return _correlations(task, predictions, labels)
+    return _label_metrics(task, predictions, labels)
 
 
 def compute_metrics_for(task: Task) -> "Callable[[EvalPrediction], dict[str, float]]":
@@ -156,20 +176,17 @@ def _correlations(task: Task, predictions: npt.NDArray[Any], labels: npt.NDArray
     return {name: float(scorers[name](predictions, labels).statistic) for name in task.metrics}
 
 
-def _score_questions(split: EncodedSplit, outputs: Outputs, max_answer_length: int, n_best: int) -> SplitScore:
+def _score_questions(
+    task: Task, split: EncodedSplit, outputs: Outputs, max_answer_length: int, n_best: int
+) -> SplitScore:
     if split.windows is None:
         raise DataError(f"{split.name}: expected a split encoded with windows, found one without")
     rows: list[dict[str, Any]] = []
     bounds = np.searchsorted(split.example_of, np.arange(len(split.examples) + 1))
     for example, first, last in zip(split.examples, bounds[:-1], bounds[1:], strict=True):
         windows = split.windows[first:last]
-        answer = best_answer(
-            example["context"],
-            windows,
-            [_cut(output, len(window.spans)) for output, window in zip(outputs[first:last], windows, strict=True)],
-            max_answer_length=max_answer_length,
-            n_best=n_best,
-        )
+        logits = [_cut(output, len(window.spans)) for output, window in zip(outputs[first:last], windows, strict=True)]
+        answer = best_answer(example["context"], windows, logits, max_answer_length=max_answer_length, n_best=n_best)
         answers = list(example["answers"]["text"])
         exact_match, f1 = squad_scores(answer.text, answers)
         rows.append(
@@ -179,10 +196,25 @@ def _score_questions(split: EncodedSplit, outputs: Outputs, max_answer_length: i
                 "prediction": answer.text,
                 "exact_match": exact_match,
                 "f1": f1,
+                "logits": _highest(windows, logits),
+                "paragraph": hashlib.sha256(example["context"].encode()).hexdigest()[:_PARAGRAPH_DIGITS],
             }
         )
-    means = {name: float(np.mean([row[name] for row in rows])) for name in ("exact_match", "f1")}
-    return SplitScore(means, rows)
+    return SplitScore(metrics_of_rows(task, rows), rows)
+
+
+def _highest(windows: Sequence[WindowMap], logits: Sequence[tuple[FloatArray, ...]]) -> list[float]:
+    """The highest start and end logit over the context tokens of all windows.
+
+    A maximum moves by no more than its inputs do, so these two never overstate how far a question's logits moved.
+    """
+    inside = [window.spans[:, 0] >= 0 for window in windows]
+    return [
+        float(
+            np.concatenate([part[index][mask] for part, mask in zip(logits, inside, strict=True)]).max(initial=_LOWEST)
+        )
+        for index in (0, 1)
+    ]
 
 
 def squad_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:

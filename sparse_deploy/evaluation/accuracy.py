@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sparse_deploy.artifacts import write_text_atomically
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import EncodedSplit, encode_split, load_tokenizer
-from sparse_deploy.data.loading import load_split
+from sparse_deploy.data.loading import load_split, row_sha256
 from sparse_deploy.data.metrics import score_split
-from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.evaluation.latency import Rival
 from sparse_deploy.evaluation.requests import Requests
@@ -32,11 +32,13 @@ class ValidationSplit:
         suffix: of its metrics' names; empty for the main one.
         encoded: rows and model inputs.
         requests: the same inputs for the workers.
+        digests: fingerprint of every row, in order; see :func:`sparse_deploy.data.loading.row_sha256`.
     """
 
     suffix: str
     encoded: EncodedSplit
     requests: Requests
+    digests: tuple[str, ...]
 
     def qualified(self, metric: str) -> str:
         """The metric's name with the suffix."""
@@ -49,7 +51,8 @@ class CellScore:
 
     Attributes:
         metrics: of all splits, those of a second split with its suffix.
-        rows: per-example results by suffix, as :class:`sparse_deploy.data.metrics.SplitScore` has them.
+        rows: per-example results by suffix, as :class:`sparse_deploy.data.metrics.SplitScore` has them, each with the
+            row's fingerprint as ``sha256``.
     """
 
     metrics: dict[str, float]
@@ -71,7 +74,8 @@ def load_validation(
         rows = load_split(task, name, data_dir, limit=data.validation_samples)
         encoded = encode_split(task, rows, tokenizer, data, name=name)
         requests = Requests.from_features(encoded.features, tokenizer.pad_token_id or 0)
-        splits.append(ValidationSplit(suffix, encoded, requests))
+        digests = tuple(row_sha256(task, example) for example in encoded.examples)
+        splits.append(ValidationSplit(suffix, encoded, requests, digests))
     return tuple(splits)
 
 
@@ -98,23 +102,11 @@ def score_cell(
         outputs = _answer(rival, split, scratch, batch_size)
         score = score_split(task, split.encoded, outputs, max_answer_length=data.max_answer_length)
         metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
-        rows[split.suffix] = score.rows
+        rows[split.suffix] = [row | {"sha256": sha} for row, sha in zip(score.rows, split.digests, strict=True)]
     return CellScore(metrics, rows)
 
 
-def agreement(task: Task, baseline: CellScore, rival: CellScore) -> float | None:
-    """Share of examples of all splits on which two cells predict the same; None for a regression's real numbers."""
-    if task.kind is TaskKind.REGRESSION:
-        return None
-    pairs = [
-        (ours["prediction"], theirs["prediction"])
-        for suffix, rows in baseline.rows.items()
-        for ours, theirs in zip(rows, rival.rows[suffix], strict=True)
-    ]
-    return sum(bool(ours == theirs) for ours, theirs in pairs) / len(pairs)
-
-
-def write_predictions(report_dir: Path, cell: str, rows: Mapping[str, Sequence[Row]]) -> str:
+def write_predictions(report_dir: Path, cell: str, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Store per-example results as JSON lines, one file per split.
 
     Args:
@@ -132,11 +124,12 @@ def write_predictions(report_dir: Path, cell: str, rows: Mapping[str, Sequence[R
         raise ArtifactError(f"{folder}: can't make the folder: {error}; choose another --report") from error
     for suffix, lines in rows.items():
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        write_text_atomically(folder / _file_name(cell, suffix), text)
-    return f"{PREDICTIONS_FOLDER}/{_file_name(cell, next(iter(rows)))}"
+        write_text_atomically(folder / predictions_file(cell, suffix), text)
+    return f"{PREDICTIONS_FOLDER}/{predictions_file(cell, next(iter(rows)))}"
 
 
-def _file_name(cell: str, suffix: str) -> str:
+def predictions_file(cell: str, suffix: str) -> str:
+    """Name of the file with a cell's per-example results on one split."""
     return f"{cell}-{suffix}.jsonl" if suffix else f"{cell}.jsonl"
 
 

@@ -1,41 +1,114 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gates: whether the measured cells meet the goals of the recipe. Pure functions of what was measured."""
+"""Verdicts: whether the measured cells meet the goals of the recipe. Pure functions of what was measured.
+
+What is inferred from a sample of examples (a drop of a task metric) is a paired test with three verdicts. What is
+simply counted or measured (a threshold, zeros, bytes) is compared as it is.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from sparse_deploy.config.schema import Goal
+from sparse_deploy.config.schema import GateSection, Goal
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.results import Cell, GateResult
+from sparse_deploy.gate import wording
+from sparse_deploy.gate.companions import Rows, agreement, logit_difference
+from sparse_deploy.gate.comparison import compare_rows, split_metric
+from sparse_deploy.gate.holm import holm
+from sparse_deploy.results import Cell, Evidence, GateResult
 
 SPARSITY_METRIC = "sparsity"
+LATENCY_METRIC = "latency_ratio"
+# Against the baseline cell, so the baseline itself has none.
+AGAINST_BASELINE = ("agreement", "logit_difference", "file_size_ratio", LATENCY_METRIC)
+AGAINST_ITSELF = ("logit_drift", "agreement_drift")
+COMPANIONS = (SPARSITY_METRIC, *AGAINST_BASELINE, *AGAINST_ITSELF)
+RELATIVE_TYPES = ("max-degradation", "percent-of-baseline")
 
 # Values are compared as measured, never rounded first: a gate on two decimals lets 0.9457 pass for 0.95. The epsilon
 # only covers binary fractions, so that an exact tie such as 0.91 - 0.90 <= 0.01 passes.
 RELATIVE_EPSILON = 1e-9
 
-Judge = Callable[[Goal, Cell, Cell], GateResult]
+
+@dataclass(frozen=True)
+class Contestant:
+    """A cell with its per-example results.
+
+    Attributes:
+        cell: its figures.
+        rows: results by the suffix of the split.
+    """
+
+    cell: Cell
+    rows: Rows
 
 
-def evaluate_goals(goals: Sequence[Goal], cells: Sequence[Cell], baseline: Cell) -> tuple[GateResult, ...]:
-    """Judge every goal on every cell that it binds.
+@dataclass(frozen=True)
+class _Pairing:
+    """One paired test before the correction: what was compared, and what came out."""
 
-    Values are compared without rounding; a tie passes (relative epsilon 1e-9), NaN and infinite values fail.
+    goal: Goal
+    cell: Contestant
+    baseline: Contestant
+    value: float
+    reference: float
+    margin: float
+    evidence: Evidence
+
+
+def judge_goals(
+    goals: Sequence[Goal], cells: Sequence[Contestant], baseline: Contestant, settings: GateSection
+) -> tuple[GateResult, ...]:
+    """Judge every goal on every cell that it binds, but for ``latency_ratio``; see :func:`judge_latency`.
+
+    ``max-degradation`` and ``percent-of-baseline`` of a task metric are paired tests, corrected together. All other
+    goals compare figures without rounding; a tie passes (relative epsilon 1e-9). NaN and infinite values fail.
 
     Args:
         goals: the recipe's goals.
         cells: what was measured.
-        baseline: the cell that relative goals refer to; one of ``cells`` or from an earlier report. Relative goals
-            skip it, since compared with itself it says nothing.
+        baseline: what relative goals refer to; one of ``cells``, which they then skip, or a stored one.
+        settings: the recipe's ``gate`` section.
 
     Returns:
         One result per goal and cell, in that order.
 
     Raises:
-        ConfigError: a goal binds no measured cell, or names a metric that a cell lacks or that is better when lower.
+        ConfigError: a goal binds no measured cell, or names a metric that a cell lacks or that no goal can be set on.
+    """
+    drafts: list[GateResult | _Pairing] = []
+    for goal in goals:
+        _check_metric(goal)
+        bound = _bound_cells(goal, cells, baseline)
+        if goal.metric != LATENCY_METRIC:
+            drafts += [_judge(goal, cell, baseline, settings) for cell in bound]
+    tested = [draft for draft in drafts if isinstance(draft, _Pairing)]
+    verdicts = iter(_verdicts(tested, settings))
+    return tuple(next(verdicts) if isinstance(draft, _Pairing) else draft for draft in drafts)
+
+
+def judge_latency(
+    goals: Sequence[Goal], cells: Sequence[Cell], baseline: Cell, settings: GateSection
+) -> tuple[GateResult, ...]:
+    """Judge the goals on ``latency_ratio``, p50 of the cell over p50 of the baseline in the same run.
+
+    The whole interval of the ratio must lie on one side of the bound; otherwise, and where nothing steady was
+    measured, it is inconclusive. It only informs unless the recipe declares the machine quiet.
+
+    Args:
+        goals: the recipe's goals; those on other metrics are passed over.
+        cells: after the timing.
+        baseline: one of ``cells``: a ratio to another run would compare two machines.
+        settings: the recipe's ``gate`` section.
+
+    Raises:
+        ConfigError: a goal binds no measured cell.
     """
     return tuple(
-        _JUDGES[goal.type](goal, cell, baseline) for goal in goals for cell in _bound_cells(goal, cells, baseline)
+        _judge_ratio(goal, cell, baseline, informational=not settings.quiet_machine)
+        for goal in goals
+        if goal.metric == LATENCY_METRIC
+        for cell in _bound(goal, cells, baseline)
     )
 
 
@@ -46,103 +119,203 @@ def metric_value(cell: Cell, metric: str) -> float | None:
     return cell.metrics.get(metric)
 
 
-def _judge_threshold(goal: Goal, cell: Cell, baseline: Cell) -> GateResult:
-    value = _required_value(goal, cell)
-    return _result(goal, cell, value, None, goal.value, "the threshold")
+def _judge(goal: Goal, cell: Contestant, baseline: Contestant, settings: GateSection) -> GateResult | _Pairing:
+    if goal.metric in AGAINST_ITSELF and (cell.cell.drift is None):
+        return _unmeasured(goal, cell.cell, wording.NO_DRIFT)
+    value = _required(goal, cell, baseline)
+    if goal.type not in RELATIVE_TYPES:
+        return _compared(goal, cell.cell, value, None, goal.value, wording.limit_of(goal))
+    reference = _required(goal, baseline, baseline)
+    margin = _margin(goal, reference)
+    if goal.metric == SPARSITY_METRIC or not (math.isfinite(value) and math.isfinite(reference)):
+        origin = wording.origin_of(goal, baseline.cell.id, reference)
+        return _compared(goal, cell.cell, value, reference, reference - margin, origin)
+    return _Pairing(
+        goal, cell, baseline, value, reference, margin, _test(goal, cell, baseline, margin, settings, tests=1)
+    )
 
 
-def _judge_max_degradation(goal: Goal, cell: Cell, baseline: Cell) -> GateResult:
-    value, reference = _required_value(goal, cell), _required_value(goal, baseline)
-    origin = f"{baseline.id} {_number(reference)} less the allowed {_number(goal.value)}"
-    return _result(goal, cell, value, reference, reference - goal.value, origin)
+def _margin(goal: Goal, reference: float) -> float:
+    return goal.value if goal.type == "max-degradation" else (1.0 - goal.value / 100.0) * reference
 
 
-def _judge_percent_of_baseline(goal: Goal, cell: Cell, baseline: Cell) -> GateResult:
-    value, reference = _required_value(goal, cell), _required_value(goal, baseline)
-    origin = f"{_number(goal.value)} % of {baseline.id} {_number(reference)}"
-    return _result(goal, cell, value, reference, goal.value / 100.0 * reference, origin)
+def _test(
+    goal: Goal, cell: Contestant, baseline: Contestant, margin: float, settings: GateSection, *, tests: int
+) -> Evidence:
+    """The paired test of a goal, as strict as if it were the most significant of so many."""
+    metric, suffix = split_metric(goal.metric, cell.rows)
+    confidence = goal.confidence or settings.confidence
+    return compare_rows(
+        metric,
+        baseline.rows[suffix],
+        cell.rows[suffix],
+        margin=margin,
+        confidence=1.0 - (1.0 - confidence) / tests,
+        resamples=settings.resamples,
+        seed=settings.seed,
+    )
 
 
-# A type of goal is one function here; one that needs per-example data reads the predictions that the cells name.
-_JUDGES: Mapping[str, Judge] = {
-    "threshold": _judge_threshold,
-    "max-degradation": _judge_max_degradation,
-    "percent-of-baseline": _judge_percent_of_baseline,
-}
-_ABSOLUTE_TYPES = frozenset({"threshold"})
-
-
-def _bound_cells(goal: Goal, cells: Sequence[Cell], baseline: Cell) -> list[Cell]:
-    bound = [
-        cell
-        for cell in cells
-        if (not goal.runtimes or cell.runtime in goal.runtimes)
-        and (not goal.precisions or cell.precision in goal.precisions)
-        and (goal.type in _ABSOLUTE_TYPES or cell != baseline)
+def _verdicts(pairings: Sequence[_Pairing], settings: GateSection) -> list[GateResult]:
+    """Correct all paired tests of the run together, passes and fails each as a family of their own."""
+    correct = holm if settings.correction == "holm" else tuple
+    passes = correct([pairing.evidence.p_pass for pairing in pairings])
+    fails = correct([pairing.evidence.p_fail for pairing in pairings])
+    corrected = len(pairings) if settings.correction == "holm" else 1
+    return [
+        _verdict(pairing, p_pass, p_fail, settings, tests=corrected)
+        for pairing, p_pass, p_fail in zip(pairings, passes, fails, strict=True)
     ]
-    if not bound:
-        measured = ", ".join(cell.id for cell in cells) or "none"
-        besides = "" if goal.type in _ABSOLUTE_TYPES else f" besides the baseline {baseline.id}"
-        raise ConfigError(
-            f"{_goal_name(goal)}: expected at least one measured cell{besides} of runtimes {_selection(goal.runtimes)} "
-            f"and precisions {_selection(goal.precisions)}; measured: {measured}. Correct goals, or bench those cells."
+
+
+def _verdict(pairing: _Pairing, p_pass: float, p_fail: float, settings: GateSection, *, tests: int) -> GateResult:
+    goal, cell, found = pairing.goal, pairing.cell.cell, pairing.evidence
+    alpha = 1.0 - found.confidence
+    verdict = wording.verdict_of(p_pass, p_fail, alpha)
+    needed = None
+    if verdict == "inconclusive":
+        strict = (
+            found if tests == 1 else _test(goal, pairing.cell, pairing.baseline, pairing.margin, settings, tests=tests)
         )
-    return bound
+        needed = strict.rows_needed
+    evidence = found.model_copy(update={"p_pass": p_pass, "p_fail": p_fail, "rows_needed": needed})
+    return GateResult(
+        goal=goal,
+        cell=cell.id,
+        value=pairing.value,
+        baseline=pairing.reference,
+        bound=pairing.reference - pairing.margin,
+        verdict=verdict,
+        explanation=wording.paired_sentence(
+            goal,
+            cell.id,
+            pairing.baseline.cell.id,
+            (pairing.value, pairing.reference),
+            evidence,
+            margin=pairing.margin,
+            scale=1.0 if _in_percent(pairing.cell.rows) else 100.0,
+            alone=wording.verdict_of(found.p_pass, found.p_fail, alpha),
+            tests=tests,
+        ),
+        evidence=evidence,
+    )
 
 
-def _required_value(goal: Goal, cell: Cell) -> float:
-    if "loss" in goal.metric.split("_"):
-        raise ConfigError(
-            f"{_goal_name(goal)}: a goal needs a metric that is better when higher; found {goal.metric!r}"
-        )
-    value = metric_value(cell, goal.metric)
-    if value is None:
-        known = [name for name in sorted(cell.metrics) if "loss" not in name.split("_")]
-        known += [SPARSITY_METRIC] if cell.sparsity else []
-        raise ConfigError(
-            f"{_goal_name(goal)}: {cell.id} has no metric {goal.metric!r}; known metrics: {', '.join(known) or 'none'}"
-        )
-    return value
+def _in_percent(rows: Rows) -> bool:
+    """SQuAD's official script answers in percent; every other metric of the project is a share."""
+    return "exact_match" in next(iter(rows.values()))[0]
 
 
-def _result(goal: Goal, cell: Cell, value: float, reference: float | None, bound: float, origin: str) -> GateResult:
+def _judge_ratio(goal: Goal, cell: Cell, baseline: Cell, *, informational: bool) -> GateResult:
+    speedup = cell.speedup
+    if speedup is None or not (cell.stable and baseline.stable):
+        why = wording.NO_LATENCY if speedup is None else cell.instability or baseline.instability
+        return _unmeasured(goal, cell, why, informational=informational)
+    ratio, low, high = 1.0 / speedup.value, 1.0 / speedup.high, 1.0 / speedup.low
+    at_most = goal.type == "at-most"
+    clears, misses = (high <= goal.value, low > goal.value) if at_most else (low >= goal.value, high < goal.value)
+    verdict: wording.Verdict = "pass" if clears else "fail" if misses else "inconclusive"
+    return GateResult(
+        goal=goal,
+        cell=cell.id,
+        value=ratio,
+        baseline=None,
+        bound=goal.value,
+        verdict=verdict,
+        explanation=wording.ratio_sentence(
+            goal, cell.id, baseline.id, (ratio, low, high), speedup.confidence, verdict, informational=informational
+        ),
+        informational=informational,
+    )
+
+
+def _unmeasured(goal: Goal, cell: Cell, why: str, *, informational: bool = False) -> GateResult:
+    return GateResult(
+        goal=goal,
+        cell=cell.id,
+        value=None,
+        baseline=None,
+        bound=goal.value,
+        verdict="inconclusive",
+        explanation=f"{goal.metric} of {cell.id} was not measured: {why}.",
+        informational=informational,
+    )
+
+
+def _compared(goal: Goal, cell: Cell, value: float, reference: float | None, bound: float, origin: str) -> GateResult:
     finite = math.isfinite(value) and math.isfinite(bound)
-    scale = max(abs(value), abs(bound), abs(reference or 0.0))
-    passed = finite and value >= bound - RELATIVE_EPSILON * scale
-    if finite:
-        shown, limit = _distinct_numbers(value, bound)
-        relation = "reaches" if passed else "misses"
-        sentence = f"{goal.metric} {shown} of {cell.id} {relation} the bound {limit} ({origin})."
-    else:
-        sentence = f"{goal.metric} of {cell.id} is {value:g} and the bound is {bound:g} ({origin}): not comparable."
+    slack = RELATIVE_EPSILON * max(abs(value), abs(bound), abs(reference or 0.0))
+    within = value <= bound + slack if goal.type == "at-most" else value >= bound - slack
     return GateResult(
         goal=goal,
         cell=cell.id,
         value=value,
         baseline=reference,
         bound=bound,
-        verdict="pass" if passed else "fail",
-        explanation=sentence,
+        verdict="pass" if finite and within else "fail",
+        explanation=wording.compared_sentence(goal, cell.id, value, bound, origin, passed=within),
     )
 
 
-def _distinct_numbers(value: float, bound: float) -> tuple[str, str]:
-    """Both numbers as text, with enough digits that a near miss does not read ``0.9 misses 0.9``."""
-    close = math.isclose(value, bound, rel_tol=RELATIVE_EPSILON)
-    for digits in range(5, 17):
-        texts = f"{value:.{digits}g}", f"{bound:.{digits}g}"
-        if close or texts[0] != texts[1]:
-            break
-    return texts
+def _check_metric(goal: Goal) -> None:
+    name = wording.goal_name(goal)
+    if "loss" in goal.metric.split("_"):
+        raise ConfigError(f"{name}: a goal needs a metric that is better when higher; found {goal.metric!r}")
+    if goal.type in RELATIVE_TYPES and goal.metric in (*AGAINST_BASELINE, *AGAINST_ITSELF):
+        raise ConfigError(f"{name}: {goal.metric} compares already; use type at-most or threshold")
 
 
-def _number(value: float) -> str:
-    return f"{value:.5g}"
+def _bound_cells(goal: Goal, cells: Sequence[Contestant], baseline: Contestant) -> list[Contestant]:
+    others = [cell.cell for cell in cells]
+    bound = _bound(goal, others, baseline.cell)
+    return [cell for cell in cells if any(cell.cell is one for one in bound)]
 
 
-def _goal_name(goal: Goal) -> str:
-    return f"goal {goal.metric} {goal.type} {_number(goal.value)}"
+def _bound(goal: Goal, cells: Sequence[Cell], baseline: Cell) -> list[Cell]:
+    relative = goal.type in RELATIVE_TYPES or goal.metric in AGAINST_BASELINE
+    bound = [
+        cell
+        for cell in cells
+        if (not goal.runtimes or cell.runtime in goal.runtimes)
+        and (not goal.precisions or cell.precision in goal.precisions)
+        and not (relative and cell is baseline)
+    ]
+    if not bound:
+        measured = ", ".join(cell.id for cell in cells) or "none"
+        besides = f" besides the baseline {baseline.id}" if relative else ""
+        raise ConfigError(
+            f"{wording.goal_name(goal)}: expected at least one measured cell{besides} of runtimes "
+            f"{wording.selection(goal.runtimes)} and precisions {wording.selection(goal.precisions)}; measured: "
+            f"{measured}. Correct goals, or bench those cells."
+        )
+    return bound
 
 
-def _selection(names: tuple[str, ...]) -> str:
-    return ", ".join(names) or "any"
+def _required(goal: Goal, contestant: Contestant, baseline: Contestant) -> float:
+    """The figure that a goal is about."""
+    value = _figure(goal.metric, contestant, baseline)
+    if value is None:
+        names = [name for name in sorted(contestant.cell.metrics) if "loss" not in name.split("_")]
+        names += [name for name in COMPANIONS if _figure(name, contestant, baseline) is not None]
+        raise ConfigError(
+            f"{wording.goal_name(goal)}: {contestant.cell.id} has no metric {goal.metric!r}; known metrics: "
+            f"{', '.join(names) or 'none'}"
+        )
+    return value
+
+
+def _figure(metric: str, contestant: Contestant, baseline: Contestant) -> float | None:
+    cell, drift = contestant.cell, contestant.cell.drift
+    match metric:
+        case "agreement":
+            return agreement(baseline.rows, contestant.rows)
+        case "logit_difference":
+            return logit_difference(baseline.rows, contestant.rows)
+        case "file_size_ratio":
+            return cell.file_bytes / baseline.cell.file_bytes if baseline.cell.file_bytes else None
+        case "agreement_drift":
+            return drift.agreement if drift else None
+        case "logit_drift":
+            return drift.logit_difference if drift else None
+        case _:
+            return metric_value(cell, metric)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 3: a deployment becomes a report: every runtime and precision scored, timed, weighed and gated."""
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,61 +10,37 @@ from typing import Any
 
 from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.config.loader import recipe_with_overrides
-from sparse_deploy.config.schema import Goal, Int8Mode, Recipe
+from sparse_deploy.config.schema import Goal, Recipe
+from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
 from sparse_deploy.data.tasks import Task, get_task
-from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
-from sparse_deploy.evaluation.accuracy import (
-    CellScore,
-    ValidationSplit,
-    agreement,
-    load_validation,
-    score_cell,
-    write_predictions,
+from sparse_deploy.evaluation.accuracy import ValidationSplit, load_validation, score_cell, write_predictions
+from sparse_deploy.evaluation.baseline import (
+    check_baseline_target,
+    drift_of,
+    identify,
+    make_baseline,
+    save_baseline,
 )
-from sparse_deploy.evaluation.latency import TimedRun, TimingPlan, time_rivals
+from sparse_deploy.evaluation.latency import TimedRun
 from sparse_deploy.evaluation.requests import IntArray
-from sparse_deploy.evaluation.statistics import (
-    RESAMPLES,
-    instability,
-    latency_ratio,
-    percentile,
-    summarize_latency,
-    summarize_throughput,
-    throughput_ratio,
-)
+from sparse_deploy.evaluation.statistics import RESAMPLES, percentile
 from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES, Workers
-from sparse_deploy.gate.judge import evaluate_goals
+from sparse_deploy.evaluation.zeros import CHECKPOINT, Recount, recount_zeros
+from sparse_deploy.gate.companions import agreement, logit_difference
+from sparse_deploy.gate.judge import Contestant, judge_goals, judge_latency
+from sparse_deploy.gate.zeros import judge_zeros
 from sparse_deploy.machine import describe_machine
-from sparse_deploy.report.report import load_report, write_report
-from sparse_deploy.results import BenchReport, Cell, ShapeLatency, TokenLengths
-from sparse_deploy.runtimes import Runtime, get_runtime
-from sparse_deploy.runtimes.protocol import read_config
+from sparse_deploy.report.report import write_report
+from sparse_deploy.results import BenchReport, Cell, Identity, TokenLengths
+from sparse_deploy.stages.against import Against, load_against
+from sparse_deploy.stages.candidates import Candidate, check_lengths, find_candidates
+from sparse_deploy.stages.timing import SEED, time_cells, timed_cells
 
 Progress = Callable[[str, float], None]
-BASELINE = ("pytorch", "fp32")
 # MLPerf's lower bar; what `bench --gate` asks for when a recipe has no goals.
 DEFAULT_GOAL: dict[str, Any] = {"type": "percent-of-baseline", "value": 99.0}
 # Accuracy is the first part of a run, timing the rest; only for the progress display.
 _ACCURACY_SHARE = 0.5
-_SEED = 0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A runtime x precision that this deployment has a file for."""
-
-    runtime: Runtime
-    precision: str
-
-    @property
-    def id(self) -> str:
-        """The cell's id."""
-        return f"{self.runtime.name}-{self.precision}"
-
-    @property
-    def file(self) -> str:
-        """The model file, relative to the deployment."""
-        return self.runtime.files[self.precision]
 
 
 def bench_deployment(
@@ -75,6 +50,7 @@ def bench_deployment(
     overrides: Sequence[str] = (),
     data_dir: Path | None = None,
     against: Path | None = None,
+    new_baseline: Path | None = None,
     explicit: bool = False,
     timing: bool = True,
     default_goal: bool = False,
@@ -87,7 +63,8 @@ def bench_deployment(
         report_dir: gets ``report.json``, ``report.md``, ``report.html`` and ``predictions/``.
         overrides: ``a.b=value`` texts over the deployment's own recipe.
         data_dir: folder with the task's text; the hub when omitted.
-        against: an earlier ``report.json``; its baseline cell is what relative goals refer to.
+        against: a stored baseline or an earlier ``report.json``; relative goals refer to its baseline cell.
+        new_baseline: file that gets the answers of this run.
         explicit: the user named the cells, so one that can't run is an error instead of left out.
         timing: also measure latency and throughput.
         default_goal: judge a recipe without goals by 99 % of the baseline's primary metric.
@@ -105,13 +82,16 @@ def bench_deployment(
     assumed = DEFAULT_GOAL if default_goal and not recipe.goals else None
     if assumed:
         recipe = recipe.model_copy(update={"goals": (Goal(metric=task.primary_metric, **assumed),)})
-    _check_lengths(deployment, recipe)
+    check_lengths(deployment, recipe)
+    if new_baseline:
+        check_baseline_target(new_baseline)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)
-    earlier = load_report(against) if against else None
     progress("loading text", 0.0)
     splits = load_validation(task, recipe.data, deployment, data_dir)
-    if earlier:
-        _check_alike(earlier, against, task, len(splits[0].encoded.examples))
+    identity = _identify(deployment, manifest, task, recipe, splits)
+    earlier = load_against(against, identity, splits) if against else None
+    progress("counting zeros", 0.0)
+    recount = recount_zeros(deployment, [candidate.file for candidate in candidates], manifest, recipe.sparsity)
 
     machine = describe_machine()
     threads = recipe.bench.threads or machine.usable_cpus
@@ -119,16 +99,18 @@ def bench_deployment(
         tempfile.TemporaryDirectory(prefix="sparse-deploy-bench-") as scratch,
         Workers(threads, Path(scratch)) as workers,
     ):
-        cells, scores = _score(candidates, workers, manifest, recipe, task, splits, deployment, Path(scratch), progress)
+        run = _Run(deployment, recipe, task, splits, workers, Path(scratch), progress)
+        scored = run.score(candidates, recount, earlier)
         # Before the timing: a goal that can't be judged must not cost the user the rest of the run.
-        baseline = earlier.cell(earlier.baseline) if earlier else cells[0]
-        gates = evaluate_goals(recipe.goals, cells, baseline)
-        timed = _time(workers, splits[0], recipe, timing, progress)
-    if timed:
-        cells = _timed_cells(cells, timed, recipe)
+        baseline = earlier.baseline if earlier else scored[0]
+        gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
+        gates += judge_goals(recipe.goals, scored, baseline, recipe.gate)
+        timed = run.time() if timing else None
+    cells = timed_cells([one.cell for one in scored], timed, recipe) if timed else [one.cell for one in scored]
+    gates += judge_latency(recipe.goals, cells, cells[0], recipe.gate)
     cells = [
-        cell.model_copy(update={"predictions": write_predictions(report_dir, cell.id, scores[cell.id].rows)})
-        for cell in cells
+        cell.model_copy(update={"predictions": write_predictions(report_dir, cell.id, one.rows)})
+        for cell, one in zip(cells, scored, strict=True)
     ]
     report = BenchReport(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -140,206 +122,108 @@ def bench_deployment(
         baseline=cells[0].id,
         machine=machine,
         versions=package_versions(),
-        settings=_settings(recipe, threads, skipped, against, splits, timed) | {"default_goal": assumed},
+        settings={
+            **_settings(recipe, threads, splits, timed),
+            "skipped_cells": skipped,
+            "default_goal": assumed,
+            "against": str(against) if against else None,
+            **(earlier.facts if earlier else {}),
+        },
         lengths=_token_lengths(splits[0].encoded.lengths),
+        identity=identity,
         cells=tuple(cells),
-        gates=gates,
+        gates=tuple(gates),
         reference=recipe.reference,
     )
     write_report(report, report_dir)
+    if new_baseline:
+        save_baseline(make_baseline(recipe.name, identity, scored, cells[0].id, machine), new_baseline)
     return report
 
 
-def find_candidates(
-    deployment: Path, recipe: Recipe, *, explicit: bool = False
-) -> tuple[list[Candidate], dict[str, str]]:
-    """The cells that can run, the baseline first, and why the others can't.
+def _identify(
+    deployment: Path, manifest: Manifest, task: Task, recipe: Recipe, splits: Sequence[ValidationSplit]
+) -> Identity:
+    recorded = {record.path: record.sha256 for record in manifest.files}
+    return identify(
+        task,
+        recipe.data,
+        splits,
+        tokenizer_sha256=tokenizer_sha256(load_tokenizer(deployment)),
+        checkpoint_sha256=recorded.get(CHECKPOINT, ""),
+    )
 
-    Raises:
-        RuntimeUnavailableError: a runtime is missing that was explicitly asked for, or nothing is left.
-        ArtifactError: so for a file.
-    """
-    found: list[Candidate] = []
-    skipped: dict[str, str] = {}
-    for runtime in map(get_runtime, recipe.bench.runtimes):
-        for precision in (precision for precision in recipe.bench.precisions if precision in runtime.files):
-            candidate = Candidate(runtime, precision)
-            reason = _why_not(candidate, deployment, recipe)
-            if not reason:
-                found.append(candidate)
-            elif explicit:
-                error = ArtifactError if runtime.available() else RuntimeUnavailableError
-                raise error(f"{candidate.id} was asked for: {reason}")
-            else:
-                skipped[candidate.id] = reason
-    if not found:
-        reasons = "; ".join(f"{cell}: {reason}" for cell, reason in skipped.items()) or (
-            f"{', '.join(recipe.bench.runtimes)} runs no {', '.join(recipe.bench.precisions)}"
+
+@dataclass(frozen=True)
+class _Run:
+    """What scoring and timing share: the processes of the cells, which stay open between the two."""
+
+    deployment: Path
+    recipe: Recipe
+    task: Task
+    splits: Sequence[ValidationSplit]
+    workers: Workers
+    scratch: Path
+    progress: Progress
+
+    def score(self, candidates: Sequence[Candidate], recount: Recount, earlier: Against | None) -> list[Contestant]:
+        """Open every cell in its process and score it, the baseline first."""
+        requests = self.scratch / "requests-timed.npz"
+        self.splits[0].requests.save(requests)
+        scored: list[Contestant] = []
+        for number, candidate in enumerate(candidates):
+            self.progress(f"accuracy {candidate.id}", _ACCURACY_SHARE * number / len(candidates))
+            one = self._score(candidate, requests, recount)
+            before = scored[0] if scored else one
+            figures = {
+                "agreement": agreement(before.rows, one.rows),
+                "logit_difference": logit_difference(before.rows, one.rows),
+                "drift": drift_of(one, earlier.same_cell(candidate.id)) if earlier else None,
+            }
+            scored.append(Contestant(one.cell.model_copy(update=figures), one.rows))
+        return scored
+
+    def time(self) -> TimedRun:
+        """Time the opened cells."""
+        return time_cells(
+            self.workers,
+            self.splits[0].requests,
+            self.recipe,
+            lambda message, share: self.progress(message, _ACCURACY_SHARE + (1 - _ACCURACY_SHARE) * share),
         )
-        raise RuntimeUnavailableError(f"{deployment}: no cell can run here ({reasons})")
-    found.sort(key=lambda candidate: (candidate.runtime.name, candidate.precision) != BASELINE)
-    return found, skipped
 
-
-def _check_alike(earlier: BenchReport, path: Path | None, task: Task, examples: int) -> None:
-    for what, theirs, ours in (
-        ("task", earlier.task, task.name),
-        ("primary metric", earlier.primary_metric, task.primary_metric),
-        ("number of validation examples", earlier.examples, examples),
-    ):
-        if theirs != ours:
-            raise ConfigError(
-                f"--against {path}: its {what} is {theirs}, here it is {ours}; compare with a report on the same "
-                f"validation set"
-            )
-
-
-def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
-    if not candidate.runtime.available():
-        return _what_is_missing(candidate.runtime)
-    if not (deployment / candidate.file).is_file():
-        return f"the deployment has no {candidate.file}"
-    # PyTorch makes its INT8 model from the FP32 checkpoint, so there is always a file; not always a wish for it.
-    if candidate.precision == "int8" and recipe.quantization.mode is Int8Mode.NONE:
-        return "the deployment was exported without INT8"
-    return ""
-
-
-def _what_is_missing(runtime: Runtime) -> str:
-    try:
-        runtime.version()
-    except RuntimeUnavailableError as error:
-        return str(error)
-    return f"{runtime.name} is not installed here"
-
-
-def _check_lengths(deployment: Path, recipe: Recipe) -> None:
-    longest = read_config(deployment).get("max_position_embeddings", math.inf)
-    if recipe.data.max_length > longest:
-        raise ConfigError(f"data.max_length: the model reads at most {longest} tokens; found {recipe.data.max_length}")
-    for batch, tokens in recipe.bench.shapes:
-        if batch < 1 or not 1 <= tokens <= longest:
-            raise ConfigError(
-                f"bench.shapes: expected batch x tokens with at least 1 and at most {longest} tokens, which is the "
-                f"model's longest input; found {batch}x{tokens}"
-            )
-
-
-def _score(
-    candidates: Sequence[Candidate],
-    workers: Workers,
-    manifest: Manifest,
-    recipe: Recipe,
-    task: Task,
-    splits: Sequence[ValidationSplit],
-    deployment: Path,
-    scratch: Path,
-    progress: Progress,
-) -> tuple[list[Cell], dict[str, CellScore]]:
-    """Open every cell in its process and score it; the processes stay for the timing."""
-    requests = scratch / "requests-timed.npz"
-    splits[0].requests.save(requests)
-    cells: list[Cell] = []
-    scores: dict[str, CellScore] = {}
-    for number, candidate in enumerate(candidates):
-        progress(f"accuracy {candidate.id}", _ACCURACY_SHARE * number / len(candidates))
-        worker = workers.start(candidate.id)
+    def _score(self, candidate: Candidate, requests: Path, recount: Recount) -> Contestant:
+        worker = self.workers.start(candidate.id)
         opened = worker.call(
             "open",
             runtime=candidate.runtime.name,
             precision=candidate.precision,
-            folder=str(deployment.resolve()),
-            threads=workers.threads,
+            folder=str(self.deployment.resolve()),
+            threads=self.workers.threads,
             requests=str(requests),
         )
-        batch_size = recipe.bench.throughput_batch_size
-        scores[candidate.id] = score_cell(worker, task, splits, scratch, batch_size=batch_size, data=recipe.data)
-        cells.append(
-            Cell(
-                id=candidate.id,
-                runtime=candidate.runtime.name,
-                precision=candidate.precision,
-                file=candidate.file,
-                note=candidate.runtime.notes.get(candidate.precision, ""),
-                version=opened["version"],
-                metrics=scores[candidate.id].metrics,
-                agreement=agreement(task, scores[candidates[0].id], scores[candidate.id]),
-                load_ms=opened["load_ms"],
-                first_inference_ms=opened["first_inference_ms"],
-                file_bytes=_model_bytes(deployment / candidate.file),
-                rss_bytes=worker.call("rss")["rss_bytes"],
-                sparsity=manifest.sparsity.get(candidate.file),
-            )
+        batch_size = self.recipe.bench.throughput_batch_size
+        score = score_cell(worker, self.task, self.splits, self.scratch, batch_size=batch_size, data=self.recipe.data)
+        cell = Cell(
+            id=candidate.id,
+            runtime=candidate.runtime.name,
+            precision=candidate.precision,
+            file=candidate.file,
+            note=candidate.runtime.notes.get(candidate.precision, ""),
+            version=opened["version"],
+            metrics=score.metrics,
+            load_ms=opened["load_ms"],
+            first_inference_ms=opened["first_inference_ms"],
+            file_bytes=_model_bytes(self.deployment / candidate.file),
+            rss_bytes=worker.call("rss")["rss_bytes"],
+            sparsity=recount.records[candidate.file],
         )
-    return cells, scores
+        return Contestant(cell, score.rows)
 
 
 def _model_bytes(path: Path) -> int:
     weights = path.with_suffix(".bin")  # OpenVINO IR keeps its weights beside the graph
     return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
-
-
-def _time(
-    workers: Workers, split: ValidationSplit, recipe: Recipe, timing: bool, progress: Progress
-) -> TimedRun | None:
-    if not timing:
-        return None
-    plan = TimingPlan(
-        blocks=recipe.bench.blocks,
-        block_seconds=recipe.bench.block_seconds,
-        warmup_seconds=recipe.bench.warmup_seconds,
-        batch_size=recipe.bench.throughput_batch_size,
-        shapes=recipe.bench.shapes,
-        seed=_SEED,
-    )
-    return time_rivals(
-        {cell: workers[cell] for cell in workers},
-        split.requests,
-        plan,
-        lambda message, share: progress(message, _ACCURACY_SHARE + (1 - _ACCURACY_SHARE) * share),
-    )
-
-
-def _timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[Cell]:
-    baseline = timed.cells[cells[0].id]
-    finished = []
-    for cell in cells:
-        raw = timed.cells[cell.id]
-        is_baseline = raw is baseline
-        latency = summarize_latency(raw.latency)
-        throughput = summarize_throughput(raw.throughput, recipe.bench.throughput_batch_size)
-        shapes = tuple(
-            ShapeLatency(
-                batch=batch,
-                tokens=tokens,
-                latency=summarize_latency(blocks),
-                speedup=None if is_baseline else latency_ratio(baseline.shapes[batch, tokens], blocks, seed=_SEED),
-            )
-            for (batch, tokens), blocks in raw.shapes.items()
-        )
-        doubts = [
-            instability("latency", latency.cv),
-            instability("throughput", throughput.cv),
-            *(instability(f"latency of shape {s.batch}x{s.tokens}", s.latency.cv) for s in shapes),
-        ]
-        reason = "; ".join(doubt for doubt in doubts if doubt)
-        finished.append(
-            cell.model_copy(
-                update={
-                    "latency": latency,
-                    "throughput": throughput,
-                    "shapes": shapes,
-                    "rss_bytes": raw.rss_bytes,
-                    "speedup": None if is_baseline else latency_ratio(baseline.latency, raw.latency, seed=_SEED),
-                    "throughput_gain": (
-                        None if is_baseline else throughput_ratio(baseline.throughput, raw.throughput, seed=_SEED)
-                    ),
-                    "stable": not reason,
-                    "instability": reason,
-                }
-            )
-        )
-    return finished
 
 
 def _token_lengths(lengths: IntArray) -> TokenLengths:
@@ -354,18 +238,11 @@ def _token_lengths(lengths: IntArray) -> TokenLengths:
 
 
 def _settings(
-    recipe: Recipe,
-    threads: int,
-    skipped: dict[str, str],
-    against: Path | None,
-    splits: Sequence[ValidationSplit],
-    timed: TimedRun | None,
+    recipe: Recipe, threads: int, splits: Sequence[ValidationSplit], timed: TimedRun | None
 ) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "threads": threads,
         "environment": dict.fromkeys(THREAD_VARIABLES, str(threads)),
-        "skipped_cells": skipped,
-        "against": str(against) if against else None,
         "max_length": recipe.data.max_length,
         "truncated_examples": sum(split.encoded.truncated for split in splits),
         "accuracy_batch_size": recipe.bench.throughput_batch_size,
@@ -379,7 +256,7 @@ def _settings(
             "requests_per_latency_pass": timed.mix_size,
             "batches_per_throughput_pass": timed.batches,
             "percentiles": "nearest rank",
-            "interval": f"percentile bootstrap over paired blocks, {RESAMPLES} resamples, seed {_SEED}",
+            "interval": f"percentile bootstrap over paired blocks, {RESAMPLES} resamples, seed {SEED}",
             "warm_up_settled": {cell: raw.settled for cell, raw in timed.cells.items()},
         }
     return settings

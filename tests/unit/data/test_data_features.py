@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.features import encode_split, load_tokenizer, pad_batch, tokenize_training
+from sparse_deploy.data.features import encode_split, load_tokenizer, pad_batch, tokenize_training, tokenizer_sha256
 from sparse_deploy.data.tasks import MODEL_INPUTS, get_task
 from sparse_deploy.errors import CheckpointError, ConfigError
 
@@ -151,3 +151,18 @@ def test_missing_and_damaged_tokenizer(tokenizer_folder, tmp_path_factory):
     (tokenizer_folder / "tokenizer.json").write_text('{"version": "1.0", "model": ')
     with pytest.raises(CheckpointError, match="can't be loaded"):
         load_tokenizer(tokenizer_folder)
+
+
+def test_a_tokenizer_is_known_by_what_it_does(tiny_encoder, tmp_path):
+    known = tokenizer_sha256(load_tokenizer(tiny_encoder))
+    load_tokenizer(tiny_encoder).save_pretrained(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    content["padding"] = {"strategy": {"Fixed": 128}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+                          "pad_type_id": 0, "pad_token": "[PAD]"}  # fmt: skip
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content, indent=1))
+    assert tokenizer_sha256(load_tokenizer(tmp_path)) == known
+    vocabulary = content["model"]["vocab"]
+    first, second = sorted(vocabulary)[100:102]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    assert tokenizer_sha256(load_tokenizer(tmp_path)) != known

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sparse_deploy.data.loading import load_split
+from sparse_deploy.data.loading import load_split, row_sha256
 from sparse_deploy.data.tasks import TASKS, get_task
 from sparse_deploy.errors import DataError
 
@@ -163,3 +163,10 @@ def test_real_validation_splits_pass_the_checks(real_data, name):
     loaded = load_split(task, task.validation_splits[""], real_data)
     assert len(loaded) == rows.get(name, 10570)
     assert set(loaded.column_names) == set(task.columns)
+
+
+def test_a_row_is_known_by_its_texts_and_its_label():
+    one = {"sentence": "é good", "label": 1}
+    assert row_sha256(SST2, one) == row_sha256(SST2, {"label": 1, "sentence": "é good"}) != ""
+    assert len({row_sha256(SST2, row) for row in (one, one | {"label": 0}, one | {"sentence": "e good"})}) == 3
+    assert row_sha256(SQUAD, question()) != row_sha256(SQUAD, question(context=CONTEXT + " "))

@@ -11,7 +11,7 @@ from transformers import EvalPrediction
 
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import EncodedSplit, encode_split
-from sparse_deploy.data.metrics import compute_metrics_for, score_split, squad_scores
+from sparse_deploy.data.metrics import compute_metrics_for, metrics_of_rows, score_split, squad_scores
 from sparse_deploy.data.tasks import get_task
 from sparse_deploy.errors import DataError
 
@@ -50,6 +50,13 @@ def test_rows_are_json_ready_and_in_order():
     assert json.loads(json.dumps(score.rows)) == score.rows
     assert [row["correct"] for row in score.rows] == [True, True, False, False, True, True]
     assert score.rows[2] == {"id": 2, "label": 1, "prediction": 0, "correct": False, "logits": [4.0, 0.0]}
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc"])
+def test_metrics_of_all_rows_are_those_of_the_split_and_fewer_rows_can_be_scored(task):
+    score = score_split(get_task(task), labelled(LABELS), outputs(PREDICTED))
+    assert metrics_of_rows(get_task(task), score.rows) == {k: v for k, v in score.metrics.items() if k != "loss"}
+    assert metrics_of_rows(get_task(task), score.rows[:2])["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("constant", [0, 1])
@@ -149,7 +156,12 @@ def test_questions_are_scored_per_example_over_their_windows(tokenizer):
         logits.append((start, end))
     score = score_split(task, split, logits)
     assert [row["id"] for row in score.rows] == ["q1", "q2"]
-    assert score.rows[0] == {"id": "q1", "answers": ["paris"], "prediction": "paris", "exact_match": 100.0, "f1": 100.0}
+    first, second = score.rows
+    assert {key: first[key] for key in ("answers", "prediction", "exact_match", "f1")} == {
+        "answers": ["paris"], "prediction": "paris", "exact_match": 100.0, "f1": 100.0,
+    }  # fmt: skip
+    assert first["logits"] == [9.0, 9.0]  # of the context; the padding's 50 don't count
+    assert first["paragraph"] == second["paragraph"]
     assert score.rows[1]["exact_match"] == 0.0
     assert score.metrics["exact_match"] == 50.0
     assert json.loads(json.dumps(score.rows)) == score.rows

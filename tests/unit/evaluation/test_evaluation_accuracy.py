@@ -9,7 +9,7 @@ import pytest
 
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.tasks import get_task
-from sparse_deploy.evaluation.accuracy import CellScore, agreement, load_validation, score_cell, write_predictions
+from sparse_deploy.evaluation.accuracy import load_validation, score_cell, write_predictions
 from sparse_deploy.evaluation.requests import Requests
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -48,24 +48,12 @@ def test_every_split_is_scored_and_the_second_carries_its_suffix(mnli, tiny_enco
     assert score.metrics["accuracy_mismatched"] == 0.5
     assert [row["prediction"] for row in score.rows[""]] == [0, 1, 2, 1]
     assert [row["prediction"] for row in score.rows["mismatched"]] == [1, 1]
+    assert tuple(row["sha256"] for row in score.rows[""]) == splits[0].digests
 
 
 def test_limited_validation(mnli, tiny_encoder):
     splits = load_validation(get_task("mnli"), DataSection(validation_samples=2), tiny_encoder, mnli)
     assert [len(split.requests) for split in splits] == [2, 2]
-
-
-def score_of(*predictions) -> CellScore:
-    return CellScore({}, {"": [{"prediction": prediction} for prediction in predictions]})
-
-
-def test_agreement_counts_equal_predictions():
-    assert agreement(get_task("sst2"), score_of(0, 1, 1, 0), score_of(0, 1, 0, 0)) == 0.75
-    assert agreement(get_task("squad"), score_of("Paris", ""), score_of("Paris", "the")) == 0.5
-
-
-def test_agreement_of_real_numbers_means_nothing():
-    assert agreement(get_task("stsb"), score_of(1.0), score_of(1.0)) is None
 
 
 def test_predictions_are_one_json_object_per_line(tmp_path):

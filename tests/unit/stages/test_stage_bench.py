@@ -22,7 +22,8 @@ from sparse_deploy.errors import (
 )
 from sparse_deploy.results import BenchReport
 from sparse_deploy.runtimes.onnxruntime import OnnxRuntime
-from sparse_deploy.stages.bench import bench_deployment, find_candidates
+from sparse_deploy.stages.bench import bench_deployment
+from sparse_deploy.stages.candidates import find_candidates
 
 QUICK = ("bench.runtimes=[onnxruntime, openvino]", "bench.precisions=[fp32]")
 RECIPE = {
@@ -99,34 +100,9 @@ def run(deployment: Path, folder: Path, *more: str, **options) -> BenchReport:
 class TestGoals:
     def test_a_missed_goal_is_in_the_report_and_nothing_is_raised(self, deployment, tmp_path):
         report = run(deployment, tmp_path, "goals=[{metric: accuracy, type: threshold, value: 1.01}]")
-        assert {gate.verdict for gate in report.gates} == {"fail"}
+        assert {gate.verdict for gate in report.gates if gate.goal.metric == "accuracy"} == {"fail"}
         assert (tmp_path / "report.json").is_file()
         assert report.cells[0].latency is None
-
-    def test_relative_goals_refer_to_the_earlier_baseline(self, deployment, tmp_path):
-        goal = "goals=[{metric: accuracy, type: max-degradation, value: 0.0}]"
-        earlier = json.loads(run(deployment, tmp_path / "one", goal).model_dump_json())
-        earlier["cells"][0]["metrics"]["accuracy"] = 0.999
-        (tmp_path / "earlier.json").write_text(json.dumps(earlier))
-        report = run(deployment, tmp_path / "two", goal, against=tmp_path / "earlier.json")
-        assert {gate.verdict for gate in report.gates} == {"fail"}
-        assert {gate.baseline for gate in report.gates} == {0.999}
-
-    @pytest.mark.parametrize(
-        ("key", "value", "message"),
-        [
-            ("task", "sst2", "its task is sst2, here it is demo"),
-            ("primary_metric", "f1", "its primary metric is f1"),
-            ("examples", 41, "its number of validation examples is 41, here it is 40"),
-        ],
-    )
-    def test_unlike_reports_are_not_compared(self, deployment, measured, tmp_path, key, value, message):
-        earlier = json.loads((measured[1] / "report.json").read_text())
-        earlier[key] = value
-        (tmp_path / "earlier.json").write_text(json.dumps(earlier))
-        with pytest.raises(ConfigError, match=message):
-            run(deployment, tmp_path / "report", against=tmp_path / "earlier.json")
-        assert not (tmp_path / "report").exists()
 
     def test_a_goal_without_a_metric_fails_before_anything_is_timed(self, deployment, tmp_path):
         messages: list[str] = []

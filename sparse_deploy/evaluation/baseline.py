@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stored baselines: the answers of every cell of a run, and the identity of what they are answers to.
+
+One JSON file in columns, so that 872 rows of SST-2 and seven cells take 0.3 MB. Texts are not in it, only their
+fingerprints; predictions are (those of SQuAD are words of its text). A ``report.json`` with its predictions beside it
+holds the same, and is read into the same type.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import ValidationError
+
+from sparse_deploy.artifacts import package_versions, write_text_atomically
+from sparse_deploy.config.schema import DataSection
+from sparse_deploy.data.metrics import metrics_of_rows
+from sparse_deploy.data.tasks import Task, TaskKind, get_task
+from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.evaluation.accuracy import PREDICTIONS_FOLDER, Row, ValidationSplit, predictions_file
+from sparse_deploy.gate.companions import agreement, logit_difference
+from sparse_deploy.gate.judge import Contestant
+from sparse_deploy.machine import Machine
+from sparse_deploy.results import BenchReport, Cell, Drift, Figures, Identity, SplitIdentity
+
+KIND: Final = "sparse-deploy baseline"
+_MAX_BYTES = 256 * 2**20
+_HOW = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
+_LOGIT_DIGITS = 6
+# Columns that all cells share, and those of each cell. What follows from them (correct, score) is not stored.
+_SHARED = ("id", "sha256", "label", "paragraph")
+_OWN = ("prediction", "logits", "exact_match", "f1")
+Columns = dict[str, list[Any]]
+
+
+class StoredCell(Figures):
+    """One cell without its timing, and its answers in columns, by the suffix of the split."""
+
+    cell: Cell
+    answers: dict[str, Columns]
+
+
+class Baseline(Figures):
+    """What ``bench --save-baseline`` writes.
+
+    Attributes:
+        baseline: id of the cell that relative goals refer to.
+        rows: what all cells share, in columns, by the suffix of the split.
+    """
+
+    kind: Literal["sparse-deploy baseline"] = KIND
+    schema_version: Literal[1] = 1
+    created: str
+    name: str
+    identity: Identity
+    versions: dict[str, str]
+    machine: Machine
+    baseline: str
+    rows: dict[str, Columns]
+    cells: tuple[StoredCell, ...]
+
+    def contestant(self, cell_id: str, examples: Mapping[str, int]) -> Contestant | None:
+        """A stored cell on the first so many examples of each split, its metrics made of those; None without it."""
+        stored = next((one for one in self.cells if one.cell.id == cell_id), None)
+        if stored is None:
+            return None
+        task = get_task(self.identity.task)
+        rows = {
+            suffix: _as_rows(task, self.rows[suffix], stored.answers[suffix], count)
+            for suffix, count in examples.items()
+        }
+        metrics = {
+            f"{name}_{suffix}" if suffix else name: value
+            for suffix, lines in rows.items()
+            for name, value in metrics_of_rows(task, lines).items()
+        }
+        return Contestant(stored.cell.model_copy(update={"metrics": metrics}), rows)
+
+
+def identify(
+    task: Task, data: DataSection, splits: Sequence[ValidationSplit], *, tokenizer_sha256: str, checkpoint_sha256: str
+) -> Identity:
+    """The identity of a run.
+
+    Args:
+        task: what is scored.
+        data: the recipe's ``data`` section.
+        splits: the validation splits.
+        tokenizer_sha256: see :func:`sparse_deploy.data.features.tokenizer_sha256`.
+        checkpoint_sha256: of the deployment's ``model.safetensors``.
+    """
+    inputs = {"max_length": data.max_length}
+    if task.kind is TaskKind.QUESTION_ANSWERING:
+        inputs |= {"doc_stride": data.doc_stride, "max_answer_length": data.max_answer_length}
+    return Identity(
+        task=task.name,
+        inputs=inputs,
+        splits={split.suffix: _split_identity(split.digests) for split in splits},
+        tokenizer_sha256=tokenizer_sha256,
+        checkpoint_sha256=checkpoint_sha256,
+    )
+
+
+def make_baseline(
+    name: str, identity: Identity, cells: Sequence[Contestant], baseline: str, machine: Machine
+) -> Baseline:
+    """The answers of a run, ready to be stored."""
+    return Baseline(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        name=name,
+        identity=identity,
+        versions=package_versions(),
+        machine=machine,
+        baseline=baseline,
+        rows={suffix: _columns(rows, _SHARED) for suffix, rows in cells[0].rows.items()},
+        cells=tuple(
+            StoredCell(
+                cell=one.cell.model_copy(update={"latency": None, "throughput": None, "shapes": (), "predictions": ""}),
+                answers={suffix: _columns(rows, _OWN) for suffix, rows in one.rows.items()},
+            )
+            for one in cells
+        ),
+    )
+
+
+def save_baseline(baseline: Baseline, path: Path) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        ArtifactError: it can't be written.
+    """
+    check_baseline_target(path)
+    write_text_atomically(path, baseline.model_dump_json() + "\n")
+
+
+def check_baseline_target(path: Path) -> None:
+    """Refuse early what can't become a baseline file.
+
+    Raises:
+        ConfigError: a folder, or in a folder that does not exist.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        found = "a folder" if path.is_dir() else f"no folder {str(path.parent)!r}"
+        raise ConfigError(f"--save-baseline {path}: expected a file in a folder that exists, found {found}")
+
+
+def is_baseline(path: Path) -> bool:
+    """Whether a file was written by :func:`save_baseline`; anything else may be a report."""
+    try:
+        with path.open("rb") as stream:
+            return KIND.encode() in stream.read(200)
+    except OSError:
+        return False
+
+
+def load_baseline(path: Path) -> Baseline:
+    """Read what :func:`save_baseline` wrote.
+
+    Raises:
+        ArtifactError: unreadable, of another version, or its columns contradict each other.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise ArtifactError(f"{path}: expected a baseline of at most {_MAX_BYTES} bytes; this is larger")
+        baseline = Baseline.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't read the baseline: {error.strerror}. {_HOW}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "file"
+        raise ArtifactError(f"{path}: not a readable baseline: {place}: {problem['msg']}. {_HOW}") from error
+    _check_columns(baseline, path)
+    return baseline
+
+
+def baseline_of_report(report: BenchReport, folder: Path) -> Baseline:
+    """The same out of a report and the predictions beside it.
+
+    Raises:
+        ArtifactError: it has no identity (an earlier version wrote it), or its predictions are missing or damaged.
+    """
+    path = folder / PREDICTIONS_FOLDER
+    if report.identity is None:
+        raise ArtifactError(f"{folder}: the report doesn't say what its answers were to; bench that deployment again")
+    suffixes = tuple(report.identity.splits)
+    answers = {cell.id: {s: _read_rows(path / predictions_file(cell.id, s)) for s in suffixes} for cell in report.cells}
+    try:
+        cells = [Contestant(cell, answers[cell.id]) for cell in report.cells]
+        baseline = make_baseline(report.name, report.identity, cells, report.baseline, report.machine)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{path}: not readable as predictions: {error}; bench that deployment again") from error
+    _check_columns(baseline, path)
+    return baseline
+
+
+def check_alike(stored: Baseline, ours: Identity, digests: Mapping[str, Sequence[str]], source: str) -> None:
+    """Refuse to compare with answers to something else; another checkpoint and fewer rows (the first ones) are fine.
+
+    Args:
+        stored: the baseline.
+        ours: identity of this run.
+        digests: fingerprint of every row of this run, by the suffix of the split.
+        source: the baseline's name for the error.
+
+    Raises:
+        ConfigError: another task, other inputs, other rows or another tokenizer.
+    """
+    theirs = stored.identity
+    facts = [("task", theirs.task, ours.task)]
+    facts += [(f"data.{key}", str(theirs.inputs.get(key)), str(value)) for key, value in ours.inputs.items()]
+    for what, before, now in facts:
+        if before != now:
+            raise ConfigError(f"--against {source}: its {what} is {before}, here it is {now}; {_REMEDY}")
+    for suffix, rows in digests.items():
+        _check_rows(stored.rows.get(suffix, {}).get("sha256", []), rows, ours.splits[suffix], source, suffix)
+    if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
+        raise ConfigError(
+            f"--against {source}: its tokenizer is {theirs.tokenizer_sha256[:12]}, that of the deployment is "
+            f"{ours.tokenizer_sha256[:12]}, so the model reads other tokens. Restore the tokenizer, or {_REMEDY}"
+        )
+
+
+_REMEDY = "save a baseline of this set-up with --save-baseline"
+
+
+def drift_of(cell: Contestant, stored: Contestant | None) -> Drift | None:
+    """How far a cell's answers lie from its own stored ones; None where none are stored."""
+    if stored is None:
+        return None
+    return Drift(agreement=agreement(stored.rows, cell.rows), logit_difference=logit_difference(stored.rows, cell.rows))
+
+
+def _check_rows(theirs: Sequence[str], ours: Sequence[str], identity: SplitIdentity, source: str, suffix: str) -> None:
+    split = f" of the split {suffix}" if suffix else ""
+    differs = next((n for n, pair in enumerate(zip(theirs, ours, strict=False), start=1) if pair[0] != pair[1]), None)
+    if differs is not None:
+        raise ConfigError(f"--against {source}: its validation rows{split} differ from row {differs} on; {_REMEDY}")
+    if len(ours) > len(theirs):
+        raise ConfigError(
+            f"--against {source}: it holds answers to {len(theirs)} validation rows{split}, here are "
+            f"{identity.examples}; bench --validation-samples {len(theirs)}, or {_REMEDY}"
+        )
+
+
+def _split_identity(digests: Sequence[str]) -> SplitIdentity:
+    return SplitIdentity(examples=len(digests), sha256=hashlib.sha256("".join(digests).encode()).hexdigest())
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Columns:
+    columns = {key: [row[key] for row in rows] for key in keys if key in rows[0]}
+    if "logits" in columns:
+        columns["logits"] = [[round(logit, _LOGIT_DIGITS) for logit in logits] for logits in columns["logits"]]
+    return columns
+
+
+def _as_rows(task: Task, shared: Columns, own: Columns, count: int) -> list[Row]:
+    rows: list[Row] = [
+        {**{key: shared[key][n] for key in shared}, **{key: own[key][n] for key in own}} for n in range(count)
+    ]
+    for row in rows:
+        if task.kind is TaskKind.CLASSIFICATION:
+            row["correct"] = row["prediction"] == row["label"]
+        elif task.kind is TaskKind.REGRESSION:
+            row["score"] = -((row["prediction"] - row["label"]) ** 2)
+    return rows
+
+
+def _read_rows(path: Path) -> list[Row]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: expected predictions, one JSON object per line: {error}") from error
+
+
+def _check_columns(baseline: Baseline, path: Path) -> None:
+    """What pydantic does not see: equal lengths, the columns of the task, and the fingerprint of the rows."""
+    task = get_task(baseline.identity.task)
+    kind = task.kind is TaskKind.QUESTION_ANSWERING
+    wanted = {"prediction", "logits", *(task.metrics if kind else ())}
+    if baseline.baseline not in {one.cell.id for one in baseline.cells}:
+        raise ArtifactError(f"{path}: the baseline {baseline.baseline!r} is not among its cells. {_HOW}")
+    for suffix, split in baseline.identity.splits.items():
+        shared = baseline.rows.get(suffix, {})
+        sides = [shared, *(one.answers.get(suffix, {}) for one in baseline.cells)]
+        lengths = {len(column) for side in sides for column in side.values()}
+        whole = {"id", "sha256", "paragraph" if kind else "label"} <= shared.keys()
+        whole &= all(wanted <= side.keys() and _even(side["logits"]) for side in sides[1:])
+        if lengths != {split.examples} or not whole:
+            raise ArtifactError(f"{path}: its columns of the split {suffix!r} contradict each other. {_HOW}")
+        if _split_identity([str(digest) for digest in shared["sha256"]]) != split:
+            raise ArtifactError(f"{path}: its rows of the split {suffix!r} are not those that it names. {_HOW}")
+
+
+def _even(logits: Sequence[Any]) -> bool:
+    """Whether every row has as many logits, and each is a number."""
+    numbers = all(isinstance(row, list) and all(isinstance(logit, int | float) for logit in row) for row in logits)
+    return numbers and len({len(row) for row in logits}) == 1

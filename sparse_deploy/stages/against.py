@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bench --against``: a stored baseline or an earlier report, once it is known to hold answers to the same things."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparse_deploy.evaluation.accuracy import ValidationSplit
+from sparse_deploy.evaluation.baseline import (
+    Baseline,
+    baseline_of_report,
+    check_alike,
+    is_baseline,
+    load_baseline,
+)
+from sparse_deploy.gate.judge import Contestant
+from sparse_deploy.report.report import JSON_NAME, load_report
+from sparse_deploy.results import Identity
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a run is compared with.
+
+    Attributes:
+        stored: the whole baseline.
+        baseline: its baseline cell, on the rows of this run.
+        examples: rows of this run, by the suffix of the split.
+        same_checkpoint: whether its answers are those of the checkpoint of this deployment.
+    """
+
+    stored: Baseline
+    baseline: Contestant
+    examples: dict[str, int]
+    same_checkpoint: bool
+
+    def same_cell(self, cell_id: str) -> Contestant | None:
+        """The stored answers of a cell; None without them, or where they are another checkpoint's."""
+        return self.stored.contestant(cell_id, self.examples) if self.same_checkpoint else None
+
+    @property
+    def facts(self) -> dict[str, str | int]:
+        """What a report's settings say of it."""
+        return {
+            "against_name": self.stored.name,
+            "against_created": self.stored.created,
+            "against_cell": self.baseline.cell.id,
+            "against_checkpoint": "same" if self.same_checkpoint else "another",
+            "against_examples": sum(split.examples for split in self.stored.identity.splits.values()),
+        }
+
+
+def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit]) -> Against:
+    """Read a stored baseline, or a report with its predictions, and refuse what can't be compared.
+
+    Args:
+        path: the file, or the folder of a report.
+        ours: identity of this run.
+        splits: of this run.
+
+    Raises:
+        ArtifactError: unreadable.
+        ConfigError: answers of another task, to other rows, or read by another tokenizer.
+    """
+    file = path / JSON_NAME if path.is_dir() else path
+    stored = load_baseline(file) if is_baseline(file) else baseline_of_report(load_report(file), file.parent)
+    check_alike(stored, ours, {split.suffix: split.digests for split in splits}, str(path))
+    examples = {split.suffix: len(split.digests) for split in splits}
+    baseline = stored.contestant(stored.baseline, examples)
+    assert baseline is not None  # noqa: S101 - both readers check that the baseline is among the cells
+    return Against(
+        stored, baseline, examples, same_checkpoint=stored.identity.checkpoint_sha256 == ours.checkpoint_sha256
+    )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cells of a deployment a benchmark can run here, and why not the others."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparse_deploy.config.schema import Int8Mode, Recipe
+from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
+from sparse_deploy.runtimes import Runtime, get_runtime
+from sparse_deploy.runtimes.protocol import read_config
+
+BASELINE = ("pytorch", "fp32")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A runtime x precision that this deployment has a file for."""
+
+    runtime: Runtime
+    precision: str
+
+    @property
+    def id(self) -> str:
+        """The cell's id."""
+        return f"{self.runtime.name}-{self.precision}"
+
+    @property
+    def file(self) -> str:
+        """The model file, relative to the deployment."""
+        return self.runtime.files[self.precision]
+
+
+def find_candidates(
+    deployment: Path, recipe: Recipe, *, explicit: bool = False
+) -> tuple[list[Candidate], dict[str, str]]:
+    """The cells that can run, the baseline first, and why the others can't.
+
+    Raises:
+        RuntimeUnavailableError: a runtime is missing that was explicitly asked for, or nothing is left.
+        ArtifactError: so for a file.
+    """
+    found: list[Candidate] = []
+    skipped: dict[str, str] = {}
+    for runtime in map(get_runtime, recipe.bench.runtimes):
+        for precision in (precision for precision in recipe.bench.precisions if precision in runtime.files):
+            candidate = Candidate(runtime, precision)
+            reason = _why_not(candidate, deployment, recipe)
+            if not reason:
+                found.append(candidate)
+            elif explicit:
+                error = ArtifactError if runtime.available() else RuntimeUnavailableError
+                raise error(f"{candidate.id} was asked for: {reason}")
+            else:
+                skipped[candidate.id] = reason
+    if not found:
+        reasons = "; ".join(f"{cell}: {reason}" for cell, reason in skipped.items()) or (
+            f"{', '.join(recipe.bench.runtimes)} runs no {', '.join(recipe.bench.precisions)}"
+        )
+        raise RuntimeUnavailableError(f"{deployment}: no cell can run here ({reasons})")
+    found.sort(key=lambda candidate: (candidate.runtime.name, candidate.precision) != BASELINE)
+    return found, skipped
+
+
+def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
+    if not candidate.runtime.available():
+        return _what_is_missing(candidate.runtime)
+    if not (deployment / candidate.file).is_file():
+        return f"the deployment has no {candidate.file}"
+    # PyTorch makes its INT8 model from the FP32 checkpoint, so there is always a file; not always a wish for it.
+    if candidate.precision == "int8" and recipe.quantization.mode is Int8Mode.NONE:
+        return "the deployment was exported without INT8"
+    return ""
+
+
+def _what_is_missing(runtime: Runtime) -> str:
+    try:
+        runtime.version()
+    except RuntimeUnavailableError as error:
+        return str(error)
+    return f"{runtime.name} is not installed here"
+
+
+def check_lengths(deployment: Path, recipe: Recipe) -> None:
+    """Check that the model reads inputs as long as the recipe's.
+
+    Raises:
+        ConfigError: it doesn't.
+    """
+    longest = read_config(deployment).get("max_position_embeddings", math.inf)
+    if recipe.data.max_length > longest:
+        raise ConfigError(f"data.max_length: the model reads at most {longest} tokens; found {recipe.data.max_length}")
+    for batch, tokens in recipe.bench.shapes:
+        if batch < 1 or not 1 <= tokens <= longest:
+            raise ConfigError(
+                f"bench.shapes: expected batch x tokens with at least 1 and at most {longest} tokens, which is the "
+                f"model's longest input; found {batch}x{tokens}"
+            )
