@@ -192,7 +192,7 @@ def _pearson_drop(sums: FloatArray) -> FloatArray:
 
 
 def _mean(sums: FloatArray) -> FloatArray:
-    return np.asarray(sums[..., 0] / sums[..., 1])
+    return _ratio(sums[..., 0], sums[..., 1])
 
 
 def _confusion(labels: npt.NDArray[Any], predictions: npt.NDArray[Any]) -> FloatArray:
