@@ -158,7 +158,7 @@ def _write_onnx(model: str, folder: Path) -> None:
     save_onnx(run_passes(graph, NameWeights(parameters), TransposeWeights()), folder / FP32_ONNX)
     del graph
     settings = QuantizationSection()
-    quantize_dynamic(folder / FP32_ONNX, folder / DYNAMIC_ONNX, settings)
+    save_onnx(quantize_dynamic(folder / FP32_ONNX, settings), folder / DYNAMIC_ONNX)
     batches = [random_inputs(*_CALIBRATION_SHAPE, seed=seed) for seed in range(1, 1 + _CALIBRATION_BATCHES)]
     quantized = quantize_static(network, batches, settings)
     graph = to_onnx(quantized, example_inputs(), names, _OPSET)

@@ -1,32 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """Static INT8 by Neural Compressor's PT2E route: export, observe calibration text, convert to a QDQ graph."""
 
+import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from neural_compressor.torch.export import export
 from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
-from torchao.quantization.pt2e import MinMaxObserver, MovingAverageMinMaxObserver
+from torchao.quantization.pt2e import PerChannelMinMaxObserver
 
+from sparse_deploy.activation_ranges import ActivationRanges
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.quantization.calibration import Batch
-from sparse_deploy.quantization.smoothing import smooth_outliers, token_linears
+from sparse_deploy.quantization.learned_ranges import learned_linears, use_learned_ranges
+from sparse_deploy.quantization.observers import JointObserver, activation_observer, narrow_weights
+from sparse_deploy.quantization.smoothing import OutlierRanges, record_outliers, smooth_outliers, token_linears
 
 _OBSERVER = "activation_post_process"
+# What Neural Compressor notes on an exported graph and asks for later.
+_EXPORT_MARKS = ("_exported", "dynamic_shapes")
 
 
-def quantize_static(
-    model: torch.nn.Module,
-    calibration_batches: Sequence[Batch],
-    settings: QuantizationSection,
-    progress: Callable[[int, int], None] | None = None,
-) -> torch.fx.GraphModule:
-    """Quantize the ``nn.Linear`` layers that see each token to INT8; pooler, head and excluded ones stay FP32.
+@dataclass(frozen=True)
+class StaticGraph:
+    """A quantized graph, and what other observers would have made of the same calibration.
+
+    Attributes:
+        graph: with quantize and dequantize nodes and FP32 weights, dynamic in batch and tokens, for
+            ``torch.onnx.export(dynamo=True)``.
+        scales: observer to the name of each quantized weight to scale and zero point of its layer's input. The first
+            observer is the graph's own.
+    """
+
+    graph: torch.fx.GraphModule
+    scales: dict[str, dict[str, tuple[float, int]]]
+
+
+class StaticQuantizer:
+    """Quantizes the ``nn.Linear`` layers that see each token to INT8; pooler, head and excluded ones stay FP32.
 
     Weights become symmetric int8 per output channel with zero point 0, so a zero weight stays zero. Inputs of those
     layers become asymmetric uint8 per tensor. Everything else (residuals, LayerNorm, softmax, mask, GELU) stays FP32.
@@ -34,40 +51,103 @@ def quantize_static(
     Args:
         model: takes ``(input_ids, attention_mask, token_type_ids)``, int64 ``[batch, tokens]``, by position. Put in
             eval mode, otherwise unchanged.
-        calibration_batches: see :func:`sparse_deploy.quantization.calibration.calibration_batches`.
-        settings: ``observer`` and ``exclude``.
-        progress: called with (batches done, all batches) while calibrating.
-
-    Returns:
-        A graph with quantize and dequantize nodes and FP32 weights, dynamic in batch and tokens, for
-        ``torch.onnx.export(dynamo=True)``.
+        batches: see :func:`sparse_deploy.quantization.calibration.calibration_batches`.
+        settings: ``percentile``, ``target_cpu`` and ``exclude``.
+        learned: ranges of quantization-aware training; their layers are neither smoothed nor calibrated.
 
     Raises:
-        QuantizationError: no calibration data, nothing to quantize, or Neural Compressor failed.
+        QuantizationError: no calibration data, or Neural Compressor can't trace the model.
     """
-    if not calibration_batches:
-        raise QuantizationError("static INT8: expected calibration batches, found none; use quantization.mode: dynamic")
-    model.eval()
-    with _neural_compressor_messages() as messages, torch.no_grad():
-        try:
-            exported = _export(model)
-            smooth_outliers(exported, calibration_batches)
-            prepared = prepare(exported, _config(model, settings))
-            _observe_token_linears_only(prepared)
-            if settings.observer == "minmax":
-                _use_whole_range(prepared)
-            _calibrate(prepared, calibration_batches, progress)
-            converted: torch.fx.GraphModule = convert(prepared)
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
-            reason = " ".join((messages[-1] if messages else str(error) or type(error).__name__).split())[:300]
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        batches: Sequence[Batch],
+        settings: QuantizationSection,
+        learned: ActivationRanges | None = None,
+    ) -> None:
+        if not batches:
             raise QuantizationError(
-                f"static INT8: Neural Compressor could not quantize {type(model).__name__}: {reason}. Use "
-                f"quantization.mode: dynamic, or name the layer in quantization.exclude."
-            ) from error
-    # The graph is traced in eval mode; the flag alone still says training, and the ONNX exporter warns about it.
-    for module in converted.modules():
-        module.training = False
-    return converted
+                "static INT8: expected calibration batches, found none; use quantization.mode: dynamic"
+            )
+        self._model = model.eval()
+        self._batches = batches
+        self._settings = settings
+        self._learned = learned
+        with self._refusals():
+            self._exported = _export(model)
+        self._outliers: OutlierRanges | None = None
+
+    def quantize(
+        self,
+        smoothing: float,
+        observers: Sequence[str],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> StaticGraph:
+        """Smooth, calibrate and convert.
+
+        Args:
+            smoothing: see :func:`sparse_deploy.quantization.smoothing.smooth_outliers`; 0 leaves it out.
+            observers: ``minmax``, ``percentile``, ``kl``; all watch the same calibration, the first one counts.
+            progress: called with (batches done, all batches) while calibrating.
+
+        Raises:
+            QuantizationError: nothing to quantize, or Neural Compressor failed.
+        """
+        with self._refusals():
+            graph = _copy(self._exported)
+            if smoothing:
+                trained = learned_linears(self._exported.graph, self._learned)
+                self._outliers = self._outliers or record_outliers(self._exported, self._batches, trained)
+                smooth_outliers(graph, self._outliers, smoothing)
+            prepared = prepare(graph, _config(self._model, self._settings))
+            _observe_token_linears_only(prepared)
+            joint = _choose_observers(prepared, observers, self._settings)
+            batches = self._batches
+            if self._learned is not None and not use_learned_ranges(prepared, joint, self._learned):
+                batches = batches[:1]  # the observers of the weights want to see one
+            _calibrate(prepared, batches, progress)
+            scales = _scales(prepared, joint)
+            converted: torch.fx.GraphModule = convert(prepared)
+        # The graph is traced in eval mode; the flag alone still says training, and the ONNX exporter warns about it.
+        for module in converted.modules():
+            module.training = False
+        return StaticGraph(converted, scales)
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        with _neural_compressor_messages() as messages, torch.no_grad():
+            try:
+                yield
+            except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, NotImplementedError) as error:
+                reason = " ".join((messages[-1] if messages else str(error) or type(error).__name__).split())[:300]
+                raise QuantizationError(
+                    f"static INT8: Neural Compressor could not quantize {type(self._model).__name__}: {reason}. Use "
+                    f"quantization.mode: dynamic, or name the layer in quantization.exclude."
+                ) from error
+
+
+def quantize_static(
+    model: torch.nn.Module,
+    calibration_batches: Sequence[Batch],
+    settings: QuantizationSection,
+    progress: Callable[[int, int], None] | None = None,
+    learned: ActivationRanges | None = None,
+) -> torch.fx.GraphModule:
+    """:class:`StaticQuantizer` with the smoothing and the observer of the settings.
+
+    Raises:
+        QuantizationError: as there.
+    """
+    quantizer = StaticQuantizer(model, calibration_batches, settings, learned)
+    return quantizer.quantize(settings.smoothing, (settings.observer,), progress).graph
+
+
+def _copy(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    copied = copy.deepcopy(exported)
+    for name in _EXPORT_MARKS:  # deepcopy of a GraphModule leaves out what it doesn't know
+        setattr(copied, name, getattr(exported, name, None))
+    return copied
 
 
 def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
@@ -81,7 +161,7 @@ def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
 
 
 def _config(model: torch.nn.Module, settings: QuantizationSection) -> INT8StaticQuantConfig:
-    config = INT8StaticQuantConfig(act_algo=settings.observer)
+    config = INT8StaticQuantConfig()
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and any(part in name for part in settings.exclude):
             config.set_local(name, INT8StaticQuantConfig(w_dtype="fp32", act_dtype="fp32"))
@@ -106,16 +186,40 @@ def _observe_token_linears_only(prepared: torch.fx.GraphModule) -> None:
         raise ValueError("no Linear layer is left to quantize")
 
 
-def _use_whole_range(prepared: torch.fx.GraphModule) -> None:
-    # Neural Compressor's "minmax" is a moving average with constant 0.01: the first batch decides, what later ones
-    # show beyond it is clipped. The plain minimum and maximum doesn't depend on the order.
-    for node in prepared.graph.nodes:
-        if not _is_observer(node):
-            continue
+def _choose_observers(
+    prepared: torch.fx.GraphModule, methods: Sequence[str], settings: QuantizationSection
+) -> dict[torch.fx.Node, JointObserver]:
+    """Put ours in place of Neural Compressor's; give back those of activations."""
+    joint = {}
+    for node in [node for node in prepared.graph.nodes if _is_observer(node)]:
         old = prepared.get_submodule(node.target)
-        if isinstance(old, MovingAverageMinMaxObserver):
-            new = MinMaxObserver(dtype=old.dtype, qscheme=old.qscheme, quant_min=old.quant_min, quant_max=old.quant_max)
-            prepared.set_submodule(node.target, new)
+        if isinstance(old, PerChannelMinMaxObserver):
+            if settings.target_cpu == "avx2":
+                prepared.set_submodule(node.target, narrow_weights(old))
+            continue
+        joint[node] = activation_observer(old, methods, settings.percentile)
+        prepared.set_submodule(node.target, joint[node])
+    return joint
+
+
+def _scales(
+    prepared: torch.fx.GraphModule, joint: Mapping[torch.fx.Node, JointObserver]
+) -> dict[str, dict[str, tuple[float, int]]]:
+    """Scales by observer and by the weight that the observed tensor is multiplied with."""
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for node, observer in joint.items():
+        for method, scale in observer.scales().items():
+            for linear in node.users:
+                found.setdefault(method, {})[_weight_name(linear)] = scale
+    return found
+
+
+def _weight_name(linear: torch.fx.Node) -> str:
+    weight = linear.args[1]
+    while isinstance(weight, torch.fx.Node) and weight.op != "get_attr":  # its observer lies in between
+        weight = weight.args[0]
+    assert isinstance(weight, torch.fx.Node)  # noqa: S101 - a Linear's weight is a parameter
+    return str(weight.target)
 
 
 def _is_observer(node: torch.fx.Node) -> bool:

@@ -3,7 +3,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,13 +15,13 @@ from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.errors import QuantizationError
-from sparse_deploy.graph.model_file import load_onnx, save_onnx
+from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.graph.weights import OnnxWeight, read_weights, zero_masks
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 
 
-def quantize_dynamic(fp32: Path, output: Path, settings: QuantizationSection) -> None:
-    """Write a dynamic INT8 version of an FP32 ONNX file.
+def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection[str] = ()) -> ir.Model:
+    """Make a dynamic INT8 version of an FP32 ONNX file.
 
     Weights become symmetric int8 per output channel with zero point 0, named ``<parameter>_quantized``. As in static
     mode only layers that see each token are quantized: in the exported graph these are the MatMul nodes with a stored
@@ -29,8 +29,8 @@ def quantize_dynamic(fp32: Path, output: Path, settings: QuantizationSection) ->
 
     Args:
         fp32: model whose weights feed MatMul directly (see :mod:`sparse_deploy.graph.transpose_weights`).
-        output: where the one INT8 file goes.
-        settings: ``exclude``.
+        settings: ``exclude`` and ``target_cpu``.
+        keep: weights that stay FP32 beside those.
 
     Raises:
         QuantizationError: nothing was quantized, or a weight is not int8 with zero point 0.
@@ -40,7 +40,7 @@ def quantize_dynamic(fp32: Path, output: Path, settings: QuantizationSection) ->
     # ONNX Runtime's quantizer goes by node names, and the exporter may leave names empty or give one twice.
     NameFixPass()(model)
     required = zero_masks(model)
-    chosen = _nodes_to_quantize(model, settings.exclude)
+    chosen = _nodes_to_quantize(model, set(quantizable_weights(model, settings.exclude)) - set(keep))
     if not chosen:
         raise QuantizationError(
             f"{fp32}: expected MatMul nodes with stored weights, found none to quantize; export again, or shorten "
@@ -54,6 +54,7 @@ def quantize_dynamic(fp32: Path, output: Path, settings: QuantizationSection) ->
                 target,
                 op_types_to_quantize=["MatMul"],
                 per_channel=True,
+                reduce_range=settings.target_cpu == "avx2",  # -64..64
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=chosen,
                 extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
@@ -67,16 +68,22 @@ def quantize_dynamic(fp32: Path, output: Path, settings: QuantizationSection) ->
         quantized = load_onnx(target)
     _check_symmetric(read_weights(quantized))
     assert_zeros_kept("dynamic INT8", required, zero_masks(quantized))
-    save_onnx(quantized, output)
+    return quantized
 
 
-def _nodes_to_quantize(model: ir.Model, exclude: tuple[str, ...]) -> list[str]:
-    weights = read_weights(model)
-    names = {weight.initializer for weight in weights[:-1] if not any(part in weight.name for part in exclude)}
+def quantizable_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[str]:
+    """Names of the weights that dynamic INT8 quantizes, in graph order."""
+    weights = {w.initializer: w.name for w in read_weights(model)[:-1] if not any(part in w.name for part in exclude)}
+    multiplied = (value for node in model.graph if node.op_type == "MatMul" for value in node.inputs)
+    return [weights[str(value.name)] for value in multiplied if value is not None and value.name in weights]
+
+
+def _nodes_to_quantize(model: ir.Model, names: Collection[str]) -> list[str]:
+    initializers = {weight.initializer for weight in read_weights(model) if weight.name in names}
     return [
         node.name or ""
         for node in model.graph
-        if node.op_type == "MatMul" and any(value is not None and value.name in names for value in node.inputs)
+        if node.op_type == "MatMul" and any(value is not None and value.name in initializers for value in node.inputs)
     ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_deploy.activation_ranges import ActivationRanges, read_ranges
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, weight_files, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
@@ -26,6 +27,8 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
+from sparse_deploy.stages.int8_search import search_int8
+from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, open_builder
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file
 
 if TYPE_CHECKING:
@@ -35,8 +38,6 @@ Progress = Callable[[str], None]
 CHECKPOINT = "model.safetensors"
 # Text that parity is checked on: enough to draw 61 rows of many lengths from.
 _PARITY_EXAMPLES = 256
-# The longest example always calibrates; a pool of this many times the sample holds one near the window's length.
-_CALIBRATION_POOL = 4
 _HEADS = {
     TaskKind.CLASSIFICATION: "ForSequenceClassification",
     TaskKind.REGRESSION: "ForSequenceClassification",
@@ -152,6 +153,7 @@ class _Export:
         self._data_dir = data_dir
         self._progress = progress
         self._required: dict[str, BoolArray] = {}
+        self._learned: ActivationRanges | None = None
         self._batches: list[Feature] = []
         self._answers: dict[int, Sequence[Any]] = {}
 
@@ -163,6 +165,7 @@ class _Export:
         self._tokenizer.save_pretrained(self._staging)
         if (source.folder / "vocab.txt").is_file():  # save_pretrained leaves it out; C++ tokenizers want it
             shutil.copyfile(source.folder / "vocab.txt", self._staging / "vocab.txt")
+        self._learned = read_ranges(source.folder)
         self._required = zero_masks(self._staging, self._recipe.sparsity.exclude)
         check_promise(self._required, self._recipe.sparsity)
         self.sparsity[CHECKPOINT] = record_masks(self._required, model_parameters=parameter_count(self._staging))
@@ -194,13 +197,10 @@ class _Export:
         mode = self._recipe.quantization.mode
         if mode is Int8Mode.NONE:
             return
-        if mode is Int8Mode.STATIC:
-            self._write_onnx(self._static_graph(), "model_int8.onnx")
-        else:
-            self._write_dynamic("model_int8.onnx")
-        self._check(self._open("onnxruntime", "int8"), "int8", "model_int8.onnx")
+        self._write_onnx(self._int8_graph(), INT8_FILE)
+        self._check(self._open("onnxruntime", "int8"), "int8", INT8_FILE)
         with tempfile.TemporaryDirectory(dir=self._staging) as folder:
-            source = self._staging / "model_int8.onnx"
+            source = self._staging / INT8_FILE
             if mode is Int8Mode.DYNAMIC:
                 source = self._compressed(Path(folder, "compressed.onnx"))
             self._write_ir("int8", source, "openvino_model_int8.xml")
@@ -220,53 +220,39 @@ class _Export:
             except RuntimeUnavailableError as error:
                 details["checked_with"] = f"nothing: {error}"
 
-    def _write_dynamic(self, name: str) -> None:
-        from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
-
-        self._progress("INT8 ONNX (dynamic)")
-        quantize_dynamic(self._staging / "model.onnx", self._staging / name, self._recipe.quantization)
-        self._record(name)
+    def _int8_graph(self) -> "ir.Model":
+        source = Int8Source(
+            folder=self._staging,
+            recipe=self._recipe,
+            task=self._task,
+            data_dir=self._data_dir,
+            model=self._model,
+            parameters=self._parameters,
+            required=self._required,
+            text=self._features,
+            learned=self._learned,
+            progress=self._progress,
+        )
+        self._progress(f"INT8 ONNX ({self._recipe.quantization.mode.value})")
+        builder = open_builder(source)
+        if self._recipe.quantization.accuracy is None:
+            graph = builder.build(builder.first())
+        else:
+            graph, self.details["int8_search"] = search_int8(source, builder)
+        self.details |= builder.details
+        if self._recipe.quantization.target_cpu == "avx2":
+            self.details["int8_weight_bits"] = 7
+        return graph
 
     def _compressed(self, path: Path) -> Path:
         """What the IR of dynamic INT8 is made from; see :mod:`sparse_deploy.graph.compress_weights`."""
         from sparse_deploy.graph.compress_weights import CompressWeights
         from sparse_deploy.graph.sparsity_check import run_passes
 
-        quantized = weights.read_weights(model_file.load_onnx(self._staging / "model_int8.onnx"))
+        quantized = weights.read_weights(model_file.load_onnx(self._staging / INT8_FILE))
         graph = model_file.load_onnx(self._staging / "model.onnx")
         model_file.save_onnx(run_passes(graph, CompressWeights(quantized)), path)
         return path
-
-    def _static_graph(self) -> "ir.Model":
-        from sparse_deploy.export.exporter import example_inputs, output_names, quiet, to_onnx
-        from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
-        from sparse_deploy.graph.name_weights import NameWeights
-        from sparse_deploy.graph.sparsity_check import run_passes
-        from sparse_deploy.graph.transpose_weights import TransposeWeights
-
-        with quiet():  # Neural Compressor and torchao talk while they are imported
-            from sparse_deploy.quantization.calibration import calibration_batches
-            from sparse_deploy.quantization.neural_compressor import quantize_static
-
-        settings = self._recipe.quantization
-        self._progress(f"INT8 calibration on {settings.calibration_samples} examples")
-        features = self._features(
-            self._task.train_split, settings.calibration_samples * _CALIBRATION_POOL, settings.seed
-        )
-        batches = calibration_batches(features, settings)
-        self.details["calibration"] = {
-            "split": self._task.train_split,
-            "examples": sum(len(batch["input_ids"]) for batch in batches),
-            "tokens": int(sum(batch["attention_mask"].sum() for batch in batches)),
-            "observer": settings.observer,
-            "seed": settings.seed,
-        }
-        quantized = quantize_static(self._model, batches, settings)
-        self._progress("INT8 ONNX (static)")
-        graph = to_onnx(quantized, example_inputs(), output_names(self._task.kind), self._recipe.export.opset)
-        run_passes(graph, NameWeights(self._parameters))
-        self._prove("static INT8", weights.zero_masks(graph))
-        return run_passes(graph, FoldWeightQuantization(), TransposeWeights())
 
     def _write_onnx(self, graph: "ir.Model", name: str) -> None:
         model_file.save_onnx(graph, self._staging / name)

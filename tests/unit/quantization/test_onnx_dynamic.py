@@ -18,7 +18,7 @@ from sparse_deploy.graph.model_file import load_onnx, save_onnx
 from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.transpose_weights import TransposeWeights
 from sparse_deploy.graph.weights import read_weights, zero_masks
-from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
+from sparse_deploy.quantization.onnx_dynamic import quantizable_weights, quantize_dynamic
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def fp32_file(model, tmp_path_factory):
 @pytest.fixture
 def int8_file(fp32_file, tmp_path):
     path = tmp_path / "model_int8.onnx"
-    quantize_dynamic(fp32_file, path, QuantizationSection())
+    save_onnx(quantize_dynamic(fp32_file, QuantizationSection()), path)
     return path
 
 
@@ -67,14 +67,27 @@ def test_weights_are_symmetric_int8_under_their_own_names(fp32_file, int8_file):
         assert not np.any(weight.zero_point)
 
 
-def test_excluded_layers_stay_fp32(fp32_file, tmp_path):
-    quantize_dynamic(fp32_file, tmp_path / "q.onnx", QuantizationSection(exclude=("attention",)))
-    quantized = [weight.name for weight in read_weights(load_onnx(tmp_path / "q.onnx")) if weight.quantized]
+def test_excluded_layers_stay_fp32(fp32_file):
+    model = quantize_dynamic(fp32_file, QuantizationSection(exclude=("attention",)))
+    quantized = [weight.name for weight in read_weights(model) if weight.quantized]
     assert len(quantized) == 4
     assert not any("attention" in name for name in quantized)
 
 
-def test_nothing_to_quantize_writes_nothing(fp32_file, tmp_path):
+def test_nothing_to_quantize(fp32_file):
     with pytest.raises(QuantizationError, match="found none to quantize"):
-        quantize_dynamic(fp32_file, tmp_path / "q.onnx", QuantizationSection(exclude=("encoder",)))
-    assert not list(tmp_path.iterdir())
+        quantize_dynamic(fp32_file, QuantizationSection(exclude=("encoder",)))
+
+
+def test_kept_weights_stay_fp32(fp32_file):
+    names = quantizable_weights(load_onnx(fp32_file))
+    assert len(names) == 12
+    weights = read_weights(quantize_dynamic(fp32_file, QuantizationSection(), keep=names[2:4]))
+    assert [weight.name for weight in weights if weight.quantized] == [*names[:2], *names[4:]]
+
+
+def test_weights_fit_seven_bits_for_cpus_without_vnni(fp32_file, int8_file):
+    narrow = read_weights(quantize_dynamic(fp32_file, QuantizationSection(target_cpu="avx2")))
+    assert max(np.abs(weight.values.astype(int)).max() for weight in narrow if weight.quantized) == 64
+    wide = read_weights(load_onnx(int8_file))
+    assert max(np.abs(weight.values.astype(int)).max() for weight in wide if weight.quantized) == 127

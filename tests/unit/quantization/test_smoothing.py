@@ -9,7 +9,7 @@ import torch
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.quantization.calibration import calibration_batches
-from sparse_deploy.quantization.smoothing import smooth_outliers
+from sparse_deploy.quantization.smoothing import record_outliers, smooth_outliers
 
 LAYER = "model.bert.encoder.layer.0.intermediate.dense"
 
@@ -30,7 +30,8 @@ def exported(model, features):
     inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))
     graph = torch.export.export(model, inputs, dynamic_shapes=(dynamic,) * 3).module()
     with torch.no_grad():
-        smooth_outliers(graph, calibration_batches(features, QuantizationSection()))
+        ranges = record_outliers(graph, calibration_batches(features, QuantizationSection()))
+        smooth_outliers(graph, ranges, 0.8)
     return graph
 
 

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a session in this process: for ``export``, which measures many models and times none."""
+
+from sparse_deploy.config.schema import DataSection
+from sparse_deploy.data.metrics import Outputs, SplitScore, score_split
+from sparse_deploy.data.tasks import Task
+from sparse_deploy.evaluation.accuracy import ValidationSplit
+from sparse_deploy.evaluation.requests import Requests, sorted_batches
+from sparse_deploy.runtimes import Session
+
+
+def score_session(
+    session: Session, task: Task, split: ValidationSplit, *, batch_size: int, data: DataSection
+) -> SplitScore:
+    """Answer every request of a split in batches of like length, and score the answers.
+
+    Args:
+        session: an opened model.
+        task: what is scored.
+        split: see :func:`sparse_deploy.evaluation.accuracy.load_validation`.
+        batch_size: requests per batch.
+        data: the window settings that the split was encoded with.
+
+    Raises:
+        ArtifactError: the model fails on a batch.
+        DataError: it answers with outputs of another width, or with NaN.
+    """
+    outputs = answer(session, split.requests, batch_size=batch_size)
+    return score_split(task, split.encoded, outputs, max_answer_length=data.max_answer_length)
+
+
+def answer(session: Session, requests: Requests, *, batch_size: int) -> Outputs:
+    """The outputs of every request in its order, padded to its batch (behind the request's own tokens)."""
+    found = {}
+    for indices in sorted_batches(requests.lengths, batch_size):
+        outputs = session.run(requests.batch(indices))
+        found.update({index: tuple(output[row] for output in outputs) for row, index in enumerate(indices)})
+    return [found[index] for index in range(len(found))]

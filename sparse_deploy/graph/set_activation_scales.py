@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass: other scales for the quantized inputs of matrix products, without quantizing the model anew."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.quantized_products import quantized_products
+from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
+
+Array = NDArray[Any]
+
+
+class SetActivationScales(SparsityKeepingPass):
+    """Replace scale and zero point (uint8) of the QuantizeLinear and DequantizeLinear in front of each product.
+
+    Args:
+        scales: scale and zero point by the name of a weight, in the words of the checkpoint or with a prefix
+            (``model.`` of a wrapped module).
+
+    Raises:
+        QuantizationError: a quantized product has no scale here.
+    """
+
+    def __init__(self, scales: Mapping[str, tuple[float, int]]) -> None:
+        super().__init__()
+        self._scales = scales
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Replace in place."""
+        products = list(quantized_products(model))
+        for product in products:
+            scale, zero_point = self._scale_of(product.name)
+            inputs = (
+                _initializer(model.graph, f"{product.name}_input_scale", np.array(scale, np.float32)),
+                _initializer(model.graph, f"{product.name}_input_zero_point", np.array(zero_point, np.uint8)),
+            )
+            for node in (product.quantize, product.dequantize):
+                node.replace_input_with(1, inputs[0])
+                node.replace_input_with(2, inputs[1])
+        return ir.passes.PassResult(model, modified=bool(products))
+
+    def _scale_of(self, name: str) -> tuple[float, int]:
+        for known, scale in self._scales.items():
+            if known == name or known.endswith(f".{name}"):
+                return scale
+        raise QuantizationError(f"{name}: expected a scale for its input, found none among {len(self._scales)}")
+
+
+def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.initializers.pop(name, None)
+    graph.register_initializer(value)
+    return value

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the range of an activation is chosen from what calibration shows, and how wide a weight may be."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+
+# Of the percentile's histogram. Between two edges the values count as evenly spread; 8192 bins instead of torchao's
+# 2048 keep that harmless where an outlier stretches the range a hundredfold.
+_BINS = 8192
+# Two products of u8 and s8 that are added in 16 bits (vpmaddubsw, all that AVX2 has) stay within 32767 up to
+# |weight| 64: 2 * 255 * 64 = 32640.
+_SEVEN_BITS = (-64, 63)
+
+
+class PercentileObserver(HistogramObserver):  # type: ignore[misc]
+    """The range that holds a share of all values, as many cut off below as above; zero is always inside.
+
+    Args:
+        percentile: share of the values inside, in percent.
+        settings: as for torchao's HistogramObserver.
+    """
+
+    def __init__(self, percentile: float, **settings: Any) -> None:
+        super().__init__(bins=_BINS, **settings)
+        self._tail = (1 - percentile / 100) / 2
+
+    def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What torchao asks for the range: here by share, not by loss."""
+        counts: torch.Tensor = self.histogram.to(torch.float64)
+        reached = torch.cat([counts.new_zeros(1), counts.cumsum(0)]) / counts.sum()
+        edges = torch.linspace(self.min_val.item(), self.max_val.item(), len(reached), dtype=torch.float64)
+        low, high = (_where(reached, edges, share) for share in (self._tail, 1 - self._tail))
+        return low.to(self.min_val), high.to(self.max_val)
+
+
+class JointObserver(MinMaxObserver):  # type: ignore[misc]
+    """Several observers of one tensor at once; the first gives the range.
+
+    Args:
+        observers: by the name of the method.
+        settings: data type and range of the first.
+    """
+
+    def __init__(self, observers: Mapping[str, MinMaxObserver | HistogramObserver], **settings: Any) -> None:
+        super().__init__(**settings)
+        self.observers = torch.nn.ModuleDict(observers)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Show the tensor to all of them."""
+        for observer in self.observers.values():
+            observer(values)
+        return values
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and zero point of the first."""
+        first: Any = next(iter(self.observers.values()))
+        scale, zero_point = first.calculate_qparams()
+        return scale, zero_point
+
+    def scales(self) -> dict[str, tuple[float, int]]:
+        """Scale and zero point by method."""
+        observers: dict[str, Any] = dict(self.observers.items())
+        found = {name: observer.calculate_qparams() for name, observer in observers.items()}
+        return {name: (float(scale), int(zero_point)) for name, (scale, zero_point) in found.items()}
+
+
+def activation_observer(like: Any, methods: Sequence[str], percentile: float) -> JointObserver:
+    """An observer that watches by several methods.
+
+    Args:
+        like: the observer that Neural Compressor chose; its data type and range stay.
+        methods: ``minmax``, ``percentile``, ``kl``; the first one counts.
+        percentile: see :class:`PercentileObserver`.
+    """
+    settings = {name: getattr(like, name) for name in ("dtype", "qscheme", "quant_min", "quant_max")}
+    # Neural Compressor's "minmax" is a moving average with constant 0.01: the first batch decides, what later ones
+    # show beyond it is clipped. The plain minimum and maximum doesn't depend on the order.
+    kinds: dict[str, Callable[[], Any]] = {
+        "minmax": lambda: MinMaxObserver(**settings),
+        "percentile": lambda: PercentileObserver(percentile, **settings),
+        "kl": lambda: HistogramObserver(**settings),
+    }
+    return JointObserver({method: kinds[method]() for method in dict.fromkeys(methods)}, **settings)
+
+
+def narrow_weights(observer: PerChannelMinMaxObserver) -> PerChannelMinMaxObserver:
+    """The same observer of weights, in 7 bits."""
+    low, high = _SEVEN_BITS
+    narrow: PerChannelMinMaxObserver = PerChannelMinMaxObserver(
+        ch_axis=observer.ch_axis, dtype=observer.dtype, qscheme=observer.qscheme, quant_min=low, quant_max=high
+    )
+    return narrow
+
+
+def _where(reached: torch.Tensor, edges: torch.Tensor, share: float) -> torch.Tensor:
+    """The point below which this share of the values lies, straight between two edges."""
+    upper = int(torch.searchsorted(reached, share).clamp(1, len(reached) - 1))
+    below, above = reached[upper - 1], reached[upper]
+    part = ((share - below) / (above - below)).clamp(0, 1) if above > below else torch.zeros_like(below)
+    return edges[upper - 1] + part * (edges[upper] - edges[upper - 1])

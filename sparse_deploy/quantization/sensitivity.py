@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What INT8 costs each matrix product by itself: its output from FP32 input, against the product in FP32."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sparse_deploy.graph.linears import Linear, StaticScale, find_linears
+from sparse_deploy.graph.weights import OnnxWeight, Orientation, read_weights
+
+Array = NDArray[Any]
+_U8 = 255
+
+
+def layer_errors(fp32: ir.Model, int8: ir.Model, batches: Sequence[Mapping[str, Array]]) -> dict[str, float]:
+    """Relative error of each quantized product, ``|y_int8 - y| / |y|`` over all tokens and channels.
+
+    Args:
+        fp32: the FP32 graph.
+        int8: static or dynamic INT8 of the same model.
+        batches: model inputs, int64 ``[batch, tokens]``, without padding.
+
+    Returns:
+        The error by parameter name.
+    """
+    import onnxruntime
+
+    static = {linear.name: linear for linear in find_linears(int8)[0] if linear.weight.quantized}
+    quantized = {weight.name: weight for weight in read_weights(int8) if weight.quantized}
+    linears = [linear for linear in find_linears(fp32)[0] if linear.name in quantized]
+    products = [_Product(linear, quantized[linear.name], static.get(linear.name)) for linear in linears]
+    probe = fp32.clone()
+    names = list(dict.fromkeys(str(linear.x.name) for linear in linears))
+    values = {value.name: value for node in probe.graph for value in node.outputs}
+    del probe.graph.outputs[:]
+    probe.graph.outputs.extend(values[name] for name in names)
+    session = onnxruntime.InferenceSession(ir.to_proto(probe).SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch in batches:
+        found = dict(zip(names, session.run(names, dict(batch)), strict=True))
+        for linear, product in zip(linears, products, strict=True):
+            product.see(found[str(linear.x.name)])
+    return {linear.name: product.error() for linear, product in zip(linears, products, strict=True)}
+
+
+class _Product:
+    """Accumulates squared outputs and squared differences of one product."""
+
+    def __init__(self, fp32: Linear, int8: OnnxWeight, static: Linear | None) -> None:
+        self._weight = fp32.out_in().T
+        self._int8 = _dequantized(int8, self._weight, static)
+        self._scale = static.static if static is not None else None
+        self._smoothing = static.smoothing if static is not None else None
+        self._difference = self._whole = 0.0
+
+    def see(self, x: Array) -> None:
+        x = x.reshape(-1, x.shape[-1])
+        expected = x @ self._weight
+        smoothed = x if self._smoothing is None else x * self._smoothing
+        found = _rounded(smoothed, self._scale) @ self._int8
+        self._difference += float(np.square(found - expected).sum())
+        self._whole += float(np.square(expected).sum())
+
+    def error(self) -> float:
+        return float(np.sqrt(self._difference / self._whole)) if self._whole else 0.0
+
+
+def _dequantized(int8: OnnxWeight, fp32: Array, static: Linear | None) -> Array:
+    """The int8 weight in real numbers, ``[in, out]``."""
+    turned = int8.orientation is Orientation.OUT_IN
+    values = (int8.values.T if turned else int8.values).astype(np.float32)
+    if static is not None and static.weight.scale is not None:
+        scale = static.weight.scale
+        return np.asarray(values * (scale.T if turned else scale))
+    # ONNX Runtime's dynamic form scales behind the product; the largest weight of a channel gives the scale back.
+    return np.asarray(values * (np.abs(fp32).max(axis=0) / np.maximum(np.abs(values).max(axis=0), 1)))
+
+
+def _rounded(x: Array, scale: StaticScale | None) -> Array:
+    """Activations through u8 and back: on the calibrated grid, or on that of the batch (ONNX DynamicQuantizeLinear)."""
+    if scale is None:
+        low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
+        step = (high - low) / _U8 or 1.0
+        scale = StaticScale(step, round(-low / step))
+    steps = np.clip(np.rint(x / scale.scale) + scale.zero_point, 0, _U8)
+    return np.asarray((steps - scale.zero_point) * scale.scale, dtype=np.float32)

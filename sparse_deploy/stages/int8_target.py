@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One target of the export stage: ``model_int8.onnx``, static or dynamic, with chosen operators left in FP32."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from sparse_deploy.activation_ranges import ActivationRanges
+from sparse_deploy.config.schema import Int8Mode, QuantizationSection, Recipe
+from sparse_deploy.data.features import Feature
+from sparse_deploy.data.tasks import Task
+from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph import model_file, weights
+from sparse_deploy.quantization.search import Calibration
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.pattern import BoolArray
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from sparse_deploy.export.exporter import ExportableModel
+    from sparse_deploy.quantization.neural_compressor import StaticQuantizer
+
+FP32_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
+# The longest example always calibrates; a pool of this many times the sample holds one near the window's length.
+_CALIBRATION_POOL = 4
+# What a search tries beside the recipe's own.
+_OBSERVERS = ("minmax", "percentile", "kl")
+_SMOOTHINGS = (0.8, 0.0)
+# vpmaddubsw adds two products of u8 and s8 in 16 bits: 2 * 255 * 64 = 32640 still fits.
+_LARGEST_FOR_AVX2 = 64
+
+
+@dataclass(frozen=True)
+class Int8Source:
+    """A deployment with its FP32 files, and what its INT8 files are made from beside them.
+
+    Attributes:
+        folder: the deployment so far: checkpoint, tokenizer, ``model.onnx``.
+        model: the checkpoint, opened for export.
+        parameters: its weights by name.
+        required: zeros that every file must keep, by parameter name.
+        text: ``(split, limit, seed)`` to encoded examples.
+        learned: activation ranges that quantization-aware training left beside the checkpoint.
+    """
+
+    folder: Path
+    recipe: Recipe
+    task: Task
+    data_dir: Path | None
+    model: "ExportableModel"
+    parameters: Mapping[str, Any]
+    required: Mapping[str, BoolArray]
+    text: Callable[[str, int, int], list[Feature]]
+    learned: ActivationRanges | None
+    progress: Callable[[str], None]
+
+    @property
+    def settings(self) -> QuantizationSection:
+        """The recipe's ``quantization`` section."""
+        return self.recipe.quantization
+
+
+class Builder(Protocol):
+    """Makes INT8 graphs of one model.
+
+    Attributes:
+        details: for the manifest.
+    """
+
+    details: dict[str, Any]
+
+    @property
+    def operators(self) -> Sequence[str]:
+        """Weights that are INT8 unless they are to stay FP32, in graph order."""
+        ...
+
+    def first(self) -> Calibration | None:
+        """The recipe's calibration; None where nothing is calibrated."""
+        ...
+
+    def others(self) -> Sequence[Calibration]:
+        """Other calibrations that a search may try."""
+        ...
+
+    def build(self, calibration: Calibration | None, fp32: Collection[str] = ()) -> "ir.Model":
+        """The graph with these operators in FP32, every zero proven."""
+        ...
+
+
+def open_builder(source: Int8Source) -> Builder:
+    """The builder of the recipe's mode."""
+    return StaticBuilder(source) if source.settings.mode is Int8Mode.STATIC else DynamicBuilder(source)
+
+
+class StaticBuilder:
+    """Calibrates once per smoothing strength; every graph after that is a copy of the result with some nodes changed.
+
+    Args:
+        source: see :class:`Int8Source`.
+    """
+
+    def __init__(self, source: Int8Source) -> None:
+        self._source = source
+        self._settings = source.settings
+        self.details: dict[str, Any] = {}
+        self._masters: dict[float, tuple[ir.Model, dict[str, dict[str, tuple[float, int]]]]] = {}
+
+    @cached_property
+    def operators(self) -> tuple[str, ...]:
+        """See :class:`Builder`."""
+        from sparse_deploy.graph.quantized_products import quantized_products
+
+        master, _ = self._master(self.first().smoothing)
+        return tuple(product.name for product in quantized_products(master))
+
+    def first(self) -> Calibration:
+        """See :meth:`Builder.first`."""
+        return Calibration(self._settings.observer, self._settings.smoothing)
+
+    def others(self) -> tuple[Calibration, ...]:
+        """See :meth:`Builder.others`; none for weights that were trained on one grid."""
+        if self._source.learned is not None:
+            return ()
+        strengths = dict.fromkeys((self._settings.smoothing, *_SMOOTHINGS))
+        every = [Calibration(observer, strength) for strength in strengths for observer in _OBSERVERS]
+        return tuple(one for one in every if one != self.first())
+
+    def build(self, calibration: Calibration | None, fp32: Collection[str] = ()) -> "ir.Model":
+        """See :meth:`Builder.build`."""
+        from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
+        from sparse_deploy.graph.restore_precision import RestorePrecision
+        from sparse_deploy.graph.set_activation_scales import SetActivationScales
+        from sparse_deploy.graph.sparsity_check import run_passes
+        from sparse_deploy.graph.transpose_weights import TransposeWeights
+
+        chosen = calibration or self.first()
+        master, scales = self._master(chosen.smoothing)
+        graph = run_passes(
+            master.clone(),
+            SetActivationScales(scales[chosen.observer]),
+            RestorePrecision(fp32),
+            FoldWeightQuantization(),
+            TransposeWeights(),
+        )
+        _check(graph, "static INT8", self._source)
+        return graph
+
+    def _master(self, smoothing: float) -> "tuple[ir.Model, dict[str, dict[str, tuple[float, int]]]]":
+        if smoothing not in self._masters:
+            from sparse_deploy.export.exporter import example_inputs, output_names, to_onnx
+            from sparse_deploy.graph.name_weights import NameWeights
+            from sparse_deploy.graph.sparsity_check import run_passes
+
+            self._source.progress(f"INT8 calibration on {self._settings.calibration_samples} examples")
+            observers = (self._settings.observer,) if self._settings.accuracy is None else _OBSERVERS
+            found = self._quantizer.quantize(smoothing, tuple(dict.fromkeys((self._settings.observer, *observers))))
+            self._source.progress("INT8 ONNX (static)")
+            names = output_names(self._source.task.kind)
+            graph = to_onnx(found.graph, example_inputs(), names, self._source.recipe.export.opset)
+            run_passes(graph, NameWeights(self._source.parameters))
+            assert_zeros_kept("static INT8", self._source.required, weights.zero_masks(graph))
+            self._masters[smoothing] = graph, found.scales
+        return self._masters[smoothing]
+
+    @cached_property
+    def _quantizer(self) -> "StaticQuantizer":
+        from sparse_deploy.export.exporter import quiet
+
+        with quiet():  # Neural Compressor and torchao talk while they are imported
+            from sparse_deploy.quantization.calibration import calibration_batches
+            from sparse_deploy.quantization.neural_compressor import StaticQuantizer
+
+        task, settings = self._source.task, self._settings
+        features = self._source.text(task.train_split, settings.calibration_samples * _CALIBRATION_POOL, settings.seed)
+        batches = calibration_batches(features, settings)
+        self.details["calibration"] = {
+            "split": task.train_split,
+            "examples": sum(len(batch["input_ids"]) for batch in batches),
+            "tokens": int(sum(batch["attention_mask"].sum() for batch in batches)),
+            "observer": self.first().observer,
+            "smoothing": self.first().smoothing,
+            "seed": settings.seed,
+        }
+        if self._source.learned is not None:
+            self.details["calibration"]["learned_layers"] = len(self._source.learned.layers)
+        return StaticQuantizer(self._source.model, batches, settings, self._source.learned)
+
+
+class DynamicBuilder:
+    """ONNX Runtime's quantizer, once per graph.
+
+    Args:
+        source: see :class:`Int8Source`.
+    """
+
+    def __init__(self, source: Int8Source) -> None:
+        self._source = source
+        self.details: dict[str, Any] = {}
+
+    @cached_property
+    def operators(self) -> tuple[str, ...]:
+        """See :class:`Builder`."""
+        from sparse_deploy.quantization.onnx_dynamic import quantizable_weights
+
+        graph = model_file.load_onnx(self._source.folder / FP32_FILE)
+        return tuple(quantizable_weights(graph, self._source.settings.exclude))
+
+    def first(self) -> None:
+        """Nothing is calibrated."""
+
+    def others(self) -> tuple[Calibration, ...]:
+        """None."""
+        return ()
+
+    def build(self, calibration: Calibration | None, fp32: Collection[str] = ()) -> "ir.Model":
+        """See :meth:`Builder.build`."""
+        from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
+
+        graph = quantize_dynamic(self._source.folder / FP32_FILE, self._source.settings, keep=fp32)
+        _check(graph, "dynamic INT8", self._source)
+        return graph
+
+
+def _check(graph: "ir.Model", stage: str, source: Int8Source) -> None:
+    """Zeros, and the narrow weights that a CPU without VNNI needs."""
+    assert_zeros_kept(stage, source.required, weights.zero_masks(graph))
+    if source.settings.target_cpu != "avx2":
+        return
+    for weight in weights.read_weights(graph):
+        if weight.quantized and np.abs(weight.values.astype(np.int16)).max() > _LARGEST_FOR_AVX2:
+            raise QuantizationError(
+                f"{weight.name}: expected 7-bit weights for target_cpu avx2, found "
+                f"{np.abs(weight.values.astype(np.int16)).max()}; report this with the recipe"
+            )
