@@ -3,7 +3,8 @@
 
 python benchmarks/gate_error_rates.py            # a table; about 8 minutes on two cores
 python benchmarks/gate_error_rates.py --json     # one object per population and drop
-python benchmarks/gate_error_rates.py --write    # puts the table into docs/statistics.md
+python benchmarks/gate_error_rates.py --write    # puts the tables into docs/statistics.md
+python benchmarks/gate_error_rates.py --write --records FILE   # the tables from what --json wrote
 
 Accuracies are exact: every outcome of a sample is judged and weighed with its probability. The other metrics are
 simulated, with fewer bootstrap resamples than the gate takes by default (--resamples).
@@ -11,6 +12,7 @@ simulated, with fewer bootstrap resamples than the gate takes by default (--resa
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -39,7 +41,6 @@ ALPHA = 1.0 - CONFIDENCE
 DROPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # in margins
 ENDS = (0.0, 1.0, 2.0)
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
-START, END = "<!-- gate_error_rates.py -->", "<!-- end of gate_error_rates.py -->"
 GATES = 5
 LIKELY = 1e-9
 
@@ -84,6 +85,18 @@ SIMULATED = {
 def main() -> None:
     """Entry point."""
     options = _parse()
+    if options.records:
+        records = [json.loads(line) for line in options.records.read_text(encoding="utf-8").splitlines()]
+    else:
+        records = _simulated(options)
+    tables = {"error rates": _table(records), "rows needed": _rows_table()}
+    if options.write:
+        PAGE.write_text(_with_tables(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    elif not options.json:
+        print("\n\n".join(tables.values()))
+
+
+def _simulated(options: argparse.Namespace) -> list[dict[str, object]]:
     records = []
     try:
         for record in _records(options):
@@ -94,14 +107,19 @@ def main() -> None:
         raise SystemExit(130) from None
     finally:
         _progress("")
-    table = _table(records)
-    if not options.json:
-        print(table)
-    if options.write:
-        page = PAGE.read_text(encoding="utf-8")
-        head, _, rest = page.partition(START)
-        _, _, tail = rest.partition(END)
-        PAGE.write_text(f"{head}{START}\n{table}\n{END}{tail}", encoding="utf-8")
+    return records
+
+
+def _with_tables(page: str, tables: dict[str, str]) -> str:
+    """The page with what stands between the markers of each table replaced."""
+    for name, table in tables.items():
+        start, end = f"<!-- {name}: gate_error_rates.py -->\n", f"<!-- end of {name} -->"
+        head, found, rest = page.partition(start)
+        _, closed, tail = rest.partition(end)
+        if not (found and closed):
+            raise SystemExit(f"gate_error_rates.py: expected {start.strip()} and {end} in {PAGE}")
+        page = f"{head}{start}{table}\n{end}{tail}"
+    return page
 
 
 def _records(options: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -240,6 +258,26 @@ def _table(records: list[dict[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def _first_passing(changed: float, drop: float, margin: float) -> int:
+    rows = 50.0
+    while True:
+        count = math.ceil(rows)
+        worse, better = math.ceil(count * (changed + drop) / 2), math.floor(count * (changed - drop) / 2)
+        if drop_exceeds_margin(worse, better, count, margin, set_error=set_error_for(CONFIDENCE)) <= ALPHA:
+            return round(count, 1 - math.floor(math.log10(count)))
+        rows *= 1.02
+
+
+def _rows_table() -> str:
+    """Rows at which an observed drop of 0, or of half the margin, would pass."""
+    lines = ["| margin, points | observed drop | 1 % changed | 2 % changed | 5 % changed |", "|---|---|---|---|---|"]
+    for margin in (0.01, 0.005):
+        for times in (0.0, 0.5):
+            cells = [f"{_first_passing(changed, times * margin, margin):,}" for changed in (0.01, 0.02, 0.05)]
+            lines.append(f"| {100 * margin:g} | {100 * times * margin:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def _progress(message: str) -> None:
     if sys.stderr.isatty():
         print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
@@ -252,7 +290,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", action="store_true", help="one JSON object per population and drop")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
+    parser.add_argument("--records", type=Path, help="what --json wrote, instead of simulating again")
     return parser.parse_args()
 
 

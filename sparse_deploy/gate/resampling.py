@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Numbers drawn at once: 16 MB as float64.
-_CHUNK = 2_000_000
+# Counts drawn at once: what is done with them stays in the cache (three times as fast as with ten times as many).
+_CHUNK = 200_000
 # Leaving out more groups than this one by one brings the acceleration nothing.
 _GROUPS = 500
 
@@ -100,7 +100,7 @@ class RankedSample:
 
     def resample(self, resamples: int, rng: np.random.Generator) -> FloatArray:
         """See :class:`Sample`."""
-        return np.concatenate([self._drops(counts) for counts in _unit_counts(len(self.labels), resamples, rng, 8)])
+        return np.concatenate([self._drops(counts) for counts in _unit_counts(len(self.labels), resamples, rng)])
 
     def jackknife(self) -> tuple[FloatArray, FloatArray]:
         """See :class:`Sample`; groups of rows, where rows are many."""
@@ -108,10 +108,16 @@ class RankedSample:
         groups = min(rows, _GROUPS)
         # Groups of every groups-th row: examples that lie side by side in a file may be alike.
         counts = 1.0 - (np.arange(rows)[None, :] % groups == np.arange(groups)[:, None])
-        return np.concatenate([self._drops(part) for part in np.array_split(counts, 8)]), np.ones(groups)
+        return np.concatenate(
+            [self._drops(part) for part in np.array_split(counts, 1 + counts.size // _CHUNK)]
+        ), np.ones(groups)
+
+    @functools.cached_property
+    def _rankings(self) -> tuple["_Ranking", ...]:
+        return tuple(_Ranking(values) for values in (self.labels, self.baseline, self.cell))
 
     def _drops(self, counts: FloatArray) -> FloatArray:
-        labels, baseline, cell = (_Ranking(values).ranks(counts) for values in (self.labels, self.baseline, self.cell))
+        labels, baseline, cell = (ranking.ranks(counts) for ranking in self._rankings)
         return _correlation(counts, labels, baseline) - _correlation(counts, labels, cell)
 
 
@@ -143,16 +149,9 @@ def _correlation(counts: FloatArray, first: FloatArray, second: FloatArray) -> F
     return np.asarray(found, dtype=np.float64)
 
 
-def _unit_counts(units: int, resamples: int, rng: np.random.Generator, arrays: int = 1) -> Iterator[FloatArray]:
-    """How often each unit was drawn, in chunks of resamples [chunk, units].
-
-    Args:
-        units: drawn from, and drawn.
-        resamples: of all chunks together.
-        rng: source of chance.
-        arrays: of that shape that the caller needs at once.
-    """
-    size = max(1, _CHUNK // (units * arrays))
+def _unit_counts(units: int, resamples: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """How often each unit was drawn, in chunks of resamples [chunk, units]."""
+    size = max(1, _CHUNK // units)
     for start in range(0, resamples, size):
         chunk = min(size, resamples - start)
         drawn = rng.integers(units, size=(chunk, units), dtype=np.int32) + np.arange(chunk)[:, None] * units
