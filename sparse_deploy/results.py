@@ -198,6 +198,8 @@ class Identity(Figures):
         splits: the validation rows, by the suffix of the split's metrics.
         tokenizer_sha256: of the tokenizer as it works here: vocabulary, normalisation, special tokens.
         checkpoint_sha256: of the PyTorch weights. Another checkpoint on the same rows may be compared.
+        batch_size: requests per batch. The scales of dynamic INT8 depend on what lies in a batch together, so a drift
+            is only measured between equal ones.
     """
 
     task: str
@@ -205,6 +207,7 @@ class Identity(Figures):
     splits: dict[str, SplitIdentity]
     tokenizer_sha256: str
     checkpoint_sha256: str
+    batch_size: int
 
 
 class BenchReport(Figures):

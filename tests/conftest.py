@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tiny_checkpoint import demo_recipe, prune_folder
+from tiny_deployment import BENCH_RECIPE, seal_deployment, write_models
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -74,6 +75,16 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sparse_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny encoder with 70 % of its encoder weights at zero."""
     return prune_folder(tiny_encoder, tmp_path_factory.mktemp("sparse") / "u70", "unstructured", 0.7)
+
+
+@pytest.fixture(scope="session")
+def tiny_deployment(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment of the sparse tiny encoder with a random head, in every format; tests change a copy of it."""
+    folder = tmp_path_factory.mktemp("tiny") / "deployment"
+    folder.mkdir()
+    write_models(folder, sparse_encoder)
+    seal_deployment(folder, BENCH_RECIPE)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sparse_deploy.artifacts import Manifest, Source, seal
+from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, Source, seal
 from sparse_deploy.checkpoint import parameter_count, zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.sparsity.statistics import record_masks
@@ -18,6 +18,15 @@ MODEL_FILES = (
     "model.safetensors", "model.onnx", "model_int8.onnx", "openvino_model.xml", "openvino_model_int8.xml",
     "model_sparse.onnx",
 )  # fmt: skip
+
+# 40 rows and short blocks: bench takes seconds.
+BENCH_RECIPE: dict[str, Any] = {
+    "name": "tiny",
+    "task": "demo",
+    "model": {"name_or_path": "tiny"},
+    "data": {"max_length": 32, "validation_samples": 40},
+    "bench": {"blocks": 2, "block_seconds": 0.05, "warmup_seconds": 0.2, "throughput_batch_size": 8, "threads": 1},
+}
 
 
 def write_models(folder: Path, encoder: Path, *, question_answering: bool = False, labels: int = 2) -> None:
@@ -105,7 +114,8 @@ def make_sparse(source: Path, target: Path) -> None:
 
 
 def seal_deployment(folder: Path, recipe: dict[str, Any]) -> None:
-    """Give the folder a manifest; every model file gets the sparsity record of the checkpoint."""
+    """Give the folder a new manifest; every model file gets the sparsity record of the checkpoint."""
+    (folder / MANIFEST_NAME).unlink(missing_ok=True)
     masks = zero_masks(folder, DEFAULT_EXCLUDE)
     record = record_masks(masks, model_parameters=parameter_count(folder))
     present = [name for name in MODEL_FILES if (folder / name).is_file()]

@@ -81,7 +81,13 @@ class Baseline(Figures):
 
 
 def identify(
-    task: Task, data: DataSection, splits: Sequence[ValidationSplit], *, tokenizer_sha256: str, checkpoint_sha256: str
+    task: Task,
+    data: DataSection,
+    splits: Sequence[ValidationSplit],
+    *,
+    tokenizer_sha256: str,
+    checkpoint_sha256: str,
+    batch_size: int,
 ) -> Identity:
     """The identity of a run.
 
@@ -91,6 +97,7 @@ def identify(
         splits: the validation splits.
         tokenizer_sha256: see :func:`sparse_deploy.data.features.tokenizer_sha256`.
         checkpoint_sha256: of the deployment's ``model.safetensors``.
+        batch_size: requests per batch.
     """
     inputs = {"max_length": data.max_length}
     if task.kind is TaskKind.QUESTION_ANSWERING:
@@ -101,6 +108,7 @@ def identify(
         splits={split.suffix: _split_identity(split.digests) for split in splits},
         tokenizer_sha256=tokenizer_sha256,
         checkpoint_sha256=checkpoint_sha256,
+        batch_size=batch_size,
     )
 
 

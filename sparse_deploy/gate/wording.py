@@ -10,7 +10,7 @@ from sparse_deploy.results import Evidence
 Verdict = Literal["pass", "fail", "inconclusive"]
 
 NO_LATENCY = "the run measured no latency (--no-latency)"
-NO_DRIFT = "it needs --against with a baseline that holds this cell, made from the same checkpoint"
+NO_DRIFT = "it needs --against a baseline with this cell, from the same checkpoint, rows and batch size"
 # Closer numbers are the same one with another rounding.
 _EQUAL = 1e-9
 

@@ -27,16 +27,18 @@ class Against:
         baseline: its baseline cell, on the rows of this run.
         examples: rows of this run, by the suffix of the split.
         same_checkpoint: whether its answers are those of the checkpoint of this deployment.
+        same_work: whether the rows and batches are the same, too, so that a cell should answer to the last digit.
     """
 
     stored: Baseline
     baseline: Contestant
     examples: dict[str, int]
     same_checkpoint: bool
+    same_work: bool
 
     def same_cell(self, cell_id: str) -> Contestant | None:
-        """The stored answers of a cell; None without them, or where they are another checkpoint's."""
-        return self.stored.contestant(cell_id, self.examples) if self.same_checkpoint else None
+        """The stored answers of a cell; None without them, or where even an untouched cell would answer otherwise."""
+        return self.stored.contestant(cell_id, self.examples) if self.same_checkpoint and self.same_work else None
 
     @property
     def facts(self) -> dict[str, str | int]:
@@ -68,6 +70,11 @@ def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit]) 
     examples = {split.suffix: len(split.digests) for split in splits}
     baseline = stored.contestant(stored.baseline, examples)
     assert baseline is not None  # noqa: S101 - both readers check that the baseline is among the cells
+    theirs = stored.identity
     return Against(
-        stored, baseline, examples, same_checkpoint=stored.identity.checkpoint_sha256 == ours.checkpoint_sha256
+        stored,
+        baseline,
+        examples,
+        same_checkpoint=theirs.checkpoint_sha256 == ours.checkpoint_sha256,
+        same_work=theirs.splits == ours.splits and theirs.batch_size == ours.batch_size,
     )

@@ -151,6 +151,7 @@ def _identify(
         splits,
         tokenizer_sha256=tokenizer_sha256(load_tokenizer(deployment)),
         checkpoint_sha256=recorded.get(CHECKPOINT, ""),
+        batch_size=recipe.bench.throughput_batch_size,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from tiny_deployment import seal_deployment, write_models
+from tiny_deployment import BENCH_RECIPE as RECIPE
 from typer.testing import CliRunner
 
 from sparse_deploy.artifacts import MANIFEST_NAME
@@ -26,27 +26,16 @@ from sparse_deploy.stages.bench import bench_deployment
 from sparse_deploy.stages.candidates import find_candidates
 
 QUICK = ("bench.runtimes=[onnxruntime, openvino]", "bench.precisions=[fp32]")
-RECIPE = {
-    "name": "tiny",
-    "task": "demo",
-    "model": {"name_or_path": "tiny"},
-    "data": {"max_length": 32, "validation_samples": 40},
-    "bench": {"blocks": 2, "block_seconds": 0.05, "warmup_seconds": 0.2, "throughput_batch_size": 8, "threads": 1},
-}
 
 
 @pytest.fixture(scope="module")
-def deployment(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bench") / "deployment"
-    folder.mkdir()
-    write_models(folder, sparse_encoder)
-    seal_deployment(folder, RECIPE)
-    return folder
+def deployment(tiny_deployment: Path) -> Path:
+    return tiny_deployment
 
 
 @pytest.fixture(scope="module")
-def measured(deployment: Path) -> tuple[BenchReport, Path]:
-    folder = deployment.parent / "report"
+def measured(deployment: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchReport, Path]:
+    folder = tmp_path_factory.mktemp("measured") / "report"
     overrides = ("bench.runtimes=[onnxruntime, pytorch, openvino]", "bench.precisions=[fp32]", "bench.shapes=[[1, 16]]")
     return bench_deployment(deployment, folder, overrides=overrides), folder
 
