@@ -342,8 +342,9 @@ class Goal(Section):
 
     Attributes:
         metric: a task metric (``accuracy``, ``f1`` ...), or a figure that needs no statistics: ``sparsity``,
-            ``agreement``, ``logit_difference`` (largest), ``file_size_ratio``, ``latency_ratio``, the last three
-            against the baseline.
+            ``agreement`` (share of the same predictions), ``logit_difference`` (largest), ``file_size_ratio`` and
+            ``latency_ratio`` against the baseline cell; ``logit_drift`` and ``agreement_drift`` of a cell against its
+            own answers in the stored baseline of ``bench --against``.
         type: ``max-degradation``: at most ``value`` below the baseline, in the metric's own unit;
             ``percent-of-baseline``: at least ``value`` percent of the baseline; ``threshold``: at least ``value``;
             ``at-most``: no more than ``value``. The first two are paired tests on task metrics: pass and fail need

@@ -22,7 +22,7 @@ from sparse_deploy.data.tasks import Task, TaskKind, get_task
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.evaluation.accuracy import PREDICTIONS_FOLDER, Row, ValidationSplit, predictions_file
 from sparse_deploy.gate.companions import agreement, logit_difference
-from sparse_deploy.gate.judge import Contestant
+from sparse_deploy.gate.figures import Contestant
 from sparse_deploy.machine import Machine
 from sparse_deploy.results import BenchReport, Cell, Drift, Figures, Identity, SplitIdentity
 

@@ -12,35 +12,25 @@ from dataclasses import dataclass
 from sparse_deploy.config.schema import GateSection, Goal
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.gate import wording
-from sparse_deploy.gate.companions import Rows, agreement, logit_difference
+from sparse_deploy.gate.companions import Rows
 from sparse_deploy.gate.comparison import compare_rows, split_metric
+from sparse_deploy.gate.figures import (
+    AGAINST_BASELINE,
+    AGAINST_ITSELF,
+    COMPANIONS,
+    LATENCY_METRIC,
+    SPARSITY_METRIC,
+    Contestant,
+    figure,
+)
 from sparse_deploy.gate.holm import holm
 from sparse_deploy.results import Cell, Evidence, GateResult
 
-SPARSITY_METRIC = "sparsity"
-LATENCY_METRIC = "latency_ratio"
-# Against the baseline cell, so the baseline itself has none.
-AGAINST_BASELINE = ("agreement", "logit_difference", "file_size_ratio", LATENCY_METRIC)
-AGAINST_ITSELF = ("logit_drift", "agreement_drift")
-COMPANIONS = (SPARSITY_METRIC, *AGAINST_BASELINE, *AGAINST_ITSELF)
 RELATIVE_TYPES = ("max-degradation", "percent-of-baseline")
 
 # Values are compared as measured, never rounded first: a gate on two decimals lets 0.9457 pass for 0.95. The epsilon
 # only covers binary fractions, so that an exact tie such as 0.91 - 0.90 <= 0.01 passes.
 RELATIVE_EPSILON = 1e-9
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A cell with its per-example results.
-
-    Attributes:
-        cell: its figures.
-        rows: results by the suffix of the split.
-    """
-
-    cell: Cell
-    rows: Rows
 
 
 @dataclass(frozen=True)
@@ -110,13 +100,6 @@ def judge_latency(
         if goal.metric == LATENCY_METRIC
         for cell in _bound(goal, cells, baseline)
     )
-
-
-def metric_value(cell: Cell, metric: str) -> float | None:
-    """A task metric of a cell, or its share of zeros for ``sparsity``; None when the cell has no such figure."""
-    if metric == SPARSITY_METRIC:
-        return cell.sparsity.sparsity_of_prunable if cell.sparsity else None
-    return cell.metrics.get(metric)
 
 
 def _judge(goal: Goal, cell: Contestant, baseline: Contestant, settings: GateSection) -> GateResult | _Pairing:
@@ -293,29 +276,12 @@ def _bound(goal: Goal, cells: Sequence[Cell], baseline: Cell) -> list[Cell]:
 
 def _required(goal: Goal, contestant: Contestant, baseline: Contestant) -> float:
     """The figure that a goal is about."""
-    value = _figure(goal.metric, contestant, baseline)
+    value = figure(goal.metric, contestant, baseline)
     if value is None:
         names = [name for name in sorted(contestant.cell.metrics) if "loss" not in name.split("_")]
-        names += [name for name in COMPANIONS if _figure(name, contestant, baseline) is not None]
+        names += [name for name in COMPANIONS if figure(name, contestant, baseline) is not None]
         raise ConfigError(
             f"{wording.goal_name(goal)}: {contestant.cell.id} has no metric {goal.metric!r}; known metrics: "
             f"{', '.join(names) or 'none'}"
         )
     return value
-
-
-def _figure(metric: str, contestant: Contestant, baseline: Contestant) -> float | None:
-    cell, drift = contestant.cell, contestant.cell.drift
-    match metric:
-        case "agreement":
-            return agreement(baseline.rows, contestant.rows)
-        case "logit_difference":
-            return logit_difference(baseline.rows, contestant.rows)
-        case "file_size_ratio":
-            return cell.file_bytes / baseline.cell.file_bytes if baseline.cell.file_bytes else None
-        case "agreement_drift":
-            return drift.agreement if drift else None
-        case "logit_drift":
-            return drift.logit_difference if drift else None
-        case _:
-            return metric_value(cell, metric)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sparse_deploy.gate.judge import SPARSITY_METRIC, metric_value
+from sparse_deploy.gate.figures import SPARSITY_METRIC, metric_value
 from sparse_deploy.report.verdict import gate_name, worst_first
 from sparse_deploy.results import BenchReport, Cell, GateResult, Latency, Ratio, Throughput
 from sparse_deploy.sparsity.statistics import TensorRecord

@@ -13,7 +13,7 @@ from sparse_deploy.evaluation.baseline import (
     is_baseline,
     load_baseline,
 )
-from sparse_deploy.gate.judge import Contestant
+from sparse_deploy.gate.figures import Contestant
 from sparse_deploy.report.report import JSON_NAME, load_report
 from sparse_deploy.results import Identity
 

@@ -27,11 +27,12 @@ from sparse_deploy.evaluation.statistics import RESAMPLES, percentile
 from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES, Workers
 from sparse_deploy.evaluation.zeros import CHECKPOINT, Recount, recount_zeros
 from sparse_deploy.gate.companions import agreement, logit_difference
-from sparse_deploy.gate.judge import Contestant, judge_goals, judge_latency
+from sparse_deploy.gate.figures import AGAINST_ITSELF, Contestant
+from sparse_deploy.gate.judge import judge_goals, judge_latency
 from sparse_deploy.gate.zeros import judge_zeros
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.report.report import write_report
-from sparse_deploy.results import BenchReport, Cell, Identity, TokenLengths
+from sparse_deploy.results import BenchReport, Cell, GateResult, Identity, TokenLengths
 from sparse_deploy.stages.against import Against, load_against
 from sparse_deploy.stages.candidates import Candidate, check_lengths, find_candidates
 from sparse_deploy.stages.timing import SEED, time_cells, timed_cells
@@ -104,7 +105,8 @@ def bench_deployment(
         # Before the timing: a goal that can't be judged must not cost the user the rest of the run.
         baseline = earlier.baseline if earlier else scored[0]
         gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
-        gates += judge_goals(recipe.goals, scored, baseline, recipe.gate)
+        judged = judge_goals(recipe.goals, scored, baseline, recipe.gate)
+        gates += _without_drift(judged) if new_baseline and not earlier else judged
         timed = run.time() if timing else None
     cells = timed_cells([one.cell for one in scored], timed, recipe) if timed else [one.cell for one in scored]
     gates += judge_latency(recipe.goals, cells, cells[0], recipe.gate)
@@ -139,6 +141,14 @@ def bench_deployment(
     if new_baseline:
         save_baseline(make_baseline(recipe.name, identity, scored, cells[0].id, machine), new_baseline)
     return report
+
+
+def _without_drift(gates: Sequence[GateResult]) -> list[GateResult]:
+    """The results of a run that makes the first baseline: nothing can have drifted from what is not stored yet."""
+    return [
+        gate.model_copy(update={"informational": True}) if gate.goal.metric in AGAINST_ITSELF else gate
+        for gate in gates
+    ]
 
 
 def _identify(

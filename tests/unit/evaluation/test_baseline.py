@@ -23,7 +23,7 @@ from sparse_deploy.evaluation.baseline import (
     save_baseline,
 )
 from sparse_deploy.evaluation.requests import Requests
-from sparse_deploy.gate.judge import Contestant
+from sparse_deploy.gate.figures import Contestant
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.results import Cell, Identity
 

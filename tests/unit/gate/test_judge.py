@@ -7,7 +7,8 @@ import pytest
 
 from sparse_deploy.config.schema import GateSection, Goal
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.gate.judge import Contestant, judge_goals, judge_latency
+from sparse_deploy.gate.figures import Contestant
+from sparse_deploy.gate.judge import judge_goals, judge_latency
 from sparse_deploy.results import Cell, Drift, Ratio
 from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sparse_deploy.config.schema import Goal, Reference
-from sparse_deploy.gate.judge import metric_value
+from sparse_deploy.gate.figures import metric_value
 from sparse_deploy.machine import Machine
 from sparse_deploy.results import (
     BenchReport,

@@ -176,12 +176,13 @@ def test_what_only_informs_changes_no_exit_code(command):
     assert command("--set", goal, "--set", "gate.quiet_machine=true")[0] == ExitCode.INCONCLUSIVE
 
 
-def test_the_command_saves_and_compares(command, tmp_path, capsys):
+def test_the_command_saves_and_compares(command, tmp_path):
     path = tmp_path / "baseline.json"
-    assert command("--save-baseline", str(path))[0] == ExitCode.OK
+    drift = ("--set", 'goals=[{"metric": "logit_drift", "type": "at-most", "value": 0.1}]')
+    assert command(*drift, "--precision", "fp32")[0] == ExitCode.INCONCLUSIVE
+    assert command(*drift, "--save-baseline", str(path))[0] == ExitCode.OK  # there is nothing to drift from yet
     assert json.loads(path.read_text())["baseline"] == "onnxruntime-fp32"
-    code, _ = command("--against", str(path), "--json")
-    assert code == ExitCode.OK
+    assert command(*drift, "--against", str(path))[0] == ExitCode.OK
     code, error = command("--save-baseline", str(tmp_path))
     assert code == ExitCode.USAGE
     assert "expected a file in a folder that exists, found a folder" in error
