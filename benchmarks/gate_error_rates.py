@@ -293,9 +293,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", action="store_true", help="one JSON object per population and drop")
     parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
-    parser.add_argument(
-        "--records", type=Path, help="what --json wrote, instead of simulating again; the last of its kind counts"
-    )
+    parser.add_argument("--records", type=Path, help="what --json wrote; the last of a kind counts")
     return parser.parse_args()
 
 

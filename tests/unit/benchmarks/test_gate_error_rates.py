@@ -30,7 +30,7 @@ def test_exact_rates_are_those_of_sampling():
 def test_a_population_has_the_drop_it_is_asked_for(name):
     case, rng = SIMULATED[name], np.random.default_rng(1)
     drops = []
-    for _ in range(60):
+    for _ in range(25):
         sample = case.population(2 * case.margin, rng)
         found = compare_metric(
             case.metric, sample.baseline, sample.cell, margin=case.margin, confidence=0.95, resamples=2, seed=0
