@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sparse_deploy.report.svg import FAINT, INK, PAPER, VERDICT_COLOURS, new_figure, plot_style, to_inline_svg
-from sparse_deploy.report.tables import allowed_drop, points
+from sparse_deploy.report.tables import allowed_drop, compared_with, points
 from sparse_deploy.results import BenchReport, GateResult
 
 _WIDTH = 6.4
@@ -33,7 +33,7 @@ def drops_by_gate(report: BenchReport) -> str:
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.margins(x=0.06)
-        axes.set_xlabel(f"points below {report.baseline} (right is worse)")
+        axes.set_xlabel(f"points below {compared_with(report)} (right is worse)")
         axes.grid(visible=True, axis="x")
         _legend(figure, gates)
         return to_inline_svg(figure, "gates")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from sparse_deploy.report.tables import (
     MISSING,
     Table,
+    compared_with,
     gate_rows,
     metric_rows,
     reference_rows,
@@ -110,9 +111,9 @@ def _gates_note(report: BenchReport) -> str:
     if not any(gate.evidence for gate in report.gates):
         return flat
     return (
-        f"Drop: how far a cell lies below {report.baseline} on the same examples, in points, with one-sided bounds. A "
-        f"cell passes when the upper bound is within what is allowed and fails when the lower one is beyond it; what "
-        f"lies between is inconclusive. Where goals are corrected together, the corrected p-values decide. Goals "
+        f"Drop: how far a cell lies below {compared_with(report)} on the same examples, in points, with one-sided bounds. "
+        f"A cell passes when the upper bound is within what is allowed and fails when the lower one is beyond it; "
+        f"what lies between is inconclusive. Where goals are corrected together, the corrected p-values decide. Goals "
         f"without a drop compare the measured figure. {flat}"
     )
 

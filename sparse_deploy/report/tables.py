@@ -72,6 +72,12 @@ def allowed_drop(gate: GateResult) -> float | None:
     return None if gate.baseline is None or gate.bound is None else gate.baseline - gate.bound
 
 
+def compared_with(report: BenchReport) -> str:
+    """The cell that drops refer to: the run's own, or a stored one."""
+    stored = report.settings.get("against_cell")
+    return f"the stored {stored}" if stored else report.baseline
+
+
 def sparsity_rows(report: BenchReport) -> Table:
     """Zeros by cell and by detected pattern; ``lost`` counts required zeros of which a tensor has too few."""
     rows = []

@@ -51,6 +51,12 @@ def test_drops_of_squad_are_points_already(make_report, paired_gate):
     assert "3.0" in texts(points)
 
 
+def test_a_stored_baseline_is_named(make_report, paired_gate):
+    report = make_report(gates=(paired_gate("pytorch-fp32", "pass"),), settings={"against_cell": "pytorch-fp32"})
+    assert "points below the stored pytorch-fp32 (right is worse)" in texts(drops_by_gate(report))
+    assert "below the stored pytorch-fp32 on the same examples" in render_page(report)
+
+
 def test_the_page_holds_the_plot_once_and_its_ids_stay_unique(make_report, paired_gate):
     gates = tuple(paired_gate(cell.id, "fail") for cell in make_report().cells[1:])
     page = render_page(make_report(gates=gates))
