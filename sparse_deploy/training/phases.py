@@ -95,10 +95,8 @@ def train_phases(
     layers = token_linear_names(model, recipe.quantization.exclude)
     begin = _share_of_normal_phase(recipe.finetune, qat_recipe.finetune, len(train_features))
     start = folder / QAT_START
-    if resume_from is not None and (resume_from == start or resume_from.parent.name == QAT_FOLDER):
-        load_model(model, start / "model.safetensors")
-        normal = TrainingOutcome(False, zeros={}, **json.loads((start / _OUTCOME_FILE).read_text(encoding="utf-8")))
-        resume_from = None if resume_from == start else resume_from
+    if resume_from is not None and (resume_from == start or resume_from.parent == folder / QAT_FOLDER):
+        normal = _load_start(model, start)
     else:
         normal = TrainingOutcome(interrupted=False, steps=0, zeros={}, history=[])
         if recipe.finetune.max_steps != 0:
@@ -110,14 +108,14 @@ def train_phases(
         if normal.interrupted:
             return PhasesOutcome(normal)
         _write_start(model, normal, folder)
-        resume_from = None
+        resume_from = start
     fake = FakeQuantization(model, layers, weight_limits(recipe.quantization))
-    if resume_from is not None and (ranges := read_ranges(resume_from)):
+    if ranges := read_ranges(resume_from):
         fake.restore(ranges)
     with fake.attached():
         outcome = train(
             model, tokenizer, train_features, qat_recipe, folder / QAT_FOLDER,
-            teacher=teacher, resume_from=resume_from,
+            teacher=teacher, resume_from=resume_from if resume_from != start else None,
             progress=lambda message, share: progress(f"fake INT8, {message}", begin + (1 - begin) * share),
             extra_callbacks=[FakeQuantizationCallback(fake, qat.observe_steps)],
         )  # fmt: skip
@@ -150,6 +148,11 @@ def _recipe_of_phase(recipe: Recipe, qat: QatSection) -> Recipe:
         sparsity = sparsity.model_copy(update={"mode": SparsityMode.LOCK})
     finetune = recipe.finetune.model_copy(update={**changes, "qat": None})
     return recipe.model_copy(update={"finetune": finetune, "sparsity": sparsity})
+
+
+def _load_start(model: PreTrainedModel, start: Path) -> TrainingOutcome:
+    load_model(model, start / "model.safetensors")
+    return TrainingOutcome(False, zeros={}, **json.loads((start / _OUTCOME_FILE).read_text(encoding="utf-8")))
 
 
 def _write_start(model: PreTrainedModel, outcome: TrainingOutcome, folder: Path) -> None:

@@ -80,6 +80,15 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
     return checkpoint
 
 
+def state_if_finished(checkpoint: Path) -> dict[str, Any] | None:
+    """The Trainer's state in a checkpoint behind the last step, else None.
+
+    The Trainer would take one step more when it resumes from there with ``max_steps``.
+    """
+    state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    return state if state["global_step"] >= state["max_steps"] else None
+
+
 def mark_complete(checkpoint: Path, **facts: Any) -> None:
     """Write the completeness file of a folder, after everything else in it."""
     sizes = {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.is_file()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_model
 from torch import nn
 from transformers import (
     DataCollatorWithPadding,
@@ -34,7 +35,7 @@ from sparse_deploy.training.mask_lock import (
     zero_masks_of,
 )
 from sparse_deploy.training.pruning import GradualPruningCallback, magnitude_masks
-from sparse_deploy.training.resume import CompletenessCallback, InterruptCallback
+from sparse_deploy.training.resume import CompletenessCallback, InterruptCallback, state_if_finished
 
 Progress = Callable[[str, float], None]
 
@@ -102,6 +103,10 @@ def train(
         if recipe.sparsity.mode is SparsityMode.LOCK:
             assert_zeros_kept(f"resume from {resume_from.name}", lock.zeros, recorded)
         lock = MaskLock(parameters, recorded)
+    if resume_from is not None and (finished := state_if_finished(resume_from)):
+        load_model(model, resume_from / "model.safetensors")
+        lock.verify(f"resume from {resume_from.name}")
+        return TrainingOutcome(False, finished["global_step"], lock.zeros, finished["log_history"])
     interrupt = InterruptCallback()
     callbacks: list[TrainerCallback] = [*extra_callbacks, ProgressCallback(progress), interrupt]
     if recipe.sparsity.mode is not SparsityMode.NONE:

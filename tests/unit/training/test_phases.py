@@ -22,6 +22,7 @@ from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.stages.finetune import finetune
+from sparse_deploy.training import phases
 from sparse_deploy.training.phases import planned_steps
 from sparse_deploy.training.resume import QAT_FOLDER, QAT_START, newest_complete_checkpoint, open_run
 
@@ -150,6 +151,22 @@ def test_a_killed_run_resumes_in_its_phase_to_the_same_result(straight, tmp_path
     assert read_ranges(tmp_path / "out") == read_ranges(expected)
     assert resumed.details["steps"] == manifest.details["steps"] == 9
     assert resumed.details["metrics"] == manifest.details["metrics"]
+
+
+def test_a_run_that_stops_after_its_last_normal_step_goes_on_with_the_next_phase(straight, tmp_path, monkeypatch):
+    recipe, expected, manifest = straight
+
+    def dies(*_):
+        raise OSError("the machine is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "_write_start", dies)
+        with pytest.raises(OSError, match="gone"):
+            finetune(recipe, tmp_path / "out")
+    resumed = finetune(recipe, tmp_path / "out")
+    assert resumed.details["steps"] == manifest.details["steps"] == 9
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", expected))
+    assert all((ours[name] == theirs[name]).all() for name in theirs)
 
 
 def test_between_the_phases_a_run_resumes_from_the_weights_in_between(tmp_path):
