@@ -367,8 +367,8 @@ class GateSection(Section):
 
     Attributes:
         confidence: of the one-sided bounds behind pass and fail.
-        correction: ``holm`` keeps the chance of any false verdict below ``1 - confidence`` over all goals and cells
-            together; ``none`` keeps it for each alone.
+        correction: ``holm`` keeps the chance of any false pass below ``1 - confidence`` over all goals and cells
+            together, and so that of any false fail; ``none`` keeps it for each alone.
         on_inconclusive: ``more-rows`` ends ``bench`` with exit code 4 and says how many rows would decide, ``fail``
             with 3, ``warn`` with 0.
         resamples: of the bootstrap behind F1, exact match and correlations.
