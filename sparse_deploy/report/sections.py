@@ -111,10 +111,10 @@ def _gates_note(report: BenchReport) -> str:
     if not any(gate.evidence for gate in report.gates):
         return flat
     return (
-        f"Drop: how far a cell lies below {compared_with(report)} on the same examples, in points, with one-sided "
-        f"bounds. A cell passes when the upper bound is within what is allowed and fails when the lower one is beyond it; "
-        f"what lies between is inconclusive. Where goals are corrected together, the corrected p-values decide. Goals "
-        f"without a drop compare the measured figure. {flat}"
+        f"Drop: how far a cell lies below {compared_with(report)} on the same examples, in points. Its bounds are "
+        f"one-sided. A cell passes when the upper bound is within what is allowed and fails when the lower one is "
+        f"beyond it; what lies between is inconclusive. Where goals are corrected together, the corrected p-values "
+        f"decide. Goals without a drop compare the measured figure. {flat}"
     )
 
 
