@@ -51,9 +51,10 @@ def add_value_outliers(state: State, layers: Sequence[int], channels: int, facto
 
 
 def add_shift_outliers(state: State, layers: Sequence[int], channel: int, constant: float) -> None:
-    """Shift a channel of the input of encoder layers (not the first) and compensate every reader, in place."""
+    """Shift a channel of the input of encoder layers and compensate every reader, in place."""
     for layer in layers:
-        state[f"{PREFIX}.{layer - 1}.output.LayerNorm.bias"][channel] += constant
+        norm = f"{PREFIX}.{layer - 1}.output" if layer else "bert.embeddings"
+        state[f"{norm}.LayerNorm.bias"][channel] += constant
         for part in ("query", "key", "value"):
             name = f"{PREFIX}.{layer}.attention.self.{part}"
             state[f"{name}.bias"] -= state[f"{name}.weight"][:, channel] * constant
@@ -70,7 +71,7 @@ def make_outlier_model(source: Path, target: Path, kinds: Sequence[str], *, fact
     if "value" in kinds:
         add_value_outliers(state, sorted({count // 4, 3 * count // 4}), channels=8, factor=factor)
     if "shift" in kinds:
-        add_shift_outliers(state, sorted({max(1, count // 3), 2 * count // 3}), channel=7, constant=constant)
+        add_shift_outliers(state, sorted({count // 3, 2 * count // 3}), channel=7, constant=constant)
     save_file(state, target / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("value", "shift", "both"), default="both")
     parser.add_argument("--mode", choices=("static", "dynamic"), default="static")
     parser.add_argument("--factor", type=float, default=64.0, help="of the value channels")
-    parser.add_argument("--constant", type=float, default=128.0, help="added to the LayerNorm channel")
+    parser.add_argument("--constant", type=float, default=1024.0, help="added to the LayerNorm channel")
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--confidence", type=float, default=0.95)
     parser.add_argument("--json", type=Path, help="also write the result here")

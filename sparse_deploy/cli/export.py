@@ -40,7 +40,7 @@ def export_command(
     """Turn a fine-tuned checkpoint into ONNX and OpenVINO files, FP32, INT8 and sparse, with every zero proven.
 
     Each file is read back: it must hold each zero of the checkpoint and answer like PyTorch on real text. The folder
-    appears only when all of it is right.
+    appears only when all of it is right. Exit code 4: quantization.accuracy could not be decided with so few rows.
     """
     from sparse_deploy.config import load_recipe
 
@@ -73,8 +73,10 @@ def export_command(
         for name, record in manifest.sparsity.items()
     }
     if as_json:
-        found = {"output": str(folder), "task": manifest.task, "files": files, "sparse": manifest.details.get("sparse")}
+        details = {name: manifest.details.get(name) for name in ("sparse", "int8_search", "int8_weight_bits")}
+        found = {"output": str(folder), "task": manifest.task, "files": files, **details}
         typer.echo(json.dumps({"schema_version": 1, **found}))
+        _end(manifest.details)
         return
     typer.echo(f"{folder}: {len(files)} model files, every zero of the checkpoint kept", err=True)
     for name, record in manifest.sparsity.items():
@@ -83,6 +85,11 @@ def export_command(
         typer.echo(line + (f"  max difference {parity['max_abs']:.2g}" if parity else ""), err=True)
     if sparse := manifest.details.get("sparse"):
         typer.echo(f"  sparse operators: {_sparse_line(sparse)}", err=True)
+    if manifest.details.get("int8_weight_bits") == 7:
+        typer.echo("  INT8 weights in 7 bits, for CPUs without VNNI", err=True)
+    if search := manifest.details.get("int8_search"):
+        typer.echo(f"  INT8 search: {_search_line(search)}", err=True)
+    _end(manifest.details)
 
 
 def _sparse_line(details: dict[str, Any]) -> str:
@@ -92,6 +99,25 @@ def _sparse_line(details: dict[str, Any]) -> str:
         name, reason = next(iter(left.items()))
         line += f"; {len(left)} left standard (such as {name}: {reason})"
     return f"{line}; checked with {details['checked_with']}"
+
+
+def _search_line(details: dict[str, Any]) -> str:
+    """What the accuracy-driven search ended with."""
+    kept, trials = details["fp32_operators"], len(details["trials"])
+    line = (
+        f"{details['verdict']} after {trials} trial{'' if trials == 1 else 's'}, {len(kept)} of {details['operators']} "
+        f"operators in FP32; {details['metric']} drops by {details['drop']:.4f}, at most {details['high']:.4f} with "
+        f"{details['confidence']:.0%}"
+    )
+    return f"{line}; {details['explanation']}" if "explanation" in details else line
+
+
+def _end(details: dict[str, Any]) -> None:
+    """Exit code 4 where the search could not decide; the deployment is there all the same."""
+    from sparse_deploy.errors import ExitCode
+
+    if (details.get("int8_search") or {}).get("verdict") == "inconclusive":
+        raise typer.Exit(ExitCode.INCONCLUSIVE)
 
 
 @contextlib.contextmanager
