@@ -2,7 +2,6 @@
 """Stage 2: a checkpoint becomes a deployment: ONNX and OpenVINO IR, FP32, INT8 and sparse, their zeros proven."""
 
 import dataclasses
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.activation_ranges import ActivationRanges, read_ranges
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
-from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, weight_files, zero_masks
+from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
 from sparse_deploy.data.loading import load_split
-from sparse_deploy.data.tasks import Task, TaskKind, get_task
-from sparse_deploy.errors import ConfigError, RuntimeUnavailableError
+from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
 from sparse_deploy.graph import model_file, weights
 from sparse_deploy.machine import describe_machine
@@ -29,20 +28,15 @@ from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, open_builder
+from sparse_deploy.stages.source_checkpoint import CHECKPOINT, check_task, copy_model
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 Progress = Callable[[str], None]
-CHECKPOINT = "model.safetensors"
 # Text that parity is checked on: enough to draw 61 rows of many lengths from.
 _PARITY_EXAMPLES = 256
-_HEADS = {
-    TaskKind.CLASSIFICATION: "ForSequenceClassification",
-    TaskKind.REGRESSION: "ForSequenceClassification",
-    TaskKind.QUESTION_ANSWERING: "ForQuestionAnswering",
-}
 
 
 def export_deployment(
@@ -105,27 +99,6 @@ def export_deployment(
         )
 
 
-def check_task(folder: Path, task: Task) -> None:
-    """Check that a checkpoint is fine-tuned for a task, by its config.
-
-    Raises:
-        ConfigError: another head, or another number of labels.
-    """
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = next(iter(config.get("architectures") or ["no architecture"]))
-    if not str(architecture).endswith(_HEADS[task.kind]):
-        raise ConfigError(
-            f"{folder}: expected a model fine-tuned on {task.name} (...{_HEADS[task.kind]}), found {architecture!r}; "
-            f"use another checkpoint or recipe, or fine-tune first: sparse-deploy finetune -c RECIPE"
-        )
-    labels = len(config.get("id2label") or {}) or config.get("num_labels", 2)
-    if task.kind is not TaskKind.QUESTION_ANSWERING and labels != task.num_outputs:
-        raise ConfigError(
-            f"{folder}: expected {task.num_outputs} output(s) for {task.name}, found {labels}; use the checkpoint "
-            f"with the recipe of its own task"
-        )
-
-
 def _with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
     changed = recipe.model_dump(mode="json")
     if int8 is not None:
@@ -161,7 +134,7 @@ class _Export:
         """Copy the PyTorch source and its tokenizer, and check its zeros against the recipe."""
         self._progress("checkpoint")
         self._tokenizer = load_tokenizer(source.folder)
-        _copy_model(source.folder, self._staging, self._task.kind, allow_pickle=allow_pickle)
+        copy_model(source.folder, self._staging, self._task.kind, allow_pickle=allow_pickle)
         self._tokenizer.save_pretrained(self._staging)
         if (source.folder / "vocab.txt").is_file():  # save_pretrained leaves it out; C++ tokenizers want it
             shutil.copyfile(source.folder / "vocab.txt", self._staging / "vocab.txt")
@@ -311,14 +284,3 @@ class _Export:
     def _features(self, split: str, limit: int, seed: int) -> list[Feature]:
         rows = load_split(self._task, split, self._data_dir, limit=limit, shuffle_seed=seed)
         return encode_split(self._task, rows, self._tokenizer, self._recipe.data, name=split).features
-
-
-def _copy_model(source: Path, staging: Path, kind: TaskKind, *, allow_pickle: bool) -> None:
-    """Put weights and config into the deployment: one safetensors file, whatever the source has."""
-    if [path.name for path in weight_files(source, allow_pickle=allow_pickle)] == [CHECKPOINT]:
-        shutil.copyfile(source / CHECKPOINT, staging / CHECKPOINT)
-        shutil.copyfile(source / "config.json", staging / "config.json")
-        return
-    from sparse_deploy.modeling import load_finetuned
-
-    load_finetuned(source, kind, allow_pickle=allow_pickle).save_pretrained(staging, max_shard_size="100GB")

@@ -19,7 +19,7 @@ from sparse_deploy.graph.model_file import save_onnx
 from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.weights import read_weights, zero_masks
 from sparse_deploy.quantization.calibration import calibration_batches
-from sparse_deploy.quantization.neural_compressor import quantize_static
+from sparse_deploy.quantization.neural_compressor import StaticQuantizer, quantize_static
 
 ENCODER_LINEARS = 12  # query, key, value, attention output, intermediate, output: two layers
 
@@ -78,6 +78,26 @@ def test_histogram_observer_chooses_other_ranges_and_prints_nothing(model, minma
     np.testing.assert_allclose(found, run(model, padded_batch), atol=0.1)
     captured = capfd.readouterr()
     assert "quant" not in (captured.out + captured.err).lower()
+
+
+def test_percentile_and_smoothing_follow_the_settings(model, minmax, features, padded_batch):
+    whole = run(quantized(model, features, observer="percentile", percentile=100.0, smoothing=0.0), padded_batch)
+    cut = run(quantized(model, features, observer="percentile", percentile=90.0, smoothing=0.0), padded_batch)
+    expected = run(model, padded_batch)
+    assert np.abs(cut - expected).mean() > 2 * np.abs(whole - expected).mean()
+    names = [name for name, _ in quantized(model, features, smoothing=0.0).named_buffers()]
+    assert not [name for name in names if name.endswith("smoothing")]
+
+
+def test_several_observers_share_one_calibration(model, features):
+    settings = QuantizationSection()
+    quantizer = StaticQuantizer(model, calibration_batches(features, settings), settings)
+    found = quantizer.quantize(0.0, ("minmax", "percentile", "kl"))
+    assert list(found.scales) == ["minmax", "percentile", "kl"]
+    alone = quantizer.quantize(0.0, ("kl",))
+    assert alone.scales["kl"] == found.scales["kl"]
+    assert len(found.scales["kl"]) == ENCODER_LINEARS
+    assert found.scales["kl"] != found.scales["minmax"]
 
 
 def test_progress_counts_batches(minmax, features):
