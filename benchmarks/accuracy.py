@@ -61,9 +61,9 @@ BUDGETS = {
     "stsb": Budget(("pearson",), epochs=2),
     "sst2": Budget(("accuracy",), samples=10_000),
     "qqp": Budget(("accuracy",), samples=6_000),
-    "qnli": Budget(("accuracy",), samples=6_000, rows=3_000),
-    "mnli": Budget(("accuracy", "accuracy_mismatched"), samples=8_000, rows=3_000),
-    "squad": Budget(("f1",), margin=0.5, samples=3_000, rows=500, batch=16, length=384),
+    "qnli": Budget(("accuracy",), samples=4_000, rows=2_000),
+    "mnli": Budget(("accuracy", "accuracy_mismatched"), samples=6_000, rows=2_000),
+    "squad": Budget(("f1",), margin=0.5, samples=2_000, rows=400, batch=16, length=384),
 }
 
 
