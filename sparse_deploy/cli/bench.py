@@ -127,7 +127,7 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     for title, rows in (
         (f"{report.name}: {report.task}, {report.examples} validation examples", summary_rows(report)),
         ("Fixed shapes", shape_rows(report)),
-        ("Goals", gate_rows(report, explain=False)),  # why is said on standard error, and in the report
+        ("Goals", gate_rows(report)),  # why is said on standard error, and in the report
     ):
         if not rows.rows or (goals_only and title != "Goals"):
             continue

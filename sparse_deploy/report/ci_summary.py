@@ -34,7 +34,7 @@ def render_summary(report: BenchReport, policy: Policy, *, max_bytes: int = MAX_
         for gate in missed[:_EXPLAINED]
     ]
     lines += [""] if missed else []
-    table = gate_rows(report, explain=False)
+    table = gate_rows(report)
     lines += [*table_lines(table), ""] if table.rows else []
     lines += [escape_markdown(f"{report.name}: {measured_line(report)}"), "", escape_markdown(machine_line(report)), ""]
     return _fit(lines, max_bytes)

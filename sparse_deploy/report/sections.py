@@ -11,6 +11,7 @@ from sparse_deploy.report.tables import (
     compared_with,
     gate_rows,
     metric_rows,
+    reason_rows,
     reference_rows,
     shape_rows,
     sparsity_rows,
@@ -42,6 +43,7 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
     found = (
         Section("Cells", _summary_note(report), summary_rows(report), _TIMING_PLOTS, "dense"),
         Section("Goals", _gates_note(report), gate_rows(report), ("gates",), "goals"),
+        Section("Goals missed or open", "", reason_rows(report)),
         Section(
             "Fixed shapes",
             "Latency of one request of exactly so many rows and tokens.",

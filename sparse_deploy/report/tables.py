@@ -52,19 +52,20 @@ def shape_rows(report: BenchReport) -> Table:
     return Table(("cell", "batch x tokens", "p50 ms", "p90 ms", "p99 ms", "speed-up"), tuple(rows))
 
 
-def gate_rows(report: BenchReport, *, explain: bool = True) -> Table:
+def gate_rows(report: BenchReport) -> Table:
     """One row per goal and cell, the misses first.
 
     Drops, their bounds and the allowed drop are in points where a paired test compared the cells; other goals show the
     measured figure and its bound in the metric's own unit.
-
-    Args:
-        report: with its gates.
-        explain: with the sentence that says why.
     """
     headers = ("verdict", "cell", "goal", "measured", "drop", "bounds", "allowed", "rows changed")
-    rows = [(*_gate_row(report, gate), *((gate.explanation,) if explain else ())) for gate in worst_first(report.gates)]
-    return Table((*headers, "why") if explain else headers, tuple(rows))
+    return Table(headers, tuple(_gate_row(report, gate) for gate in worst_first(report.gates)))
+
+
+def reason_rows(report: BenchReport) -> Table:
+    """Why a goal is missed or open, in a sentence each, the misses first; no rows when every goal is met."""
+    rows = [(_shown(gate), gate.explanation) for gate in worst_first(report.gates) if gate.verdict != "pass"]
+    return Table(("verdict", "why"), tuple(rows))
 
 
 def allowed_drop(gate: GateResult) -> float | None:
@@ -185,9 +186,12 @@ def _summary_row(report: BenchReport, cell: Cell) -> tuple[str, ...]:
 
 
 def _gate_row(report: BenchReport, gate: GateResult) -> tuple[str, ...]:
-    verdict = f"{gate.verdict} (informs)" if gate.informational else gate.verdict
     measured = MISSING if gate.value is None else f"{gate.value:.5g}"
-    return (verdict, gate.cell, gate_name(gate), measured, *_evidence_texts(report, gate))
+    return (_shown(gate), gate.cell, gate_name(gate), measured, *_evidence_texts(report, gate))
+
+
+def _shown(gate: GateResult) -> str:
+    return f"{gate.verdict} (informs)" if gate.informational else gate.verdict
 
 
 def _evidence_texts(report: BenchReport, gate: GateResult) -> tuple[str, str, str, str]:

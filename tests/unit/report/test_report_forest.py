@@ -63,4 +63,5 @@ def test_the_page_holds_the_plot_once_and_its_ids_stay_unique(make_report, paire
     ids = re.findall(r'\bid="([^"]*)"', page)
     assert len(ids) == len(set(ids))
     assert page.count("Drop against the baseline, with its bounds") == 1
-    assert page.count('class="is-fail"') == len(gates)
+    assert page.count('class="is-fail"') == 2 * len(gates)  # in the table, and beside the reason
+    assert all(page.count(gate.explanation) for gate in gates)

@@ -58,7 +58,7 @@ def test_a_gate_table_shows_drops_in_points_and_plain_figures_as_they_are(make_r
         "openvino-int8", "pass", goal=Goal(metric="logit_difference", type="at-most", value=0.05), value=0.0123456,
         bound=0.05, baseline=None, evidence=None,
     )  # fmt: skip
-    table = gate_rows(make_report(gates=(paired, at_most)), explain=False)
+    table = gate_rows(make_report(gates=(paired, at_most)))
     first, second = (dict(zip(table.headers, row, strict=True)) for row in table.rows)
     assert (first["drop"], first["bounds"], first["allowed"]) == ("+0.63", "-0.12 to +1.38 at 95 %", "≤ 1.00")
     assert first["rows changed"] == "17 of 872 (10 worse, 7 better)"
