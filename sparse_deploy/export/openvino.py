@@ -2,7 +2,9 @@
 """ONNX to OpenVINO IR with all names and zeros kept, and the reader of an IR's weights."""
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +59,8 @@ def convert_to_ir(onnx_path: Path, xml_path: Path) -> None:
         OSError: the disk is full or not writable.
     """
     try:
-        model = ov.convert_model(onnx_path)
+        with _without_telemetry():
+            model = ov.convert_model(onnx_path)
     except Exception as error:  # OpenVINO's frontend raises RuntimeError and classes of its own
         raise ExportError(f"{onnx_path.name}: OpenVINO can't convert it: {_one_line(error)}") from error
     _restore_names(model, onnx_path)
@@ -65,6 +68,19 @@ def convert_to_ir(onnx_path: Path, xml_path: Path) -> None:
         ov.save_model(model, xml_path, compress_to_fp16=False)
     except RuntimeError as error:
         raise OSError(f"{xml_path.name}: {_one_line(error)}") from error
+
+
+@contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Keep the converter from posting usage data, which it does unless a file in the home folder or CI forbids it."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        del os.environ["CI"]
+        if before is not None:
+            os.environ["CI"] = before
 
 
 def read_weights_of_ir(xml_path: Path) -> list[IrWeight]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """IR conversion: names, zeros and types survive; other forms of IR are read as well."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import openvino as ov
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from openvino import opset13 as ops
+from openvino_telemetry.utils.sender import TelemetrySender
 
 from sparse_deploy.errors import ArtifactError, ConfigError, ExportError
 from sparse_deploy.export.openvino import convert_to_ir, parameter_count, read_zero_masks
@@ -107,3 +109,13 @@ def test_errors_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"no")
     with pytest.raises(ExportError, match=r"broken\.onnx"):
         convert_to_ir(tmp_path / "broken.onnx", tmp_path / "n.xml")
+
+
+def test_nothing_is_posted_to_anybody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    posted: list[object] = []
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr(TelemetrySender, "send", lambda self, backend, message: posted.append(message))
+    save_onnx_of({"layer.0.weight": sparse(0)}, tmp_path / "m.onnx")
+    convert_to_ir(tmp_path / "m.onnx", tmp_path / "m.xml")
+    assert not posted
+    assert "CI" not in os.environ
