@@ -12,8 +12,6 @@ from sparse_deploy.results import BenchReport, GateResult
 MARKERS = ("<!-- accuracy: written by benchmarks/accuracy.py -->", "<!-- accuracy: end -->")
 # Column, deployment, cell.
 COLUMNS = (
-    ("ORT FP32", "static", "onnxruntime-fp32"),
-    ("OpenVINO FP32", "static", "openvino-fp32"),
     ("ORT INT8 static", "static", "onnxruntime-int8"),
     ("OpenVINO INT8 static", "static", "openvino-int8"),
     ("ORT INT8 dynamic", "dynamic", "onnxruntime-int8"),
@@ -41,12 +39,20 @@ def record_of(deployment: Path, report_folder: Path) -> dict[str, Any]:
         "kind": kind,
         "zeros": baseline.sparsity.sparsity_of_prunable if baseline.sparsity else 0.0,
         "rows": report.examples,
+        "fp32": {name: _largest_change(report, name) for name in baseline.metrics},
         "baseline": {name: value for name, value in baseline.metrics.items() if "loss" not in name},
         "search": details.get("int8_search"),
         "gates": [_gate(report, gate) for gate in report.gates if gate.evidence],
         "machine": report.machine.cpu_model,
         "versions": report.versions,
     }
+
+
+def _largest_change(report: BenchReport, metric: str) -> float:
+    """The change of a metric, of the largest size, in the FP32 files of ONNX Runtime and OpenVINO."""
+    before = report.cell(report.baseline).metrics[metric]
+    changes = [cell.metrics[metric] - before for cell in report.cells if cell.precision == "fp32"]
+    return 0.0 + max(changes, key=abs)
 
 
 def _gate(report: BenchReport, gate: GateResult) -> dict[str, Any]:
@@ -67,7 +73,15 @@ def _gate(report: BenchReport, gate: GateResult) -> dict[str, Any]:
 
 def markdown(records: Sequence[Record], order: Sequence[str]) -> str:
     """The table: a row per task, model and metric; in each cell the change, how low it can be, and the verdict."""
-    headers = ("task, metric", "zeros %", "rows", "PyTorch FP32", *(column for column, _, _ in COLUMNS), "kept FP32")
+    headers = (
+        "task, metric",
+        "zeros %",
+        "rows",
+        "PyTorch FP32",
+        "FP32 elsewhere",
+        *(column for column, _, _ in COLUMNS),
+        "kept FP32",
+    )
     lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
     by_name = {(record["task"], record["model"], record["kind"]): record for record in records}
     for task in order:
@@ -87,10 +101,14 @@ def _rows(static: Record, dynamic: Record | None) -> list[str]:
             gates = (static if kind == "static" else dynamic or {"gates": ()})["gates"]
             found = [gate for gate in gates if (gate["cell"], gate["metric"]) == (cell, metric)]
             cells.append(_verdict(found[0], unit) if found else "")
-        lines.append(
-            f"| {static['task']}, {metric.replace('_', ' ')} | {100 * static['zeros']:.0f} | {static['rows']:,} | "
-            f"{static['baseline'][metric] * unit:.2f} | {' | '.join(cells)} | {_kept(static['search'])} |"
+        figures = (
+            f"{static['task']}, {metric.replace('_', ' ')}",
+            f"{100 * static['zeros']:.0f}",
+            f"{static['rows']:,}",
+            f"{static['baseline'][metric] * unit:.2f}",
+            f"{static['fp32'][metric] * unit:+.2f}",
         )
+        lines.append(f"| {' | '.join((*figures, *cells, _kept(static['search'])))} |")
     return lines
 
 
@@ -100,4 +118,4 @@ def _verdict(gate: Record, unit: float) -> str:
 
 
 def _kept(search: Record | None) -> str:
-    return "" if not search else str(len(search.get("kept_fp32", ())))
+    return "" if not search else str(len(search["fp32_operators"]))

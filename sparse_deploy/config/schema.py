@@ -221,6 +221,8 @@ class AccuracyTolerance(Section):
         metric: a metric of the task; its primary one when omitted.
         max_drop: largest allowed drop against PyTorch FP32 of the same checkpoint, in the metric's own unit.
         confidence: of the one-sided bound on the drop that has to stay within ``max_drop``.
+        on_inconclusive: what to do about a model whose drop is within ``max_drop`` and its bound isn't: ``search``
+            gives operators back to FP32 until the bound is, ``accept`` takes it, and ``export`` ends with exit code 4.
         max_trials: models measured on the whole validation split before the search gives up.
         sensitivity_rows: validation rows on which each operator's part in the error is measured.
     """
@@ -228,6 +230,7 @@ class AccuracyTolerance(Section):
     metric: str | None = None
     max_drop: float = Field(gt=0.0)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
+    on_inconclusive: Literal["search", "accept"] = "search"
     max_trials: int = Field(default=16, ge=1)
     sensitivity_rows: int = Field(default=64, ge=1)
 

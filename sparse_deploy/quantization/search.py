@@ -88,8 +88,8 @@ class Outcome:
     """Where the search ended.
 
     Attributes:
-        verdict: ``pass``: the bound is within the tolerance; ``inconclusive``: the drop is, but there are too few rows
-            for any bound to be; ``fail``: neither.
+        verdict: ``pass``: the bound is within the tolerance; ``inconclusive``: only the drop is, which is enough where
+            rows are too few for any bound to be, or the tolerance accepts it; ``fail``: neither.
         best: the model to deploy; with ``fail`` the one with the smallest drop.
         trials: in order.
         operators: worst first; empty when nothing had to be ranked.
@@ -138,7 +138,7 @@ class Search:
             found = self._fewest(calibration, [operator.name for operator in self._operators])
         verdict: Literal["pass", "inconclusive", "fail"] = "fail"
         if found is not None:
-            verdict = "pass" if self._decidable else "inconclusive"
+            verdict = "pass" if found.evidence.high <= self._tolerance.max_drop else "inconclusive"
         best = found or min(self._trials, key=lambda trial: trial.evidence.drop)
         return Outcome(verdict, best, tuple(self._trials), self._operators)
 
@@ -152,7 +152,8 @@ class Search:
         trial = Trial(calibration, tuple(fp32), evidence, time.monotonic() - start)
         self._trials.append(trial)
         self._watch(trial)
-        figure = evidence.high if self._decidable else evidence.drop
+        proven = self._decidable and self._tolerance.on_inconclusive == "search"
+        figure = evidence.high if proven else evidence.drop
         return trial if figure <= self._tolerance.max_drop else None
 
     def _other_calibrations(self, first: Calibration | None) -> tuple[Calibration | None, Trial | None]:

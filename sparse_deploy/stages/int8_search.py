@@ -60,8 +60,8 @@ def search_int8(source: Int8Source, builder: Builder) -> "tuple[ir.Model, dict[s
     if outcome.verdict == "fail":
         raise QuantizationError(words.failure(outcome))
     details = _details(outcome, space, tolerance)
-    if not decidable:
-        details["explanation"] = words.too_few_rows(perfect)
+    if outcome.verdict == "inconclusive":
+        details["explanation"] = words.accepted(outcome.best) if decidable else words.too_few_rows(perfect)
     return builder.build(outcome.best.calibration, outcome.best.fp32), details
 
 
@@ -184,6 +184,13 @@ class _Words:
             f"{self._points(self._tolerance.max_drop)} points with {self._tolerance.confidence:.0%} confidence: even "
             f"FP32 itself would only be shown to lose at most {self._points(perfect.high)}. The measured drop decided; "
             f"use more rows, a larger max_drop, or less confidence for a verdict"
+        )
+
+    def accepted(self, trial: Trial) -> str:
+        return (
+            f"{trial.evidence.rows} validation rows prove a drop of at most {self._points(trial.evidence.high)} "
+            f"points, the tolerance is {self._points(self._tolerance.max_drop)}; accepted as "
+            f"quantization.accuracy.on_inconclusive says, more rows would decide"
         )
 
     def _found(self, trial: Trial) -> str:

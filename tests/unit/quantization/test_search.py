@@ -56,6 +56,20 @@ def test_a_passing_model_is_taken_as_it_is():
     assert not space.asked_for_others
 
 
+def test_an_open_verdict_costs_operators_unless_it_is_accepted():
+    # 5 of 1000 rows wrong: the drop is within 1 point, its bound (1.05) is not.
+    space = MadeUp({"operator3": 5})
+    searched, accepted = search(space), search(space, tolerance={"on_inconclusive": "accept"})
+    assert (searched.verdict, searched.best.fp32) == ("pass", ("operator3",))
+    assert (accepted.verdict, accepted.best.fp32, len(accepted.trials)) == ("inconclusive", (), 1)
+
+
+def test_a_drop_beyond_the_tolerance_is_never_accepted():
+    outcome = search(MadeUp({"operator3": 40}), tolerance={"on_inconclusive": "accept"})
+    assert outcome.best.fp32 == ("operator3",)
+    assert outcome.verdict == "pass"
+
+
 def test_another_calibration_comes_before_any_fp32():
     space = MadeUp({"operator3": 40}, {KL: {"operator3": 10}, SMOOTH: {"operator3": 39}})
     outcome = search(space)
