@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness.accuracy_table import MARKERS, markdown, record_of
+from harness.accuracy_table import markdown, record_of
+from harness.generated import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "accuracy_records"
@@ -193,11 +194,8 @@ def main() -> None:
     if options.json:
         for record in records:
             print(json.dumps(record))
-    before, after = MARKERS
-    page = PAGE.read_text(encoding="utf-8")
-    head, _, rest = page.partition(before)
-    _, _, tail = rest.partition(after)
-    PAGE.write_text(f"{head}{before}\n{markdown(records, list(BUDGETS))}\n{after}{tail}", encoding="utf-8")
+    tables = {"accuracy": markdown(records, list(BUDGETS))}
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), tables, "accuracy.py"), encoding="utf-8")
 
 
 if __name__ == "__main__":

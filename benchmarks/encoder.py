@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.cells import BARS, Cell, select_cells
+from harness.console import show_progress
 from harness.interleave import Plan
 from harness.machine_state import Probe
 from harness.measure import Bench, measure_cell, measure_scaling, sweep
@@ -107,8 +108,8 @@ def _text(record: dict[str, Any]) -> str:
 def _progress(message: str) -> None:
     if _verbose and message:
         print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
-    elif sys.stderr.isatty():
-        print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
+    else:
+        show_progress(message)
 
 
 def _parse() -> argparse.Namespace:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often the gate errs: samples drawn from populations whose true drop is known, judged by the gate itself.
 
-python benchmarks/gate_error_rates.py            # a table; about 8 minutes on two cores
+python benchmarks/gate_error_rates.py            # a table; with --simulations 400, 17 minutes on two busy cores
 python benchmarks/gate_error_rates.py --json     # one object per population and drop
 python benchmarks/gate_error_rates.py --write    # puts the tables into docs/statistics.md
 python benchmarks/gate_error_rates.py --write --records FILE   # the tables from what --json wrote
@@ -14,13 +14,14 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from harness.console import show_progress
+from harness.generated import with_tables
 from harness.populations import (
     Population,
     f1_of,
@@ -91,7 +92,7 @@ def main() -> None:
         records = _simulated(options)
     tables = {"error rates": _table(records), "rows needed": _rows_table()}
     if options.write:
-        PAGE.write_text(_with_tables(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+        PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), tables, "gate_error_rates.py"), encoding="utf-8")
     elif not options.json:
         print("\n\n".join(tables.values()))
 
@@ -106,20 +107,8 @@ def _simulated(options: argparse.Namespace) -> list[dict[str, object]]:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
-        _progress("")
+        show_progress("")
     return records
-
-
-def _with_tables(page: str, tables: dict[str, str]) -> str:
-    """The page with what stands between the markers of each table replaced."""
-    for name, table in tables.items():
-        start, end = f"<!-- {name}: gate_error_rates.py -->\n", f"<!-- end of {name} -->"
-        head, found, rest = page.partition(start)
-        _, closed, tail = rest.partition(end)
-        if not (found and closed):
-            raise SystemExit(f"gate_error_rates.py: expected {start.strip()} and {end} in {PAGE}")
-        page = f"{head}{start}{table}\n{end}{tail}"
-    return page
 
 
 def _records(options: argparse.Namespace) -> Iterator[dict[str, object]]:
@@ -135,7 +124,7 @@ def _records(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     with ProcessPoolExecutor(options.processes, initializer=os.nice, initargs=(10,)) as pool:
         futures = [pool.submit(function, *arguments) for function, arguments in tasks]
         for done, _ in enumerate(as_completed(futures), 1):
-            _progress(f"{done} of {len(futures)}")
+            show_progress(f"{done} of {len(futures)}")
             while futures and futures[0].done():
                 yield from futures.pop(0).result()
 
@@ -277,11 +266,6 @@ def _rows_table() -> str:
             cells = [f"{_first_passing(changed, times * margin, margin):,}" for changed in (0.01, 0.02, 0.05)]
             lines.append(f"| {100 * margin:g} | {100 * times * margin:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _progress(message: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
 
 
 def _parse() -> argparse.Namespace:

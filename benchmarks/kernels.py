@@ -8,11 +8,11 @@ python benchmarks/kernels.py --patterns u70 --shapes 3072x768 --tokens 128,384
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.console import show_progress
 from harness.machine_state import Probe
 from harness.micro import BARS, MicroCell, MicroPlan, measure_shape
 from harness.report import context
@@ -40,7 +40,7 @@ def main() -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
-        _progress("")
+        show_progress("")
 
 
 def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -49,7 +49,7 @@ def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shared = context(1)
     for pattern in options.patterns:
         for n, k in options.shapes:
-            _progress(f"{pattern} {n}x{k}")
+            show_progress(f"{pattern} {n}x{k}")
             cells = [MicroCell(pattern, n, k, tokens) for tokens in options.tokens]
             for record in measure_shape(cells, options.plan, peak):
                 yield {**record, **shared}
@@ -76,11 +76,6 @@ def _text(record: dict[str, Any]) -> str:
             line += f"  bar {record['bar']}: {'reached' if found['reached'] else 'missed'}"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _progress(message: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
 
 
 def _parse() -> argparse.Namespace:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -30,7 +30,10 @@ _VERSIONED_PACKAGES = (
     "neural-compressor", "numpy",
 )  # fmt: skip
 
+_MAX_JSON_BYTES = 256 * 2**20
+
 ArtifactKind = Literal["checkpoint", "deployment"]
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class FileRecord(BaseModel):
@@ -193,6 +196,30 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
         for record in manifest.files:
             _verify_file(folder, record)
     return manifest
+
+
+def read_json_file(path: Path, content: type[Content], what: str, how: str) -> Content:
+    """Read a JSON file that this package wrote.
+
+    Args:
+        path: the file.
+        content: its typed form.
+        what: its name in messages, such as ``report``.
+        how: the sentence that says how to make one.
+
+    Raises:
+        ArtifactError: missing, larger than 256 MiB, no JSON, or of another form.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ArtifactError(f"{path}: expected a {what} of at most {_MAX_JSON_BYTES} bytes; this is larger")
+        return content.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: can't read the {what}: {error.strerror}. {how}") from error
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "file"
+        raise ArtifactError(f"{path}: not a readable {what}: {place}: {problem['msg']}. {how}") from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:

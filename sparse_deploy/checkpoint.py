@@ -18,6 +18,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
 
 PACKAGE_SCHEME = "package:"
+WEIGHTS_FILE = "model.safetensors"
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 # safetensors' own limit: https://github.com/huggingface/safetensors (format: 8-byte little-endian header length,
 # JSON header, tensor bytes).
@@ -117,11 +118,11 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
         if missing or not names:
             raise CheckpointError(f"{folder}: {index.name} names {missing or 'no file'}, missing here; download again")
         return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
+    if (folder / WEIGHTS_FILE).is_file():
+        return [folder / WEIGHTS_FILE]
     pickles = sorted({path for pattern in PICKLE_PATTERNS for path in folder.glob(pattern)})
     if not pickles:
-        raise CheckpointError(f"{folder}: expected model.safetensors, found no weight file")
+        raise CheckpointError(f"{folder}: expected {WEIGHTS_FILE}, found no weight file")
     if not allow_pickle:
         raise CheckpointError(
             f"{folder}: weights only as pickle ({pickles[0].name}), which can run code when loaded. Ask for a "

@@ -9,7 +9,6 @@ from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.report.report import load_report
 from sparse_deploy.results import BenchReport, GateResult
 
-MARKERS = ("<!-- accuracy: written by benchmarks/accuracy.py -->", "<!-- accuracy: end -->")
 # Column, deployment, cell.
 COLUMNS = (
     ("ORT INT8 static", "static", "onnxruntime-int8"),

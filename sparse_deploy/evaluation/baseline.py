@@ -13,9 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import ValidationError
-
-from sparse_deploy.artifacts import package_versions, write_text_atomically
+from sparse_deploy.artifacts import package_versions, read_json_file, write_text_atomically
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.metrics import metrics_of_rows
 from sparse_deploy.data.tasks import Task, TaskKind, get_task
@@ -27,7 +25,6 @@ from sparse_deploy.machine import Machine
 from sparse_deploy.results import BenchReport, Cell, Drift, Figures, Identity, SplitIdentity
 
 KIND: Final = "sparse-deploy baseline"
-_MAX_BYTES = 256 * 2**20
 _HOW = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
 _LOGIT_DIGITS = 6
 # Columns that all cells share, and those of each cell. What follows from them (correct, score) is not stored.
@@ -170,16 +167,7 @@ def load_baseline(path: Path) -> Baseline:
     Raises:
         ArtifactError: unreadable, of another version, or its columns contradict each other.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ArtifactError(f"{path}: expected a baseline of at most {_MAX_BYTES} bytes; this is larger")
-        baseline = Baseline.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{path}: can't read the baseline: {error.strerror}. {_HOW}") from error
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "file"
-        raise ArtifactError(f"{path}: not a readable baseline: {place}: {problem['msg']}. {_HOW}") from error
+    baseline = read_json_file(path, Baseline, "baseline", _HOW)
     _check_columns(baseline, path)
     return baseline
 

@@ -5,7 +5,7 @@ Workers import this module and numpy, nothing else of ours: their resident memor
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,29 @@ def sorted_batches(lengths: IntArray, batch_size: int) -> list[list[int]]:
     """All requests in batches of near-equal length, shortest first; the last batch may be smaller."""
     order = [int(index) for index in np.argsort(lengths, kind="stable")]
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def answer(
+    run: Callable[[dict[str, IntArray]], Sequence[NDArray[Any]]], requests: Requests, batch_size: int
+) -> list[tuple[NDArray[Any], ...]]:
+    """The outputs of every request, in its order.
+
+    Args:
+        run: a model: inputs by name, ``[batch, tokens]``, to one output, or one per token each for start and end.
+        requests: run in batches of like length.
+        batch_size: requests per batch.
+
+    Returns:
+        Copies without the batch dimension; what stands on padding is cut off.
+    """
+    found: dict[int, tuple[NDArray[Any], ...]] = {}
+    for indices in sorted_batches(requests.lengths, batch_size):
+        outputs = run(requests.batch(indices))
+        per_token = len(outputs) > 1
+        for row, index in enumerate(indices):
+            length = int(requests.lengths[index]) if per_token else None
+            found[index] = tuple(values[row][:length].copy() for values in outputs)
+    return [found[index] for index in range(len(requests))]
 
 
 def spread_batches(batches: Sequence[list[int]], count: int) -> list[list[int]]:

@@ -2,10 +2,10 @@
 """Scores of a session in this process: for ``export``, which measures many models and times none."""
 
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.metrics import Outputs, SplitScore, score_split
+from sparse_deploy.data.metrics import SplitScore, score_split
 from sparse_deploy.data.tasks import Task
 from sparse_deploy.evaluation.accuracy import ValidationSplit
-from sparse_deploy.evaluation.requests import Requests, sorted_batches
+from sparse_deploy.evaluation.requests import answer
 from sparse_deploy.runtimes import Session
 
 
@@ -25,14 +25,5 @@ def score_session(
         ArtifactError: the model fails on a batch.
         DataError: it answers with outputs of another width, or with NaN.
     """
-    outputs = answer(session, split.requests, batch_size=batch_size)
+    outputs = answer(session.run, split.requests, batch_size)
     return score_split(task, split.encoded, outputs, max_answer_length=data.max_answer_length)
-
-
-def answer(session: Session, requests: Requests, *, batch_size: int) -> Outputs:
-    """The outputs of every request in its order, padded to its batch (behind the request's own tokens)."""
-    found = {}
-    for indices in sorted_batches(requests.lengths, batch_size):
-        outputs = session.run(requests.batch(indices))
-        found.update({index: tuple(output[row] for output in outputs) for row, index in enumerate(indices)})
-    return [found[index] for index in range(len(found))]

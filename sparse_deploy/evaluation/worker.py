@@ -21,7 +21,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from sparse_deploy.errors import SparseDeployError
-from sparse_deploy.evaluation.requests import Requests, sorted_batches
+from sparse_deploy.evaluation.requests import Requests, answer
 from sparse_deploy.runtimes import Session, get_runtime
 
 WARM_WINDOWS = 3
@@ -71,16 +71,13 @@ class Worker:
         Requests run in batches of like length. The file holds ``0``, ``1`` … per model output: all requests' values
         end to end in request order, with ``sizes`` values each.
         """
-        requests_to_answer = Requests.load(Path(requests))
-        answers: list[tuple[Any, ...] | None] = [None] * len(requests_to_answer)
-        for indices in sorted_batches(requests_to_answer.lengths, batch_size):
-            outputs = self._run(requests_to_answer.batch(indices))
-            per_token = len(outputs) > 1  # start and end logits; what stands on padding is cut off
-            for row, index in enumerate(indices):
-                length = int(requests_to_answer.lengths[index]) if per_token else None
-                answers[index] = tuple(values[row][:length].copy() for values in outputs)
+
+        def run(batch: dict[str, Any]) -> tuple[Any, ...]:
+            outputs = self._run(batch)
             self._alive()
-        rows = [answer for answer in answers if answer is not None]
+            return outputs
+
+        rows = answer(run, Requests.load(Path(requests)), batch_size)
         columns = {str(k): np.concatenate(values) for k, values in enumerate(zip(*rows, strict=True))}
         np.savez(output, allow_pickle=False, sizes=np.array([len(row[0]) for row in rows]), **columns)
         return {"requests": len(rows)}

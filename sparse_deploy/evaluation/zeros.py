@@ -17,7 +17,6 @@ from sparse_deploy.sparsity.mask import mask_sha256
 from sparse_deploy.sparsity.pattern import BoolArray, PatternKind
 from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord, prunable_names, record_masks
 
-CHECKPOINT = "model.safetensors"
 Masks = Mapping[str, BoolArray]
 
 
@@ -79,7 +78,7 @@ def recount_zeros(deployment: Path, files: Sequence[str], manifest: Manifest, pr
 def _required(
     deployment: Path, files: Sequence[str], manifest: Manifest, exclude: tuple[str, ...]
 ) -> dict[str, _Required]:
-    has_checkpoint = (deployment / CHECKPOINT).is_file()
+    has_checkpoint = (deployment / checkpoint.WEIGHTS_FILE).is_file()
     masks = checkpoint.zero_masks(deployment, exclude) if has_checkpoint else {}
     wanted = _fingerprints(manifest, exclude)
     known = {name: {mask_sha256(mask): mask} for name, mask in masks.items() if name in wanted}

@@ -3,9 +3,7 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from sparse_deploy.artifacts import write_text_atomically
+from sparse_deploy.artifacts import read_json_file, write_text_atomically
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.report.markdown import render_markdown
 from sparse_deploy.report.page import render_page
@@ -15,7 +13,6 @@ JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
 
 # Enough for a faithful p1 and p99 in a plot; a full run has hundreds of thousands of requests.
 MAX_SAMPLES = 2000
-_MAX_REPORT_BYTES = 256 * 2**20
 
 
 def write_report(report: BenchReport, folder: Path) -> None:
@@ -51,16 +48,7 @@ def load_report(path: Path) -> BenchReport:
         ArtifactError: missing, not a report, of another version, or its baseline is not one of its cells.
     """
     file = path / JSON_NAME if path.is_dir() else path
-    try:
-        if file.stat().st_size > _MAX_REPORT_BYTES:
-            raise ArtifactError(f"{file}: expected a report.json of at most {_MAX_REPORT_BYTES} bytes; this is larger")
-        report = BenchReport.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"{file}: can't read the report: {error.strerror}. {_HOW}") from error
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "file"
-        raise ArtifactError(f"{file}: not a readable report: {place}: {problem['msg']}. {_HOW}") from error
+    report = read_json_file(file, BenchReport, "report", _HOW)
     if report.baseline not in {cell.id for cell in report.cells}:
         raise ArtifactError(f"{file}: the baseline {report.baseline!r} is not among the report's cells. {_HOW}")
     return report

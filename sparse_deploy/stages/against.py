@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import ValidationSplit
 from sparse_deploy.evaluation.baseline import (
     Baseline,
@@ -65,6 +66,10 @@ def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit]) 
         ConfigError: answers of another task, to other rows, or read by another tokenizer.
     """
     file = path / JSON_NAME if path.is_dir() else path
+    if not file.exists():
+        raise ConfigError(
+            f"--against {path}: no such file; expected one that bench --save-baseline wrote, or a report.json"
+        )
     stored = load_baseline(file) if is_baseline(file) else baseline_of_report(load_report(file), file.parent)
     check_alike(stored, ours, {split.suffix: split.digests for split in splits}, str(path))
     examples = {split.suffix: len(split.digests) for split in splits}

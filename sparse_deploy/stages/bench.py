@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
+from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Goal, Recipe
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
@@ -25,7 +26,7 @@ from sparse_deploy.evaluation.latency import TimedRun
 from sparse_deploy.evaluation.requests import IntArray
 from sparse_deploy.evaluation.statistics import RESAMPLES, percentile
 from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES, Workers
-from sparse_deploy.evaluation.zeros import CHECKPOINT, Recount, recount_zeros
+from sparse_deploy.evaluation.zeros import Recount, recount_zeros
 from sparse_deploy.gate.companions import agreement, logit_difference
 from sparse_deploy.gate.figures import AGAINST_ITSELF, Contestant
 from sparse_deploy.gate.judge import judge_goals, judge_latency
@@ -160,7 +161,7 @@ def _identify(
         recipe.data,
         splits,
         tokenizer_sha256=tokenizer_sha256(load_tokenizer(deployment)),
-        checkpoint_sha256=recorded.get(CHECKPOINT, ""),
+        checkpoint_sha256=recorded.get(WEIGHTS_FILE, ""),
         batch_size=recipe.bench.throughput_batch_size,
     )
 

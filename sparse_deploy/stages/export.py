@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.activation_ranges import ActivationRanges, read_ranges
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
-from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
+from sparse_deploy.checkpoint import WEIGHTS_FILE, ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
@@ -28,7 +28,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, open_builder
-from sparse_deploy.stages.source_checkpoint import CHECKPOINT, check_task, copy_model
+from sparse_deploy.stages.source_checkpoint import check_task, copy_model
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class _Export:
         self._learned = read_ranges(source.folder)
         self._required = zero_masks(self._staging, self._recipe.sparsity.exclude)
         check_promise(self._required, self._recipe.sparsity)
-        self.sparsity[CHECKPOINT] = record_masks(self._required, model_parameters=parameter_count(self._staging))
+        self.sparsity[WEIGHTS_FILE] = record_masks(self._required, model_parameters=parameter_count(self._staging))
 
     def write_fp32(self) -> None:
         """ONNX and IR in FP32."""

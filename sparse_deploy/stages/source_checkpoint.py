@@ -5,11 +5,10 @@ import json
 import shutil
 from pathlib import Path
 
-from sparse_deploy.checkpoint import weight_files
+from sparse_deploy.checkpoint import WEIGHTS_FILE, weight_files
 from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.errors import ConfigError
 
-CHECKPOINT = "model.safetensors"
 _HEADS = {
     TaskKind.CLASSIFICATION: "ForSequenceClassification",
     TaskKind.REGRESSION: "ForSequenceClassification",
@@ -40,8 +39,8 @@ def check_task(folder: Path, task: Task) -> None:
 
 def copy_model(source: Path, staging: Path, kind: TaskKind, *, allow_pickle: bool) -> None:
     """Put weights and config into the deployment: one safetensors file, whatever the source has."""
-    if [path.name for path in weight_files(source, allow_pickle=allow_pickle)] == [CHECKPOINT]:
-        shutil.copyfile(source / CHECKPOINT, staging / CHECKPOINT)
+    if [path.name for path in weight_files(source, allow_pickle=allow_pickle)] == [WEIGHTS_FILE]:
+        shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
         shutil.copyfile(source / "config.json", staging / "config.json")
         return
     from sparse_deploy.modeling import load_finetuned

@@ -3,7 +3,8 @@
 
 import numpy as np
 import pytest
-from gate_error_rates import ALPHA, SIMULATED, _exact, _with_tables
+from gate_error_rates import ALPHA, SIMULATED, _exact
+from harness.generated import with_tables
 from scipy import stats
 
 from sparse_deploy.gate.bootstrap import compare_metric
@@ -44,7 +45,7 @@ def test_a_population_has_the_drop_it_is_asked_for(name):
 def test_tables_go_between_their_markers():
     page = "a\n<!-- x: gate_error_rates.py -->\nold\n<!-- end of x -->\nb\n"
     new = "a\n<!-- x: gate_error_rates.py -->\nnew\n<!-- end of x -->\nb\n"
-    assert _with_tables(page, {"x": "new"}) == new
-    assert _with_tables(new, {"x": "new"}) == new
+    assert with_tables(page, {"x": "new"}, "gate_error_rates.py") == new
+    assert with_tables(new, {"x": "new"}, "gate_error_rates.py") == new
     with pytest.raises(SystemExit, match="expected"):
-        _with_tables("no markers", {"x": "new"})
+        with_tables("no markers", {"x": "new"}, "gate_error_rates.py")

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks' commands say while they run."""
+
+import sys
+
+
+def show_progress(message: str) -> None:
+    """Replace the line on standard error; nothing when that is no terminal. An empty message clears it."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)
