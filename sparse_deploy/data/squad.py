@@ -128,15 +128,27 @@ def best_answer(
     Returns:
         The answer. Of equal scores the first window, then the earliest and shortest span wins.
     """
+    best = best_span(windows, logits, max_answer_length=max_answer_length, n_best=n_best)
+    if best is None:
+        return Answer("", float("-inf"))
+    score, first, last = best
+    return Answer(context[first:last], score)
+
+
+def best_span(
+    windows: Sequence[WindowMap],
+    logits: Sequence[tuple[npt.NDArray[Any], ...]],
+    *,
+    max_answer_length: int = 30,
+    n_best: int = 20,
+) -> tuple[float, int, int] | None:
+    """Where :func:`best_answer` lies: score, first and past-the-end character; None when no span is possible."""
     best: tuple[float, int, int] | None = None
     for window, (start_logits, end_logits) in zip(windows, logits, strict=True):
         candidate = _best_span(window.spans, start_logits, end_logits, max_answer_length, n_best)
         if candidate is not None and (best is None or candidate[0] > best[0]):
             best = candidate
-    if best is None:
-        return Answer("", float("-inf"))
-    score, first, last = best
-    return Answer(context[first:last], score)
+    return best
 
 
 def _best_span(

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sparse-deploy serve``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+_ENV = "SPARSE_DEPLOY_"
+
+
+def _option(*names: str, help: str) -> Any:  # noqa: A002 - typer's word
+    """An option that can be set by an environment variable, too, as containers do."""
+    return typer.Option(*names, envvar=_ENV + names[0].lstrip("-").replace("-", "_").upper(), help=help)
+
+
+def serve_command(
+    deployment: Annotated[
+        Path, typer.Argument(envvar=f"{_ENV}DEPLOYMENT", help="Folder that `sparse-deploy export` wrote.")
+    ],
+    host: Annotated[str, _option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, _option("--port", help="0 takes a free one; the log says which.")] = 8000,
+    name: Annotated[str | None, _option("--name", help="Model name in URLs; the recipe's name when omitted.")] = None,
+    runtime: Annotated[
+        Literal["auto", "sparse", "openvino", "onnxruntime"],
+        _option("--runtime", help="auto measures what the folder and this machine offer and takes the fastest."),
+    ] = "auto",
+    precision: Annotated[
+        Literal["int8", "fp32"] | None, _option("--precision", help="INT8 where the folder has it when omitted.")
+    ] = None,
+    threads: Annotated[
+        int | None, _option("--threads", help="Threads of one batch; the container's CPU quota when omitted.")
+    ] = None,
+    max_batch: Annotated[int, _option("--max-batch", help="Sequences that are computed together.")] = 32,
+    max_delay_ms: Annotated[
+        float, _option("--max-delay-ms", help="How long a lone sequence waits for company while the model is idle.")
+    ] = 0.0,
+    queue: Annotated[int, _option("--queue", help="Sequences that may wait; then 503 with Retry-After.")] = 512,
+    timeout_ms: Annotated[int, _option("--timeout-ms", help="Longest time to an answer; then 504.")] = 10_000,
+    drain_seconds: Annotated[
+        float, _option("--drain-seconds", help="After SIGTERM: still answer, while readiness already says no.")
+    ] = 2.0,
+    shutdown_seconds: Annotated[
+        int, _option("--shutdown-seconds", help="After that: longest time for requests that were accepted.")
+    ] = 20,
+    max_body_bytes: Annotated[int, _option("--max-body-bytes", help="Largest request; then 413.")] = 4 * 2**20,
+    max_rows: Annotated[int, _option("--max-rows", help="Texts or windows in one request; then 413.")] = 256,
+    max_connections: Annotated[int, _option("--max-connections", help="Open at a time; then 503.")] = 2048,
+    token_file: Annotated[
+        Path | None,
+        _option("--token-file", help="File with the token that `Authorization: Bearer` must carry."),
+    ] = None,
+    log_format: Annotated[Literal["json", "text"], _option("--log-format", help="Form of the log lines.")] = "json",
+    access_log: Annotated[bool, _option("--access-log", help="One log line per request.")] = False,
+) -> None:
+    """Serve a deployment over HTTP: Open Inference Protocol v2, text or tensors in, dynamic batching, metrics.
+
+    POST /v2/models/NAME/infer, GET /v2/health/ready, /metrics, /openapi.json. SIGTERM ends it without losing a
+    request that it took. The deployment is verified, and each candidate opened in a process of its own, before the
+    port answers.
+    """
+    from pydantic import ValidationError
+
+    from sparse_deploy.errors import ConfigError
+    from sparse_deploy.serving.settings import ServerSettings
+
+    try:
+        settings = ServerSettings(
+            deployment=deployment,
+            name=name,
+            host=host,
+            port=port,
+            runtime=runtime,
+            precision=precision,
+            threads=threads,
+            max_batch=max_batch,
+            max_delay_ms=max_delay_ms,
+            queue=queue,
+            timeout_ms=timeout_ms,
+            drain_seconds=drain_seconds,
+            shutdown_seconds=shutdown_seconds,
+            max_body_bytes=max_body_bytes,
+            max_rows=max_rows,
+            max_connections=max_connections,
+            token=_token(token_file),
+            log_format=log_format,
+            access_log=access_log,
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        option = "--" + str(problem["loc"][0]).replace("_", "-")
+        raise ConfigError(f"{option}: {problem['msg']}; got {problem['input']!r}") from error
+
+    from sparse_deploy.serving.server import serve
+
+    serve(settings)
+
+
+def _token(path: Path | None) -> Any:
+    from pydantic import SecretStr
+
+    from sparse_deploy.errors import ConfigError
+
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: can't read the token: {error}") from error
+    if not token:
+        raise ConfigError(f"{path}: expected a token, found an empty file")
+    return SecretStr(token)

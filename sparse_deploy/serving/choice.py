@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which runtime a server uses: what the folder holds and this machine can run, measured side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sparse_deploy.errors import ArtifactError
+from sparse_deploy.runtimes import get_runtime
+
+# In the order of a tie, and of what is taken unmeasured.
+SERVED_RUNTIMES = ("sparse", "openvino", "onnxruntime")
+PRECISIONS = ("int8", "fp32")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a server runs.
+
+    Attributes:
+        runtime: its name.
+        precision: ``int8`` or ``fp32``.
+        milliseconds: median of one short request by candidate, such as ``sparse-int8``; empty when unmeasured.
+    """
+
+    runtime: str
+    precision: str
+    milliseconds: dict[str, float]
+
+    @property
+    def cell(self) -> str:
+        """Runtime and precision as ``bench`` names its cells."""
+        return f"{self.runtime}-{self.precision}"
+
+
+def choose_runtime(
+    folder: Path, runtime: str, precision: str | None, threads: int, *, tokens: int, measure: bool = True
+) -> Choice:
+    """Choose among the files of a deployment.
+
+    Args:
+        folder: the deployment.
+        runtime: a name, or ``auto`` for the fastest.
+        precision: None for INT8 where a runtime at hand has it.
+        threads: of one request.
+        tokens: length of the requests that are measured.
+        measure: open and measure each candidate in a process of its own; otherwise take the first.
+
+    Raises:
+        RuntimeUnavailableError: the runtime that was asked for is not installed.
+        ArtifactError: no file of the folder fits, or one kills or stalls the process that opens it.
+    """
+    names = SERVED_RUNTIMES if runtime == "auto" else (runtime,)
+    if runtime != "auto":
+        get_runtime(runtime).version()  # says what is missing
+    for wanted in PRECISIONS if precision is None else (precision,):
+        candidates = [name for name in names if _can_open(name, folder, wanted)]
+        if candidates:
+            return (
+                _fastest(folder, candidates, wanted, threads, tokens) if measure else Choice(candidates[0], wanted, {})
+            )
+    raise ArtifactError(
+        f"{folder}: no {precision or 'model'} file for {', '.join(names)} here; install the runtime, ask for another "
+        f"one, or export again with its target"
+    )
+
+
+def _can_open(name: str, folder: Path, precision: str) -> bool:
+    runtime = get_runtime(name)
+    return precision in runtime.files and (folder / runtime.files[precision]).is_file() and runtime.available()
+
+
+def _fastest(folder: Path, candidates: Sequence[str], precision: str, threads: int, tokens: int) -> Choice:
+    from sparse_deploy.runtimes.probe import probe
+
+    measured = {name: probe(name, folder, precision, threads, tokens=tokens).median_ms for name in candidates}
+    best = min(measured, key=lambda name: measured[name])
+    return Choice(best, precision, {f"{name}-{precision}": value for name, value in measured.items()})

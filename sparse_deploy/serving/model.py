@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that a server answers with: a deployment, verified, opened with the fastest runtime, and its task."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sparse_deploy.artifacts import Manifest, load_manifest
+from sparse_deploy.config.schema import DataSection
+from sparse_deploy.data.features import Feature
+from sparse_deploy.data.tasks import MODEL_INPUTS, TaskKind, get_task
+from sparse_deploy.errors import ArtifactError
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.runtimes import Session, get_runtime
+from sparse_deploy.runtimes.protocol import OUTPUT_NAMES, read_config
+from sparse_deploy.serving import answers
+from sparse_deploy.serving.answers import Outputs
+from sparse_deploy.serving.choice import Choice, choose_runtime
+from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, Tensor
+from sparse_deploy.serving.settings import ServerSettings
+from sparse_deploy.serving.text import TextEncoder, count_rows
+
+VERSION = "1"
+PLATFORMS = {"openvino": "openvino_ir", "onnxruntime": "onnx_onnxv1", "sparse": "onnx_onnxv1"}
+_WARM_LENGTHS = (8, 32, 128)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as sequences, and what becomes of their outputs.
+
+    Attributes:
+        features: sequences to compute.
+        answer: outputs of those sequences to the tensors of the answer.
+    """
+
+    features: list[Feature]
+    answer: Callable[[list[Outputs]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """An opened deployment.
+
+    Attributes:
+        name: in URLs.
+        kind: what it answers.
+        labels: of a classification, by id.
+        data: lengths that it was made for.
+        choice: runtime, precision and what the candidates took.
+        threads: of one batch.
+        session: the opened file.
+        encoder: its tokenizer.
+        config: the model's ``config.json``.
+        max_rows: rows and windows that one request may have.
+    """
+
+    name: str
+    kind: TaskKind
+    labels: tuple[str, ...]
+    data: DataSection
+    choice: Choice
+    threads: int
+    session: Session
+    encoder: TextEncoder
+    config: dict[str, Any]
+    max_rows: int
+
+    @property
+    def text_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that take text; the second one of a text is optional unless the task has pairs."""
+        return ("question", "context") if self.kind is TaskKind.QUESTION_ANSWERING else ("text", "text_pair")
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the model's own outputs."""
+        return OUTPUT_NAMES[1 if self.kind is TaskKind.QUESTION_ANSWERING else 0]
+
+    @property
+    def pad_id(self) -> int:
+        """The tokenizer's padding token."""
+        return int(self.config.get("pad_token_id") or 0)
+
+    def metadata(self) -> dict[str, Any]:
+        """The model as OIP's metadata describes it; text or tensors come in, and their answers go out."""
+        texts = [_described(name, "BYTES", [-1]) for name in self.text_inputs]
+        ids = [_described(name, "INT64", [-1, -1]) for name in MODEL_INPUTS]
+        labels = len(self.labels)
+        outputs = {
+            TaskKind.CLASSIFICATION: [
+                _described("label", "BYTES", [-1]),
+                _described("score", "FP32", [-1]),
+                _described("probabilities", "FP32", [-1, labels]),
+                _described("logits", "FP32", [-1, labels]),
+            ],
+            TaskKind.REGRESSION: [_described("score", "FP32", [-1]), _described("logits", "FP32", [-1, 1])],
+            TaskKind.QUESTION_ANSWERING: [
+                _described("answer", "BYTES", [-1]),
+                _described("score", "FP32", [-1]),
+                _described("start", "INT64", [-1]),
+                _described("end", "INT64", [-1]),
+                _described("start_logits", "FP32", [-1, -1]),
+                _described("end_logits", "FP32", [-1, -1]),
+            ],
+        }[self.kind]
+        platform = PLATFORMS[self.choice.runtime]
+        return {
+            "name": self.name,
+            "versions": [VERSION],
+            "platform": platform,
+            "inputs": texts + ids,
+            "outputs": outputs,
+        }
+
+    def prepare(self, request: InferRequest) -> Prepared:
+        """Turn a request into sequences.
+
+        Raises:
+            RequestError: 400, it has not the inputs that the model takes.
+        """
+        if "input_ids" in request.inputs:
+            return self._prepare_tensors(request.inputs)
+        first, second = self.text_inputs
+        needed = {first, second} if self.kind is TaskKind.QUESTION_ANSWERING else {first}
+        if not needed <= request.inputs.keys() <= {first, second}:
+            found = ", ".join(name[:64] for name in request.inputs)
+            raise RequestError(
+                f"expected inputs {first} and {second} as texts, or {', '.join(MODEL_INPUTS)}; got {found}"
+            )
+        texts, others = _texts(request.inputs[first]), None
+        if second in request.inputs:
+            others = _texts(request.inputs[second])
+        self._check_rows(count_rows(texts, others, (first, second)))
+        if self.kind is TaskKind.QUESTION_ANSWERING:
+            return self._prepare_questions(texts, others or [])
+        features = self.encoder.encode(texts, others)
+        if self.kind is TaskKind.REGRESSION:
+            return Prepared(features, answers.regression)
+        return Prepared(features, lambda outputs: answers.classification(self.labels, outputs))
+
+    def _prepare_questions(self, questions: Sequence[str], contexts: Sequence[str]) -> Prepared:
+        features, maps = [], []
+        for question, context in zip(questions, contexts, strict=True):
+            windows, window_maps = self.encoder.windows(question, context)
+            features += windows
+            maps.append(window_maps)
+            self._check_rows(len(features))
+
+        def answer(outputs: list[Outputs]) -> list[Tensor]:
+            remaining = iter(outputs)
+            per_question = [[next(remaining) for _ in windows] for windows in maps]
+            return answers.question_answering(contexts, maps, per_question, self.data.max_answer_length)
+
+        return Prepared(features, answer)
+
+    def _prepare_tensors(self, inputs: dict[str, Tensor]) -> Prepared:
+        if not inputs.keys() <= set(MODEL_INPUTS):
+            raise RequestError(
+                f"expected inputs {', '.join(MODEL_INPUTS)}; got {', '.join(name[:64] for name in inputs)}"
+            )
+        ids = inputs["input_ids"]
+        if len(ids.shape) != 2:
+            raise RequestError(f"input_ids: expected shape [rows, tokens], got {list(ids.shape)}")
+        self._check_rows(ids.shape[0])
+        longest = int(self.config.get("max_position_embeddings") or self.data.max_length)
+        if ids.shape[1] > longest:
+            raise RequestError(f"input_ids: the model reads at most {longest} tokens, got {ids.shape[1]}")
+        limits = {
+            "input_ids": int(self.config["vocab_size"]),
+            "attention_mask": 2,
+            "token_type_ids": int(self.config.get("type_vocab_size") or 1),
+        }
+        defaults = {"attention_mask": np.ones, "token_type_ids": np.zeros}
+        arrays = {}
+        for name in MODEL_INPUTS:
+            tensor = inputs.get(name)
+            values = defaults[name](ids.shape, np.int64) if tensor is None else tensor.values
+            if isinstance(values, list):
+                raise RequestError(f"{name}: expected datatype INT64, got BYTES")
+            if values.shape != ids.shape:
+                raise RequestError(f"{name}: expected shape {list(ids.shape)} of input_ids, got {list(values.shape)}")
+            if values.min() < 0 or values.max() >= limits[name]:
+                raise RequestError(f"{name}: expected values of 0 to {limits[name] - 1}")
+            arrays[name] = values
+        if not arrays["attention_mask"].any(axis=1).all():
+            raise RequestError("attention_mask: a row has no token at all")
+        features = [{name: values[row] for name, values in arrays.items()} for row in range(ids.shape[0])]
+        return Prepared(features, lambda outputs: answers.tensors(self.output_names, outputs))
+
+    def _check_rows(self, rows: int) -> None:
+        if rows > self.max_rows:
+            raise RequestError(
+                f"one request may have {self.max_rows} rows or windows; this one has {rows} or more", 413
+            )
+
+
+def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedModel:
+    """Verify a deployment, choose its runtime, and open it.
+
+    Args:
+        settings: of the server.
+        isolated: first open every candidate in a process of its own, so that a file that kills its reader ends in an
+            error; measured there, too.
+
+    Raises:
+        ConfigError: no such folder.
+        ArtifactError: unfinished, altered, or a file that no runtime can open.
+        RuntimeUnavailableError: the runtime that was asked for is not installed.
+    """
+    folder = settings.deployment
+    manifest = load_manifest(folder, "deployment")
+    task, config = get_task(manifest.task), read_config(folder)
+    data = _data_section(manifest, folder)
+    threads = settings.threads or describe_machine().usable_cpus
+    questions = task.kind is TaskKind.QUESTION_ANSWERING
+    encoder = TextEncoder(folder, data.max_length, data.doc_stride if questions else None)
+    choice = choose_runtime(
+        folder, settings.runtime, settings.precision, threads, tokens=_typical_length(data, task.kind), measure=isolated
+    )
+    session = get_runtime(choice.runtime).open(folder, choice.precision, threads)
+    model = ServedModel(
+        name=settings.name or str(manifest.recipe.get("name") or "model"),
+        kind=task.kind,
+        labels=_labels(config, folder) if task.kind is TaskKind.CLASSIFICATION else (),
+        data=data,
+        choice=choice,
+        threads=threads,
+        session=session,
+        encoder=encoder,
+        config=config,
+        max_rows=min(settings.max_rows, settings.queue),
+    )
+    _warm_up(model)
+    return model
+
+
+def _warm_up(model: ServedModel) -> None:
+    """Compute a few shapes, so that the first client does not wait for allocations."""
+    for length in (*_WARM_LENGTHS, model.data.max_length):
+        tokens = min(length, model.data.max_length)
+        ids = np.ones((1, tokens), dtype=np.int64)
+        outputs = model.session.run({name: ids if name != "token_type_ids" else ids * 0 for name in MODEL_INPUTS})
+        if not all(math.isfinite(value) for output in outputs for value in output.ravel()):
+            raise ArtifactError(f"{model.name}: the model answers with NaN or infinity; export again")
+
+
+def _typical_length(data: DataSection, kind: TaskKind) -> int:
+    """Tokens to measure candidates with: windows of a question are full, GLUE's texts have medians of 25 to 40."""
+    return data.max_length if kind is TaskKind.QUESTION_ANSWERING else min(32, data.max_length)
+
+
+def _data_section(manifest: Manifest, folder: Path) -> DataSection:
+    try:
+        return DataSection.model_validate(manifest.recipe.get("data") or {})
+    except ValueError as error:
+        raise ArtifactError(f"{folder}: the manifest's recipe has no readable data section; export again") from error
+
+
+def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
+    names = config.get("id2label")
+    if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))} or not names:
+        raise ArtifactError(f"{folder / 'config.json'}: expected id2label with ids 0 to n-1; export again")
+    return tuple(str(names[str(index)]) for index in range(len(names)))
+
+
+def _texts(tensor: Tensor) -> list[str]:
+    if not isinstance(tensor.values, list):
+        raise RequestError(f"{tensor.name}: expected datatype BYTES, got INT64")
+    if len(tensor.shape) == 2 and tensor.shape[1] != 1:
+        raise RequestError(f"{tensor.name}: expected shape [rows] or [rows, 1], got {list(tensor.shape)}")
+    return tensor.values
+
+
+def _described(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:
+    return {"name": name, "datatype": datatype, "shape": shape}

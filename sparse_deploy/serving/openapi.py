@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document of a server, with the inputs and outputs of its model."""
+
+from typing import Any
+
+from sparse_deploy import __version__
+from sparse_deploy.data.tasks import MODEL_INPUTS, TaskKind
+from sparse_deploy.serving.inference_protocol import MAX_DIMENSIONS, MAX_INPUTS, MAX_NAME
+from sparse_deploy.serving.model import VERSION, ServedModel
+
+Schema = dict[str, Any]
+
+
+def document(model: ServedModel, *, token: bool = False) -> Schema:
+    """OpenAPI 3.1 of all routes; with a token where the server asks for one."""
+    path = f"/v2/models/{model.name}"
+    name = {"name": "version", "in": "path", "required": True, "schema": {"enum": [VERSION]}}
+    page = {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    paths: dict[str, Any] = {
+        "/v2": _get("Server metadata", _ref("ServerMetadata")),
+        "/v2/health/live": _get("The process answers", _object({"live": {"type": "boolean"}})),
+        "/v2/health/ready": _get("New requests are welcome", _object({"ready": {"type": "boolean"}}), unready=True),
+        "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": page}}},
+        "/openapi.json": _get("This document", {"type": "object"}),
+    }
+    for prefix, parameters in ((path, []), (f"{path}/versions/{{version}}", [name])):
+        paths[prefix] = _get("Model metadata", _ref("ModelMetadata"))
+        paths[f"{prefix}/ready"] = _get(
+            "The model is ready", _object({"name": {"type": "string"}, "ready": {"type": "boolean"}}), unready=True
+        )
+        paths[f"{prefix}/infer"] = {"post": _infer(model)}
+        for suffix in ("", "/ready", "/infer"):
+            if parameters:
+                paths[f"{prefix}{suffix}"]["parameters"] = parameters
+    made: Schema = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": f"sparse-deploy: {model.name}",
+            "version": __version__,
+            "description": "Open Inference Protocol v2 with raw text or tensors as inputs.",
+        },
+        "paths": paths,
+        "components": {"schemas": _schemas(model)},
+    }
+    if token:
+        made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"token": []}]
+    return made
+
+
+def _infer(model: ServedModel) -> Schema:
+    errors = {
+        "400": "The request is not what the model takes",
+        "401": "The token is missing or wrong",
+        "404": "No such model or version",
+        "408": "The body came too slowly",
+        "413": "Too many bytes or rows",
+        "415": "A compressed body",
+        "500": "The model failed",
+        "503": "The queue is full; Retry-After says when to come back",
+        "504": "Too late",
+    }
+    return {
+        "summary": "Answer texts or tensors",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref("InferRequest"), "examples": _examples(model)}},
+        },
+        "responses": {
+            "200": {"description": "The answer", "content": {"application/json": {"schema": _ref("InferResponse")}}},
+            **{code: _error(text) for code, text in errors.items()},
+        },
+    }
+
+
+def _examples(model: ServedModel) -> Schema:
+    texts = {
+        "text": "a gripping, funny and humane film",
+        "question": "Who keeps every zero?",
+        "context": "The sparse engine keeps every zero of its weights.",
+    }
+    names = model.text_inputs if model.kind is TaskKind.QUESTION_ANSWERING else model.text_inputs[:1]
+    inputs = [{"name": name, "datatype": "BYTES", "shape": [1], "data": [texts[name]]} for name in names]
+    tensors = [
+        {"name": name, "datatype": "INT64", "shape": [1, 3], "data": values}
+        for name, values in zip(MODEL_INPUTS, ([101, 2023, 102], [1, 1, 1], [0, 0, 0]), strict=True)
+    ]
+    return {"texts": {"value": {"inputs": inputs}}, "tensors": {"value": {"inputs": tensors}}}
+
+
+def _schemas(model: ServedModel) -> Schema:
+    string = {"type": "string"}
+    metadata = _object({"name": string, "datatype": string, "shape": {"type": "array", "items": {"type": "integer"}}})
+    shape = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 1, "maximum": 2**31 - 1},
+        "minItems": 1,
+        "maxItems": MAX_DIMENSIONS,
+    }
+    texts = _input([*model.text_inputs], "BYTES", shape, {"type": "string"})
+    tensors = _input([*MODEL_INPUTS], "INT64", shape, {"type": "integer", "minimum": 0})
+    name = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
+    output = {"type": "object", "required": ["name"], "properties": {"name": name, "parameters": {"type": "object"}}}
+    return {
+        "ServerMetadata": _object(
+            {"name": string, "version": string, "extensions": {"type": "array", "items": string}}
+        ),
+        "ModelMetadata": _object(
+            {
+                "name": string,
+                "versions": {"type": "array", "items": string},
+                "platform": string,
+                "inputs": {"type": "array", "items": metadata},
+                "outputs": {"type": "array", "items": metadata},
+            }
+        ),
+        "InferRequest": {
+            "type": "object",
+            "required": ["inputs"],
+            "properties": {
+                "id": {"type": "string", "maxLength": MAX_NAME},
+                "inputs": _list({"oneOf": [texts, tensors]}),
+                "outputs": _list(output),
+                "parameters": {"type": "object", "description": "timeout: microseconds until the answer is worthless"},
+            },
+        },
+        "InferResponse": {
+            "type": "object",
+            "required": ["model_name", "model_version", "outputs"],
+            "properties": {
+                "id": string,
+                "model_name": {"const": model.name},
+                "model_version": {"const": VERSION},
+                "outputs": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["name", "datatype", "shape"],
+                        "properties": {
+                            "name": {"enum": [tensor["name"] for tensor in model.metadata()["outputs"]]},
+                            "datatype": {"enum": ["BYTES", "FP32", "INT64"]},
+                            "shape": {"type": "array", "items": {"type": "integer"}},
+                            "data": {"type": "array"},
+                            "parameters": {"type": "object"},
+                        },
+                    },
+                },
+            },
+        },
+        "Error": _object({"error": string}),
+    }
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "minItems": 1, "maxItems": MAX_INPUTS, "items": items}
+
+
+def _input(names: list[str], datatype: str, shape: Schema, items: Schema) -> Schema:
+    data = {"type": "array", "items": {"anyOf": [items, {"type": "array", "items": items}]}}
+    return {
+        "type": "object",
+        "required": ["name", "datatype", "shape", "data"],
+        "properties": {
+            "name": {"enum": names},
+            "datatype": {"const": datatype},
+            "shape": shape,
+            "data": data,
+            "parameters": {"type": "object"},
+        },
+    }
+
+
+def _get(summary: str, schema: Schema, *, unready: bool = False) -> Schema:
+    content = {"application/json": {"schema": schema}}
+    responses: dict[str, Any] = {"200": {"description": summary, "content": content}}
+    if unready:
+        responses["503"] = {"description": "The server is shutting down", "content": content}
+    else:
+        responses |= {"401": _error("The token is missing or wrong"), "404": _error("No such model or version")}
+    return {"get": {"summary": summary, "responses": responses}}
+
+
+def _error(text: str) -> Schema:
+    return {"description": text, "content": {"application/json": {"schema": _ref("Error")}}}
+
+
+def _object(properties: dict[str, Schema]) -> Schema:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One server process: uvicorn around the application, and an end that loses no accepted request."""
+
+import asyncio
+import socket
+import sys
+from types import FrameType
+
+import uvicorn
+
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.serving.app import Service, create_app
+from sparse_deploy.serving.connections import Connection
+from sparse_deploy.serving.logs import log, set_up
+from sparse_deploy.serving.model import open_model
+from sparse_deploy.serving.settings import ServerSettings
+
+# The event loop and the computing thread share the interpreter: with its default of 5 ms, a finished batch may wait as
+# long for a loop that parses requests.
+_SWITCH_SECONDS = 0.0005
+_TICK_SECONDS = 0.05
+
+
+def serve(settings: ServerSettings) -> None:
+    """Serve a deployment until SIGTERM or SIGINT; a second signal ends it at once.
+
+    Raises:
+        ConfigError: the address can't be had.
+        ArtifactError: the deployment can't be opened.
+    """
+    set_up(settings.log_format)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    listener = _listen(settings.host, settings.port)
+    with listener:
+        model = open_model(settings)
+        service = Service(settings, model)
+        host, port = listener.getsockname()[:2]
+        log(
+            "serving",
+            url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{model.name}",
+            runtime=model.choice.cell,
+            threads=model.threads,
+            candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
+        )
+        connection = type("LimitedConnection", (Connection,), {"header_seconds": settings.header_timeout_ms / 1000})
+        config = uvicorn.Config(
+            create_app(settings, service),
+            http=connection,
+            loop="uvloop",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=settings.max_connections,
+            timeout_keep_alive=max(1, settings.header_timeout_ms // 1000),
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+        _DrainingServer(config, service).run(sockets=[listener])
+        log("stopped")
+
+
+class _DrainingServer(uvicorn.Server):
+    """uvicorn's server with a time between the signal and the closed door, in which readiness says no.
+
+    Load balancers need it to send their requests elsewhere; what still comes in is answered, and its connection closed.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._signals = 0
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note the signal; the main loop looks every tenth of a second."""
+        self._signals += 1
+        self.should_exit = True
+        if self._signals > 1:
+            self.force_exit = True
+
+    async def main_loop(self) -> None:
+        """Serve, then drain."""
+        await super().main_loop()
+        self._service.draining = True
+        seconds = self._service.settings.drain_seconds
+        log("draining", seconds=seconds, open=len(self.server_state.tasks))
+        ticks = round(seconds / _TICK_SECONDS)
+        while ticks > 0 and not self.force_exit:
+            await asyncio.sleep(_TICK_SECONDS)
+            ticks -= 1
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Take the address first: a port in use is said at once, not after the model was loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    listener.set_inheritable(False)
+    return listener

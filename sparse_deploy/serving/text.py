@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text to model inputs with the ``tokenizers`` library alone; the same tokens as :mod:`sparse_deploy.data.features`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from sparse_deploy.data.features import Feature
+from sparse_deploy.data.squad import MAX_QUESTION_TOKENS, WindowMap
+from sparse_deploy.errors import ArtifactError
+from sparse_deploy.serving.inference_protocol import RequestError
+
+TOKENIZER_FILE = "tokenizer.json"
+_MAX_TOKENIZER_BYTES = 64 * 2**20
+
+
+class TextEncoder:
+    """The tokenizer of a deployment.
+
+    Args:
+        folder: the deployment.
+        max_length: tokens of a text or window, special tokens included; longer texts are cut, contexts windowed.
+        overlap: of two windows, in tokens; None for texts that are cut.
+
+    Raises:
+        ArtifactError: no readable ``tokenizer.json``, or windows that can't overlap so far.
+    """
+
+    def __init__(self, folder: Path, max_length: int, overlap: int | None = None) -> None:
+        path = folder / TOKENIZER_FILE
+        if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_BYTES:
+            raise ArtifactError(f"{path}: expected a tokenizer of at most {_MAX_TOKENIZER_BYTES} bytes; export again")
+        self._plain, self._cutting = _load(path), _load(path)
+        if overlap is None:
+            self._cutting.enable_truncation(max_length)
+        else:
+            self._cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
+        self._max_length = max_length
+        self._overlap = overlap or 0
+        self._special = self._plain.num_special_tokens_to_add(True)
+        room = max_length - MAX_QUESTION_TOKENS - self._special
+        if overlap is not None and overlap >= room:
+            raise ArtifactError(
+                f"{folder}: beside a question of {MAX_QUESTION_TOKENS} tokens, data.max_length {max_length} leaves "
+                f"{room} for the context, too few for data.doc_stride {overlap}; export with a smaller doc_stride"
+            )
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Feature]:
+        """Tokens of texts, or of pairs of texts, cut to the longest that the model was trained with."""
+        if len(texts) == 1:
+            found = [self._cutting.encode(texts[0], pairs[0] if pairs else None)]
+        else:
+            found = self._cutting.encode_batch(list(zip(texts, pairs, strict=True)) if pairs else list(texts))
+        return [_feature(encoding) for encoding in found]
+
+    def windows(self, question: str, context: str) -> tuple[list[Feature], list[WindowMap]]:
+        """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them.
+
+        Raises:
+            RequestError: the context holds nothing that the tokenizer knows.
+        """
+        encoding = self._cutting.encode(self._cut_question(question.lstrip()), context)
+        windows = [encoding, *encoding.overflowing]
+        return [_feature(window) for window in windows], [_map(window) for window in windows]
+
+    def _cut_question(self, question: str) -> str:
+        offsets = self._plain.encode(question, add_special_tokens=False).offsets
+        if len(offsets) <= MAX_QUESTION_TOKENS:
+            return question
+        return question[: offsets[MAX_QUESTION_TOKENS - 1][1]]
+
+
+def count_rows(texts: Sequence[str], others: Sequence[str] | None, names: Sequence[str]) -> int:
+    """How many texts came, one of each column.
+
+    Raises:
+        RequestError: 400, the columns differ in length.
+    """
+    if others is not None and len(others) != len(texts):
+        raise RequestError(f"expected as many texts in {names[1]} as in {names[0]}, {len(texts)}; got {len(others)}")
+    return len(texts)
+
+
+def _load(path: Path) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise ArtifactError(f"{path}: not a readable tokenizer: {' '.join(str(error).split())[:200]}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _feature(encoding: Encoding) -> Feature:
+    return {
+        "input_ids": np.array(encoding.ids, dtype=np.int64),
+        "attention_mask": np.array(encoding.attention_mask, dtype=np.int64),
+        "token_type_ids": np.array(encoding.type_ids, dtype=np.int64),
+    }
+
+
+def _map(window: Encoding) -> WindowMap:
+    inside = np.array([sequence == 1 for sequence in window.sequence_ids])
+    return WindowMap(np.where(inside[:, None], np.array(window.offsets, dtype=np.int64).reshape(-1, 2), -1))
