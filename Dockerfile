@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+# Images of sparse-deploy; docs/containers.md says how to build, run and check them.
+#   serve           the server with ONNX Runtime and the sparse operators
+#   serve-openvino  the same, and OpenVINO
+#   toolchain       finetune, export and bench on a CPU
+#
+# The base needs Python 3.11 with venv, ca-certificates and glibc 2.28 or newer. A tag moves; pin what you have checked:
+#   docker buildx imagetools inspect python:3.11-slim-bookworm    # prints the digest
+#   docker build --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:... --target serve .
+ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
+
+# ---- compiler, CMake and pip; nothing of this stage is in an image
+FROM ${BASE_IMAGE} AS builder
+SHELL ["/bin/sh", "-eu", "-c"]
+# Debian keeps no old versions, so a pinned compiler would soon not be found.
+# hadolint ignore=DL3008
+RUN apt-get update; \
+    apt-get install -y --no-install-recommends g++; \
+    rm -rf /var/lib/apt/lists/*
+WORKDIR /src
+COPY docker/requirements-build.txt docker/
+RUN python3 -m venv /opt/build; \
+    /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r docker/requirements-build.txt
+
+# ---- the wheel with its compiled kernels
+FROM builder AS wheel
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY export_configs export_configs
+COPY sparse_deploy sparse_deploy
+# Without a working compiler the build makes a wheel without kernels: right for a laptop, wrong for an image.
+RUN PATH="/opt/build/bin:$PATH" pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index -w /wheels .; \
+    python3 -c "import glob, zipfile; [zipfile.ZipFile(wheel).getinfo('sparse_deploy/kernels/libsparse_deploy_onnxruntime.so') for wheel in glob.glob('/wheels/*.whl')]"
+
+# ---- the environments: pip stays outside, so they hold what the lock names and nothing that can install more.
+# Bytecode is made here, for a root that can't be written, and is never compared with its source at run time.
+FROM builder AS serve-environment
+COPY docker/requirements-serve.txt docker/
+RUN python3 -m venv --without-pip /opt/venv; \
+    /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
+        --require-hashes --only-binary :all: -r docker/requirements-serve.txt
+COPY --from=wheel /wheels /wheels
+RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile --no-deps --no-index \
+        /wheels/*.whl; \
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
+
+# ---- what all images share
+FROM ${BASE_IMAGE} AS runtime
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG SOURCE=unknown
+LABEL org.opencontainers.image.title="sparse-deploy" \
+      org.opencontainers.image.description="Sparse BERT-family models on CPU servers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}"
+# HOME: a numeric user has none, and libraries that look for one must find what a read-only root lets them write.
+ENV PATH="/opt/venv/bin:${PATH}" \
+    HOME=/tmp \
+    HF_HUB_OFFLINE=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONNOUSERSITE=1 \
+    PYTHONUNBUFFERED=1
+USER 10001:10001
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/opt/venv/bin/sparse-deploy"]
+
+# ---- what both servers share
+FROM runtime AS server
+ENV SPARSE_DEPLOY_DEPLOYMENT=/model \
+    SPARSE_DEPLOY_HOST=0.0.0.0 \
+    SPARSE_DEPLOY_PORT=8000
+EXPOSE 8000
+WORKDIR /model
+# An empty proxy table: http_proxy of the environment is not for a request to ourselves.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-I", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['SPARSE_DEPLOY_PORT'] + '/v2/health/ready', timeout=4)"]
+CMD ["serve"]
+
+# ---- the images
+FROM server AS serve
+COPY --from=serve-environment /opt/venv /opt/venv
+
+FROM serve-environment AS serve-openvino-environment
+COPY docker/requirements-serve-openvino.txt docker/
+RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
+        --require-hashes --only-binary :all: -r docker/requirements-serve-openvino.txt; \
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
+
+FROM server AS serve-openvino
+COPY --from=serve-openvino-environment /opt/venv /opt/venv
+
+FROM serve-environment AS toolchain-environment
+# Where PyTorch's CPU build is; the lock names its hash, so another build is refused.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY docker/requirements-toolchain.txt docker/
+RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
+        --require-hashes --only-binary :all: ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+        -r docker/requirements-toolchain.txt; \
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
+
+FROM runtime AS toolchain
+COPY --from=toolchain-environment /opt/venv /opt/venv
+WORKDIR /work
+CMD ["--help"]
