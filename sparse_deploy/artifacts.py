@@ -6,13 +6,8 @@ sparsity record of every model file, the resolved recipe and the versions that m
 """
 
 import contextlib
-import errno
-import hashlib
 import importlib.metadata
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +16,8 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.file_records import FileRecord, check_listing, record_files, verify_files
+from sparse_deploy.publishing import clear_leftovers, publish, staging_beside, write_bytes_atomically, write_error
 from sparse_deploy.sparsity.statistics import SparsityRecord
 
 MANIFEST_NAME = "manifest.json"
@@ -31,19 +28,10 @@ _VERSIONED_PACKAGES = (
 )  # fmt: skip
 
 _MAX_JSON_BYTES = 256 * 2**20
+_MAX_MANIFEST_BYTES = 16 * 2**20  # bert-large's has 0.2 MB
 
 ArtifactKind = Literal["checkpoint", "deployment"]
 Content = TypeVar("Content", bound=BaseModel)
-
-
-class FileRecord(BaseModel):
-    """One file of an artifact: path relative to the folder, size in bytes, SHA-256."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 class Source(BaseModel):
@@ -85,12 +73,6 @@ class Manifest(BaseModel):
     created: str = ""
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, as hexadecimal text."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that shape an artifact."""
     versions = {}
@@ -127,20 +109,14 @@ def staged_folder(target: Path) -> Iterator[Path]:
     """
     check_writable_target(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        staging.chmod(0o755)
+        with staging_beside(target) as staging:
+            yield staging
+            if not (staging / MANIFEST_NAME).is_file():
+                raise ArtifactError(f"{target}: the stage ended without a manifest; nothing was written")
+            check_writable_target(target)  # hours may have passed
+            publish(staging, target)
     except OSError as error:
-        raise _write_error(target, error) from error
-    try:
-        yield staging
-        if not (staging / MANIFEST_NAME).is_file():
-            raise ArtifactError(f"{target}: the stage ended without a manifest; nothing was written")
-        _publish(staging, target)
-    except OSError as error:
-        raise _write_error(target, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        raise write_error(target, error) from error
 
 
 def seal(staging: Path, manifest: Manifest) -> Manifest:
@@ -149,17 +125,9 @@ def seal(staging: Path, manifest: Manifest) -> Manifest:
     Returns:
         The manifest as written (files, versions and time filled in).
     """
-    files = []
-    for path in sorted(p for p in staging.rglob("*") if p.is_file()):
-        path.chmod(0o644)  # safetensors and tempfile write 0600; a container runs as another user
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
-        files.append(
-            FileRecord(path=path.relative_to(staging).as_posix(), bytes=path.stat().st_size, sha256=file_sha256(path))
-        )
     whole = manifest.model_copy(
         update={
-            "files": tuple(files),
+            "files": record_files(staging),
             "versions": package_versions(),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -174,17 +142,22 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
     Args:
         folder: the artifact.
         kind: what it must be; any kind when omitted.
-        verify: also compare size and SHA-256 of every listed file.
+        verify: also compare size and SHA-256 of every file, and refuse files that are not listed, and links (which
+            a checkpoint may have: the hub's cache is made of them).
 
     Raises:
         ConfigError: no such folder.
         ArtifactError: unfinished, of another kind, or altered.
     """
     if not folder.is_dir():
+        clear_leftovers(folder)
+    if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder. Expected {_what(kind)}.")
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise ArtifactError(f"{folder}: no {MANIFEST_NAME}, so this is not a finished artifact. {_how(kind)}")
+    if path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise ArtifactError(f"{path}: not a readable manifest: larger than {_MAX_MANIFEST_BYTES} bytes. {_how(kind)}")
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except (ValidationError, OSError) as error:
@@ -192,9 +165,9 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
         raise ArtifactError(f"{path}: not a readable manifest: {reason}. {_how(kind)}") from error
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{folder}: expected {_what(kind)}, found a {manifest.kind}. {_how(kind)}")
+    check_listing(folder, manifest.files)
     if verify:
-        for record in manifest.files:
-            _verify_file(folder, record)
+        verify_files(folder, manifest.files, unlisted=MANIFEST_NAME, links=manifest.kind == "checkpoint")
     return manifest
 
 
@@ -223,69 +196,20 @@ def read_json_file(path: Path, content: type[Content], what: str, how: str) -> C
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a text file so that readers see the old or the new content, never a part.
+
+    Raises:
+        ArtifactError: disk full, no permission.
+    """
     try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        write_bytes_atomically(path, text.encode())
     except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise write_error(path, error) from error
 
 
 def write_json_atomically(path: Path, data: Any) -> None:
     """Write JSON as :func:`write_text_atomically` writes text."""
     write_text_atomically(path, json.dumps(data, indent=1, sort_keys=False) + "\n")
-
-
-def _publish(staging: Path, target: Path) -> None:
-    # rename() can't replace a folder that holds files, so an earlier artifact steps aside first. A kill between the
-    # two renames leaves no artifact at the target, never a mixed one.
-    if target.is_dir():
-        retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".retired", dir=target.parent))
-        target.replace(retired)
-        try:
-            staging.rename(target)
-        except OSError:
-            retired.rename(target)
-            raise
-        shutil.rmtree(retired, ignore_errors=True)
-    else:
-        staging.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _verify_file(folder: Path, record: FileRecord) -> None:
-    path = folder / record.path
-    if Path(record.path).is_absolute() or ".." in Path(record.path).parts:
-        raise ArtifactError(f"{folder}: the manifest names {record.path!r}, which lies outside the folder")
-    if not path.is_file():
-        raise ArtifactError(f"{folder}: {record.path} is in the manifest and missing from the folder; copy it again")
-    if path.stat().st_size != record.bytes or file_sha256(path) != record.sha256:
-        raise ArtifactError(f"{path}: the file is not the one that the manifest describes; copy or make it again")
-
-
-def _write_error(target: Path, error: OSError) -> ArtifactError:
-    # Native writers (OpenVINO's) report a full disk as a stream error without a number.
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and _free_bytes(target) < 1_000_000)
-    if full:
-        return ArtifactError(f"{target}: the disk is full; free some space. Nothing was written.")
-    return ArtifactError(f"{target}: can't write: {error}. Nothing was written.")
-
-
-def _free_bytes(target: Path) -> int:
-    try:
-        return shutil.disk_usage(target.parent).free
-    except OSError:
-        return 0
 
 
 def _what(kind: ArtifactKind | None) -> str:

@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from sparse_deploy.artifacts import MANIFEST_NAME, Source, file_sha256, load_manifest
+from sparse_deploy.artifacts import MANIFEST_NAME, Source, load_manifest
 from sparse_deploy.errors import CheckpointError, ConfigError
+from sparse_deploy.file_records import file_sha256
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
+from sparse_deploy.untrusted.safetensors_file import read_header
 
 PACKAGE_SCHEME = "package:"
 WEIGHTS_FILE = "model.safetensors"
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
-# safetensors' own limit: https://github.com/huggingface/safetensors (format: 8-byte little-endian header length,
-# JSON header, tensor bytes).
-MAX_HEADER_BYTES = 100_000_000
 # Zero is a zero with either sign, so the sign bit is cleared before the comparison.
 _MAGNITUDE_BITS: dict[str, tuple[Any, int]] = {
     "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF),
@@ -129,46 +128,6 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
             f"safetensors file, or pass --allow-pickle if you trust its author."
         )
     return pickles
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Read and check the header of a safetensors file.
-
-    Returns:
-        Tensor name to ``{"dtype", "shape", "data_offsets"}``; offsets count from the end of the header.
-
-    Raises:
-        CheckpointError: truncated or not a safetensors file.
-    """
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise CheckpointError(f"{path}: not a whole safetensors file ({size} bytes); copy or download it again")
-            header = json.loads(stream.read(length))
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((_checked_end(entry) for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the safetensors header is damaged; copy or download the file again") from error
-    if 8 + length + end != size:
-        raise CheckpointError(
-            f"{path}: truncated: the header promises {8 + length + end} bytes, the file has {size}; copy or download "
-            f"it again"
-        )
-    return tensors
-
-
-def _checked_end(entry: dict[str, Any]) -> int:
-    """Where a tensor's bytes end; refuses an entry whose type, shape and offsets contradict each other."""
-    dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or first > last:
-        raise ValueError("negative or not a whole number")
-    if not isinstance(dtype, str):
-        raise TypeError("the data type is not a name")
-    if dtype in _MAGNITUDE_BITS and math.prod(shape) * np.dtype(_MAGNITUDE_BITS[dtype][0]).itemsize != last - first:
-        raise ValueError("shape and offsets contradict each other")
-    return int(last)
 
 
 def parameter_count(folder: Path) -> int:

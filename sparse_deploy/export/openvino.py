@@ -17,6 +17,7 @@ from sparse_deploy.errors import ArtifactError, ConfigError, ExportError
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.graph.weights import Orientation, read_weights
 from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.untrusted.openvino_ir import check_openvino_ir
 
 Array = NDArray[Any]
 _MOVED_BY = ("Convert", "Multiply", "FakeQuantize")
@@ -217,6 +218,7 @@ def _read_ir(xml_path: Path) -> ov.Model:
         raise ConfigError(f"{xml_path}: no such file; expected an OpenVINO IR (.xml with its .bin beside it)")
     if not xml_path.with_suffix(".bin").is_file():
         raise ArtifactError(f"{xml_path}: expected {xml_path.stem}.bin beside it, found none; copy both files")
+    check_openvino_ir(xml_path)
     try:
         return ov.Core().read_model(xml_path)
     except Exception as error:  # pugixml, I/O and graph errors all arrive as RuntimeError or plain Exception

@@ -8,9 +8,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from sparse_deploy.errors import ArtifactError, ConfigError, ExportError
-
-# A protobuf message can't be larger (32-bit signed length); bert-large in FP32 has 1.34 GB.
-MAX_FILE_BYTES = 2**31 - 1
+from sparse_deploy.untrusted.onnx_file import MAX_FILE_BYTES, check_onnx
 
 
 def load_onnx(path: Path) -> ir.Model:
@@ -18,23 +16,15 @@ def load_onnx(path: Path) -> ir.Model:
 
     Raises:
         ConfigError: no such file.
-        ArtifactError: damaged, not ONNX, or with weights in other files (which are never opened: a path inside a
-            model can point anywhere).
+        ArtifactError: damaged, not ONNX, or refused by :func:`sparse_deploy.untrusted.onnx_file.check_onnx`.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected an ONNX model")
+    check_onnx(path)
     try:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except (DecodeError, ValueError, OSError) as error:
         raise ArtifactError(f"{path}: not a readable ONNX file ({_one_line(error)}); export again") from error
-    if not proto.HasField("graph") or not proto.graph.node:
-        raise ArtifactError(f"{path}: expected an ONNX model, found no graph in it ({path.stat().st_size} bytes)")
-    outside = [tensor.name for tensor in proto.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
-    if outside:
-        raise ArtifactError(
-            f"{path}: expected all weights inside the file, found {len(outside)} in external data (first: "
-            f"{outside[0]!r}); save the model as one file"
-        )
     try:
         model: ir.Model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises what it stumbles on: KeyError, ValueError, its own classes

@@ -12,6 +12,7 @@ from sparse_deploy import checkpoint
 from sparse_deploy.inspection.benefit import TensorFacts
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
+from sparse_deploy.untrusted.safetensors_file import read_header
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -56,7 +57,7 @@ def read_checkpoint(folder: Path, exclude: tuple[str, ...]) -> ModelContent:
         CheckpointError: see :func:`sparse_deploy.checkpoint.weight_files`.
     """
     shards = checkpoint.weight_files(folder)
-    types = {name: entry["dtype"] for shard in shards for name, entry in checkpoint.read_header(shard).items()}
+    types = {name: entry["dtype"] for shard in shards for name, entry in read_header(shard).items()}
     every = checkpoint.zero_masks(folder, ())
     return _content(
         every,

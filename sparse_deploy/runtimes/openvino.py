@@ -85,8 +85,5 @@ class OpenVinoRuntime:
     def open(self, folder: Path, precision: str, threads: int, hint: Hint = "latency") -> Session:
         """See :meth:`Runtime.open`."""
         path = require_file(self.name, folder, self.files, precision)
-        require_file(
-            self.name, folder, {p: str(Path(name).with_suffix(".bin")) for p, name in self.files.items()}, precision
-        )
         self.version()
         return OpenVinoSession(path, threads, hint)

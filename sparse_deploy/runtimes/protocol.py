@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_deploy.errors import ArtifactError
+from sparse_deploy.untrusted.model_file import check_model_file
 
 Array = NDArray[Any]
 Hint = Literal["latency", "throughput"]
@@ -84,10 +85,10 @@ class Runtime(Protocol):
 
 
 def require_file(runtime: str, folder: Path, files: Mapping[str, str], precision: str) -> Path:
-    """The file that a runtime opens for a precision.
+    """The file that a runtime opens for a precision, checked before the runtime sees it.
 
     Raises:
-        ArtifactError: this deployment doesn't hold it, or the precision is unknown.
+        ArtifactError: this deployment doesn't hold it, the precision is unknown, or the check refuses the file.
     """
     if precision not in files:
         raise ArtifactError(f"{runtime}: expected precision {' or '.join(files)}, found {precision!r}")
@@ -97,6 +98,7 @@ def require_file(runtime: str, folder: Path, files: Mapping[str, str], precision
             f"{path}: {runtime} {precision} needs this file and the deployment has none; export again (with INT8, "
             f"OpenVINO or the sparse target switched on in the recipe)"
         )
+    check_model_file(path)
     return path
 
 

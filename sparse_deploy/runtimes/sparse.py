@@ -10,6 +10,7 @@ from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableE
 from sparse_deploy.kernels import loader
 from sparse_deploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeSession, add_operators
 from sparse_deploy.runtimes.protocol import Hint, Session, one_line, require_file
+from sparse_deploy.untrusted.onnx_file import check_onnx
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -33,7 +34,7 @@ def sparse_session(
     Raises:
         RuntimeUnavailableError: ONNX Runtime or the compiled operators are not installed.
         ConfigError: no such file.
-        ArtifactError: not a model that ONNX Runtime can open.
+        ArtifactError: refused by :func:`sparse_deploy.untrusted.onnx_file.check_onnx` or by ONNX Runtime.
     """
     OnnxRuntime().version()
     import onnxruntime
@@ -41,6 +42,7 @@ def sparse_session(
     library = loader.onnxruntime_library()
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such file; expected {SPARSE_FILE} of a deployment")
+    check_onnx(Path(path))
     options = options or onnxruntime.SessionOptions()
     add_operators(options, library)
     try:

@@ -16,7 +16,6 @@ from sparse_deploy.artifacts import (
     Manifest,
     Source,
     check_writable_target,
-    file_sha256,
     load_manifest,
     seal,
     staged_folder,
@@ -24,6 +23,7 @@ from sparse_deploy.artifacts import (
     write_text_atomically,
 )
 from sparse_deploy.errors import ArtifactError, ConfigError, ExitCode
+from sparse_deploy.file_records import file_sha256
 
 
 def manifest(kind="deployment", **fields):

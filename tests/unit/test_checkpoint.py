@@ -18,12 +18,12 @@ from sparse_deploy.checkpoint import (
     check_checkpoint,
     natural_order,
     parameter_count,
-    read_header,
     resolve_checkpoint,
     weight_files,
     zero_masks,
 )
 from sparse_deploy.errors import ArtifactError, CheckpointError, ConfigError, ExitCode
+from sparse_deploy.untrusted.safetensors_file import read_header
 
 EXCLUDE = ("embeddings", "LayerNorm")
 NAME = "bert.encoder.layer.{}.output.dense.weight"

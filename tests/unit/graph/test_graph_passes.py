@@ -157,10 +157,10 @@ def test_file_errors_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_onnx(path)
     path.write_bytes(b"\x0a\xff\xff not a model")
-    with pytest.raises(ArtifactError, match="not a readable ONNX file"):
+    with pytest.raises(ArtifactError, match="wire type"):
         load_onnx(path)
     path.write_bytes(b"")
-    with pytest.raises(ArtifactError, match="no graph"):
+    with pytest.raises(ArtifactError, match="found 0"):
         load_onnx(path)
 
 
@@ -169,7 +169,7 @@ def test_truncated_file_and_external_data_are_refused(parameters: dict[str, np.n
     save_onnx(two_linears(parameters["a.weight"], parameters["b.weight"], ("a.weight", "b.weight")), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ArtifactError, match="export again"):
+    with pytest.raises(ArtifactError, match="are left"):
         load_onnx(path)
     proto = onnx.ModelProto.FromString(whole)
     tensor = proto.graph.initializer[0]

@@ -34,7 +34,7 @@ def test_no_file(tmp_path):
 
 def test_a_damaged_file(model):
     model.write_bytes(model.read_bytes()[:100])
-    with pytest.raises(ArtifactError, match="can't open the file"):
+    with pytest.raises(ArtifactError, match="refused unopened"):
         sparse_session(model)
 
 

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How folders and files reach their names: whole, by one rename, whatever kills us and whoever else writes there.
+
+What is unfinished lies beside its target as ``.NAME.RANDOM.partial``, and its writer holds a lock on it. The kernel
+drops a lock with its process, so a leftover whose lock can be taken has no owner, and the next writer of that target
+removes it. A process id or an age would not tell: ids are reused and differ between containers that share a disk, and
+an export may take hours. Where a file system has no locks (some network ones), nothing is taken for dead.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sparse_deploy.errors import ArtifactError, ConfigError
+
+_PARTIAL, _RETIRED = ".partial", ".retired"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
+_ATTEMPTS = 100
+
+
+@contextlib.contextmanager
+def staging_beside(target: Path) -> Iterator[Path]:
+    """A fresh folder beside ``target``, ours alone, for :func:`publish`; what is at its name is removed at the end.
+
+    Leftovers of writers that were killed are removed first.
+
+    Raises:
+        OSError: no space, no permission.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(target)
+    staging, lock = _locked_folder(target)
+    try:
+        staging.chmod(0o755)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(lock)
+
+
+def publish(staging: Path, target: Path) -> None:
+    """Give a staged folder its name; an earlier folder there changes places with it, in one step of the kernel.
+
+    Where the file system can't exchange names, the earlier folder steps aside first, and a kill between the two
+    renames leaves it as ``.retired`` beside the target, from where :func:`clear_leftovers` brings it back.
+
+    Raises:
+        OSError: no permission, or the target is no folder.
+    """
+    for _ in range(_ATTEMPTS):
+        try:
+            staging.rename(target)  # the target is not there, or empty
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        # Other writers may move the target between two calls; then it is tried again.
+        with contextlib.suppress(FileNotFoundError):
+            if exchange(staging, target) or _replace_in_two_steps(staging, target):
+                break
+    else:
+        raise OSError(errno.EBUSY, "other writers kept changing the folder")
+    sync_folder(target.parent)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Let two paths change places atomically; false where this system can't.
+
+    Raises:
+        OSError: one is not there, or may not be moved.
+    """
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # glibc before 2.28, or another system
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(one), None, str(other))
+
+
+def clear_leftovers(target: Path) -> None:
+    """Remove what killed writers of a target left beside it; what one had moved aside and not replaced comes back."""
+    for path in _leftovers(target):
+        lock = _claim(path)
+        if lock is None:
+            continue
+        if path.suffix == _RETIRED and not os.path.lexists(target):
+            with contextlib.suppress(OSError):
+                path.rename(target)
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that readers see the old or the new content, never a part.
+
+    Raises:
+        OSError: as for any write; the old content is then still there.
+    """
+    clear_leftovers(path)
+    temporary, lock = _locked_file(path)
+    try:
+        with open(lock, "wb", closefd=False) as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(lock)
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if missing, against other processes that ask for the same.
+
+    Raises:
+        ConfigError: another one has it.
+        OSError: it can't be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _claim(folder, without_locks=True)
+    if lock is None:
+        raise ConfigError(f"{folder}: another process writes to it; wait for its end or choose another folder")
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_error(target: Path, error: OSError) -> ArtifactError:
+    """What a failed write means to the user."""
+    # Native writers (OpenVINO's) report a full disk as a stream error without a number.
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and _free_bytes(target) < 1_000_000)
+    if full:
+        return ArtifactError(f"{target}: the disk is full; free some space. Nothing was written.")
+    return ArtifactError(f"{target}: can't write: {error}. Nothing was written.")
+
+
+def _free_bytes(target: Path) -> int:
+    try:
+        return shutil.disk_usage(target.parent).free
+    except OSError:
+        return 0
+
+
+def _replace_in_two_steps(staging: Path, target: Path) -> bool:
+    """Without an exchange; false where another writer was faster. Nobody touches the old folder in between."""
+    lock = _claim(target, without_locks=True)
+    if lock is None:
+        return False
+    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_RETIRED, dir=target.parent))
+    try:
+        target.replace(retired)
+        try:
+            staging.rename(target)
+        except OSError:
+            retired.rename(target)
+            raise
+        return True
+    finally:
+        shutil.rmtree(retired, ignore_errors=True)
+        os.close(lock)
+
+
+def _leftovers(target: Path) -> list[Path]:
+    pattern = re.compile(rf"\.{re.escape(target.name)}\.\w+\.(partial|retired)")
+    try:
+        return [path for path in target.parent.iterdir() if pattern.fullmatch(path.name)]
+    except OSError:
+        return []
+
+
+def _locked_folder(target: Path) -> tuple[Path, int]:
+    while True:
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
+        lock = _claim(staging, without_locks=True)
+        if lock is not None:  # else another writer took the new folder for a leftover
+            return staging, lock
+
+
+def _locked_file(path: Path) -> tuple[Path, int]:
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PARTIAL}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        if _lock(descriptor, temporary, without_locks=True):
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def _claim(path: Path, *, without_locks: bool = False) -> int | None:
+    """The descriptor of a path with its lock; None where somebody else has it, or the path has gone."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if _lock(descriptor, path, without_locks=without_locks):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _lock(descriptor: int, path: Path, *, without_locks: bool) -> bool:
+    """Lock a descriptor, if it is still what lies at the path.
+
+    Args:
+        descriptor: opened from the path.
+        path: may have been removed or replaced in the meantime.
+        without_locks: the answer where the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return without_locks
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
