@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batcher: which sequences go together, and what becomes of requests that are late, left, refused or poisonous."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sparse_deploy.serving.batching import Batcher, choose_rows
+from sparse_deploy.serving.inference_protocol import RequestError
+
+
+class TestChoosingRows:
+    @given(
+        st.lists(st.integers(1, 512), min_size=1, max_size=60),
+        st.integers(1, 40),
+        st.floats(0, 1),
+    )
+    def test_always_the_oldest_never_too_many_never_too_much_padding(self, lengths, max_batch, max_padding):
+        chosen = choose_rows(lengths, max_batch, max_padding)
+        assert 0 in chosen
+        assert len(chosen) == len(set(chosen)) <= max_batch
+        padded = len(chosen) * max(lengths[index] for index in chosen)
+        assert padded - sum(lengths[index] for index in chosen) <= max_padding * padded + 1e-9
+
+    def test_like_lengths_go_together(self):
+        assert sorted(choose_rows([10, 100, 11, 101, 9], 8, 0.25)) == [0, 2, 4]
+
+    def test_the_nearest_come_first(self):
+        assert sorted(choose_rows([10, 30, 12, 20], 2, 1.0)) == [0, 2]
+
+
+class Observer:
+    def __init__(self):
+        self.batches = []
+
+    def batch(self, rows, tokens, padded, seconds):
+        self.batches.append((rows, tokens, padded))
+
+    def waited(self, seconds):
+        assert seconds >= 0
+
+
+class Model:
+    """Answers each sequence with the sum of its tokens and itself; can be held, and can fail."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+        self.poison = None
+        self.seen = []
+
+    def __call__(self, inputs):
+        self.gate.wait(10)
+        ids = inputs["input_ids"]
+        self.seen.append(ids.shape)
+        if self.poison is not None and (ids == self.poison).any():
+            raise ValueError("poison")
+        values = (ids * inputs["attention_mask"]).astype(np.float32)
+        return values, values
+
+
+@pytest.fixture
+def model():
+    return Model()
+
+
+def open_batcher(model, observer=None, **settings):
+    chosen = {"pad_id": 0, "max_batch": 8, "max_delay": 0.0, "max_padding": 1.0, "capacity": 32, **settings}
+    return Batcher(model, observer=observer or Observer(), **chosen)
+
+
+def sequence(*tokens):
+    ids = np.array(tokens, dtype=np.int64)
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+async def held(batcher, model, *tokens):
+    """A request that is being computed and stays there until the gate opens."""
+    model.gate.clear()
+    task = asyncio.ensure_future(batcher.answer([sequence(*tokens)], time.monotonic() + 10))
+    while batcher.waiting or not task.get_coro().cr_await:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    return task
+
+
+def answer(batcher, *features, seconds=5.0):
+    return asyncio.ensure_future(batcher.answer(list(features), time.monotonic() + seconds))
+
+
+def test_each_request_gets_its_own_rows_without_padding(model):
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        tasks = [answer(batcher, sequence(2, 3), sequence(4)), answer(batcher, sequence(5, 6, 7))]
+        await asyncio.sleep(0.02)
+        model.gate.set()
+        found = await asyncio.gather(*tasks)
+        await first
+        batcher.close()
+        return found
+
+    two, one = asyncio.run(run())
+    assert [list(outputs[0]) for outputs in two] == [[2, 3], [4]]
+    assert [list(outputs[1]) for outputs in one] == [[5, 6, 7]]
+    assert model.seen == [(1, 1), (3, 3)]
+
+
+def test_observer_counts_padding(model):
+    observer = Observer()
+
+    async def run():
+        batcher = open_batcher(model, observer)
+        await answer(batcher, sequence(1, 2, 3), sequence(4))
+        batcher.close()
+
+    asyncio.run(run())
+    assert observer.batches == [(2, 4, 6)]
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(model):
+    async def run():
+        batcher = open_batcher(model, capacity=2)
+        first = await held(batcher, model, 1)
+        waiting = answer(batcher, sequence(1), sequence(2))
+        await asyncio.sleep(0.02)
+        with pytest.raises(RequestError) as caught:
+            await answer(batcher, sequence(3))
+        model.gate.set()
+        await asyncio.gather(first, waiting)
+        await answer(batcher, sequence(3))
+        batcher.close()
+        return caught.value
+
+    error = asyncio.run(run())
+    assert error.status == 503
+    assert error.retry_after >= 1
+
+
+def test_too_late_is_504_and_is_not_computed(model):
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        with pytest.raises(RequestError) as caught:
+            await answer(batcher, sequence(9), seconds=0.05)
+        model.gate.set()
+        await first
+        await answer(batcher, sequence(2))
+        batcher.close()
+        return caught.value
+
+    assert asyncio.run(run()).status == 504
+    assert model.seen == [(1, 1), (1, 1)]
+
+
+def test_a_cancelled_request_is_dropped(model):
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        left = answer(batcher, sequence(9, 9), sequence(9, 9))
+        await asyncio.sleep(0.02)
+        left.cancel()
+        await asyncio.sleep(0)
+        stays = answer(batcher, sequence(2))
+        model.gate.set()
+        await asyncio.gather(first, stays)
+        batcher.close()
+
+    asyncio.run(run())
+    assert model.seen == [(1, 1), (1, 1)]
+
+
+def test_one_poisonous_sequence_fails_alone(model):
+    model.poison = 13
+
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        tasks = [answer(batcher, sequence(2)), answer(batcher, sequence(13)), answer(batcher, sequence(3))]
+        await asyncio.sleep(0.02)
+        model.gate.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        await first
+        batcher.close()
+        return found
+
+    good, bad, fine = asyncio.run(run())
+    assert [good[0][0][0], fine[0][0][0]] == [2, 3]
+    assert (bad.status, bad.message) == (500, "the model failed: poison")
+
+
+def test_a_lone_sequence_waits_for_company_as_long_as_it_is_told(model):
+    async def run():
+        batcher = open_batcher(model, max_delay=0.2)
+        begin = time.monotonic()
+        tasks = [answer(batcher, sequence(1))]
+        await asyncio.sleep(0.05)
+        tasks.append(answer(batcher, sequence(2)))
+        await asyncio.gather(*tasks)
+        batcher.close()
+        return time.monotonic() - begin
+
+    assert asyncio.run(run()) >= 0.2
+    assert model.seen == [(2, 1)]
+
+
+def test_a_full_batch_does_not_wait(model):
+    async def run():
+        batcher = open_batcher(model, max_delay=60.0, max_batch=2)
+        await answer(batcher, sequence(1), sequence(2), seconds=5)
+        batcher.close()
+
+    asyncio.run(run())
+
+
+def test_close_answers_what_waits_and_refuses_what_comes(model):
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        waiting = answer(batcher, sequence(2))
+        await asyncio.sleep(0.02)
+        closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
+        await asyncio.sleep(0.02)
+        with pytest.raises(RequestError) as caught:
+            await answer(batcher, sequence(3))
+        model.gate.set()
+        await closing
+        await asyncio.gather(first, waiting)
+        return caught.value
+
+    assert asyncio.run(run()).status == 503
+    assert len(model.seen) == 2
