@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,9 @@ from typing import Any, Self
 
 from sparse_deploy import errors
 from sparse_deploy.errors import ArtifactError, SparseDeployError
+from sparse_deploy.runtimes.child_process import THREAD_VARIABLES, describe_end, worker_environment
+
+__all__ = ["SILENCE_SECONDS", "THREAD_VARIABLES", "WorkerProcess", "Workers", "worker_environment"]
 
 # A worker shows a sign of life at least every second while it answers requests. Silence is allowed for as long as
 # one request or one load may take on a slow, shared machine; then the worker counts as hung.
@@ -23,8 +25,6 @@ SILENCE_SECONDS = 300.0
 _CLOSE_SECONDS = 5.0
 _STDERR_BYTES = 4096
 _STDERR_LINES = 4
-# Variables that size thread pools; NumPy and MKL count too, they run inside the runtimes' processes.
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class WorkerProcess:
@@ -136,7 +136,7 @@ class WorkerProcess:
     def _died(self) -> SparseDeployError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_CLOSE_SECONDS)
-        reason = f"{_ending(self._process.returncode)} during {self._busy!r}{self._last_words()}"
+        reason = f"{describe_end(self._process.returncode)} during {self._busy!r}{self._last_words()}"
         if self._busy == "open":
             return ArtifactError(
                 f"{self.cell}: the runtime's process {reason}; the model file may be damaged, or memory too small"
@@ -190,27 +190,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
                 worker.kill()
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a worker: thread pools sized, the hub out of reach."""
-    return {
-        **os.environ,
-        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
 def _as_error(kind: str, message: str) -> SparseDeployError:
     """The worker's own error again, of the same class (workers raise those that take a message only)."""
     error: SparseDeployError = getattr(errors, kind)(message)
     return error
-
-
-def _ending(returncode: int | None) -> str:
-    if returncode is None:
-        return "closed its output"
-    if returncode < 0:
-        name = signal.Signals(-returncode).name
-        return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
-    return f"ended with exit code {returncode}"

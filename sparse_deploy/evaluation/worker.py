@@ -6,11 +6,9 @@ memory of one runtime never mix with another's. Each answer is one line: ``{"res
 command sends ``{"alive": true}`` lines in between.
 """
 
-import ctypes
 import json
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,11 +21,11 @@ import numpy as np
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.evaluation.requests import Requests, answer
 from sparse_deploy.runtimes import Session, get_runtime
+from sparse_deploy.runtimes.child_process import end_with_parent
 
 WARM_WINDOWS = 3
 WARM_SPREAD = 0.05
 _ALIVE_SECONDS = 1.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _NANOSECONDS_PER_MS = 1e6
 
 
@@ -202,7 +200,7 @@ def serve(commands: TextIO, answers: TextIO) -> None:
 def main() -> None:
     """Entry point of the process."""
     # A parent that was killed closes our stdin, which is noticed between commands only; this ends a running one, too.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     # Native libraries print to descriptor 1. The protocol keeps the real one; everything else goes to stderr.
     private = os.dup(1)
     os.dup2(2, 1)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every child process that runs a model has in common: its environment, and what its end means."""
+
+import ctypes
+import os
+import signal
+
+# Variables that size thread pools; NumPy and MKL count too, they run inside the runtimes' processes.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a child: thread pools sized, the hub out of reach."""
+    return {
+        **os.environ,
+        **dict.fromkeys(THREAD_VARIABLES, str(threads)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def end_with_parent() -> None:
+    """Have the kernel end this process when the thread that started it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def describe_end(returncode: int | None) -> str:
+    """How a process ended, as the rest of a sentence."""
+    if returncode is None:
+        return "closed its output"
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        return f"was ended by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return f"ended with exit code {returncode}"
