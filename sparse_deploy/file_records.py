@@ -69,7 +69,7 @@ def check_listing(folder: Path, records: Sequence[FileRecord]) -> None:
         if path.is_absolute() or ".." in path.parts or "\\" in record.path or ":" in record.path:
             raise ArtifactError(f"{folder}: the manifest names {shown}, which lies outside the folder")
         plain = str(path) == record.path and record.path.isprintable() and len(record.path) <= MAX_PATH_CHARACTERS
-        if not plain or _is_hidden(path):
+        if not plain or not path.parts or _is_hidden(path):
             raise ArtifactError(f"{folder}: the manifest names {shown}, which is no plain path")
         # Folders that ignore case must not hold two listed files under one name.
         if record.path.casefold() in seen:

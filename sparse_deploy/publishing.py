@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sparse_deploy.errors import ArtifactError, ConfigError
 _PARTIAL, _RETIRED = ".partial", ".retired"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
 _NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
-_ATTEMPTS = 100
+_ATTEMPTS, _PAUSE_SECONDS = 3000, 0.01
 
 
 @contextlib.contextmanager
@@ -67,6 +68,7 @@ def publish(staging: Path, target: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if exchange(staging, target) or _replace_in_two_steps(staging, target):
                 break
+        time.sleep(_PAUSE_SECONDS)
     else:
         raise OSError(errno.EBUSY, "other writers kept changing the folder")
     sync_folder(target.parent)
