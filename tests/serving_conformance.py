@@ -7,7 +7,7 @@ two labels, called ``tiny``, of the deployment that fixture ``tiny_deployment`` 
 
 import numpy as np
 import pytest
-from serving_process import integers, texts
+from harness.server_process import integers, texts
 
 from sparse_deploy.data.features import pad_batch
 from sparse_deploy.runtimes import get_runtime
@@ -77,7 +77,7 @@ class Conformance:
                 [integers("input_ids", [1]), integers("attention_mask", [2])],
                 "attention_mask: expected values",
             ),
-            ([integers("input_ids", [1, 1]), integers("token_type_ids", [0])], "token_type_ids: expected the shape"),
+            ([integers("input_ids", [1, 1]), integers("token_type_ids", [0])], "token_type_ids: expected shape"),
         ],
     )
     def test_wrong_inputs_get_a_reason(self, server, inputs, message):

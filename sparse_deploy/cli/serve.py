@@ -37,6 +37,12 @@ def serve_command(
     ] = 0.0,
     queue: Annotated[int, _option("--queue", help="Sequences that may wait; then 503 with Retry-After.")] = 512,
     timeout_ms: Annotated[int, _option("--timeout-ms", help="Longest time to an answer; then 504.")] = 10_000,
+    header_timeout_ms: Annotated[
+        int, _option("--header-timeout-ms", help="Longest time to the end of a request's headers; then it is cut.")
+    ] = 10_000,
+    body_timeout_ms: Annotated[
+        int, _option("--body-timeout-ms", help="Longest time to the end of a request's body; then 408.")
+    ] = 10_000,
     drain_seconds: Annotated[
         float, _option("--drain-seconds", help="After SIGTERM: still answer, while readiness already says no.")
     ] = 2.0,
@@ -77,6 +83,8 @@ def serve_command(
             max_delay_ms=max_delay_ms,
             queue=queue,
             timeout_ms=timeout_ms,
+            header_timeout_ms=header_timeout_ms,
+            body_timeout_ms=body_timeout_ms,
             drain_seconds=drain_seconds,
             shutdown_seconds=shutdown_seconds,
             max_body_bytes=max_body_bytes,

@@ -46,6 +46,10 @@ _WATCH_AFTER_SECONDS = 0.05
 class Service:
     """What the routes share: the model, its batcher, the counters, and whether new requests are welcome.
 
+    Attributes:
+        draining: readiness answers no.
+        closing: connections end with their next answer.
+
     Args:
         settings: of the server.
         model: opened.
@@ -63,7 +67,11 @@ class Service:
             capacity=settings.queue,
             observer=self.metrics,
         )
-        self.draining = False
+        self.draining = self.closing = False
+
+    def abandon(self) -> None:
+        """Drop what waits: somebody is in a hurry."""
+        self.batcher.drop()
 
     def close(self) -> None:
         """Answer what waits, then free the model."""
@@ -107,7 +115,7 @@ def create_app(settings: ServerSettings, service: Service | None = None) -> Star
 
     Returns:
         An ASGI application. ``app.state.service`` is there once it has started; setting ``draining`` on it makes
-        readiness answer no and closes connections after their answer.
+        readiness answer no.
     """
 
     @contextlib.asynccontextmanager
@@ -166,7 +174,7 @@ class _InferEndpoint:
             log("request", id=request and request.id, status=status, ms=round(seconds * 1000, 2), error=message)
         # A client that was too slow goes on sending; one whose body was refused may finish it, unread, within the time
         # that a connection has for its next headers.
-        close = service.draining or status == 408
+        close = service.closing or status == 408
         await _send(self._send, status, body, headers, retry_after=retry_after, close=close)
 
     async def _answer(self, service: Service, started: float) -> tuple[InferRequest, bytes, dict[str, str]]:

@@ -134,6 +134,11 @@ class Batcher:
         except TimeoutError as error:
             raise RequestError("the answer took longer than the request allows", 504) from error
 
+    def drop(self) -> None:
+        """Forget what waits; its requests end with their deadline or their connection."""
+        with self._changed:
+            self._waiting = []
+
     def close(self) -> None:
         """Answer what waits, then end the thread."""
         with self._changed:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.runtimes import get_runtime
+from sparse_deploy.runtimes.probe import probe
 
 # In the order of a tie, and of what is taken unmeasured.
 SERVED_RUNTIMES = ("sparse", "openvino", "onnxruntime")
@@ -71,8 +72,6 @@ def _can_open(name: str, folder: Path, precision: str) -> bool:
 
 
 def _fastest(folder: Path, candidates: Sequence[str], precision: str, threads: int, tokens: int) -> Choice:
-    from sparse_deploy.runtimes.probe import probe
-
     measured = {name: probe(name, folder, precision, threads, tokens=tokens).median_ms for name in candidates}
     best = min(measured, key=lambda name: measured[name])
     return Choice(best, precision, {f"{name}-{precision}": value for name, value in measured.items()})

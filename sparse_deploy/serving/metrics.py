@@ -31,7 +31,7 @@ class Metrics:
     """
 
     def __init__(self, model: str, runtime: str, waiting: Callable[[], int]) -> None:
-        disable_created_metrics()  # a time stamp per series that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp per series that nobody asks for
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)

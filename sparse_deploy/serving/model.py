@@ -261,7 +261,7 @@ def _data_section(manifest: Manifest, folder: Path) -> DataSection:
 
 
 def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
-    names = config.get("id2label")
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # Hugging Face leaves out what is its default
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))} or not names:
         raise ArtifactError(f"{folder / 'config.json'}: expected id2label with ids 0 to n-1; export again")
     return tuple(str(names[str(index)]) for index in range(len(names)))

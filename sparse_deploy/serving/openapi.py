@@ -99,8 +99,9 @@ def _schemas(model: ServedModel) -> Schema:
     }
     texts = _input([*model.text_inputs], "BYTES", shape, {"type": "string"})
     tensors = _input([*MODEL_INPUTS], "INT64", shape, {"type": "integer", "minimum": 0})
+    optional = {"type": ["object", "null"]}
     name = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
-    output = {"type": "object", "required": ["name"], "properties": {"name": name, "parameters": {"type": "object"}}}
+    output = {"type": "object", "required": ["name"], "properties": {"name": name, "parameters": optional}}
     return {
         "ServerMetadata": _object(
             {"name": string, "version": string, "extensions": {"type": "array", "items": string}}
@@ -118,10 +119,10 @@ def _schemas(model: ServedModel) -> Schema:
             "type": "object",
             "required": ["inputs"],
             "properties": {
-                "id": {"type": "string", "maxLength": MAX_NAME},
+                "id": {"type": ["string", "null"], "maxLength": MAX_NAME},
                 "inputs": _list({"oneOf": [texts, tensors]}),
-                "outputs": _list(output),
-                "parameters": {"type": "object", "description": "timeout: microseconds until the answer is worthless"},
+                "outputs": {**_list(output), "type": ["array", "null"]},
+                "parameters": {**optional, "description": "timeout: microseconds until the answer is worthless"},
             },
         },
         "InferResponse": {
@@ -165,7 +166,7 @@ def _input(names: list[str], datatype: str, shape: Schema, items: Schema) -> Sch
             "datatype": {"const": datatype},
             "shape": shape,
             "data": data,
-            "parameters": {"type": "object"},
+            "parameters": {"type": ["object", "null"]},
         },
     }
 
@@ -173,10 +174,11 @@ def _input(names: list[str], datatype: str, shape: Schema, items: Schema) -> Sch
 def _get(summary: str, schema: Schema, *, unready: bool = False) -> Schema:
     content = {"application/json": {"schema": schema}}
     responses: dict[str, Any] = {"200": {"description": summary, "content": content}}
+    responses["404"] = _error("No such model or version")
     if unready:
         responses["503"] = {"description": "The server is shutting down", "content": content}
     else:
-        responses |= {"401": _error("The token is missing or wrong"), "404": _error("No such model or version")}
+        responses["401"] = _error("The token is missing or wrong")
     return {"get": {"summary": summary, "responses": responses}}
 
 

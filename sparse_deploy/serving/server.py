@@ -19,6 +19,7 @@ from sparse_deploy.serving.settings import ServerSettings
 # long for a loop that parses requests.
 _SWITCH_SECONDS = 0.0005
 _TICK_SECONDS = 0.05
+_LINGER_SECONDS = 0.25
 
 
 def serve(settings: ServerSettings) -> None:
@@ -34,14 +35,6 @@ def serve(settings: ServerSettings) -> None:
     with listener:
         model = open_model(settings)
         service = Service(settings, model)
-        host, port = listener.getsockname()[:2]
-        log(
-            "serving",
-            url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{model.name}",
-            runtime=model.choice.cell,
-            threads=model.threads,
-            candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
-        )
         connection = type("LimitedConnection", (Connection,), {"header_seconds": settings.header_timeout_ms / 1000})
         config = uvicorn.Config(
             create_app(settings, service),
@@ -64,13 +57,28 @@ def serve(settings: ServerSettings) -> None:
 class _DrainingServer(uvicorn.Server):
     """uvicorn's server with a time between the signal and the closed door, in which readiness says no.
 
-    Load balancers need it to send their requests elsewhere; what still comes in is answered, and its connection closed.
+    Load balancers need it to send their requests elsewhere. Only when the door is closed are clients told to close
+    their connections, too: told before, they would come back at once, some of them just as it closes.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self._signals = 0
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so only now: a signal before this would not end in order."""
+        await super().startup(sockets)
+        (listener,) = sockets or []
+        host, port = listener.getsockname()[:2]
+        model = self._service.model
+        log(
+            "serving",
+            url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{model.name}",
+            runtime=model.choice.cell,
+            threads=model.threads,
+            candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
+        )
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal; the main loop looks every tenth of a second."""
@@ -89,6 +97,20 @@ class _DrainingServer(uvicorn.Server):
         while ticks > 0 and not self.force_exit:
             await asyncio.sleep(_TICK_SECONDS)
             ticks -= 1
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the door, then read what stands behind it: uvicorn alone resets a request that it has not read yet."""
+        self._service.closing = True
+        for server in self.servers:
+            server.close()
+        for listener in sockets or []:
+            listener.close()  # as long as it is open, the kernel goes on taking connections that nobody will read
+        if not self.force_exit:
+            await asyncio.sleep(_LINGER_SECONDS)
+        await super().shutdown()
+        if self.force_exit:
+            self._service.abandon()
+            await self.lifespan.shutdown()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -79,7 +79,7 @@ def count_rows(texts: Sequence[str], others: Sequence[str] | None, names: Sequen
         RequestError: 400, the columns differ in length.
     """
     if others is not None and len(others) != len(texts):
-        raise RequestError(f"expected as many texts in {names[1]} as in {names[0]}, {len(texts)}; got {len(others)}")
+        raise RequestError(f"{names[1]}: expected {len(texts)} texts, as many as {names[0]} has; got {len(others)}")
     return len(texts)
 
 

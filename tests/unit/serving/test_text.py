@@ -59,7 +59,7 @@ def test_same_windows_as_evaluation(tiny_encoder, question, context):
 
 
 def test_windows_that_could_not_overlap_are_refused_before_any_question_comes(tiny_encoder):
-    with pytest.raises(ArtifactError, match="leaves 29 for the context, too few for data.doc_stride 32"):
+    with pytest.raises(ArtifactError, match=r"leaves 29 for the context, too few for data.doc_stride 32"):
         TextEncoder(tiny_encoder, 96, 32)
 
 

@@ -35,22 +35,28 @@ class ServerProcess:
 
     @property
     def name(self) -> str:
+        """Of the model."""
         return self.url.rsplit("/", 1)[1]
 
     @property
     def address(self) -> str:
+        """Host and port."""
         return urlsplit(self.url).netloc
 
     def events(self) -> list[dict[str, Any]]:
+        """Log lines so far."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
     def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> "Reply":
+        """Any request; a body that is not bytes is sent as JSON."""
         return request(self.address, method, path, body, headers)
 
     def infer(self, *inputs: dict[str, Any], **content: Any) -> "Reply":
+        """An infer request of these inputs."""
         return self.request("POST", f"/v2/models/{self.name}/infer", {"inputs": list(inputs), **content})
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> int:
+        """Send a signal and wait; the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -78,15 +84,18 @@ class Reply:
 
     @property
     def json(self) -> Any:
+        """The body, parsed."""
         return json.loads(self.body)
 
     @property
     def outputs(self) -> dict[str, list[Any]]:
+        """Data of the output tensors by name, of an answer with status 200."""
         assert self.status == 200, self.body
         return {tensor["name"]: tensor["data"] for tensor in self.json["outputs"]}
 
 
 def request(address: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
+    """One request over a connection of its own."""
     connection = http.client.HTTPConnection(address, timeout=30)
     with contextlib.closing(connection):
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -96,6 +105,7 @@ def request(address: str, method: str, path: str, body: Any = None, headers: dic
 
 @contextlib.contextmanager
 def serving(deployment: Path, log: Path, *arguments: str, **options: Any) -> Iterator[ServerProcess]:
+    """A server that is gone when the block ends."""
     server = ServerProcess(deployment, log, *arguments, **options)
     try:
         yield server
@@ -104,10 +114,12 @@ def serving(deployment: Path, log: Path, *arguments: str, **options: Any) -> Ite
 
 
 def texts(name: str, *values: str) -> dict[str, Any]:
+    """A BYTES tensor."""
     return {"name": name, "datatype": "BYTES", "shape": [len(values)], "data": list(values)}
 
 
 def integers(name: str, *rows: list[int]) -> dict[str, Any]:
+    """An INT64 tensor."""
     return {
         "name": name,
         "datatype": "INT64",
