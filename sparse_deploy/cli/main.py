@@ -18,6 +18,7 @@ from sparse_deploy.cli.export import export_command
 from sparse_deploy.cli.finetune import finetune_command
 from sparse_deploy.cli.inspect import inspect_command
 from sparse_deploy.cli.serve import serve_command
+from sparse_deploy.cli.sweep import sweep_command
 from sparse_deploy.errors import ExitCode, SparseDeployError
 
 # Typer 0.29 carries its own copy of click, earlier ones use the package: the base of a public name fits both.
@@ -38,6 +39,7 @@ app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("inspect")(inspect_command)
 app.command("serve")(serve_command)
+app.command("sweep")(sweep_command)
 app.command("demo")(demo_command)
 
 

@@ -97,7 +97,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         ConfigError: unreadable file, unknown key, wrong value.
     """
     path = find_recipe(name_or_path)
-    data = parse_yaml(_read_capped(path), str(path))
+    data = parse_yaml(read_capped(path), str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a recipe is a mapping of keys to values, found {type(data).__name__}")
     for override in overrides:
@@ -135,20 +135,30 @@ def recipe_from_mapping(data: Mapping[str, Any], origin: str) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{origin}: {_first_problem(error)}") from error
+        raise ConfigError(f"{origin}: {first_problem(error)}") from error
     except ConfigError as error:  # from the reader of sparsity patterns
         raise ConfigError(f"{origin}: {error}") from error
 
 
-def _read_capped(path: Path) -> str:
+def read_capped(path: Path, what: str = "recipe", where: str = "Recipes lie in export_configs/.") -> str:
+    """Text of a YAML file of at most :data:`MAX_RECIPE_BYTES`.
+
+    Args:
+        path: the file.
+        what: its name in messages.
+        where: the sentence that says where such files lie.
+
+    Raises:
+        ConfigError: unreadable, no UTF-8, or longer.
+    """
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_RECIPE_BYTES + 1)
         text = content.decode("utf-8")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: can't read the recipe: {error}. Recipes lie in export_configs/.") from error
+        raise ConfigError(f"{path}: can't read the {what}: {error}. {where}") from error
     if len(content) > MAX_RECIPE_BYTES:
-        raise ConfigError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes, this file is longer")
+        raise ConfigError(f"{path}: a {what} is at most {MAX_RECIPE_BYTES} bytes, this file is longer")
     return text
 
 
@@ -167,26 +177,32 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     node[keys[-1]] = parse_yaml(text, f"--set {path}")
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, schema: type[BaseModel] = Recipe) -> str:
+    """What is wrong with a file, in a line that names the key, what was expected and what was found.
+
+    Args:
+        error: what pydantic found.
+        schema: what the file was checked against, for the nearest known key.
+    """
     problems = error.errors(include_url=False)
     # An unknown key explains most other problems (a misspelt required key shows up as two): report it first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = ".".join(str(part) for part in problem["loc"]) or "recipe"
+    location = ".".join(str(part) for part in problem["loc"]) or schema.__name__.lower()
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {location!r}{_nearest(problem['loc'])}{more}"
+        return f"unknown key {location!r}{_nearest(problem['loc'], schema)}{more}"
     found = "" if isinstance(problem["input"], dict) else f"; found {textwrap.shorten(repr(problem['input']), 80)}"
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
 
 
-def _nearest(location: tuple[int | str, ...]) -> str:
-    known = _known_keys(location[:-1])
+def _nearest(location: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+    known = _known_keys(location[:-1], schema)
     match = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else f"; known keys here: {', '.join(known)}"
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = Recipe
+def _known_keys(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
+    model = schema
     for part in location:
         field = model.model_fields.get(str(part))
         if field is not None:

@@ -49,7 +49,7 @@ def load_split(
     import datasets
 
     if data_dir is not None and not (task.name == "demo" and not (data_dir / task.name).is_dir()):
-        path = _split_file(task, split, data_dir)
+        path = split_file(task, split, data_dir)
         rows = _checked_rows(task, _read_jsonl(path), str(path))
     elif task.name == "demo":
         rows = _demo_split(split)
@@ -74,7 +74,12 @@ def _demo_split(split: str) -> list[Row]:
         raise DataError(f"demo has the splits train and validation, not {split!r}") from None
 
 
-def _split_file(task: Task, split: str, data_dir: Path) -> Path:
+def split_file(task: Task, split: str, data_dir: Path) -> Path:
+    """The file that holds a split.
+
+    Raises:
+        DataError: there is none.
+    """
     folder = data_dir / task.name
     for suffix in SUFFIXES:
         if (folder / f"{split}{suffix}").is_file():

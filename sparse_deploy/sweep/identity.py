@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a cell is made from, and the key that follows: equal keys mean equal work, wherever its files lie."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest, package_versions
+from sparse_deploy.checkpoint import resolve_checkpoint
+from sparse_deploy.config.schema import Recipe
+from sparse_deploy.data.loading import split_file
+from sparse_deploy.data.tasks import get_task
+from sparse_deploy.errors import DataError
+from sparse_deploy.file_records import file_sha256
+
+# Words for people; nothing is computed from them.
+_WORDS = {"name", "description", "reference"}
+# What only finetune reads. `sparsity` stays: export checks its promise.
+_TRAINING = {"model", "distillation", "finetune"}
+# What only export and bench read; with finetune.qat the training needs two keys of `quantization` as well.
+_AFTER_TRAINING = {"export", "quantization", "bench", "gate", "goals"}
+# Documentation and dot files that travel with a checkpoint are not read.
+_CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
+
+
+def content_key(kind: str, content: dict[str, Any]) -> str:
+    """The key of a piece of work: SHA-256 of all that its result depends on, as hexadecimal text."""
+    text = json.dumps({"kind": kind, "versions": package_versions(), **content}, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training_content(recipe: Recipe, data: dict[str, str], fingerprint: Callable[[str, str], str]) -> dict[str, Any]:
+    """What a fine-tuned checkpoint depends on.
+
+    Args:
+        recipe: with the cell's settings.
+        data: see :func:`data_identity`.
+        fingerprint: :func:`checkpoint_sha256`, or something that remembers its answers.
+    """
+    settings = recipe.model_dump(mode="json", exclude=_WORDS | _AFTER_TRAINING)
+    settings["model"].pop("name_or_path")
+    trained_for = recipe.quantization.model_dump(mode="json", include={"mode", "exclude", "target_cpu"})
+    teacher = recipe.distillation
+    if teacher:
+        settings["distillation"].pop("teacher")
+    return {
+        "recipe": settings,
+        "int8": trained_for if recipe.finetune.qat else None,
+        "source": fingerprint(recipe.model.name_or_path, recipe.model.revision),
+        "teacher": fingerprint(teacher.teacher, teacher.teacher_revision) if teacher else None,
+        "data": data,
+    }
+
+
+def cell_content(recipe: Recipe, checkpoint: str, data: dict[str, str], bench: dict[str, Any]) -> dict[str, Any]:
+    """What a deployment and its report depend on.
+
+    Args:
+        recipe: with the cell's settings.
+        checkpoint: fingerprint of the checkpoint, or the key of the training that makes it.
+        data: see :func:`data_identity`.
+        bench: how it is measured.
+    """
+    settings = recipe.model_dump(mode="json", exclude=_WORDS | _TRAINING)
+    return {"recipe": settings, "checkpoint": checkpoint, "data": data, "bench": bench}
+
+
+def checkpoint_sha256(name_or_path: str, revision: str = "main") -> str:
+    """Fingerprint of a checkpoint: its manifest's files, or all files that a model is read from.
+
+    Raises:
+        ConfigError: no such checkpoint.
+        CheckpointError: incomplete or unsafe.
+        ArtifactError: not what its manifest says.
+    """
+    folder = resolve_checkpoint(name_or_path, revision).folder
+    if (folder / MANIFEST_NAME).is_file():
+        files = {record.path: record.sha256 for record in load_manifest(folder, verify=False).files}
+    else:
+        read = [path for path in folder.iterdir() if path.suffix in _CHECKPOINT_SUFFIXES and path.is_file()]
+        files = {path.name: file_sha256(path) for path in read}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def data_identity(task_name: str, data_dir: Path | None) -> dict[str, str]:
+    """What text a recipe reads: SHA-256 of each split's local file, or the name of the data set on the hub.
+
+    The text of a split that is missing here is ``absent``; the stage that needs it will say so.
+    """
+    task = get_task(task_name)
+    splits = (task.train_split, *task.validation_splits.values())
+    if task.name == "demo" and (data_dir is None or not (data_dir / task.name).is_dir()):
+        return dict.fromkeys(splits, "embedded")  # the package makes it, and its version is part of the key
+    if data_dir is None:
+        return dict.fromkeys(splits, f"hub:{task.hub_dataset}/{task.hub_config or ''}")
+    return {split: _split_sha256(task_name, split, data_dir) for split in splits}
+
+
+def _split_sha256(task_name: str, split: str, data_dir: Path) -> str:
+    try:
+        return file_sha256(split_file(get_task(task_name), split, data_dir))
+    except DataError:
+        return "absent"

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A sweep from its file to its summary: which jobs are done, and the order of the others."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.sweep.cell import Job, Outcome, fail_job, finished_outcome
+from sparse_deploy.sweep.engine import Engine, Outcomes
+from sparse_deploy.sweep.grid import Sweep
+from sparse_deploy.sweep.plan import EXPORT, KEY_LENGTH, Plan, make_plan
+from sparse_deploy.sweep.summary import SweepSummary, summarize, write_summary
+
+Progress = Callable[[str, float], None]
+_LOCK_NAME = ".lock"
+
+
+def run_sweep(
+    sweep: Sweep,
+    output: Path,
+    engine: Engine,
+    *,
+    data_dir: Path | None = None,
+    progress: Progress = lambda message, share: None,
+) -> SweepSummary:
+    """Run what is not done yet of a sweep, and sum all of it up.
+
+    Args:
+        sweep: see :func:`sparse_deploy.sweep.grid.load_sweep`.
+        output: gets ``cells/KEY/``, ``checkpoints/KEY/``, ``summary.json`` and ``summary.md``.
+        engine: runs the jobs; it is entered only if there are any.
+        data_dir: folder with the task's text; the hub when omitted.
+        progress: called with a message and a share between 0 and 1.
+
+    Returns:
+        The summary, as written. Failed cells are in it; nothing is raised for them.
+
+    Raises:
+        KeyboardInterrupt: stopped by a signal; what is finished stays, and the same call goes on.
+        SparseDeployError: the sweep can't be run at all.
+    """
+    output = output.absolute()
+    plan = make_plan(sweep, output, data_dir)
+    with _locked(output):
+        outcomes = {job.key: outcome for job in plan.cells if (outcome := finished_outcome(job))}
+        todo = [job for job in plan.cells if job.key not in outcomes]
+        progress(f"{len(outcomes)} of {len(plan.cells)} cells are there", len(outcomes) / len(plan.cells))
+        if todo:
+            with engine:
+                engine.check_folder(output)
+                with contextlib.closing(_run(plan, todo, engine, latency=sweep.bench.latency)) as ended:
+                    for job, outcome in ended:
+                        if job.kind == "cell":
+                            outcomes[job.key] = outcome
+                        message = f"{job.kind} {job.key[:KEY_LENGTH]} {outcome.status}"
+                        progress(message, len(outcomes) / len(plan.cells))
+        summary = summarize(sweep.name, plan.varied, [(job, outcomes[job.key]) for job in plan.cells], output)
+        write_summary(summary, output)
+    return summary
+
+
+def _run(plan: Plan, todo: Sequence[Job], engine: Engine, *, latency: bool) -> Outcomes:
+    """The jobs that are left: the checkpoints first, then what may share the machine, then what may not."""
+    wanted = {training.key: training for job in todo if (training := plan.trainings.get(job.key))}
+    failed: dict[str, Outcome] = {}
+    unfinished = [training for training in wanted.values() if not finished_outcome(training)]
+    with contextlib.closing(engine.run(unfinished)) as ended:
+        for job, outcome in ended:
+            if outcome.status == "failed":
+                failed[job.key] = outcome
+            yield job, outcome
+    ready = []
+    for job in todo:
+        training = plan.trainings.get(job.key)
+        if training and training.key in failed:
+            lost = failed[training.key]
+            yield job, fail_job(job, lost.exit_code, f"its checkpoint failed: {lost.message}")
+        else:
+            ready.append(job)
+    if not latency:
+        yield from engine.run(ready)
+        return
+    exports = [
+        job.model_copy(update={"stages": tuple(s for s in job.stages if s.name == EXPORT), "last": False})
+        for job in ready
+    ]
+    exported = set()
+    with contextlib.closing(engine.run(exports)) as ended:
+        for job, outcome in ended:
+            if outcome.status == "failed":
+                yield job, outcome
+            else:
+                exported.add(job.key)
+    yield from engine.run([job for job in ready if job.key in exported], exclusive=True)
+
+
+@contextlib.contextmanager
+def _locked(output: Path) -> Iterator[None]:
+    """Make the folder, and keep a second sweep out of it; the lock ends with this process, however that ends."""
+    if output.is_dir() and any(output.iterdir()) and not (output / _LOCK_NAME).is_file():
+        raise ConfigError(f"{output}: the folder holds files and no sweep. Choose another --output or empty it.")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise ArtifactError(f"{output}: can't make the sweep's folder: {error.strerror}. Choose another.") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"{output}: another sweep is writing there; wait for it, or choose another --output"
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
