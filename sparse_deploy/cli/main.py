@@ -17,6 +17,7 @@ from sparse_deploy.cli.demo import demo_command
 from sparse_deploy.cli.export import export_command
 from sparse_deploy.cli.finetune import finetune_command
 from sparse_deploy.cli.inspect import inspect_command
+from sparse_deploy.cli.repository import repository_command
 from sparse_deploy.cli.serve import serve_command
 from sparse_deploy.cli.sweep import sweep_command
 from sparse_deploy.errors import ExitCode, SparseDeployError
@@ -39,6 +40,7 @@ app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("inspect")(inspect_command)
 app.command("serve")(serve_command)
+app.command("repository")(repository_command)
 app.command("sweep")(sweep_command)
 app.command("demo")(demo_command)
 

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sparse-deploy repository``."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def repository_command(
+    deployment: Annotated[Path, typer.Argument(help="Folder that `sparse-deploy export` wrote.")],
+    server: Annotated[Literal["triton", "ovms", "kserve"], typer.Option(help="Which server is to read the folder.")],
+    output: Annotated[Path, typer.Option(help="New folder; an earlier repository there is replaced.")],
+    name: Annotated[str | None, typer.Option(help="Model name; the recipe's name when omitted.")] = None,
+    precision: Annotated[
+        Literal["int8", "fp32"] | None, typer.Option(help="INT8 where the folder has it when omitted.")
+    ] = None,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Triton: hand over model_sparse.onnx and its operator library.")
+    ] = False,
+    mount: Annotated[str, typer.Option(help="Triton with --sparse: where the server sees the folder.")] = "/models",
+    max_batch: Annotated[int, typer.Option(min=1, help="Triton: sequences that are computed together.")] = 32,
+    max_delay_ms: Annotated[
+        float, typer.Option(min=0.0, help="Triton: how long a request waits for company of its own length.")
+    ] = 0.0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of one batch; 0 leaves it to the runtime.")] = 0,
+    storage_uri: Annotated[
+        str | None, typer.Option(help="KServe: where the deployment is; pvc://models/NAME when omitted.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="KServe: our image, as the cluster pulls it.")] = "sparse-deploy:serve",
+    cpus: Annotated[int, typer.Option(min=1, help="KServe: CPUs to ask for.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON on standard output.")] = False,
+) -> None:
+    """Write what Triton, OpenVINO Model Server or KServe reads: models in their layout, and their configuration.
+
+    Triton and OVMS take tensors: their clients tokenise. KServe runs our own image (text in), or Triton.
+    """
+    from sparse_deploy.stages.model_repository import RepositoryOptions, write_model_repository
+
+    options = RepositoryOptions(
+        server=server,
+        name=name,
+        precision=precision,
+        sparse=sparse,
+        mount=mount,
+        max_batch=max_batch,
+        max_delay_ms=max_delay_ms,
+        threads=threads,
+        storage_uri=storage_uri,
+        image=image,
+        cpus=cpus,
+    )
+    manifest = write_model_repository(deployment, output, options)
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=1))
+        return
+    for record in manifest.files:
+        typer.echo(f"{output / record.path}  {record.bytes} bytes")

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a deployment to what other model servers read: Triton, OpenVINO Model Server, KServe.
+
+The folder is an artifact as any other: staged, then renamed. Its ``manifest.json`` lists the files with their hashes
+and the deployment they come from; the servers look only into the folder of the model.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from sparse_deploy import __version__
+from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, load_manifest, staged_folder, write_text_atomically
+from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.file_records import FileRecord, file_sha256, record_files
+from sparse_deploy.stages.server_configs import (
+    Tensor,
+    TritonSettings,
+    check_model_name,
+    kserve_service,
+    kserve_triton_service,
+    ovms_config,
+    triton_config,
+)
+from sparse_deploy.untrusted.model_file import check_model_file
+
+if TYPE_CHECKING:
+    from onnxruntime import NodeArg
+
+Server = Literal["triton", "ovms", "kserve"]
+ModelPrecision = Literal["int8", "fp32"]
+_VERSION: Final = "1"
+_ONNX_FILES = {"int8": "model_int8.onnx", "fp32": "model.onnx"}
+_SPARSE_FILE = "model_sparse.onnx"
+_IR_FILES = {"int8": "openvino_model_int8.xml", "fp32": "openvino_model.xml"}
+
+
+class RepositoryManifest(BaseModel):
+    """What ``manifest.json`` of a model repository holds.
+
+    Attributes:
+        deployment_manifest_sha256: of the deployment's ``manifest.json``, which names every hash of its files.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    kind: Literal["model-repository"] = "model-repository"
+    server: Server
+    name: str
+    task: str
+    deployment_manifest_sha256: str
+    files: tuple[FileRecord, ...]
+    sparse_deploy: str
+    created: str
+
+
+@dataclass(frozen=True)
+class RepositoryOptions:
+    """What is handed over, and how it is to be run.
+
+    Attributes:
+        server: which server reads the folder.
+        name: of the model; the recipe's when None.
+        precision: INT8 where the deployment has it when None.
+        sparse: hand over ``model_sparse.onnx`` and its operator library (Triton).
+        mount: where the server sees the folder; Triton wants the operator library by its full path.
+        max_batch: most sequences that Triton computes together.
+        max_delay_ms: how long Triton holds a request back for company.
+        threads: of one batch; 0 leaves it to the runtime.
+        storage_uri: where KServe finds the deployment; ``pvc://models/NAME`` when None.
+        image: our image, for KServe.
+        cpus: that KServe asks for.
+    """
+
+    server: Server
+    name: str | None = None
+    precision: ModelPrecision | None = None
+    sparse: bool = False
+    mount: str = "/models"
+    max_batch: int = 32
+    max_delay_ms: float = 0.0
+    threads: int = 0
+    storage_uri: str | None = None
+    image: str = "sparse-deploy:serve"
+    cpus: int = 2
+
+
+def write_model_repository(deployment: Path, output: Path, options: RepositoryOptions) -> RepositoryManifest:
+    """Write what a server reads, from the files of a deployment.
+
+    Args:
+        deployment: a deployment folder; verified, every file.
+        output: new folder; an earlier repository there is replaced.
+        options: see there.
+
+    Raises:
+        ConfigError: a wrong name, or an option that the server doesn't have.
+        ArtifactError: the deployment is damaged or has no such file, or the folder can't be written.
+    """
+    manifest = load_manifest(deployment, "deployment")
+    if options.sparse and options.server != "triton":
+        raise ConfigError(f"--sparse: {options.server} can't load the sparse operators; triton can, and so does serve")
+    if options.sparse and options.precision == "fp32":
+        raise ConfigError(f"--sparse: {_SPARSE_FILE} is INT8; leave out --precision fp32")
+    kubernetes = options.server == "kserve"
+    name = check_model_name(options.name or _default_name(manifest, kubernetes=kubernetes), kubernetes=kubernetes)
+    with staged_folder(output) as staging:
+        _WRITERS[options.server](deployment, staging, name, options)
+        return _seal(deployment, staging, manifest, name, options.server)
+
+
+def _write_triton(deployment: Path, staging: Path, name: str, options: RepositoryOptions) -> None:
+    version = staging / name / _VERSION
+    version.mkdir(parents=True)
+    source = _model_file(deployment, {"int8": _SPARSE_FILE} if options.sparse else _ONNX_FILES, options.precision)
+    library = None
+    if options.sparse:
+        from sparse_deploy.kernels.loader import onnxruntime_library
+
+        library = onnxruntime_library()
+    inputs, outputs = _declared_tensors(source, library)
+    shutil.copyfile(source, version / "model.onnx")
+    if library is not None:
+        shutil.copyfile(library, version / library.name)
+    settings = TritonSettings(
+        max_batch=options.max_batch,
+        max_delay_ms=options.max_delay_ms,
+        threads=options.threads,
+        operator_library=PurePosixPath(options.mount, name, _VERSION, library.name) if library else None,
+    )
+    text = triton_config(name, inputs, outputs, settings)
+    (staging / name / "config.pbtxt").write_text(text, encoding="utf-8")
+
+
+def _write_ovms(deployment: Path, staging: Path, name: str, options: RepositoryOptions) -> None:
+    version = staging / name / _VERSION
+    version.mkdir(parents=True)
+    source = _model_file(deployment, _IR_FILES, options.precision)
+    shutil.copyfile(source, version / "model.xml")
+    shutil.copyfile(source.with_suffix(".bin"), version / "model.bin")
+    (staging / "config.json").write_text(ovms_config(name, options.threads), encoding="utf-8")
+
+
+def _write_kserve(deployment: Path, staging: Path, name: str, options: RepositoryOptions) -> None:
+    size = _model_file(deployment, _ONNX_FILES, options.precision).stat().st_size
+    uri = options.storage_uri or f"pvc://models/{name}"
+    ours = kserve_service(name, uri, options.image, cpus=options.cpus, model_bytes=size)
+    triton = kserve_triton_service(name, f"{uri}-triton", cpus=options.cpus, model_bytes=size)
+    (staging / "inferenceservice.yaml").write_text(ours, encoding="utf-8")
+    (staging / "inferenceservice-triton.yaml").write_text(triton, encoding="utf-8")
+
+
+_WRITERS: Final[dict[Server, Callable[[Path, Path, str, RepositoryOptions], None]]] = {
+    "triton": _write_triton,
+    "ovms": _write_ovms,
+    "kserve": _write_kserve,
+}
+
+
+def _model_file(deployment: Path, files: dict[str, str], precision: ModelPrecision | None) -> Path:
+    wanted = [precision] if precision else list(files)
+    for candidate in wanted:
+        if (path := deployment / files[candidate]).is_file():
+            return path
+    names = " or ".join(files[candidate] for candidate in wanted)
+    raise ArtifactError(f"{deployment}: expected {names}, found none; export again with it switched on")
+
+
+def _declared_tensors(path: Path, library: Path | None) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs and outputs as ONNX Runtime, which will run the file, reads them."""
+    check_model_file(path)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exception classes derive from Exception alone
+        reason = " ".join(str(error).split())[:300]
+        raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {reason}; export again") from error
+    return [_tensor(node) for node in session.get_inputs()], [_tensor(node) for node in session.get_outputs()]
+
+
+def _tensor(node: "NodeArg") -> Tensor:
+    return Tensor(node.name, node.type, tuple(node.shape))
+
+
+def _default_name(manifest: Manifest, *, kubernetes: bool) -> str:
+    name = str(manifest.recipe.get("name") or "model")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-") if kubernetes else name
+
+
+def _seal(deployment: Path, staging: Path, source: Manifest, name: str, server: Server) -> RepositoryManifest:
+    manifest = RepositoryManifest(
+        server=server,
+        name=name,
+        task=source.task,
+        deployment_manifest_sha256=file_sha256(deployment / MANIFEST_NAME),
+        files=record_files(staging),
+        sparse_deploy=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_text_atomically(staging / MANIFEST_NAME, manifest.model_dump_json(indent=1) + "\n")
+    return manifest
