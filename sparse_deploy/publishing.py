@@ -172,7 +172,7 @@ def _free_bytes(target: Path) -> int:
 
 
 def _replace_in_two_steps(staging: Path, target: Path) -> bool:
-    """Without an exchange; false where another writer was faster. Nobody touches the old folder in between."""
+    """Without an exchange; false where another writer was faster. Nobody brings the old folder back in between."""
     lock = _claim(target, without_locks=True)
     if lock is None:
         return False
@@ -181,7 +181,9 @@ def _replace_in_two_steps(staging: Path, target: Path) -> bool:
         target.replace(retired)
         try:
             staging.rename(target)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
             retired.rename(target)
             raise
         return True
