@@ -11,11 +11,13 @@ import json
 import random
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -58,21 +60,33 @@ class Load:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-def run_load(
-    address: str, path: str, bodies: Path, seconds: float, *, connections: int = 0, rate: float = 0.0
-) -> "subprocess.Popen[bytes]":
-    """Start the clients in a process; :func:`read_load` waits for it."""
-    command = [sys.executable, "-m", "harness.load", address, path, str(bodies), str(seconds)]
-    command += ["--connections", str(connections)] if connections else ["--rate", str(rate)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=child_environment())
+class Clients:
+    """A process of clients, running.
 
+    Args:
+        address: host and port of the server.
+        path: of its infer route.
+        bodies: file with one request per line.
+        seconds: how long to send.
+        connections: of clients that send again at once; or
+        rate: arrivals per second.
+    """
 
-def read_load(process: "subprocess.Popen[bytes]") -> Load:
-    """What the clients of :func:`run_load` saw."""
-    output, _ = process.communicate()
-    if process.returncode:
-        raise SystemExit(f"harness.load ended with {process.returncode}")
-    return Load(**json.loads(output))
+    def __init__(
+        self, address: str, path: str, bodies: Path, seconds: float, *, connections: int = 0, rate: float = 0.0
+    ) -> None:
+        command = [sys.executable, "-m", "harness.load", address, path, str(bodies), str(seconds)]
+        command += ["--connections", str(connections)] if connections else ["--rate", str(rate)]
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - wait() closes it
+        self._process = subprocess.Popen(command, stdout=self._output, env=child_environment())
+
+    def wait(self) -> Load:
+        """What they saw, once they are done."""
+        if self._process.wait():
+            raise SystemExit(f"harness.load ended with {self._process.returncode}")
+        with self._output as output:
+            output.seek(0)
+            return Load(**json.load(output))
 
 
 def write_bodies(texts: Sequence[str], path: Path) -> Path:
@@ -90,8 +104,7 @@ class _Client(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def send(self, request: bytes) -> None:
         assert self.transport is not None

@@ -27,6 +27,12 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 # They warn at import about GPU kernels and PyTorch internals that nobody here can act on.
 _NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 
+# Packages of the extra `toolchain` that commands import; the base installation is a server's.
+_TOOLCHAIN = frozenset({
+    "accelerate", "datasets", "jinja2", "matplotlib", "neural_compressor", "onnx", "onnx_ir", "onnxscript", "optimum",
+    "safetensors", "scipy", "sklearn", "torch", "torchmetrics", "transformers",
+})  # fmt: skip
+
 app = typer.Typer(
     name="sparse-deploy",
     help="Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured.",
@@ -95,15 +101,25 @@ def run(arguments: list[str]) -> int:
     except SparseDeployError as error:
         _say(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in _TOOLCHAIN:
+            return _report_bug(error)
+        _say(f"this command needs {package}, which a server does without; run: pip install 'sparse-deploy[toolchain]'")
+        return ExitCode.USAGE
     except BrokenPipeError:
         # The reader of our output has gone (`| head`): not an error. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
     except Exception as error:
-        traceback.print_exc()
-        _say(f"this is a bug in sparse-deploy {__version__} ({type(error).__name__}); please report it with the trace")
-        return ExitCode.BUG
+        return _report_bug(error)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _report_bug(error: Exception) -> ExitCode:
+    traceback.print_exception(error)
+    _say(f"this is a bug in sparse-deploy {__version__} ({type(error).__name__}); please report it with the trace")
+    return ExitCode.BUG
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that a server must survive: slow, leaving, malformed; and what it says meanwhile."""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
+from typing import Any
+
+import psutil
+
+from harness.server_process import ServerProcess, integers, texts
+
+
+def memory_mb(server: ServerProcess) -> float:
+    """Resident memory of the server."""
+    return psutil.Process(server.process.pid).memory_info().rss / 2**20
+
+
+class MemoryWatch:
+    """Samples a server's memory ten times a second while the block runs.
+
+    Attributes:
+        samples: ``(seconds, megabytes)``.
+    """
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.samples: list[tuple[float, float]] = []
+        self._server = server
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "MemoryWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def peak(self) -> float:
+        """Highest sample."""
+        return max(megabytes for _, megabytes in self.samples)
+
+    def growth(self) -> float:
+        """Megabytes between the medians of the second and the last tenth: what a leak would show."""
+        tenth = max(1, len(self.samples) // 10)
+        early, late = self.samples[tenth : 2 * tenth] or self.samples, self.samples[-tenth:]
+        return _median([value for _, value in late]) - _median([value for _, value in early])
+
+    def _watch(self) -> None:
+        begin = time.monotonic()
+        while not self._stop.wait(0.1):
+            self.samples.append((time.monotonic() - begin, memory_mb(self._server)))
+
+
+async def drip(server: ServerProcess, connections: int, seconds: float) -> dict[str, int]:
+    """Clients that send a request byte by byte, one each half second.
+
+    Returns:
+        How many connections the server cut or answered, and how many were still open at the end.
+    """
+    host, port = server.address.split(":")
+    path = f"/v2/models/{server.name}/infer"
+    parts = [
+        b"POST " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"y" * 500,
+        b"POST " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n" + b" " * 500,
+    ]
+    head = [0, parts[1].index(b"\r\n\r\n") + 4]  # the second kind sends its headers at once
+    ended: Counter[str] = Counter()
+
+    async def one(kind: int) -> None:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(parts[kind][: head[kind]])
+            end = time.monotonic() + seconds
+            for at in range(head[kind], len(parts[kind])):
+                writer.write(parts[kind][at : at + 1])
+                with contextlib.suppress(TimeoutError):
+                    answer = await asyncio.wait_for(reader.read(200), 0.5)
+                    ended["answered 408" if b" 408 " in answer else "cut"] += 1
+                    return
+                if time.monotonic() > end:
+                    break
+            ended["still open"] += 1
+        except OSError:
+            ended["cut"] += 1
+        finally:
+            writer.close()
+
+    await asyncio.gather(*(one(number % 2) for number in range(connections)))
+    return dict(ended)
+
+
+def leave(server: ServerProcess, count: int) -> None:
+    """Clients that send a request that takes a while, and close at once."""
+    body = json.dumps({"inputs": [texts("text", *["word " * 100] * 4)]}).encode()
+    head = f"POST /v2/models/{server.name}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    host, port = server.address.split(":")
+
+    def one(number: int) -> None:
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as client:
+            if number % 2:  # an orderly end on one half, a reset on the other
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.sendall(head + body)
+            time.sleep(0.1 * (number % 3))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(count)))
+
+
+def malformed(server: ServerProcess, count: int, seed: int = 0) -> Counter[str]:
+    """Wrong requests of many kinds, and some right ones.
+
+    Returns:
+        Answers by kind and status, such as ``deep JSON 400``; a request without an answer is ``KIND lost``.
+    """
+    path = f"/v2/models/{server.name}/infer"
+
+    def one(case: tuple[str, bytes, dict[str, str]]) -> str:
+        kind, body, headers = case
+        try:
+            return f"{kind} {server.request('POST', path, body, headers).status}"
+        except (OSError, HTTPException):
+            return f"{kind} lost"
+
+    with ThreadPoolExecutor(8) as pool:
+        return Counter(pool.map(one, _cases(count, seed)))
+
+
+def _cases(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]:
+    chance = random.Random(seed)
+    good = {"inputs": [texts("text", "a gripping, funny and humane film")]}
+    ids = {"inputs": [integers("input_ids", [101, 2023, 102])]}
+
+    def changed(**fields: Any) -> bytes:
+        return json.dumps({"inputs": [{**ids["inputs"][0], **fields}]}).encode()
+
+    makers = {
+        "good text": lambda: (json.dumps(good).encode(), {}),
+        "good tensors": lambda: (json.dumps(ids).encode(), {}),
+        "random bytes": lambda: (chance.randbytes(chance.randint(0, 2000)), {}),
+        "flipped byte": lambda: (_flip(json.dumps(good).encode(), chance), {}),
+        "cut JSON": lambda: (json.dumps(good).encode()[: chance.randint(0, 60)], {}),
+        "deep JSON": lambda: (b'{"inputs":' + b"[" * chance.randint(2000, 100_000), {}),
+        "oversized": lambda: (b" " * (5 * 2**20), {}),
+        "wrong dtype": lambda: (changed(datatype=chance.choice(["FP32", "BOOL", "BYTES", "", 7])), {}),
+        "wrong shape": lambda: (changed(shape=chance.choice([[], [0], [-1, 3], [2**40], [1, 4], [1, 1, 3], "x"])), {}),
+        "NaN": lambda: (changed().replace(b"2023", chance.choice([b"NaN", b"Infinity", b"1e400", b"2023.5"])), {}),
+        "huge sequence": lambda: (changed(shape=[1, 100_000], data=[5] * 100_000), {}),
+        "out of range": lambda: (changed(data=[101, chance.choice([-1, 2**62, 10**6]), 102]), {}),
+        "many rows": lambda: (json.dumps({"inputs": [texts("text", *["x"] * 5000)]}).encode(), {}),
+        "binary that lies": lambda: (json.dumps(good).encode(), {"Inference-Header-Content-Length": "5"}),
+        "compressed": lambda: (json.dumps(good).encode(), {"Content-Encoding": "gzip"}),
+    }
+    for _ in range(count):
+        kind = chance.choice(list(makers))
+        yield (kind, *makers[kind]())
+
+
+def _flip(data: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

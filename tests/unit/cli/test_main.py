@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error boundary: a line and an exit code for what users can cause, a trace for what only we can."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sparse_deploy.cli import main
+from sparse_deploy.errors import ExitCode
+
+
+@pytest.mark.parametrize(
+    "arguments", [["finetune", "-c", "minilm-demo"], ["export", ".", "-c", "minilm-demo"], ["bench", "."]]
+)
+def test_a_servers_installation_says_what_the_other_commands_need(arguments):
+    code = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in ('torch', 'transformers', 'datasets', 'jinja2', 'onnx'):\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "from sparse_deploy.cli.main import run\n"
+        f"sys.exit(run({arguments!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert done.stderr.strip().endswith("which a server does without; run: pip install 'sparse-deploy[toolchain]'")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_missing_module_of_another_kind_is_a_bug(monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise ModuleNotFoundError("No module named 'sparse_deploy.nope'", name="sparse_deploy.nope")
+
+    monkeypatch.setattr(main, "app", broken)
+    assert main.run([]) == ExitCode.BUG
+    assert "this is a bug in sparse-deploy" in capsys.readouterr().err
