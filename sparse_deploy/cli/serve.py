@@ -58,6 +58,10 @@ def serve_command(
     ] = None,
     log_format: Annotated[Literal["json", "text"], _option("--log-format", help="Form of the log lines.")] = "json",
     access_log: Annotated[bool, _option("--access-log", help="One log line per request.")] = False,
+    replicas: Annotated[
+        int | None,
+        _option("--replicas", help="That many servers behind one port, by Ray Serve, --threads each; see docs/ray.md."),
+    ] = None,
 ) -> None:
     """Serve a deployment over HTTP: Open Inference Protocol v2, text or tensors in, dynamic batching, metrics.
 
@@ -99,6 +103,13 @@ def serve_command(
         option = "--" + str(problem["loc"][0]).replace("_", "-")
         raise ConfigError(f"{option}: {problem['msg']}; got {problem['input']!r}") from error
 
+    if replicas is not None:
+        from sparse_deploy.serving.ray_serve import serve_replicas
+
+        if replicas < 1:
+            raise ConfigError(f"--replicas: expected 1 or more; got {replicas}")
+        serve_replicas(settings, replicas)
+        return
     from sparse_deploy.serving.server import serve
 
     serve(settings)

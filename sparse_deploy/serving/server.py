@@ -17,7 +17,7 @@ from sparse_deploy.serving.settings import ServerSettings
 
 # The event loop and the computing thread share the interpreter: with its default of 5 ms, a finished batch may wait as
 # long for a loop that parses requests.
-_SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0005
 _TICK_SECONDS = 0.05
 _LINGER_SECONDS = 0.25
 
@@ -30,7 +30,7 @@ def serve(settings: ServerSettings) -> None:
         ArtifactError: the deployment can't be opened.
     """
     set_up(settings.log_format)
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(SWITCH_SECONDS)
     listener = _listen(settings.host, settings.port)
     with listener:
         model = open_model(settings)

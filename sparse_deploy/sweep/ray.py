@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of a Ray cluster: that of RAY_ADDRESS, or one of its own on this machine that ends with the sweep.
+"""The engine of a Ray cluster: jobs are its tasks."""
 
-Ray runs what it is sent, so a cluster of our own listens on the loopback address only, with a token that nobody else
-knows. The shell's settings decide how a cluster of RAY_ADDRESS is reached.
-"""
-
-import logging
-import os
-import secrets
-import shutil
+import contextlib
 import signal
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from sparse_deploy.errors import ConfigError, ExitCode, RuntimeUnavailableError, SparseDeployError
-from sparse_deploy.machine import describe_machine
+from sparse_deploy.errors import ConfigError, ExitCode, SparseDeployError
+from sparse_deploy.ray_cluster import ray_cluster
 from sparse_deploy.sweep.cell import Job, Outcome, fail_job, run_job
 from sparse_deploy.sweep.engine import Outcomes
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
 # How often a job whose worker or node died is given to another one. A job that ended by itself is not run again.
 MAX_RETRIES = 2
-_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB, its default 30 % of the memory; jobs pass a page of JSON
 _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 25.0
 
@@ -33,51 +23,26 @@ class RayEngine:
 
     Args:
         cpus_per_task: CPUs that a task reserves, and that its processes are bound to.
-
-    Raises:
-        RuntimeUnavailableError: Ray is not installed.
     """
 
     def __init__(self, cpus_per_task: int) -> None:
         self._cpus = cpus_per_task
-        self._address = os.environ.get(ADDRESS_VARIABLE) or "local"
-        self._own = self._address == "local"
-        self._scratch: Path | None = None
-        if self._own:
-            _close_off()
-        self._ray = _load_ray()
+        self._cluster = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        before = signal.getsignal(signal.SIGTERM)
-        options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if self._own:
-            self._scratch = Path(tempfile.mkdtemp(prefix="sdray-"))  # short: sockets in it have 107 bytes for a path
-            options |= {
-                "num_cpus": describe_machine().usable_cpus,
-                "include_dashboard": False,
-                "object_store_memory": _OBJECT_STORE_BYTES,
-                "_temp_dir": str(self._scratch),
-            }
-        try:
-            self._ray.init(self._address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            self.__exit__()
-            reason = " ".join(str(error).split())[:300]
-            raise RuntimeUnavailableError(f"Ray at {self._address!r} can't be reached: {reason}") from error
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler would exit without telling the jobs
-        self._nodes = [node for node in self._ray.nodes() if node["Alive"]]
-        most = max((node["Resources"].get("CPU", 0) for node in self._nodes), default=0)
-        if most < self._cpus:
-            self.__exit__()
-            raise ConfigError(
-                f"--cpus-per-task: {self._cpus} CPUs are asked for, no node of Ray has more than {most:g}"
-            )
+        with contextlib.ExitStack() as cluster:
+            self._ray = cluster.enter_context(ray_cluster())
+            self._nodes = [node for node in self._ray.nodes() if node["Alive"]]
+            most = max((node["Resources"].get("CPU", 0) for node in self._nodes), default=0)
+            if most < self._cpus:
+                raise ConfigError(
+                    f"--cpus-per-task: {self._cpus} CPUs are asked for, no node of Ray has more than {most:g}"
+                )
+            self._cluster = cluster.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._ray.shutdown()
-        if self._scratch:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        self._cluster.close()
 
     def check_folder(self, folder: Path) -> None:
         """See :class:`sparse_deploy.sweep.engine.Engine`."""
@@ -143,33 +108,10 @@ class RayEngine:
 
 def _run(job: dict[str, Any], cpus: int) -> dict[str, Any]:
     """The task."""
-    # Cancelling is Ray's Ctrl-C in the worker, which inherits "ignore" from a driver that a shell put in the background.
+    # Cancelling is Ctrl-C in the worker, which inherits "ignore" from a driver that a shell put in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return run_job(Job.model_validate(job), cpus).model_dump(mode="json")
 
 
 def _sees(folder: str) -> bool:
     return Path(folder).is_dir()
-
-
-def _close_off() -> None:
-    """Set what Ray reads from the environment when it is imported, for a cluster that serves this process only."""
-    os.environ |= {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # Ray 2.60 turns a node address of 127.0.0.1 into the machine's own and then listens on every interface; without
-        # clusters, which this switches off on any system, all its sockets are on the loopback address.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
-
-
-def _load_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise RuntimeUnavailableError(
-            "--engine ray needs Ray, which is not installed here: pip install 'sparse-deploy[ray]'"
-        ) from error
-    return ray

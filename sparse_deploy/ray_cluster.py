@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Ray to run on: the cluster of RAY_ADDRESS, or one of our own on this machine that ends with its user.
+
+Ray runs whatever it is sent (CVE-2023-48022), so a cluster of our own listens on the loopback address only, with a
+token that nobody else knows. How a cluster of RAY_ADDRESS is reached, the shell's variables say.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.machine import describe_machine
+
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+SCRATCH_PREFIX = "sdray-"  # short: the path of a socket in it may have 107 bytes
+_OWN = "local"
+_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB, its default 30 % of the memory; only small messages pass
+_LENGTH_OF_A_REASON = 300
+
+
+def own_cpus() -> int | None:
+    """CPUs that a Ray of our own would have; None where RAY_ADDRESS names a cluster."""
+    return describe_machine().usable_cpus if _address() == _OWN else None
+
+
+@contextlib.contextmanager
+def ray_cluster() -> Iterator[Any]:
+    """Connect to Ray while the block runs.
+
+    Yields:
+        The module ``ray``, initialised.
+
+    Raises:
+        RuntimeUnavailableError: not installed, or the cluster can't be reached.
+    """
+    address = _address()
+    if address == _OWN:
+        _close_off()
+    ray = _load_ray()
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.ExitStack() as cleanup:
+        if address == _OWN:
+            scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+            cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
+            options |= {
+                "num_cpus": describe_machine().usable_cpus,
+                "include_dashboard": False,
+                "object_store_memory": _OBJECT_STORE_BYTES,
+                "_temp_dir": str(scratch),
+            }
+        cleanup.callback(ray.shutdown)
+        try:
+            ray.init(address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:_LENGTH_OF_A_REASON]
+            raise RuntimeUnavailableError(f"Ray at {address!r} can't be used: {reason}") from error
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler exits without asking anybody
+        yield ray
+
+
+def _address() -> str:
+    return os.environ.get(ADDRESS_VARIABLE) or _OWN
+
+
+def _close_off() -> None:
+    """Set what Ray reads from the environment when it is imported, for a cluster that serves this process only."""
+    os.environ |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        # Ray 2.60 turns a node address of 127.0.0.1 into the machine's own and then listens on every interface. Without
+        # clusters, which this switches off on any system, all its sockets are on the loopback address.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    os.environ.pop("RAY_AUTH_TOKEN_PATH", None)
+
+
+def _load_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            "this needs Ray, which is not installed here: pip install 'sparse-deploy[ray]'"
+        ) from error
+    return ray

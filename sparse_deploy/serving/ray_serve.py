@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The application in Ray Serve: replicas of the whole server, each with its own model, batcher and CPUs.
+
+On a cluster: ``serve run sparse_deploy.serving.ray_serve:build deployment=/shared/folder replicas=4 threads=8``.
+"""
+
+import logging
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.ray_cluster import own_cpus, ray_cluster
+from sparse_deploy.serving.app import create_app
+from sparse_deploy.serving.logs import log, set_up
+from sparse_deploy.serving.server import SWITCH_SECONDS
+from sparse_deploy.serving.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from ray.serve import Application
+    from starlette.applications import Starlette
+
+APPLICATION_NAME = "sparse-deploy"
+_LENGTH_OF_A_REASON = 300
+_CALL_SECONDS = 5.0
+_LINGER_SECONDS = 0.5
+
+
+class ReplicaSettings(ServerSettings):
+    """Settings of a server in several replicas.
+
+    Attributes:
+        threads: CPUs that each replica reserves and computes with; this machine's, shared out, when None.
+        replicas: how many.
+    """
+
+    replicas: int = Field(default=1, ge=1, le=10_000)
+
+    @property
+    def cpus(self) -> int:
+        """CPUs of a replica."""
+        return self.threads or max(1, describe_machine().usable_cpus // self.replicas)
+
+
+def build(settings: ReplicaSettings) -> "Application":
+    """The application of one deployment, for ``serve run`` and ``serve deploy``.
+
+    Host and port are those of the cluster's proxies; requests that wait do so in the batcher of a replica, which
+    refuses what is too much with 503 and Retry-After, as without Ray.
+    """
+    serve = _serve()
+    own = settings.model_copy(update={"threads": settings.cpus})
+    deployment = serve.deployment(
+        serve.ingress(_app_builder(own))(Replica),
+        name="server",
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": settings.cpus},
+        # The batcher forms batches of what waits in it, and it knows when that is too much. Ray's default is 5.
+        max_ongoing_requests=settings.queue + settings.max_batch,
+        max_queued_requests=settings.queue,
+        graceful_shutdown_timeout_s=settings.shutdown_seconds,
+    )
+    application: Application = deployment.bind()
+    return application
+
+
+def serve_replicas(server: ServerSettings, replicas: int) -> None:
+    """Serve a deployment on Ray until SIGTERM or SIGINT.
+
+    Args:
+        server: settings of each replica, host and port of all.
+        replicas: how many.
+
+    Raises:
+        RuntimeUnavailableError: Ray is not installed or can't be reached.
+        ConfigError: the address can't be had, or Ray has too few CPUs for the replicas.
+        ArtifactError: the deployment can't be opened.
+    """
+    set_up(server.log_format)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    manifest = load_manifest(server.deployment, "deployment")  # said at once, and not by a replica's log
+    settings = ReplicaSettings.model_validate(
+        {**dict(server), "replicas": replicas, "deployment": server.deployment.absolute(), "port": _free_port(server)}
+    )
+    if (cpus := own_cpus()) is not None:
+        _check_cpus(settings, cpus)  # before the seconds that Ray takes to start
+    with ray_cluster() as ray:
+        serve = _serve()
+        _check_cpus(settings, ray.cluster_resources().get("CPU", 0))
+        serve.start(http_options={"host": settings.host, "port": settings.port})
+        try:
+            handle = serve.run(build(settings), name=APPLICATION_NAME)
+            ended = _noted_signal()
+            host = f"[{settings.host}]" if ":" in settings.host else settings.host
+            url = f"http://{host}:{settings.port}/v2/models/{settings.name or manifest.recipe['name']}"
+            log("serving", url=url, replicas=settings.replicas, threads=settings.cpus)
+            ended.wait()
+            _drain(handle, settings.drain_seconds)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:_LENGTH_OF_A_REASON]
+            raise ArtifactError(f"{settings.deployment}: no replica could be started: {reason}") from error
+        finally:
+            serve.shutdown()
+    log("stopped")
+
+
+class Replica:
+    """What Ray tells a replica besides its requests."""
+
+    app: "Starlette"  # of the wrapper that Ray makes around this class
+
+    def drain(self, *, closing: bool = False) -> None:
+        """From now on answer readiness with no; when closing, end connections with their next answer, too."""
+        self.app.state.service.draining = True
+        self.app.state.service.closing = closing
+
+
+def _noted_signal() -> threading.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second one interrupts."""
+    ended = threading.Event()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if ended.is_set():
+            raise KeyboardInterrupt
+        ended.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return ended
+
+
+def _drain(handle: Any, seconds: float) -> None:
+    """Let readiness say no for a while, then close connections with their next answer, and only then the door."""
+    log("draining", seconds=seconds)
+    handle.broadcast("drain").results(timeout_s=_CALL_SECONDS)
+    time.sleep(seconds)
+    handle.broadcast("drain", closing=True).results(timeout_s=_CALL_SECONDS)
+    time.sleep(_LINGER_SECONDS)
+
+
+def _check_cpus(settings: ReplicaSettings, found: float) -> None:
+    wanted = settings.cpus * settings.replicas
+    if wanted > found:
+        raise ConfigError(
+            f"--replicas: {settings.replicas} with {settings.cpus} threads each need {wanted} CPUs, Ray has {found:g}; "
+            f"ask for fewer, or pass --threads"
+        )
+
+
+def _serve() -> Any:
+    from ray import serve
+
+    return serve
+
+
+def _app_builder(settings: ReplicaSettings) -> Callable[[], "Starlette"]:
+    def create() -> "Starlette":
+        set_up(settings.log_format)
+        sys.setswitchinterval(SWITCH_SECONDS)
+        return create_app(settings)
+
+    return create
+
+
+def _free_port(settings: ServerSettings) -> int:
+    """The port, or a free one for 0; Ray's proxy would say only in its log that it can't have it."""
+    try:
+        with socket.create_server((settings.host, settings.port), reuse_port=False) as listener:
+            return int(listener.getsockname()[1])
+    except OSError as error:
+        raise ConfigError(
+            f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another --host or --port"
+        ) from error
