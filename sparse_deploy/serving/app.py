@@ -129,13 +129,13 @@ def create_app(settings: ServerSettings, service: Service | None = None) -> Star
 
     model = "/v2/models/{model}"
     versioned = model + "/versions/{version}"
-    routes = [
+    routes = [  # tried in this order
+        *(Route(f"{path}/infer", _InferEndpoint, methods=["POST"]) for path in (model, versioned)),
         Route("/v2", _server_metadata),
         Route("/v2/health/live", _live),
         Route("/v2/health/ready", _ready),
         *(Route(path, _model_metadata) for path in (model, versioned)),
         *(Route(f"{path}/ready", _model_ready) for path in (model, versioned)),
-        *(Route(f"{path}/infer", _InferEndpoint, methods=["POST"]) for path in (model, versioned)),
         Route("/metrics", _metrics),
         Route("/openapi.json", _openapi),
     ]
@@ -220,13 +220,17 @@ class _InferEndpoint:
 
     async def _watch(self, work: "asyncio.Future[Any]") -> None:
         """Wait for the answer or for the client to leave, whichever is first."""
-        gone = asyncio.ensure_future(self._receive())
+        gone = asyncio.ensure_future(self._left())
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise _ClientLeftError
         finally:
             gone.cancel()
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
 
 class _ClientLeftError(Exception):
