@@ -134,9 +134,12 @@ def only_writer(folder: Path) -> Iterator[None]:
 
     Raises:
         ConfigError: another one has it.
-        OSError: it can't be made.
+        ArtifactError: it can't be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
     lock = _claim(folder, without_locks=True)
     if lock is None:
         raise ConfigError(f"{folder}: another process writes to it; wait for its end or choose another folder")

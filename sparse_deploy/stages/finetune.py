@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stage 1: a checkpoint and a recipe become a fine-tuned checkpoint whose zeros are proven."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from sparse_deploy.data.tasks import Task, get_task
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import load_validation
 from sparse_deploy.modeling import load_finetuned, load_for_training, load_teacher
+from sparse_deploy.publishing import only_writer
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
@@ -61,6 +63,7 @@ def finetune(
         The manifest; None on processes other than 0.
 
     Raises:
+        ConfigError: among others, another process trains for the same output.
         KeyboardInterrupt: stopped by a signal, after a resumable checkpoint was written.
         SparseDeployError: see the subclasses.
     """
@@ -83,25 +86,27 @@ def finetune(
     )
     features = tokenize_training(task, rows, tokenizer, recipe.data)
     state_folder = output.with_name(output.name + ".training")
-    resume_from = _open_run_once(state_folder, _fingerprint(recipe, source, data_dir, len(features)), restart)
-    outcome = train_phases(
-        model, tokenizer, features, recipe, state_folder,
-        teacher=teacher, resume_from=resume_from, progress=progress,
-    )  # fmt: skip
-    if outcome.interrupted:
-        raise KeyboardInterrupt
-    if not _is_main_process():
-        return None
-    _check_outcome(model, recipe, outcome)
-    progress("evaluating", 1.0)
+    # Two trainers would write each other's checkpoints; of two processes of one run, the first one holds the folder.
+    with only_writer(state_folder) if _is_main_process() else contextlib.nullcontext():
+        resume_from = _open_run_once(state_folder, _fingerprint(recipe, source, data_dir, len(features)), restart)
+        outcome = train_phases(
+            model, tokenizer, features, recipe, state_folder,
+            teacher=teacher, resume_from=resume_from, progress=progress,
+        )  # fmt: skip
+        if outcome.interrupted:
+            raise KeyboardInterrupt
+        if not _is_main_process():
+            return None
+        _check_outcome(model, recipe, outcome)
+        progress("evaluating", 1.0)
 
-    def metrics_of(evaluated: PreTrainedModel) -> dict[str, float]:
-        return evaluate(evaluated, source.folder, task, recipe, data_dir)
+        def metrics_of(evaluated: PreTrainedModel) -> dict[str, float]:
+            return evaluate(evaluated, source.folder, task, recipe, data_dir)
 
-    details = _details(model, task, outcome, metrics_of)
-    manifest = _write(model, tokenizer, recipe, source, outcome, details, output)
-    shutil.rmtree(state_folder, ignore_errors=True)
-    return manifest
+        details = _details(model, task, outcome, metrics_of)
+        manifest = _write(model, tokenizer, recipe, source, outcome, details, output)
+        shutil.rmtree(state_folder, ignore_errors=True)
+        return manifest
 
 
 def evaluate(

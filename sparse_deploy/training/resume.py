@@ -58,8 +58,12 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
     Raises:
         ConfigError: the folder holds checkpoints of another run.
     """
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
+    if restart and folder.is_dir():
+        for path in folder.iterdir():  # the folder itself stays: its lock keeps other runs out
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
     run_file = folder / RUN_FILE
     checkpoint = _where_to_resume(folder)
     if checkpoint is not None:

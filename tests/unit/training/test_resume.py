@@ -88,3 +88,16 @@ def test_state_of_another_recipe_is_not_resumed(sparse_encoder, tmp_path, recipe
     with pytest.raises(ConfigError, match="--restart"):
         finetune(demo_recipe(sparse_encoder), output)
     assert finetune(demo_recipe(sparse_encoder), output, restart=True) is not None
+
+
+def test_a_second_run_for_the_same_output_is_refused_while_the_first_trains(sparse_encoder, tmp_path, recipe_file):
+    state = tmp_path / "out.training"
+    first = start(recipe_file, tmp_path / "out")
+    try:
+        wait_for_checkpoint(state, first)
+        with pytest.raises(ConfigError, match="another process"):
+            finetune(demo_recipe(sparse_encoder), tmp_path / "out", restart=True)
+        assert newest_complete_checkpoint(state) is not None  # --restart of the second took nothing from the first
+    finally:
+        first.kill()
+        first.communicate()
