@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 APPLICATION_NAME = "sparse-deploy"
 _LENGTH_OF_A_REASON = 300
 _CALL_SECONDS = 5.0
+_QUIET = {"enable_access_log": False}  # the application has its own
 _LINGER_SECONDS = 0.5
 
 
@@ -68,6 +69,7 @@ def build(settings: ReplicaSettings) -> "Application":
         max_ongoing_requests=settings.queue + settings.max_batch,
         max_queued_requests=settings.queue,
         graceful_shutdown_timeout_s=settings.shutdown_seconds,
+        logging_config=_QUIET,
     )
     application: Application = deployment.bind()
     return application
@@ -96,18 +98,15 @@ def serve_replicas(server: ServerSettings, replicas: int) -> None:
     with ray_cluster() as ray:
         serve = _serve()
         _check_cpus(settings, ray.cluster_resources().get("CPU", 0))
-        serve.start(http_options={"host": settings.host, "port": settings.port})
+        serve.start(http_options={"host": settings.host, "port": settings.port}, logging_config=_QUIET)
         try:
-            handle = serve.run(build(settings), name=APPLICATION_NAME)
+            handle = _run(settings)
             ended = _noted_signal()
             host = f"[{settings.host}]" if ":" in settings.host else settings.host
             url = f"http://{host}:{settings.port}/v2/models/{settings.name or manifest.recipe['name']}"
             log("serving", url=url, replicas=settings.replicas, threads=settings.cpus)
             ended.wait()
             _drain(handle, settings.drain_seconds)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:_LENGTH_OF_A_REASON]
-            raise ArtifactError(f"{settings.deployment}: no replica could be started: {reason}") from error
         finally:
             serve.shutdown()
     log("stopped")
@@ -122,6 +121,15 @@ class Replica:
         """From now on answer readiness with no; when closing, end connections with their next answer, too."""
         self.app.state.service.draining = True
         self.app.state.service.closing = closing
+
+
+def _run(settings: ReplicaSettings) -> Any:
+    """Start the replicas; Ray tries each a few times."""
+    try:
+        return _serve().run(build(settings), name=APPLICATION_NAME)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:_LENGTH_OF_A_REASON]
+        raise ArtifactError(f"{settings.deployment}: no replica could be started: {reason}") from error
 
 
 def _noted_signal() -> threading.Event:

@@ -123,9 +123,11 @@ class _Progress(_Frozen):
 
 
 def finished_outcome(job: Job) -> Outcome | None:
-    """What an earlier run left of a job, if it is finished."""
+    """What an earlier run left of a job, if it is finished and all of it is still there."""
     found = _read(job.done_file, Outcome)
-    return found if found and found.key == job.key and found.status == "finished" else None
+    if found is None or found.key != job.key or found.status != "finished":
+        return None
+    return found if all((job.folder / stage.result).is_file() for stage in job.stages) else None
 
 
 def run_job(job: Job, cpus: int, give_up: GiveUp = lambda: False) -> Outcome:

@@ -73,6 +73,19 @@ def test_exit_code_0_without_the_result_is_a_bug(tmp_path):
     assert (outcome.status, outcome.exit_code) == ("failed", ExitCode.BUG)
 
 
+def test_a_finished_job_whose_result_is_gone_is_not_finished(tmp_path):
+    wanted = job(tmp_path, ("--version",))
+    report = wanted.folder / "report" / "report.json"
+    report.parent.mkdir(parents=True)
+    outcome = {"key": wanted.key, "settings": {}, "status": "finished", "exit_code": 3, "message": "", "stages": []}
+    wanted.done_file.write_text(json.dumps(outcome))
+    assert finished_outcome(wanted) is None
+    report.write_text("{}")
+    assert finished_outcome(wanted).exit_code == ExitCode.GATE_FAILED
+    wanted.done_file.write_text(json.dumps(outcome | {"key": "another"}))
+    assert finished_outcome(wanted) is None
+
+
 def test_giving_up_ends_the_process_and_records_nothing(tmp_path):
     stop = threading.Event()
     ended: list[str] = []
