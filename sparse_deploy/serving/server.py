@@ -9,10 +9,11 @@ from types import FrameType
 import uvicorn
 
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.serving.app import Service, create_app
+from sparse_deploy.serving.app import create_app
 from sparse_deploy.serving.connections import Connection
 from sparse_deploy.serving.logs import log, set_up
 from sparse_deploy.serving.model import open_model
+from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
 
 # The event loop and the computing thread share the interpreter: with its default of 5 ms, a finished batch may wait as

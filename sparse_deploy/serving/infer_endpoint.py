@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``POST .../infer``, straight on ASGI: the part of the server that every request pays for."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.types import Message, Receive, Scope, Send
+
+from sparse_deploy.serving.inference_protocol import HEADER_LENGTH, InferRequest, RequestError, parse_request
+from sparse_deploy.serving.logs import log
+from sparse_deploy.serving.service import Service
+from sparse_deploy.serving.settings import ServerSettings
+
+# Only a request that takes longer than this is watched for a client that leaves; watching costs a task of its own.
+_WATCH_AFTER_SECONDS = 0.05
+
+
+class InferEndpoint:
+    """One request: its body, its answer, its line in the log."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+
+    def __await__(self) -> Any:
+        return self._respond().__await__()
+
+    async def _respond(self) -> None:
+        started = time.monotonic()
+        service: Service = self._scope["app"].state.service
+        service.metrics.opened(1)
+        status, retry_after, request = 200, None, None
+        try:
+            request, body, headers = await self._answer(service, started)
+        except RequestError as error:
+            status, retry_after = error.status, error.retry_after
+            body, headers = orjson.dumps({"error": error.message}), {"content-type": "application/json"}
+        except _ClientLeftError:
+            service.metrics.abandoned()
+            return
+        finally:
+            service.metrics.opened(-1)
+        seconds = time.monotonic() - started
+        service.metrics.request(status, seconds)
+        if service.settings.access_log or status >= 500:
+            message = orjson.loads(body).get("error") if status != 200 else None
+            log("request", id=request and request.id, status=status, ms=round(seconds * 1000, 2), error=message)
+        # A client that was too slow goes on sending; one whose body was refused may finish it, unread, within the time
+        # that a connection has for its next headers.
+        close = service.closing or status == 408
+        await _send(self._send, status, body, headers, retry_after=retry_after, close=close)
+
+    async def _answer(self, service: Service, started: float) -> tuple[InferRequest, bytes, dict[str, str]]:
+        headers = dict(self._scope["headers"])
+        service.authorize(headers)
+        service.check_path(self._scope["path_params"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError("expected an uncompressed body; send it without content-encoding", 415)
+        length = headers.get(HEADER_LENGTH.encode())
+        body = await self._body(service.settings, headers)
+        request = parse_request(body, length.decode("latin-1") if length is not None else None)
+        work = asyncio.ensure_future(service.infer(request, started))
+        try:
+            done, _ = await asyncio.wait({work}, timeout=_WATCH_AFTER_SECONDS)
+            if not done:
+                await self._watch(work)
+            answer, answer_headers = work.result()
+        finally:
+            work.cancel()
+        return request, answer, answer_headers
+
+    async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes]) -> bytes:
+        """The whole body, counted while it comes in; a length that is told is only believed to refuse."""
+        limit = settings.max_body_bytes
+        told = headers.get(b"content-length", b"0")
+        if told.isdigit() and int(told) > limit:
+            raise RequestError(f"the body may have {limit} bytes, this one has {int(told)}", 413)
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(settings.body_timeout_ms / 1000):
+                while True:
+                    message = await self._receive()
+                    if message["type"] == "http.disconnect":
+                        raise _ClientLeftError
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > limit:
+                        raise RequestError(f"the body may have {limit} bytes, this one has more", 413)
+                    if not message.get("more_body", False):
+                        return parts[0] if len(parts) == 1 else b"".join(parts)
+        except TimeoutError as error:
+            raise RequestError(f"the body did not come within {settings.body_timeout_ms} ms", 408) from error
+
+    async def _watch(self, work: "asyncio.Future[Any]") -> None:
+        """Wait for the answer or for the client to leave, whichever is first."""
+        gone = asyncio.ensure_future(self._left())
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise _ClientLeftError
+        finally:
+            gone.cancel()
+
+    async def _left(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+
+class _ClientLeftError(Exception):
+    """The client closed the connection; there is nobody to answer."""
+
+
+async def _send(
+    send: Send, status: int, body: bytes, headers: Mapping[str, str], *, retry_after: int | None, close: bool
+) -> None:
+    own = [(name.encode(), value.encode()) for name, value in headers.items()]
+    own.append((b"content-length", str(len(body)).encode()))
+    if retry_after is not None:
+        own.append((b"retry-after", str(retry_after).encode()))
+    if close:
+        own.append((b"connection", b"close"))
+    start: Message = {"type": "http.response.start", "status": status, "headers": own}
+    await send(start)
+    await send({"type": "http.response.body", "body": body})
