@@ -91,13 +91,14 @@ FROM server AS serve-openvino
 COPY --from=serve-openvino-environment /opt/venv /opt/venv
 
 FROM serve-environment AS toolchain-environment
-# Where PyTorch's CPU build is; the lock names its hash, so another build is refused.
+# Where PyTorch's CPU build is; the lock names its hash, so another build is refused. It brings a file that only
+# Python 3.12 can read.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY docker/requirements-toolchain.txt docker/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --require-hashes --only-binary :all: ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         -r docker/requirements-toolchain.txt; \
-    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
+    /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -x 'torch/testing/_internal/py312_' /opt/venv/lib
 
 FROM runtime AS toolchain
 COPY --from=toolchain-environment /opt/venv /opt/venv

@@ -74,7 +74,7 @@ failed=0
 for target in "${targets[@]}"; do
   echo "== $target" >&2
   SECONDS=0
-  if ! buildah bud --quiet --pull=never --format docker --target "$target" --tag "localhost/sparse-deploy:$target" \
+  if ! buildah bud --pull=never --format docker --target "$target" --tag "localhost/sparse-deploy:$target" \
     --build-arg BASE_IMAGE=localhost/base:1 --build-arg TORCH_INDEX= \
     --build-arg VERSION="$version" --build-arg REVISION="$revision" \
     "${mounts[@]}" . >"$work/$target.log" 2>&1; then
