@@ -98,7 +98,7 @@ def main() -> None:
     from sparse_deploy.runtimes import get_runtime
     from sparse_deploy.serving.text import TextEncoder
 
-    name, precision = cell.split("-")
+    name, precision = cell.rsplit("-", 1)
     session = get_runtime(name).open(folder, precision, threads)
     features = TextEncoder(folder, 128).encode(json.loads(texts.read_text(encoding="utf-8")))
     for line in sys.stdin:
