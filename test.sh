@@ -30,5 +30,7 @@ if ((${#failed[@]})); then
   echo "== failed before the tests: ${failed[*]}" >&2
 fi
 echo "== tests"
-.venv/bin/python -m pytest "$@" </dev/null || failed+=(tests)
+# One worker per core, whole files each; most of a test's time is one thread's. Timings are never tested.
+workers=$(($(nproc) < 4 ? $(nproc) : 4))
+.venv/bin/python -m pytest --numprocesses "$workers" --dist loadfile "$@" </dev/null || failed+=(tests)
 exit $((${#failed[@]} > 0))
