@@ -53,6 +53,15 @@ def onnxruntime_library() -> Path:
     return _find(ONNXRUNTIME)
 
 
+def library_path(name: str) -> Path:
+    """Where a library lies; it is not opened.
+
+    Raises:
+        RuntimeUnavailableError: it is not there.
+    """
+    return _find(name)
+
+
 def instruction_set(library: str = KERNELS) -> InstructionSet:
     """The instruction set of a library; each has its own copy of the kernels and chooses once.
 

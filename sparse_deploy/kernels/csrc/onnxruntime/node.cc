@@ -48,12 +48,6 @@ void check(const Api &api, Status *status) {
   throw Failure(message);
 }
 
-std::string shape_text(const std::vector<int64_t> &dims) {
-  std::string text = "[";
-  for (size_t i = 0; i < dims.size(); ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
-  return text + "]";
-}
-
 NodeInfo::NodeInfo(const Api &api, const KernelInfo *info, const char *op) : api_(api), info_(info) {
   check(api, api.KernelInfo_GetInputCount()(info, &inputs_));
   std::string name = read_text(api, api.KernelInfo_GetNodeName(), info);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "../operators/node.h"
 #include "ort_abi.h"
 
 namespace ort {
@@ -22,35 +23,29 @@ class Failure : public std::runtime_error {
 // Throws what ONNX Runtime reported, if anything.
 void check(const Api &api, Status *status);
 
-template <class T>
-struct Constant {
-  const T *data;
-  size_t count;
-};
+using operators::Constant;
+using operators::shape_text;
 
 struct Tensor {
   void *data;
   std::vector<int64_t> dims;
 };
 
-std::string shape_text(const std::vector<int64_t> &dims);
-
 // While a kernel is created. Pointers to constants stay good as long as the session.
-class NodeInfo {
+class NodeInfo final : public operators::Node {
  public:
   NodeInfo(const Api &api, const KernelInfo *info, const char *op);
 
   const std::string &label() const { return label_; }  // SparseLinear node 'name'
-  bool has_input(size_t index) const;
-  // A constant of one dimension; expected < 0 takes any length.
-  Constant<uint8_t> bytes(size_t index, const char *name, int64_t expected = -1) const;
-  Constant<float> floats(size_t index, const char *name, int64_t expected) const;
+  bool has_input(size_t index) const override;
+  Constant<uint8_t> bytes(size_t index, const char *name, int64_t expected) const override;
+  Constant<float> floats(size_t index, const char *name, int64_t expected) const override;
 
-  std::string text(const char *attribute, const char *missing) const;  // missing: the default, or null
-  int64_t whole_number(const char *attribute) const;
-  float number(const char *attribute) const;
+  std::string text(const char *attribute, const char *missing) const override;
+  int64_t whole_number(const char *attribute) const override;
+  float number(const char *attribute) const override;
 
-  [[noreturn]] void fail(const std::string &problem) const;
+  [[noreturn]] void fail(const std::string &problem) const override;
 
  private:
   Tensor constant(size_t index, const char *name, ElementType type, int64_t expected) const;

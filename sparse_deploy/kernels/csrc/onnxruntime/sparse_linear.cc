@@ -4,25 +4,17 @@
 #include <string>
 #include <vector>
 
-#include "constants.h"
+#include "../operators/config.h"
 #include "pool.h"
 
 namespace ort {
 
 SparseLinear::SparseLinear(const NodeInfo &node) {
-  const Constant<uint8_t> weight = node.bytes(1, "weight");
-  const Extent extent = weight_extent(node, weight, "weight");
-  n_ = extent.n;
-  k_ = extent.k;
-  sd_linear_config config{};
-  config.blob = weight.data;
-  config.blob_size = weight.count;
-  config.scale = finite(node, node.floats(2, "scale", n_), "scale");
-  config.bias = finite(node, node.floats(3, "bias", n_), "bias");
-  config.activation = activation(node, {"none", "gelu", "gelu_tanh", "relu", "tanh"}, "none");
-  read_quantization(node, 4, 1, &config.quantization);
+  const operators::Linear linear = operators::read_linear(node);
+  n_ = linear.extent.n;
+  k_ = linear.extent.k;
   sd_error error{};
-  linear_.reset(sd_linear_create(&config, &error));
+  linear_.reset(sd_linear_create(&linear.config, &error));
   if (!linear_) node.fail(error.message);
 }
 

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "node.h"
+
+#include <openvino/op/constant.hpp>
+#include <stdexcept>
+
+namespace sparse_deploy {
+
+template <class T>
+operators::Constant<T> NodeView::constant(size_t index, const char *name, ov::element::Type type,
+                                          int64_t expected) const {
+  const std::string input = "input " + std::to_string(index) + " (" + name + ")";
+  if (index >= node_.get_input_size()) fail(input + " is missing");
+  const auto found = ov::as_type_ptr<ov::op::v0::Constant>(node_.get_input_node_shared_ptr(index));
+  if (!found) fail(input + " must be a constant");
+  if (found->get_element_type() != type) {
+    fail(input + " has element type " + found->get_element_type().get_type_name() + ", expected " +
+         type.get_type_name());
+  }
+  const ov::Shape &shape = found->get_shape();
+  if (shape.size() != 1 || (expected >= 0 && static_cast<int64_t>(shape[0]) != expected)) {
+    const std::string wanted = expected >= 0 ? operators::shape_text({expected}) : "one dimension";
+    fail(input + " has shape " + operators::shape_text({shape.begin(), shape.end()}) + ", expected " + wanted);
+  }
+  return {static_cast<const T *>(found->get_data_ptr()), shape[0]};
+}
+
+operators::Constant<uint8_t> NodeView::bytes(size_t index, const char *name, int64_t expected) const {
+  return constant<uint8_t>(index, name, ov::element::u8, expected);
+}
+
+operators::Constant<float> NodeView::floats(size_t index, const char *name, int64_t expected) const {
+  return constant<float>(index, name, ov::element::f32, expected);
+}
+
+// `activation` is the only text.
+std::string NodeView::text(const char *attribute, const char *missing) const {
+  if (!attributes_.activation.empty()) return attributes_.activation;
+  if (!missing) fail("attribute " + std::string(attribute) + " must be there and be a string");
+  return missing;
+}
+
+void NodeView::fail(const std::string &problem) const {
+  throw std::runtime_error(kErrorPrefix + label_ + ": " + problem);
+}
+
+}  // namespace sparse_deploy

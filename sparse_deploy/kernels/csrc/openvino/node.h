@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// An OpenVINO node's constants and attributes for the checks that all adapters share.
+#pragma once
+
+#include <openvino/core/node.hpp>
+#include <string>
+
+#include "../operators/node.h"
+
+namespace sparse_deploy {
+
+// What every error of this library starts with, so that it can be found in OpenVINO's own text around it.
+constexpr const char *kErrorPrefix = "sparse_deploy: ";
+
+struct Attributes {
+  int64_t num_heads = 0;
+  float epsilon = 0;
+  std::string activation;
+};
+
+class NodeView final : public operators::Node {
+ public:
+  // label: "SparseLinear node 'name'".
+  NodeView(const ov::Node &node, const Attributes &attributes, const std::string &label)
+      : node_(node), attributes_(attributes), label_(label) {}
+
+  bool has_input(size_t index) const override { return index < node_.get_input_size(); }
+  operators::Constant<uint8_t> bytes(size_t index, const char *name, int64_t expected) const override;
+  operators::Constant<float> floats(size_t index, const char *name, int64_t expected) const override;
+
+  std::string text(const char *, const char *missing) const override;
+  int64_t whole_number(const char *) const override { return attributes_.num_heads; }
+  float number(const char *) const override { return attributes_.epsilon; }
+
+  [[noreturn]] void fail(const std::string &problem) const override;
+
+ private:
+  template <class T>
+  operators::Constant<T> constant(size_t index, const char *name, ov::element::Type type, int64_t expected) const;
+
+  const ov::Node &node_;
+  const Attributes &attributes_;
+  const std::string label_;
+};
+
+}  // namespace sparse_deploy

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+// What both operators share as nodes of an OpenVINO graph: their packed constants, and the call of the core.
+//
+// Weights are inputs of the node, as constants in the compact form, because OpenVINO's IR stores nothing else. They are
+// packed once: by the copy of the graph that compile_model makes, before it makes a graph per stream. All copies of a
+// node with the same constants share what was packed.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <openvino/op/op.hpp>
+#include <string>
+#include <vector>
+
+#include "node.h"
+
+namespace sparse_deploy {
+
+// The packed constants of one node, ready to run from many threads.
+class Kernel {
+ public:
+  Kernel();
+  virtual ~Kernel();
+  Kernel(const Kernel &) = delete;
+  Kernel &operator=(const Kernel &) = delete;
+
+  virtual void run(const ov::TensorVector &inputs, ov::Tensor &output, const std::string &label) const = 0;
+
+  static int64_t alive();  // how many there are in this process
+};
+
+class Operator : public ov::op::Op {
+ public:
+  OPENVINO_RTTI("Operator", "sparse_deploy", ov::op::Op);
+  using ov::op::Op::evaluate;
+
+  void validate_and_infer_types() override;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector &inputs) const override;
+  bool has_evaluate() const override { return true; }
+  bool evaluate(ov::TensorVector &outputs, const ov::TensorVector &inputs) const override;
+
+ protected:
+  // `data_inputs` of the inputs are tensors, the rest constants.
+  explicit Operator(size_t data_inputs) : data_inputs_(data_inputs) {}
+
+  virtual std::shared_ptr<Operator> make() const = 0;
+  virtual std::unique_ptr<const Kernel> pack(const NodeView &node) const = 0;
+  // Throws where the ports' types or ranks can't be right.
+  virtual ov::PartialShape infer(const NodeView &node) const = 0;
+
+  Attributes attributes_;
+
+ private:
+  struct Packed {
+    explicit Packed(std::vector<const void *> constants_) : constants(std::move(constants_)) {}
+    const std::vector<const void *> constants;  // addresses of what it is made of; null: not a constant
+    std::mutex mutex;
+    std::unique_ptr<const Kernel> kernel;
+  };
+
+  std::string label(const std::string &name) const;
+  std::vector<const void *> constants() const;
+  const Kernel &kernel(const std::string &name) const;
+
+  const size_t data_inputs_;
+  std::shared_ptr<Packed> packed_;
+};
+
+}  // namespace sparse_deploy

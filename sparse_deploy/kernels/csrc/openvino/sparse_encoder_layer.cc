@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "sparse_encoder_layer.h"
+
+#include <sparse_deploy_kernels.h>
+
+#include <stdexcept>
+#include <vector>
+
+#include "../operators/config.h"
+#include "pool.h"
+
+namespace sparse_deploy {
+namespace {
+
+constexpr size_t kInputs = 24, kInputsStatic = 26;
+
+struct Delete {
+  void operator()(sd_layer *layer) const { sd_layer_destroy(layer); }
+};
+
+// The CPU plugin has no i64: it hands over i32 where the model says i64.
+const int64_t *read_mask(const ov::Tensor &mask, std::vector<int64_t> &widened) {
+  if (mask.get_element_type() == ov::element::i64) return mask.data<const int64_t>();
+  const int32_t *const narrow = mask.data<const int32_t>();
+  widened.assign(narrow, narrow + mask.get_size());
+  return widened.data();
+}
+
+class LayerKernel final : public Kernel {
+ public:
+  explicit LayerKernel(const NodeView &node) {
+    const sd_layer_config config = operators::read_layer(node);
+    hidden_ = config.hidden;
+    sd_error error{};
+    layer_.reset(sd_layer_create(&config, &error));
+    if (!layer_) node.fail(error.message);
+  }
+
+  void run(const ov::TensorVector &inputs, ov::Tensor &output, const std::string &label) const override {
+    const ov::Shape shape = inputs[0].get_shape(), mask_shape = inputs[1].get_shape();
+    if (shape.size() != 3 || static_cast<int64_t>(shape[2]) != hidden_) {
+      fail(label, "X", shape, "[batch, sequence, " + std::to_string(hidden_) + "]");
+    }
+    const auto batch = static_cast<int64_t>(shape[0]), sequence = static_cast<int64_t>(shape[1]);
+    if (mask_shape != ov::Shape{shape[0], shape[1]}) {
+      fail(label, "mask", mask_shape, operators::shape_text({batch, sequence}));
+    }
+    if (output.get_shape() != shape) output.set_shape(shape);
+    if (batch == 0 || sequence == 0) return;
+    std::vector<int64_t> widened;
+    const int64_t *const mask = read_mask(inputs[1], widened);
+    const sd_pool pool = stream_pool();
+    sd_error error{};
+    if (sd_layer_run(layer_.get(), inputs[0].data<const float>(), mask, batch, sequence, output.data<float>(), &pool,
+                     &error)) {
+      throw std::runtime_error(kErrorPrefix + label + ": " + error.message);
+    }
+  }
+
+ private:
+  [[noreturn]] static void fail(const std::string &label, const char *name, const ov::Shape &found,
+                                const std::string &expected) {
+    throw std::runtime_error(kErrorPrefix + label + ": " + name + " has shape " +
+                             operators::shape_text({found.begin(), found.end()}) + ", expected " + expected);
+  }
+
+  int64_t hidden_;
+  std::unique_ptr<sd_layer, Delete> layer_;
+};
+
+}  // namespace
+
+bool SparseEncoderLayer::visit_attributes(ov::AttributeVisitor &visitor) {
+  visitor.on_attribute("num_heads", attributes_.num_heads);
+  visitor.on_attribute("epsilon", attributes_.epsilon);
+  visitor.on_attribute("activation", attributes_.activation);
+  return true;
+}
+
+ov::PartialShape SparseEncoderLayer::infer(const NodeView &node) const {
+  const size_t inputs = get_input_size();
+  if (inputs != kInputs && inputs != kInputsStatic) {
+    node.fail("it has " + std::to_string(inputs) + " inputs, expected 24 or 26");
+  }
+  const ov::element::Type mask = get_input_element_type(1);
+  if (mask != ov::element::i64 && mask != ov::element::i32 && !mask.is_dynamic()) {
+    node.fail("input 1 (mask) has element type " + mask.get_type_name() + ", expected i64");
+  }
+  const ov::PartialShape &shape = get_input_partial_shape(0);
+  if (shape.rank().is_static() && shape.size() != 3) {
+    node.fail("X has " + std::to_string(shape.size()) + " dimensions, expected [batch, sequence, hidden]");
+  }
+  return shape;
+}
+
+std::unique_ptr<const Kernel> SparseEncoderLayer::pack(const NodeView &node) const {
+  return std::make_unique<LayerKernel>(node);
+}
+
+}  // namespace sparse_deploy
