@@ -29,8 +29,13 @@ BENCH_RECIPE: dict[str, Any] = {
 }
 
 
-def write_models(folder: Path, encoder: Path, *, question_answering: bool = False, labels: int = 2) -> None:
-    """A model with a random head on ``encoder``: safetensors, ONNX and IR, FP32 and dynamic INT8, and sparse ONNX."""
+def write_models(
+    folder: Path, encoder: Path, *, question_answering: bool = False, labels: int = 2, sparse_ir: bool = False
+) -> None:
+    """A model with a random head on ``encoder``: safetensors, ONNX and IR, FP32 and dynamic INT8, and sparse ONNX.
+
+    ``sparse_ir`` adds the IR of the last, where OpenVINO's extension is built.
+    """
     import torch
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -48,6 +53,8 @@ def write_models(folder: Path, encoder: Path, *, question_answering: bool = Fals
     quantize(folder / "model.onnx", folder / "model_int8.onnx")
     convert(folder)
     make_sparse(folder / "model.onnx", folder / "model_sparse.onnx")
+    if sparse_ir:
+        make_sparse_ir(folder)
 
 
 def export_onnx(model: Any, outputs: list[str], path: Path) -> None:
@@ -111,6 +118,14 @@ def make_sparse(source: Path, target: Path) -> None:
     found = to_sparse_model(load_onnx(source))
     assert len(found.layers) == 2
     save_onnx(found.model, target)
+
+
+def make_sparse_ir(folder: Path) -> None:
+    from sparse_deploy.runtimes import get_runtime
+    from sparse_deploy.stages.sparse_target import write_sparse_ir
+
+    if get_runtime("openvino-sparse").available():
+        write_sparse_ir(folder)
 
 
 def seal_deployment(folder: Path, recipe: dict[str, Any]) -> None:

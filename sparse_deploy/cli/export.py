@@ -21,7 +21,7 @@ def export_command(
     ] = None,
     target: Annotated[
         list[Target] | None,
-        typer.Option(help="Also write this, whatever the recipe says: OpenVINO IR, model_sparse.onnx. Repeatable."),
+        typer.Option(help="Also write this, whatever the recipe says: IR, model_sparse.onnx, its IR. Repeatable."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="New deployment folder; runs/RECIPE-NAME-deployment when omitted.")

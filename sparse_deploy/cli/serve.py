@@ -22,7 +22,7 @@ def serve_command(
     port: Annotated[int, _option("--port", help="0 takes a free one; the log says which.")] = 8000,
     name: Annotated[str | None, _option("--name", help="Model name in URLs; the recipe's name when omitted.")] = None,
     runtime: Annotated[
-        Literal["auto", "sparse", "openvino", "onnxruntime"],
+        Literal["auto", "sparse", "openvino-sparse", "openvino", "onnxruntime"],
         _option("--runtime", help="auto measures what the folder and this machine offer and takes the fastest."),
     ] = "auto",
     precision: Annotated[

@@ -45,7 +45,8 @@ class Worker:
         """Import the runtime, then time the opening of the file and the first request.
 
         Returns:
-            ``version``, ``load_ms`` (file only, the import is done before), ``first_inference_ms``.
+            ``version``, ``load_ms`` (file only, the import is done before), ``first_inference_ms``, and a ``remark`` of
+            the opened model, for the report.
         """
         self._requests = Requests.load(Path(requests))
         library = get_runtime(runtime)
@@ -61,6 +62,7 @@ class Worker:
             "version": version,
             "load_ms": (opened - start) / _NANOSECONDS_PER_MS,
             "first_inference_ms": (answered - opened) / _NANOSECONDS_PER_MS,
+            "remark": getattr(self._session, "remark", ""),
         }
 
     def predict(self, requests: str, batch_size: int, output: str) -> dict[str, Any]:

@@ -143,7 +143,7 @@ def _read(path: Path) -> Mapping[str, BoolArray]:
 
         return read_onnx(path)
     if path.suffix == ".xml":
-        from sparse_deploy.export.openvino import read_zero_masks as read_ir
+        from sparse_deploy.graph.openvino_ir import read_zero_masks as read_ir
 
         return read_ir(path)
     return checkpoint.zero_masks(path.parent, ())

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sparse operators in ONNX: domain, names, and where their weights lie; see ``docs/sparse_operators.md``."""
 
-import onnx_ir as ir
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the tables serve readers of IR, too, where no onnx is installed
+    import onnx_ir as ir
 
 DOMAIN = "sparse_deploy"
 VERSION = 1
@@ -9,28 +12,28 @@ SPARSE_LINEAR = "SparseLinear"
 SPARSE_ENCODER_LAYER = "SparseEncoderLayer"
 
 # Index of each packed weight; its scale and its bias are the next two inputs.
-_WEIGHTS = {SPARSE_LINEAR: (1,), SPARSE_ENCODER_LAYER: (2, 5, 8, 11, 14, 17)}
+PACKED_INPUTS = {SPARSE_LINEAR: (1,), SPARSE_ENCODER_LAYER: (2, 5, 8, 11, 14, 17)}
 # Scale and zero point of the activations.
 _STATIC = {SPARSE_LINEAR: (4, 5), SPARSE_ENCODER_LAYER: (24, 25)}
+# Scales and zero points of both.
+SCALE_INPUTS = {name: (*(index + 1 for index in PACKED_INPUTS[name]), *_STATIC[name]) for name in PACKED_INPUTS}
 
 
-def is_sparse_operator(node: ir.Node) -> bool:
+def is_sparse_operator(node: "ir.Node") -> bool:
     """Whether a node is one of ours."""
-    return node.domain == DOMAIN and node.op_type in _WEIGHTS
+    return node.domain == DOMAIN and node.op_type in PACKED_INPUTS
 
 
-def packed_inputs(node: ir.Node) -> tuple[int, ...]:
+def packed_inputs(node: "ir.Node") -> tuple[int, ...]:
     """Which inputs of a node hold a weight in compact form; none for other operators."""
-    return _WEIGHTS[node.op_type] if is_sparse_operator(node) else ()
+    return PACKED_INPUTS[node.op_type] if is_sparse_operator(node) else ()
 
 
-def scale_inputs(node: ir.Node) -> tuple[int, ...]:
+def scale_inputs(node: "ir.Node") -> tuple[int, ...]:
     """Which inputs of a node hold scales and zero points, of weights and of activations."""
-    if not is_sparse_operator(node):
-        return ()
-    return (*(index + 1 for index in _WEIGHTS[node.op_type]), *_STATIC[node.op_type])
+    return SCALE_INPUTS[node.op_type] if is_sparse_operator(node) else ()
 
 
-def uses_sparse_operators(model: ir.Model) -> bool:
+def uses_sparse_operators(model: "ir.Model") -> bool:
     """Whether a model needs the operator library."""
     return any(is_sparse_operator(node) for node in model.graph)

@@ -6,45 +6,18 @@ stand in the runtimes' sources, and our own operators are asked what they chose.
 bench``.
 """
 
-import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
-
 from sparse_deploy.inspection.operators import DENSE_KERNEL, OperatorDecisions, TensorDecision, grouped
-from sparse_deploy.sparsity.pattern import DENSE_BELOW
-
-SPARSE_RATE_PROPERTY = "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"
-# oneDNN's avx512_core_amx, which OpenVINO asks for: both AMX types and AVX512-FP16.
-AMX_FLAGS = ("amx_tile", "amx_int8", "amx_bf16", "avx512_fp16")
-AMX_TILE_MULTIPLE = 64
-INT8_ACTIVATIONS = ("u8", "i8")
-
-
-class Fact(BaseModel):
-    """Base of everything that this module says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TensorFacts(Fact):
-    """What decides how a runtime multiplies with one weight.
-
-    Attributes:
-        name: parameter name.
-        shape: ``[out, in]``.
-        zero_share: stored zeros over weights, 0 to 1.
-        weight_type: type in the file, in OpenVINO's words (``f32``, ``bf16``, ``i8``, ``u8`` ...).
-        activation_type: type in which the other operand reaches the product: ``u8`` or ``i8`` when the file quantizes
-            it with a stored scale, ``f32`` otherwise.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    zero_share: float
-    weight_type: str
-    activation_type: str
+from sparse_deploy.runtimes.sparse_decompression import (
+    SPARSE_RATE_PROPERTY,
+    Condition,
+    Decision,
+    Fact,
+    TensorFacts,
+    decide,
+)
 
 
 class Verdict(StrEnum):
@@ -54,20 +27,6 @@ class Verdict(StrEnum):
     WITH_SETTING = "with a setting"
     IN_SPARSE_FILE = "skipped in model_sparse.onnx"
     NOT_INSTALLED = "not installed"
-
-
-class Condition(Fact):
-    """One condition of OpenVINO's switch.
-
-    Attributes:
-        text: the condition, as a statement.
-        holds: whether it is met; for conditions on tensors: by at least one sparse tensor.
-        found: what was found.
-    """
-
-    text: str
-    holds: bool
-    found: str
 
 
 class Finding(Fact):
@@ -132,42 +91,31 @@ def assess_runtimes(
 def assess_openvino(flags: Collection[str], facts: Sequence[TensorFacts], *, file: str = "") -> Finding:
     """Evaluate OpenVINO's sparse-weights decompression for one file on one CPU.
 
-    The conditions are those of ``useSparseWeightsDecompression`` in OpenVINO's
-    ``src/plugins/intel_cpu/src/nodes/fullyconnected.cpp`` (2026.4): where one fails, the dense kernel runs and nothing
-    is said.
-
     Args:
         flags: the CPU's flags.
         facts: the file's prunable tensors.
         file: name of the file, for the finding.
     """
-    sparse = [tensor for tensor in facts if tensor.zero_share >= DENSE_BELOW]
-    missing = [flag for flag in AMX_FLAGS if flag not in flags]
-    amx = Condition(
-        text="the CPU has AMX",
-        holds=not missing,
-        found=f"no {', '.join(missing)}" if missing else ", ".join(AMX_FLAGS),
-    )
-    model, ready = _model_conditions(sparse)
-    lowest = min((tensor.zero_share for tensor in ready), default=None)
-    rate = None if lowest is None else min(0.99, math.floor(lowest * 100) / 100)  # 1.0 means off
+    decision = decide(flags, facts)
+    ready, sparse, rate = len(decision.ready), decision.sparse, decision.reaching
     switch = Condition(
         text=f"{SPARSE_RATE_PROPERTY} is set below 1.0 and not above the tensor's zero share",
-        holds=False,
-        found=f"off by default (1.0); {rate:g} would reach all tensors that qualify"
+        holds=decision.rate is not None,
+        found=f"bench and serve set it to {rate:g} here"
+        if decision.rate
+        else f"off by default (1.0); {rate:g} would reach all tensors that qualify"
         if rate
         else "off by default (1.0)",
     )
-    works = amx.holds and bool(ready)
     return Finding(
         runtime="OpenVINO",
         file=file,
-        verdict=Verdict.WITH_SETTING if works else Verdict.NO_EFFECT,
-        explanation=_openvino_words(amx, model, ready=len(ready), sparse=len(sparse), rate=rate),
-        conditions=(switch, amx, *model) if sparse else (),
-        tensors_ready=len(ready),
-        tensors_sparse=len(sparse),
-        suggested_rate=rate if works else None,
+        verdict=Verdict.WITH_SETTING if decision.rate else Verdict.NO_EFFECT,
+        explanation=_openvino_words(decision),
+        conditions=(switch, decision.cpu, *decision.model) if sparse else (),
+        tensors_ready=ready,
+        tensors_sparse=sparse,
+        suggested_rate=decision.rate,
     )
 
 
@@ -222,43 +170,8 @@ def _range(numbers: Iterable[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _model_conditions(sparse: Sequence[TensorFacts]) -> tuple[tuple[Condition, ...], list[TensorFacts]]:
-    """The conditions on tensors, and the tensors that meet them all."""
-    checks: tuple[tuple[str, Callable[[TensorFacts], bool], Callable[[TensorFacts], str]], ...] = (
-        ("both sides of the weight are multiples of 64", _divisible, _sides),
-        ("activations reach the product as u8 or i8", _int8_activations, lambda t: t.activation_type),
-        ("weights are stored as i8", _int8_weights, lambda t: t.weight_type),
-    )
-    conditions = []
-    for text, check, describe in checks:
-        passed = sum(check(tensor) for tensor in sparse)
-        failed = sorted({describe(tensor) for tensor in sparse if not check(tensor)})
-        others = f"; found {', '.join(failed[:4])}" if failed else ""
-        conditions.append(
-            Condition(text=text, holds=passed > 0, found=f"{passed} of {len(sparse)} sparse tensors{others}")
-        )
-    return tuple(conditions), [tensor for tensor in sparse if all(check(tensor) for _, check, _ in checks)]
-
-
-def _divisible(tensor: TensorFacts) -> bool:
-    return all(side % AMX_TILE_MULTIPLE == 0 for side in tensor.shape)
-
-
-def _sides(tensor: TensorFacts) -> str:
-    return f"{tensor.shape[0]}x{tensor.shape[1]}"
-
-
-def _int8_activations(tensor: TensorFacts) -> bool:
-    return tensor.activation_type in INT8_ACTIVATIONS
-
-
-def _int8_weights(tensor: TensorFacts) -> bool:
-    return tensor.weight_type == "i8"
-
-
-def _openvino_words(
-    amx: Condition, model: Sequence[Condition], *, ready: int, sparse: int, rate: float | None
-) -> str:  # fmt: skip
+def _openvino_words(decision: Decision) -> str:
+    amx, model, ready, sparse = decision.cpu, decision.model, len(decision.ready), decision.sparse
     if not sparse:
         return "No tensor holds enough zeros for its sparse-weights decompression."
     reasons = [] if amx.holds else [f"this CPU lacks AMX ({amx.found}), so the switch has no effect here"]
@@ -272,5 +185,6 @@ def _openvino_words(
         return f"Zeros are multiplied: {', and '.join(reasons)}{also}."
     return (
         f"{ready} of {sparse} sparse tensors qualify for sparse-weights decompression, which is off by default: set "
-        f"{SPARSE_RATE_PROPERTY} to {rate:g}. It saves memory traffic, not multiplications; measure it."
+        f"{SPARSE_RATE_PROPERTY} to {decision.reaching:g}, as bench and serve do here. It saves memory traffic, not "
+        f"multiplications; measure it."
     )

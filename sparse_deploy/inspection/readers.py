@@ -6,25 +6,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sparse_deploy import checkpoint
-from sparse_deploy.inspection.benefit import TensorFacts
+from sparse_deploy.runtimes.sparse_decompression import TensorFacts
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
+from sparse_deploy.untrusted.openvino_ir import holds_sparse_operators
 from sparse_deploy.untrusted.safetensors_file import read_header
 
 if TYPE_CHECKING:
     import onnx_ir
-    import openvino
 
 FLOAT = "f32"
 SPARSE_OPERATOR_ACTIVATIONS = "u8"
 ONNX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 # Nodes between a quantized activation and its product that change no number.
 ONNX_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
-IR_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
-INT8_LEVELS = 256
 # Nodes between a stored weight and its product.
 ONNX_WEIGHT_STEPS = ("DequantizeLinear", "Transpose", "Cast", "CastLike", "Identity", "QuantizeLinear", "Clip")
 
@@ -39,7 +35,7 @@ class ModelContent:
         left_out: matrices that the exclusion list keeps out.
         parameters: number of all parameters.
         bytes: size of the weight files.
-        sparse_operators: whether only ONNX Runtime with our operators can open it.
+        sparse_operators: whether only a runtime with our operators can open it.
     """
 
     masks: dict[str, BoolArray]
@@ -94,13 +90,16 @@ def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     Raises:
         ConfigError: no such file.
         ArtifactError: not a readable IR.
+        RuntimeUnavailableError: it has sparse operators, and their extension is not built.
     """
-    from sparse_deploy.export.openvino import parameter_count, read_weights_of_ir
+    from sparse_deploy.graph.openvino_ir import parameter_count, read_weights_of_ir
 
     weights = read_weights_of_ir(path)
-    types = {weight.name: (weight.stored_type, _ir_activation(weight.activation)) for weight in weights}
+    types = {weight.name: (weight.stored_type, weight.activation_type) for weight in weights}
     masks = {weight.name: weight.zeros for weight in weights}
-    return _content(masks, types, exclude, parameters=parameter_count(path), paths=[path, path.with_suffix(".bin")])
+    files = [path, path.with_suffix(".bin")]
+    content = _content(masks, types, exclude, parameters=parameter_count(path), paths=files)
+    return replace(content, sparse_operators=holds_sparse_operators(path))
 
 
 def _content(
@@ -176,20 +175,3 @@ def _zero_point_type(dequantize: "onnx_ir.Node") -> "onnx_ir.DataType | None":
     if zero_point.dtype is not None:
         return zero_point.dtype
     return zero_point.const_value.dtype if zero_point.const_value is not None else None
-
-
-def _ir_activation(node: "openvino.Node | None") -> str:
-    """As :func:`_onnx_activation`: in an IR a FakeQuantize stands for the QDQ pair.
-
-    OpenVINO 2026.4 makes it i8 where the range is that of a signed byte with zero point 0, u8 elsewhere (seen in its
-    execution graph).
-    """
-    while node is not None and node.get_type_name() in IR_MOVES:
-        node = node.input_value(0).get_node()
-    if node is None or node.get_type_name() != "FakeQuantize" or node.get_attributes()["levels"] > INT8_LEVELS:
-        return FLOAT
-    low, high = (node.input_value(index).get_node() for index in (1, 2))
-    if low.get_type_name() != "Constant" or high.get_type_name() != "Constant":
-        return FLOAT
-    low, high = np.asarray(low.data, np.float64), np.asarray(high.data, np.float64)
-    return "i8" if np.allclose(low / high, -128 / 127) else "u8"

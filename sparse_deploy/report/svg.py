@@ -11,7 +11,13 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, safe for colour-blind readers (https://jfly.uni-koeln.de/color/).
 INK, FAINT, GRID, PAPER = "#1f2328", "#5c6670", "#dfe3e8", "#fefefe"
-RUNTIME_COLOURS = {"pytorch": "#d55e00", "onnxruntime": "#0072b2", "openvino": "#009e73", "sparse": "#cc79a7"}
+RUNTIME_COLOURS = {
+    "pytorch": "#d55e00",
+    "onnxruntime": "#0072b2",
+    "openvino": "#009e73",
+    "sparse": "#cc79a7",
+    "openvino-sparse": "#e69f00",
+}
 OTHER_COLOUR = "#8a6d00"
 # Those of the page's verdicts.
 VERDICT_COLOURS = {"pass": "#0b6e4f", "fail": "#b42318", "inconclusive": "#8a5a00"}

@@ -4,6 +4,7 @@
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.runtimes.onnxruntime import OnnxRuntime
 from sparse_deploy.runtimes.openvino import OpenVinoRuntime
+from sparse_deploy.runtimes.openvino_sparse import OpenVinoSparseRuntime
 from sparse_deploy.runtimes.protocol import Runtime, Session
 from sparse_deploy.runtimes.pytorch import PyTorchRuntime
 from sparse_deploy.runtimes.sparse import SparseRuntime, sparse_session
@@ -11,7 +12,8 @@ from sparse_deploy.runtimes.sparse import SparseRuntime, sparse_session
 __all__ = ["RUNTIME_NAMES", "Runtime", "Session", "get_runtime", "sparse_session"]
 
 _RUNTIMES: dict[str, Runtime] = {
-    runtime.name: runtime for runtime in (PyTorchRuntime(), OnnxRuntime(), OpenVinoRuntime(), SparseRuntime())
+    runtime.name: runtime
+    for runtime in (PyTorchRuntime(), OnnxRuntime(), OpenVinoRuntime(), SparseRuntime(), OpenVinoSparseRuntime())
 }
 RUNTIME_NAMES = tuple(_RUNTIMES)
 

@@ -10,7 +10,7 @@ from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.runtimes.probe import probe
 
 # In the order of a tie, and of what is taken unmeasured.
-SERVED_RUNTIMES = ("sparse", "openvino", "onnxruntime")
+SERVED_RUNTIMES = ("sparse", "openvino-sparse", "openvino", "onnxruntime")
 PRECISIONS = ("int8", "fp32")
 
 

@@ -25,7 +25,9 @@ from sparse_deploy.serving.settings import ServerSettings
 from sparse_deploy.serving.text import TextEncoder, count_rows
 
 VERSION = "1"
-PLATFORMS = {"openvino": "openvino_ir", "onnxruntime": "onnx_onnxv1", "sparse": "onnx_onnxv1"}
+PLATFORMS = {
+    "openvino": "openvino_ir", "openvino-sparse": "openvino_ir", "onnxruntime": "onnx_onnxv1", "sparse": "onnx_onnxv1",
+}  # fmt: skip
 _WARM_LENGTHS = (8, 32, 128)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-RuntimeChoice = Literal["auto", "sparse", "openvino", "onnxruntime"]
+RuntimeChoice = Literal["auto", "sparse", "openvino-sparse", "openvino", "onnxruntime"]
 Precision = Literal["int8", "fp32"]
 LogFormat = Literal["json", "text"]
 

@@ -221,7 +221,7 @@ class _Run:
             runtime=candidate.runtime.name,
             precision=candidate.precision,
             file=candidate.file,
-            note=candidate.runtime.notes.get(candidate.precision, ""),
+            note="; ".join(filter(None, (candidate.runtime.notes.get(candidate.precision), opened["remark"]))),
             version=opened["version"],
             metrics=score.metrics,
             load_ms=opened["load_ms"],

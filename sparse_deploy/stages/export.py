@@ -21,6 +21,7 @@ from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
 from sparse_deploy.graph import model_file, weights
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
+from sparse_deploy.runtimes.openvino_sparse import SPARSE_IR_FILE
 from sparse_deploy.runtimes.sparse import SPARSE_FILE
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
@@ -29,7 +30,7 @@ from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, open_builder
 from sparse_deploy.stages.source_checkpoint import check_task, copy_model
-from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file
+from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file, write_sparse_ir
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -107,6 +108,8 @@ def _with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Targe
         changed["export"]["openvino"] = True
     if Target.SPARSE in targets:
         changed["export"]["sparse"]["enabled"] = True
+    if Target.OPENVINO_SPARSE in targets:
+        changed["export"]["sparse"] |= {"enabled": True, "openvino": True}
     return recipe_from_mapping(changed, f"recipe {recipe.name}")
 
 
@@ -192,6 +195,14 @@ class _Export:
                 self._check(session, "int8", SPARSE_FILE)
             except RuntimeUnavailableError as error:
                 details["checked_with"] = f"nothing: {error}"
+            if self._recipe.export.sparse.openvino:
+                self._write_sparse_ir()
+
+    def _write_sparse_ir(self) -> None:
+        self._progress("sparse OpenVINO IR")
+        write_sparse_ir(self._staging)
+        self._record_ir(SPARSE_IR_FILE)
+        self._check(self._open("openvino-sparse", "int8"), "int8", SPARSE_IR_FILE)
 
     def _int8_graph(self) -> "ir.Model":
         source = Int8Source(
@@ -234,14 +245,20 @@ class _Export:
     def _write_ir(self, precision: str, onnx_path: Path, xml_name: str) -> None:
         if not self._recipe.export.openvino:
             return
-        from sparse_deploy.export import openvino
+        from sparse_deploy.export.openvino import convert_to_ir
 
         self._progress(f"{precision.upper()} OpenVINO IR")
-        xml = self._staging / xml_name
-        openvino.convert_to_ir(onnx_path, xml)
-        self._prove(xml_name, found := openvino.read_zero_masks(xml))
-        self.sparsity[xml_name] = record_masks(found, self._required, model_parameters=openvino.parameter_count(xml))
+        convert_to_ir(onnx_path, self._staging / xml_name)
+        self._record_ir(xml_name)
         self._check(self._open("openvino", precision), precision, xml_name)
+
+    def _record_ir(self, name: str) -> None:
+        """Read a written IR back, prove its zeros and record them."""
+        from sparse_deploy.graph.openvino_ir import parameter_count, read_zero_masks
+
+        xml = self._staging / name
+        self._prove(name, found := read_zero_masks(xml))
+        self.sparsity[name] = record_masks(found, self._required, model_parameters=parameter_count(xml))
 
     def _record(self, name: str) -> None:
         """Read a written ONNX file back, prove its zeros and record them."""

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One target of the export stage: ``model_sparse.onnx`` from the ONNX files of the same deployment."""
+"""Two targets of the export stage: ``model_sparse.onnx`` from the ONNX files of the same deployment, and its IR."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.config.schema import Recipe
 from sparse_deploy.errors import ExportError
+from sparse_deploy.kernels.openvino_extension import openvino_library
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
+from sparse_deploy.runtimes.openvino_sparse import SPARSE_IR_FILE
 from sparse_deploy.runtimes.sparse import SPARSE_FILE
 
 if TYPE_CHECKING:
@@ -48,6 +50,18 @@ def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
             f"export.sparse.enabled"
         )
     return _details(found, source, settings.activations)
+
+
+def write_sparse_ir(folder: Path) -> None:
+    """Write ``openvino_sparse.xml`` and ``.bin`` from ``model_sparse.onnx``.
+
+    Raises:
+        RuntimeUnavailableError: OpenVINO's extension is not built; it is what knows the operators.
+        ExportError: OpenVINO doesn't take the model.
+    """
+    from sparse_deploy.export.openvino import convert_to_ir
+
+    convert_to_ir(folder / SPARSE_FILE, folder / SPARSE_IR_FILE, openvino_library())
 
 
 def open_for_check(folder: Path) -> tuple[Session, str]:

@@ -2,8 +2,8 @@
 """OpenVINO IR: the XML is walked once, without a tree, and each constant must lie inside the ``.bin`` beside it.
 
 Format: https://docs.openvino.ai/2025/documentation/openvino-ir-format.html (version 11). Subgraphs (the bodies of If,
-Loop and TensorIterator) and custom operators are left out: no encoder has them. The depth is then that of a port's
-dimension, or of the converter's notes.
+Loop and TensorIterator) and custom operators but our own are left out: no encoder has them. The depth is then that of
+a port's dimension, or of the converter's notes.
 """
 
 import math
@@ -23,6 +23,9 @@ MAX_VALUE_CHARACTERS = 4096
 MAX_RANK = 8
 VERSIONS = ("10", "11")
 OPERATOR_SETS = frozenset(f"opset{number}" for number in range(1, 17))
+# As the extension (``kernels/csrc/openvino``) registers them; their constants it checks itself, byte by byte.
+SPARSE_DOMAIN = "sparse_deploy"
+SPARSE_OPERATORS = ("SparseLinear", "SparseEncoderLayer")
 ELEMENT_BITS = {
     "f64": 64, "f32": 32, "f16": 16, "bf16": 16, "i64": 64, "i32": 32, "i16": 16, "i8": 8, "u64": 64, "u32": 32,
     "u16": 16, "u8": 8, "boolean": 8,
@@ -57,6 +60,16 @@ def check_openvino_ir(xml_path: Path) -> None:
         weights = require_size(xml_path.with_suffix(".bin"), MAX_BIN_BYTES)
     with refusing(xml_path):
         _Check(weights).walk(map_file(xml_path, MAX_XML_BYTES))
+
+
+def holds_sparse_operators(xml_path: Path) -> bool:
+    """Whether an IR needs the operators' extension.
+
+    Raises:
+        ArtifactError: the file can't be read.
+    """
+    with refusing(xml_path):
+        return f' version="{SPARSE_DOMAIN}"'.encode() in bytes(map_file(xml_path, MAX_XML_BYTES))
 
 
 class _Check:
@@ -134,9 +147,10 @@ class _Check:
         identity, kind, version = (attributes.get(key, "") for key in ("id", "type", "version"))
         if identity in self._layers:
             raise Refusal(f"two layers have the id {identity}")
-        if version not in OPERATOR_SETS:
+        if version not in OPERATOR_SETS and not (version == SPARSE_DOMAIN and kind in SPARSE_OPERATORS):
             raise Refusal(
-                f"layer {identity} of type {quoted(kind)} is of {quoted(version)}; allowed is opset1 to opset16"
+                f"layer {identity} of type {quoted(kind)} is of {quoted(version)}; allowed is opset1 to opset16, and "
+                f"{', '.join(SPARSE_OPERATORS)} of {SPARSE_DOMAIN}"
             )
         if not kind.isidentifier() or not kind.isascii():
             raise Refusal(f"layer {identity} has no type: {quoted(kind)}")

@@ -13,7 +13,8 @@ from openvino import opset13 as ops
 from openvino_telemetry.utils.sender import TelemetrySender
 
 from sparse_deploy.errors import ArtifactError, ConfigError, ExportError
-from sparse_deploy.export.openvino import convert_to_ir, parameter_count, read_zero_masks
+from sparse_deploy.export.openvino import convert_to_ir
+from sparse_deploy.graph.openvino_ir import parameter_count, read_zero_masks
 
 SIZE = 64
 

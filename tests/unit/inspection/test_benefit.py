@@ -43,7 +43,7 @@ def test_sapphire_rapids_with_int8_qualifies_at_the_lowest_zero_share():
     assert finding.verdict is Verdict.WITH_SETTING
     assert (finding.tensors_ready, finding.tensors_sparse, finding.suggested_rate) == (2, 2, 0.79)
     assert f"{SPARSE_RATE_PROPERTY} to 0.79" in finding.explanation
-    assert [c.holds for c in finding.conditions] == [False, True, True, True, True]  # off until it is set
+    assert [c.holds for c in finding.conditions] == [True, True, True, True, True]
 
 
 @pytest.mark.parametrize("missing", ["amx_tile", "amx_int8", "amx_bf16", "avx512_fp16"])

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openvino_extension import needs_extension
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
@@ -24,11 +25,13 @@ from sparse_deploy.errors import (
     ExportError,
     ParityError,
     PatternMismatchError,
+    RuntimeUnavailableError,
     SparsityLostError,
 )
-from sparse_deploy.export import openvino
-from sparse_deploy.graph import weights
+from sparse_deploy.evaluation.zeros import recount_zeros
+from sparse_deploy.graph import openvino_ir, weights
 from sparse_deploy.graph.model_file import load_onnx
+from sparse_deploy.inspection.inspect import inspect_path
 from sparse_deploy.stages.export import export_deployment
 
 MODEL_FILES = (
@@ -101,7 +104,7 @@ def test_every_file_keeps_every_zero(deployment: Path, source: Path) -> None:
     required = checkpoints.zero_masks(source, recipe().sparsity.exclude)
     assert len(required) == 12
     for name in MODEL_FILES:
-        read = weights.read_zero_masks if name.endswith(".onnx") else openvino.read_zero_masks
+        read = weights.read_zero_masks if name.endswith(".onnx") else openvino_ir.read_zero_masks
         found = read(deployment / name)
         for tensor, mask in required.items():
             assert (found[tensor] | ~mask).all(), (name, tensor)
@@ -175,8 +178,8 @@ def test_a_lost_zero_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: p
         masks[name][tuple(axis[0] for axis in np.nonzero(masks[name]))] = False
         return masks
 
-    original = openvino.read_zero_masks
-    monkeypatch.setattr(openvino, "read_zero_masks", revive)
+    original = openvino_ir.read_zero_masks
+    monkeypatch.setattr(openvino_ir, "read_zero_masks", revive)
     refused(source, tmp_path, recipe(), SparsityLostError, "openvino_model.xml.*1 pruned weights came back")
 
 
@@ -203,7 +206,7 @@ def test_dynamic_int8_keeps_int8_weights_in_onnx_and_ir(source: Path, tmp_path: 
     manifest = export_deployment(str(source), recipe(), output, int8=Int8Mode.DYNAMIC)
     required = checkpoints.zero_masks(source, recipe().sparsity.exclude)
     onnx_masks = weights.read_zero_masks(output / "model_int8.onnx")
-    ir_weights = {weight.name: weight for weight in openvino.read_weights_of_ir(output / "openvino_model_int8.xml")}
+    ir_weights = {weight.name: weight for weight in openvino_ir.read_weights_of_ir(output / "openvino_model_int8.xml")}
     for name, mask in required.items():
         assert ir_weights[name].stored_type == "i8"
         assert (onnx_masks[name] | ~mask).all()
@@ -269,6 +272,34 @@ class TestSparseTarget:
         manifest = self.export(source, tmp_path / "out", targets=[Target.SPARSE], quantization=quantization)
         assert manifest.details["sparse"]["encoder_layers"] == ["bert.encoder.layer.0"]
         assert len(manifest.details["sparse"]["linears"]) == 5
+
+    @needs_extension
+    def test_its_ir_holds_the_same_zeros(self, source, tmp_path):
+        manifest = self.export(source, tmp_path / "out", targets=[Target.OPENVINO_SPARSE])
+        sparse, compiled = (manifest.sparsity[name] for name in ("model_sparse.onnx", "openvino_sparse.xml"))
+        assert compiled.tensors == sparse.tensors
+        assert manifest.details["parity"]["openvino_sparse.xml"]["rows"] == 61
+        recount = recount_zeros(tmp_path / "out", ["openvino_sparse.xml"], manifest, recipe().sparsity)
+        counted = recount.counts["openvino_sparse.xml"]
+        assert counted.kept == counted.required > 0
+        (found,) = inspect_path(str(tmp_path / "out" / "openvino_sparse.xml")).files
+        assert found.sparse_operators
+        assert found.weight_types == ("i8",)
+
+    @needs_extension
+    def test_a_lost_zero_of_its_ir_stops_the_export(self, source, tmp_path, monkeypatch):
+        def revive(path):
+            return {name: np.zeros_like(mask) for name, mask in original(path).items()}
+
+        original = openvino_ir.read_zero_masks
+        monkeypatch.setattr(openvino_ir, "read_zero_masks", revive)
+        with pytest.raises(SparsityLostError, match=r"openvino_sparse\.xml"):
+            self.export(source, tmp_path / "out", targets=[Target.OPENVINO_SPARSE])
+        assert not (tmp_path / "out").exists()
+
+    def test_its_ir_needs_the_extension(self, source, tmp_path, without_operators):
+        with pytest.raises(RuntimeUnavailableError):
+            self.export(source, tmp_path / "out", targets=[Target.OPENVINO_SPARSE])
 
     def test_it_is_written_and_checked_without_the_compiled_operators(self, source, tmp_path, without_operators):
         manifest = self.export(source, tmp_path / "out", targets=[Target.SPARSE])

@@ -37,6 +37,13 @@ def test_exports_pass(tiny_deployment, name):
     check_openvino_ir(tiny_deployment / name)
 
 
+def test_our_operators_pass_and_are_noticed(model):
+    assert not openvino_ir.holds_sparse_operators(model)
+    model.write_text(model.read_text().replace('"MatMul" version="opset1"', '"SparseLinear" version="sparse_deploy"'))
+    check_openvino_ir(model)
+    assert openvino_ir.holds_sparse_operators(model)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
@@ -51,6 +58,9 @@ def test_exports_pass(tiny_deployment, name):
         ('type="MatMul"', 'type="MatMul" type="If"', "not well-formed"),
         ('type="MatMul" version="opset1"', 'type="MatMul" version="extension"', "allowed is opset1"),
         ('type="MatMul" version="opset1"', 'type="MatMul" version="opset17"', "allowed is opset1"),
+        ('type="MatMul" version="opset1"', 'type="MatMul" version="sparse_deploy"', "SparseEncoderLayer of sparse"),
+        ('type="MatMul" version="opset1"', 'type="SparseLinear" version="extension"', "allowed is opset1"),
+        ('type="MatMul" version="opset1"', 'type="SparseLinear" version="sparse_deploy2"', "allowed is opset1"),
         ('type="MatMul" version="opset1"', 'type="../x" version="opset1"', "no type"),
         ('<data transpose_a', '<body><layers/></body><data transpose_a', "'body' inside 'layer'"),
         ('offset="0"', 'offset="1"', "ends at byte 33 of the .bin, which has 32"),

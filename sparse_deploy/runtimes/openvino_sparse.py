@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO with our sparse operators on ``openvino_sparse.xml``."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.kernels import loader
+from sparse_deploy.kernels.openvino_extension import openvino_library
+from sparse_deploy.runtimes.openvino import OpenVinoRuntime, OpenVinoSession
+from sparse_deploy.runtimes.protocol import Hint, Session, require_file
+
+SPARSE_IR_FILE = "openvino_sparse.xml"
+
+
+class OpenVinoSparseRuntime:
+    """See :class:`sparse_deploy.runtimes.protocol.Runtime`."""
+
+    name: ClassVar[str] = "openvino-sparse"
+    files: ClassVar[Mapping[str, str]] = {"int8": SPARSE_IR_FILE}
+    notes: ClassVar[Mapping[str, str]] = {
+        "int8": "OpenVINO with the sparse operators of sparse-deploy; other operators run in FP32"
+    }
+
+    def available(self) -> bool:
+        """See :meth:`Runtime.available`; false without an extension that fits the installed OpenVINO, too."""
+        if not OpenVinoRuntime().available():
+            return False
+        try:
+            openvino_library()
+        except RuntimeUnavailableError:
+            return False
+        return True
+
+    def version(self) -> str:
+        """OpenVINO's version and the instruction set of the operators; see :meth:`Runtime.version`."""
+        version = OpenVinoRuntime().version()
+        openvino_library()
+        return f"{version} {loader.instruction_set().name}"
+
+    def open(self, folder: Path, precision: str, threads: int, hint: Hint = "latency") -> Session:
+        """See :meth:`Runtime.open`."""
+        path = require_file(self.name, folder, self.files, precision)
+        OpenVinoRuntime().version()
+        return OpenVinoSession(path, threads, hint, openvino_library())
