@@ -26,7 +26,7 @@ from harness.processes import WorkerError
 from harness.profile import measure_profile, profile_text
 from harness.report import cell_line, context
 from harness.serving import measure_serving
-from harness.sessions import OURS, RIVALS
+from harness.sessions import OURS, OURS_OPENVINO, RIVALS
 from harness.sparse_model import ensure_sparse_model
 
 from sparse_deploy.errors import SparseDeployError
@@ -148,7 +148,8 @@ def _parse() -> argparse.Namespace:
     globs = options.rivals.split(",")
     known = SWEPT_RIVALS if options.sweep else SCALED_RIVALS if len(options.threads) > 1 else RIVALS
     chosen = [name for name in (RIVALS if globs != ["*"] else known) if any(fnmatchcase(name, glob) for glob in globs)]
-    options.rivals = (*(() if options.rivals_only else (OURS,)), *chosen)
+    ours = (OURS, OURS_OPENVINO) if whole else (OURS,)
+    options.rivals = (*(() if options.rivals_only else ours), *chosen)
     first = min(usual.first_rounds, rounds)
     options.plan = replace(usual, rounds=rounds, first_rounds=first, seconds=seconds)
     return options

@@ -29,7 +29,7 @@ FP32_ONNX = "model.onnx"
 DYNAMIC_ONNX, DYNAMIC_FUSED = "model_dynamic.onnx", "model_dynamic_fused.onnx"
 QDQ_ONNX = "model_int8.onnx"
 FP32_IR, QDQ_IR = "openvino_model.xml", "openvino_model_int8.xml"
-SPARSE_ONNX = "model_sparse.onnx"
+SPARSE_ONNX, SPARSE_IR = "model_sparse.onnx", "openvino_sparse.xml"
 KEY_FILE = "key.json"
 
 # Raise when a change here makes other files.

@@ -123,9 +123,14 @@ def by_rival(blocks: Sequence[Block]) -> dict[str, list[Block]]:
     return found
 
 
+def is_ours(name: str, ours: str) -> bool:
+    """Whether a name is ours or ours inside another runtime: ``ours``, ``ours_openvino``."""
+    return name == ours or name.startswith(f"{ours}_")
+
+
 def best_rival(blocks: Mapping[str, Sequence[Block]], ours: str) -> str | None:
     """The rival with the lowest median; None when there is none."""
-    others = {name: middle_ms(found) for name, found in blocks.items() if name != ours and found}
+    others = {name: middle_ms(found) for name, found in blocks.items() if not is_ours(name, ours) and found}
     return min(others, key=lambda name: others[name]) if others else None
 
 
@@ -153,14 +158,14 @@ def contenders(blocks: Sequence[Block], ours: str, within: float, least: int = 2
     names = list(by_rival(blocks))
     behind: dict[str, float] = {}
     for found in clean_blocks(blocks).values():
-        medians = {name: middle_ms(own) for name, own in by_rival(found).items() if name != ours}
+        medians = {name: middle_ms(own) for name, own in by_rival(found).items() if not is_ours(name, ours)}
         for name, ms in medians.items():
             behind[name] = min(behind.get(name, float("inf")), ms / min(medians.values()))
     # A disturbance at most doubles a time, so the fastest request of disturbed blocks still says something.
     fastest = {name: min(min(block.samples_ms) for block in own) for name, own in by_rival(blocks).items()}
-    first = min((ms for name, ms in fastest.items() if name != ours), default=0.0)
+    first = min((ms for name, ms in fastest.items() if not is_ours(name, ours)), default=0.0)
     for name in names:
         behind.setdefault(name, fastest[name] / first / 2 if first else 1.0)
-    ranked = sorted((name for name in names if name != ours), key=lambda name: behind[name])
+    ranked = sorted((name for name in names if not is_ours(name, ours)), key=lambda name: behind[name])
     kept = [name for name in ranked if behind[name] <= within]
-    return [*(name for name in names if name == ours), *(kept if len(kept) >= least else ranked[:least])]
+    return [*(name for name in names if is_ours(name, ours)), *(kept if len(kept) >= least else ranked[:least])]

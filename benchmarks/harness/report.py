@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.cells import Bar, Cell
 from harness.pairing import Block, best_rival, by_rival, clean_blocks, middle_ms, quartiles_ms, speedup
-from harness.sessions import OURS, RIVALS
+from harness.sessions import OURS, OURS_OPENVINO, RIVALS
 from sparse_deploy.machine import Machine, describe_machine
 
 SCHEMA_VERSION = 1
@@ -67,14 +67,14 @@ def cell_record(
     disturbed = {
         name: round(min(block.median_ms for block in found), 3)
         for name, found in by_rival(blocks).items()
-        if name not in shown and name != OURS
+        if name not in shown and name not in (OURS, OURS_OPENVINO)
     }
     shown = {**shown, **disturbed}
     looks = [state for block in blocks for state in block.states if state.one_way_ns is not None]
     return {
         "kind": "cell",
         "cell": cell.name,
-        **{f"{name}_ms": shown.get(name) for name in (OURS, *RIVALS)},
+        **{f"{name}_ms": shown.get(name) for name in (OURS, OURS_OPENVINO, *RIVALS)},
         "best_dense": figures.pop("best_dense", None),
         "speedup_vs_best_dense": figures.pop("speedup", None),
         **figures,
@@ -108,6 +108,11 @@ def cell_line(record: Mapping[str, Any]) -> str:
         )
     if record.get("reached") is not None:
         text += f"  bar {record['bar']}: {'reached' if record['reached'] else 'missed'}"
+    if inside := record.get(OURS_OPENVINO):
+        text += (
+            f"\n    inside OpenVINO {record[f'{OURS_OPENVINO}_ms']:8.2f} ms  {inside['speedup']:.2f}x "
+            f"[{inside['interval'][0]:.2f}, {inside['interval'][1]:.2f}]"
+        )
     others = "  ".join(f"{name} {ms:.2f}" for name, ms in sorted(rivals.items(), key=lambda item: item[1]))
     return f"{text}\n    {others}"
 
@@ -120,6 +125,9 @@ def _figures(blocks: Mapping[str, Sequence[Block]], ours: str) -> dict[str, Any]
         figures["best_dense"] = best
     if ratio is not None:
         figures |= ratio.as_json()
+    inside = speedup(blocks.get(OURS_OPENVINO, ()), blocks[best]) if best is not None and ours == OURS else None
+    if inside is not None:
+        figures[OURS_OPENVINO] = inside.as_json()
     return {
         **figures,
         "milliseconds": {name: round(middle_ms(found), 3) for name, found in blocks.items()},

@@ -22,12 +22,14 @@ from harness.models import (
     FP32_ONNX,
     QDQ_IR,
     QDQ_ONNX,
+    SPARSE_IR,
     SPARSE_ONNX,
 )
 
 Array = np.ndarray
 Inputs = Mapping[str, Array]
-OURS = "ours"
+# The same operators inside ONNX Runtime and inside OpenVINO; names that begin so are no dense rivals.
+OURS, OURS_OPENVINO = "ours", "ours_openvino"
 
 
 class Session(Protocol):
@@ -102,8 +104,11 @@ class OpenVinoSession(_Timed):
 
     any_shape = False
 
-    def __init__(self, path: Path, cell: Cell, threads: int, precision: str | None, hint: str = "LATENCY") -> None:
-        self.compiled = _compile(path, (cell.batch, cell.sequence), threads, precision, hint)
+    def __init__(
+        self, path: Path, cell: Cell, threads: int, precision: str | None, hint: str = "LATENCY",
+        extension: Path | None = None,
+    ) -> None:  # fmt: skip
+        self.compiled = _compile(path, (cell.batch, cell.sequence), threads, precision, hint, extension)
         self._request = self.compiled.create_infer_request()
 
     def run(self, inputs: Inputs) -> list[Array]:
@@ -189,6 +194,8 @@ def variants(rival: str, cell: Cell) -> list[Variant]:
         return [Variant(_TORCH[rival], partial(_open_torch, _TORCH[rival]))]
     if rival == OURS:
         return [Variant("", _open_ours)]
+    if rival == OURS_OPENVINO:
+        return [Variant("f32 precision hint, latency hint", _open_ours_in_openvino)]
     raise ValueError(f"expected a rival of {', '.join((OURS, *RIVALS))}; found {rival!r}")
 
 
@@ -232,6 +239,17 @@ def _open_ours(folder: Path, cell: Cell, threads: int) -> Session:
     return OnnxSession(folder / SPARSE_ONNX, threads, sparse_library())
 
 
+def _open_ours_in_openvino(folder: Path, cell: Cell, threads: int) -> Session:
+    from sparse_deploy.errors import RuntimeUnavailableError
+    from sparse_deploy.kernels.openvino_extension import openvino_library
+
+    try:
+        library = openvino_library()
+    except RuntimeUnavailableError as error:
+        raise UnavailableError(str(error)) from error
+    return OpenVinoSession(folder / SPARSE_IR, cell, threads, "f32", extension=library)
+
+
 def _open_torch(precision: str, folder: Path, cell: Cell, threads: int) -> Session:
     return TorchSession(folder, threads, precision)
 
@@ -254,10 +272,14 @@ def _openvino_variants(name: str, precisions: tuple[str | None, ...], cell: Cell
             yield Variant(f"{note}, throughput hint, a batch per stream", partial(streams, split=False))
 
 
-def _compile(path: Path, shape: tuple[int, int], threads: int, precision: str | None, hint: str) -> Any:
+def _compile(
+    path: Path, shape: tuple[int, int], threads: int, precision: str | None, hint: str, extension: Path | None = None
+) -> Any:
     import openvino
 
     core = openvino.Core()
+    if extension is not None:
+        core.add_extension(str(extension))
     model = core.read_model(path)
     model.reshape({port.get_any_name(): list(shape) for port in model.inputs})
     settings: dict[str, Any] = {"PERFORMANCE_HINT": hint, "INFERENCE_NUM_THREADS": threads}

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.models import QDQ_ONNX, SPARSE_ONNX, Progress, run_module
+from harness.models import QDQ_ONNX, SPARSE_IR, SPARSE_ONNX, Progress, run_module
+from sparse_deploy.runtimes import get_runtime
 
 _KEY_FILE = "sparse_key.json"
 # Whatever of these changes may change the file.
@@ -25,10 +26,15 @@ def ensure_sparse_model(folder: Path, progress: Progress = lambda message: None)
         RuntimeError: the rewriting failed, or left an encoder weight to a standard operator.
     """
     wanted = source_digest()
-    if (folder / SPARSE_ONNX).is_file() and _stored(folder).get("sources") == wanted:
-        return
-    progress(f"{folder.name}: rewriting to sparse operators")
-    run_module("harness.sparse_model", str(folder))
+    if not (folder / SPARSE_ONNX).is_file() or _stored(folder).get("sources") != wanted:
+        progress(f"{folder.name}: rewriting to sparse operators")
+        run_module("harness.sparse_model", str(folder))
+    ir, onnx = folder / SPARSE_IR, folder / SPARSE_ONNX
+    if get_runtime("openvino-sparse").available() and (
+        not ir.is_file() or ir.stat().st_mtime_ns < onnx.stat().st_mtime_ns
+    ):
+        progress(f"{folder.name}: converting it to IR")
+        run_module("harness.sparse_model", str(folder), "--ir")
 
 
 def source_digest() -> str:
@@ -63,6 +69,14 @@ def write(folder: Path) -> None:
     (folder / _KEY_FILE).write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
 
 
+def write_ir(folder: Path) -> None:
+    """The same as IR; the ``.xml`` comes last."""
+    from sparse_deploy.stages.sparse_target import write_sparse_ir
+
+    (folder / SPARSE_IR).unlink(missing_ok=True)
+    write_sparse_ir(folder)
+
+
 def _stored(folder: Path) -> dict[str, Any]:
     try:
         stored: dict[str, Any] = json.loads((folder / _KEY_FILE).read_text(encoding="utf-8"))
@@ -72,4 +86,4 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]))
+    (write_ir if "--ir" in sys.argv[2:] else write)(Path(sys.argv[1]))

@@ -110,6 +110,14 @@ def test_the_best_rival_is_never_ours():
     assert best_rival({"ours": blocks["ours"]}, "ours") is None
 
 
+def test_ours_in_another_runtime_is_no_rival_and_stays_in_every_round():
+    blocks = [
+        block(name, turn, ms) for turn in range(2) for name, ms in (("ours", 9.0), ("ours_openvino", 1.0), ("a", 10.0))
+    ]
+    assert best_rival(by_rival(blocks), "ours") == "a"
+    assert contenders(blocks, "ours", 1.05) == ["ours", "ours_openvino", "a"]
+
+
 def test_rivals_far_behind_drop_out_and_two_always_stay():
     blocks = [block(name, 0, ms) for name, ms in (("ours", 10.0), ("a", 30.0), ("b", 33.0), ("c", 90.0), ("d", 36.0))]
     assert contenders(blocks, "ours", 1.25) == ["ours", "a", "b", "d"]
