@@ -41,7 +41,8 @@ std::string NodeView::text(const char *attribute, const char *missing) const {
 }
 
 void NodeView::fail(const std::string &problem) const {
-  throw std::runtime_error(kErrorPrefix + label_ + ": " + problem);
+  const std::string &name = name_ ? *name_ : node_.get_friendly_name();
+  throw std::runtime_error(std::string(kErrorPrefix) + node_.get_type_name() + " node '" + name + "': " + problem);
 }
 
 }  // namespace sparse_deploy

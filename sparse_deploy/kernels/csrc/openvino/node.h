@@ -20,9 +20,10 @@ struct Attributes {
 
 class NodeView final : public operators::Node {
  public:
-  // label: "SparseLinear node 'name'".
-  NodeView(const ov::Node &node, const Attributes &attributes, const std::string &label)
-      : node_(node), attributes_(attributes), label_(label) {}
+  // name: the node's, where it is a copy that has none yet. Texts are made when they are needed: OpenVINO copies a node
+  // for the shape inference of every request.
+  NodeView(const ov::Node &node, const Attributes &attributes, const std::string *name = nullptr)
+      : node_(node), attributes_(attributes), name_(name) {}
 
   bool has_input(size_t index) const override { return index < node_.get_input_size(); }
   operators::Constant<uint8_t> bytes(size_t index, const char *name, int64_t expected) const override;
@@ -40,7 +41,7 @@ class NodeView final : public operators::Node {
 
   const ov::Node &node_;
   const Attributes &attributes_;
-  const std::string label_;
+  const std::string *const name_;
 };
 
 }  // namespace sparse_deploy

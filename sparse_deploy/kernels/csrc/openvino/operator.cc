@@ -15,21 +15,18 @@ Kernel::Kernel() { ++kernels; }
 Kernel::~Kernel() { --kernels; }
 int64_t Kernel::alive() { return kernels; }
 
-std::string Operator::label(const std::string &name) const {
-  return std::string(get_type_name()) + " node '" + name + "'";
-}
-
 std::vector<const void *> Operator::constants() const {
   std::vector<const void *> addresses;
+  addresses.reserve(get_input_size());
   for (size_t i = data_inputs_; i < get_input_size(); ++i) {
-    const auto found = ov::as_type_ptr<ov::op::v0::Constant>(get_input_node_shared_ptr(i));
+    const auto *const found = ov::as_type<ov::op::v0::Constant>(get_input_node_ptr(i));
     addresses.push_back(found ? found->get_data_ptr() : nullptr);
   }
   return addresses;
 }
 
 void Operator::validate_and_infer_types() {
-  const NodeView node(*this, attributes_, label(get_friendly_name()));
+  const NodeView node(*this, attributes_);
   if (get_input_element_type(0) != ov::element::f32 && !get_input_element_type(0).is_dynamic()) {
     node.fail("input 0 (X) has element type " + get_input_element_type(0).get_type_name() + ", expected f32");
   }
@@ -44,19 +41,20 @@ std::shared_ptr<ov::Node> Operator::clone_with_new_inputs(const ov::OutputVector
   copy->packed_ = packed_;
   copy->set_arguments(inputs);
   copy->constructor_validate_and_infer_types();
-  copy->kernel(get_friendly_name());  // the copy gets its name later
+  copy->kernel(NodeView(*copy, attributes_, &get_friendly_name()));  // the copy gets its name later
   return copy;
 }
 
 // A graph that was imported from a cache of compiled models was never copied: there the first request packs.
-const Kernel &Operator::kernel(const std::string &name) const {
+const Kernel &Operator::kernel(const NodeView &node) const {
   const std::lock_guard<std::mutex> lock(packed_->mutex);
-  if (!packed_->kernel) packed_->kernel = pack(NodeView(*this, attributes_, label(name)));
+  if (!packed_->kernel) packed_->kernel = pack(node);
   return *packed_->kernel;
 }
 
 bool Operator::evaluate(ov::TensorVector &outputs, const ov::TensorVector &inputs) const {
-  kernel(get_friendly_name()).run(inputs, outputs[0], label(get_friendly_name()));
+  const NodeView node(*this, attributes_);
+  kernel(node).run(inputs, outputs[0], node);
   return true;
 }
 

@@ -24,7 +24,7 @@ class Kernel {
   Kernel(const Kernel &) = delete;
   Kernel &operator=(const Kernel &) = delete;
 
-  virtual void run(const ov::TensorVector &inputs, ov::Tensor &output, const std::string &label) const = 0;
+  virtual void run(const ov::TensorVector &inputs, ov::Tensor &output, const NodeView &node) const = 0;
 
   static int64_t alive();  // how many there are in this process
 };
@@ -58,9 +58,8 @@ class Operator : public ov::op::Op {
     std::unique_ptr<const Kernel> kernel;
   };
 
-  std::string label(const std::string &name) const;
   std::vector<const void *> constants() const;
-  const Kernel &kernel(const std::string &name) const;
+  const Kernel &kernel(const NodeView &node) const;
 
   const size_t data_inputs_;
   std::shared_ptr<Packed> packed_;

@@ -3,7 +3,6 @@
 
 #include <sparse_deploy_kernels.h>
 
-#include <stdexcept>
 #include <vector>
 
 #include "../operators/config.h"
@@ -36,14 +35,14 @@ class LayerKernel final : public Kernel {
     if (!layer_) node.fail(error.message);
   }
 
-  void run(const ov::TensorVector &inputs, ov::Tensor &output, const std::string &label) const override {
+  void run(const ov::TensorVector &inputs, ov::Tensor &output, const NodeView &node) const override {
     const ov::Shape shape = inputs[0].get_shape(), mask_shape = inputs[1].get_shape();
     if (shape.size() != 3 || static_cast<int64_t>(shape[2]) != hidden_) {
-      fail(label, "X", shape, "[batch, sequence, " + std::to_string(hidden_) + "]");
+      fail(node, "X", shape, "[batch, sequence, " + std::to_string(hidden_) + "]");
     }
     const auto batch = static_cast<int64_t>(shape[0]), sequence = static_cast<int64_t>(shape[1]);
     if (mask_shape != ov::Shape{shape[0], shape[1]}) {
-      fail(label, "mask", mask_shape, operators::shape_text({batch, sequence}));
+      fail(node, "mask", mask_shape, operators::shape_text({batch, sequence}));
     }
     if (output.get_shape() != shape) output.set_shape(shape);
     if (batch == 0 || sequence == 0) return;
@@ -53,15 +52,14 @@ class LayerKernel final : public Kernel {
     sd_error error{};
     if (sd_layer_run(layer_.get(), inputs[0].data<const float>(), mask, batch, sequence, output.data<float>(), &pool,
                      &error)) {
-      throw std::runtime_error(kErrorPrefix + label + ": " + error.message);
+      node.fail(error.message);
     }
   }
 
  private:
-  [[noreturn]] static void fail(const std::string &label, const char *name, const ov::Shape &found,
-                                const std::string &expected) {
-    throw std::runtime_error(kErrorPrefix + label + ": " + name + " has shape " +
-                             operators::shape_text({found.begin(), found.end()}) + ", expected " + expected);
+  static void fail(const NodeView &node, const std::string &name, const ov::Shape &found,
+                   const std::string &expected) {
+    node.fail(name + " has shape " + operators::shape_text({found.begin(), found.end()}) + ", expected " + expected);
   }
 
   int64_t hidden_;

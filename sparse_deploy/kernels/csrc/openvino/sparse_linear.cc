@@ -3,9 +3,6 @@
 
 #include <sparse_deploy_kernels.h>
 
-#include <stdexcept>
-#include <vector>
-
 #include "../operators/config.h"
 #include "pool.h"
 
@@ -26,12 +23,11 @@ class LinearKernel final : public Kernel {
     if (!linear_) node.fail(error.message);
   }
 
-  void run(const ov::TensorVector &inputs, ov::Tensor &output, const std::string &label) const override {
+  void run(const ov::TensorVector &inputs, ov::Tensor &output, const NodeView &node) const override {
     ov::Shape shape = inputs[0].get_shape();
     if (shape.empty() || static_cast<int64_t>(shape.back()) != extent_.k) {
-      throw std::runtime_error(kErrorPrefix + label + ": X has shape " +
-                               operators::shape_text({shape.begin(), shape.end()}) + ", expected [..., " +
-                               std::to_string(extent_.k) + "]");
+      node.fail("X has shape " + operators::shape_text({shape.begin(), shape.end()}) + ", expected [..., " +
+                std::to_string(extent_.k) + "]");
     }
     int64_t rows = 1;
     for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= static_cast<int64_t>(shape[i]);
