@@ -154,7 +154,8 @@ def test_without_a_stored_baseline_the_difference_from_pytorch_shows_it(gate, tm
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_scale_strongly_off_fails_the_accuracy_gate(gate, tmp_path, precision):
-    deployment = gate.damaged(tmp_path / "d", scale_layer(precision, 60.0))
+    # Large factors alone may cost a tiny model two points only, as its training happens to end; a lost sign costs 90.
+    deployment = gate.damaged(tmp_path / "d", scale_layer(precision, -5.0))
     code, gates = gate.judge(deployment, *only(precision), goals=GOALS[:1])
     assert code == ExitCode.GATE_FAILED
     found = gates[f"onnxruntime-{precision}", "accuracy"]

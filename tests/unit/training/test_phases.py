@@ -113,7 +113,7 @@ def test_without_qat_all_is_as_before(sparse_encoder, trained_checkpoint, tmp_pa
     assert not (trained_checkpoint / RANGES_FILE).exists()
     both = finetune(qat_recipe(sparse_encoder, qat={"max_steps": 1}), tmp_path / "out")
     losses = [[entry["loss"] for entry in m.details["history"] if "loss" in entry] for m in (plain, both)]
-    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # sums of two threads are not equal to the last bit
     assert both.details["qat"]["metrics"]["fp32_before"] == pytest.approx(plain.details["metrics"], abs=1e-5)
 
 
