@@ -31,12 +31,12 @@ class InferEndpoint:
         started = time.monotonic()
         service: Service = self._scope["app"].state.service
         service.metrics.opened(1)
-        status, retry_after, request = 200, None, None
+        status, reason, retry_after, request = 200, None, None, None
         try:
             request, body, headers = await self._answer(service, started)
         except RequestError as error:
-            status, retry_after = error.status, error.retry_after
-            body, headers = orjson.dumps({"error": error.message}), {"content-type": "application/json"}
+            status, reason, retry_after = error.status, error.message, error.retry_after
+            body, headers = orjson.dumps({"error": reason}), {"content-type": "application/json"}
         except _ClientLeftError:
             service.metrics.abandoned()
             return
@@ -45,8 +45,7 @@ class InferEndpoint:
         seconds = time.monotonic() - started
         service.metrics.request(status, seconds)
         if service.settings.access_log or status >= 500:
-            message = orjson.loads(body).get("error") if status != 200 else None
-            log("request", id=request and request.id, status=status, ms=round(seconds * 1000, 2), error=message)
+            log("request", id=request and request.id, status=status, ms=round(seconds * 1000, 2), error=reason)
         # A client that was too slow goes on sending; one whose body was refused may finish it, unread, within the time
         # that a connection has for its next headers.
         close = service.closing or status == 408

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model that a server answers with: a deployment, verified, opened with the fastest runtime, and its task."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -246,7 +245,7 @@ def _warm_up(model: ServedModel) -> None:
         tokens = min(length, model.data.max_length)
         ids = np.ones((1, tokens), dtype=np.int64)
         outputs = model.session.run({name: ids if name != "token_type_ids" else ids * 0 for name in MODEL_INPUTS})
-        if not all(math.isfinite(value) for output in outputs for value in output.ravel()):
+        if not all(np.isfinite(output).all() for output in outputs):
             raise ArtifactError(f"{model.name}: the model answers with NaN or infinity; export again")
 
 

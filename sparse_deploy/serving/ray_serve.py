@@ -6,7 +6,6 @@ On a cluster: ``serve run sparse_deploy.serving.ray_serve:build deployment=/shar
 
 import logging
 import signal
-import socket
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ from sparse_deploy.machine import describe_machine
 from sparse_deploy.ray_cluster import own_cpus, ray_cluster
 from sparse_deploy.serving.app import create_app
 from sparse_deploy.serving.logs import log, set_up
-from sparse_deploy.serving.server import SWITCH_SECONDS
+from sparse_deploy.serving.server import SWITCH_SECONDS, model_url, take_address
 from sparse_deploy.serving.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -102,8 +101,7 @@ def serve_replicas(server: ServerSettings, replicas: int) -> None:
         try:
             handle = _run(settings)
             ended = _noted_signal()
-            host = f"[{settings.host}]" if ":" in settings.host else settings.host
-            url = f"http://{host}:{settings.port}/v2/models/{settings.name or manifest.recipe['name']}"
+            url = model_url(settings.host, settings.port, settings.name or manifest.recipe["name"])
             log("serving", url=url, replicas=settings.replicas, threads=settings.cpus)
             ended.wait()
             _drain(handle, settings.drain_seconds)
@@ -181,10 +179,5 @@ def _app_builder(settings: ReplicaSettings) -> Callable[[], "Starlette"]:
 
 def _free_port(settings: ServerSettings) -> int:
     """The port, or a free one for 0; Ray's proxy would say only in its log that it can't have it."""
-    try:
-        with socket.create_server((settings.host, settings.port), reuse_port=False) as listener:
-            return int(listener.getsockname()[1])
-    except OSError as error:
-        raise ConfigError(
-            f"can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another --host or --port"
-        ) from error
+    with take_address(settings.host, settings.port) as listener:
+        return int(listener.getsockname()[1])

@@ -32,7 +32,7 @@ def serve(settings: ServerSettings) -> None:
     """
     set_up(settings.log_format)
     sys.setswitchinterval(SWITCH_SECONDS)
-    listener = _listen(settings.host, settings.port)
+    listener = take_address(settings.host, settings.port)
     with listener:
         model = open_model(settings)
         service = Service(settings, model)
@@ -75,7 +75,7 @@ class _DrainingServer(uvicorn.Server):
         model = self._service.model
         log(
             "serving",
-            url=f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{model.name}",
+            url=model_url(host, port, model.name),
             runtime=model.choice.cell,
             threads=model.threads,
             candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
@@ -114,8 +114,17 @@ class _DrainingServer(uvicorn.Server):
             await self.lifespan.shutdown()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Take the address first: a port in use is said at once, not after the model was loaded."""
+def model_url(host: str, port: int, name: str) -> str:
+    """Where a model is, as the log says it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{name}"
+
+
+def take_address(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, port 0 to a free one: one in use is said at once, not after the model was loaded.
+
+    Raises:
+        ConfigError: it can't be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

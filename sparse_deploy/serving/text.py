@@ -56,11 +56,7 @@ class TextEncoder:
         return [_feature(encoding) for encoding in found]
 
     def windows(self, question: str, context: str) -> tuple[list[Feature], list[WindowMap]]:
-        """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them.
-
-        Raises:
-            RequestError: the context holds nothing that the tokenizer knows.
-        """
+        """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them."""
         encoding = self._cutting.encode(self._cut_question(question.lstrip()), context)
         windows = [encoding, *encoding.overflowing]
         return [_feature(window) for window in windows], [_map(window) for window in windows]
