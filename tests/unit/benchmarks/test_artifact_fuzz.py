@@ -3,6 +3,7 @@
 
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +96,8 @@ def test_a_child_that_dies_or_hangs_is_a_word(fuzz, monkeypatch, tmp_path):
         child._process.kill()
         child._process.wait()
         assert child.open("safetensors", tmp_path / "model.safetensors") == "refused"  # started again
-        child._seconds = 0
+        child._seconds = 0.2
+        child._process.send_signal(signal.SIGSTOP)
         assert child.open("safetensors", tmp_path / "model.safetensors") == "hang"
     finally:
         child.close()
