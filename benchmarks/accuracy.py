@@ -44,6 +44,7 @@ class Budget:
         rows: validation rows per split, None for all.
         batch: examples per step.
         length: tokens per example.
+        rate: largest learning rate.
     """
 
     metrics: tuple[str, ...]
@@ -53,6 +54,7 @@ class Budget:
     rows: int | None = None
     batch: int = 32
     length: int = 128
+    rate: float = 1e-4
 
 
 BUDGETS = {
@@ -64,7 +66,7 @@ BUDGETS = {
     "qqp": Budget(("accuracy",), samples=6_000),
     "qnli": Budget(("accuracy",), samples=4_000, rows=2_000),
     "mnli": Budget(("accuracy", "accuracy_mismatched"), samples=6_000, rows=2_000),
-    "squad": Budget(("f1",), margin=0.5, samples=2_000, rows=400, batch=16, length=384),
+    "squad": Budget(("f1",), margin=0.5, samples=8_000, rows=400, batch=16, length=384, rate=3e-4),
 }
 
 
@@ -83,7 +85,7 @@ def recipe(task: str, model: str, folder: Path) -> dict[str, Any]:
             "epochs": budget.epochs,
             "train_batch_size": budget.batch,
             "eval_batch_size": 32,
-            "learning_rate": 1e-4,
+            "learning_rate": budget.rate,
             "weight_decay": 0.01,
             "warmup": 0.06,
             "precision": "bf16",
