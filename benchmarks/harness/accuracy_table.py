@@ -15,7 +15,8 @@ COLUMNS = (
     ("OpenVINO INT8 static", "static", "openvino-int8"),
     ("ORT INT8 dynamic", "dynamic", "onnxruntime-int8"),
     ("PyTorch INT8 dynamic", "static", "pytorch-int8"),
-    ("sparse operators", "static", "sparse-int8"),
+    ("sparse in ORT", "static", "sparse-int8"),
+    ("sparse in OpenVINO", "sparse", "openvino-sparse-int8"),
 )
 _VERDICTS = {"pass": "pass", "fail": "**fail**", "inconclusive": "open"}
 Record = Mapping[str, Any]
@@ -85,19 +86,20 @@ def markdown(records: Sequence[Record], order: Sequence[str]) -> str:
     by_name = {(record["task"], record["model"], record["kind"]): record for record in records}
     for task in order:
         for model in ("dense", "u70"):
-            static = by_name.get((task, model, "static"))
-            if static:
-                lines += _rows(static, by_name.get((task, model, "dynamic")))
+            kinds = {kind: record for (*of, kind), record in by_name.items() if of == [task, model]}
+            if "static" in kinds:
+                lines += _rows(kinds)
     return "\n".join(lines)
 
 
-def _rows(static: Record, dynamic: Record | None) -> list[str]:
+def _rows(kinds: Mapping[str, Record]) -> list[str]:
+    static = kinds["static"]
     unit = 1.0 if static["task"] == "squad" else 100.0
     lines = []
     for metric in dict.fromkeys(gate["metric"] for gate in static["gates"]):
         cells = []
         for _, kind, cell in COLUMNS:
-            gates = (static if kind == "static" else dynamic or {"gates": ()})["gates"]
+            gates = kinds[kind]["gates"] if kind in kinds else ()
             found = [gate for gate in gates if (gate["cell"], gate["metric"]) == (cell, metric)]
             cells.append(_verdict(found[0], unit) if found else "")
         figures = (

@@ -11,6 +11,8 @@ from sparse_deploy.runtimes import Runtime, get_runtime
 from sparse_deploy.runtimes.protocol import read_config
 
 BASELINE = ("pytorch", "fp32")
+# Nothing is missing then, so it is no error even for somebody who named the runtime.
+_NO_INT8 = "the deployment was exported without INT8"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ def find_candidates(
 ) -> tuple[list[Candidate], dict[str, str]]:
     """The cells that can run, the baseline first, and why the others can't.
 
+    Args:
+        deployment: its folder.
+        recipe: ``bench`` and ``quantization`` count.
+        explicit: the user named the cells.
+
     Raises:
         RuntimeUnavailableError: a runtime is missing that was explicitly asked for, or nothing is left.
         ArtifactError: so for a file.
@@ -48,7 +55,7 @@ def find_candidates(
             reason = _why_not(candidate, deployment, recipe)
             if not reason:
                 found.append(candidate)
-            elif explicit:
+            elif explicit and reason != _NO_INT8:
                 error = ArtifactError if runtime.available() else RuntimeUnavailableError
                 raise error(f"{candidate.id} was asked for: {reason}")
             else:
@@ -65,11 +72,12 @@ def find_candidates(
 def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
     if not candidate.runtime.available():
         return _what_is_missing(candidate.runtime)
+    # The setting is about the INT8 of runtimes that have FP32, too; a sparse file is INT8 with or without it.
+    wanted = recipe.quantization.mode is not Int8Mode.NONE or "fp32" not in candidate.runtime.files
+    if candidate.precision == "int8" and not wanted:
+        return _NO_INT8
     if not (deployment / candidate.file).is_file():
         return f"the deployment has no {candidate.file}"
-    # PyTorch makes its INT8 model from the FP32 checkpoint, so there is always a file; not always a wish for it.
-    if candidate.precision == "int8" and recipe.quantization.mode is Int8Mode.NONE:
-        return "the deployment was exported without INT8"
     return ""
 
 

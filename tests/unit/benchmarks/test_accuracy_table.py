@@ -29,13 +29,15 @@ def test_a_drop_is_shown_as_a_change_in_points_with_its_worst_case():
         search={"fp32_operators": ["a", "b"]},
     )
     dynamic = record("sst2", [gate("onnxruntime-int8", 0.0, -0.001, "pass")], kind="dynamic")
-    table = markdown([static, dynamic], ["sst2"])
+    sparse = record("sst2", [gate("openvino-sparse-int8", -0.001, 0.0, "pass")], kind="sparse")
+    table = markdown([static, dynamic, sparse], ["sst2"])
     row = dict(zip(fields(table, 0), fields(table, 2), strict=True))
     assert row["PyTorch FP32"] == "80.00"
     assert row["FP32 elsewhere"] == "-0.10"
     assert row["ORT INT8 static"] == "-0.40 (≥ -0.90) open"
     assert row["ORT INT8 dynamic"] == "+0.00 (≥ +0.10) pass"
-    assert row["sparse operators"] == "-3.00 (≥ -5.00) **fail**"
+    assert row["sparse in ORT"] == "-3.00 (≥ -5.00) **fail**"
+    assert row["sparse in OpenVINO"] == "+0.10 (≥ +0.00) pass"
     assert row["OpenVINO INT8 static"] == ""
     assert row["kept FP32"] == "2"
 

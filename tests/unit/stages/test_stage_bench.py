@@ -174,7 +174,14 @@ class TestCandidates:
 
     def test_no_pytorch_int8_without_int8(self, deployment):
         recipe = recipe_from_mapping(RECIPE | {"quantization": {"mode": "none"}}, "test")
-        assert not [candidate for candidate in find_candidates(deployment, recipe)[0] if candidate.precision == "int8"]
+        found, _ = find_candidates(deployment, recipe)
+        assert not [candidate for candidate in found if candidate.id.startswith(("pytorch-int8", "onnxruntime-int8"))]
+
+    def test_sparse_files_are_int8_without_the_setting(self, deployment):
+        without = RECIPE | {"quantization": {"mode": "none"}, "bench": {"runtimes": ["pytorch", "sparse"]}}
+        found, skipped = find_candidates(deployment, recipe_from_mapping(without, "test"), explicit=True)
+        assert [candidate.id for candidate in found] == ["pytorch-fp32", "sparse-int8"]
+        assert skipped == {"pytorch-int8": "the deployment was exported without INT8"}
 
 
 class TestCommand:
