@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Images of sparse-deploy; docs/containers.md says how to build, run and check them.
 #   serve           the server with ONNX Runtime and the sparse operators
-#   serve-openvino  the same, and OpenVINO
+#   serve-openvino  the same, and OpenVINO with the sparse operators
 #   toolchain       finetune, export and bench on a CPU
 #
 # The base needs Python 3.11 with venv, ca-certificates and glibc 2.28 or newer. A tag moves; pin what you have checked:
@@ -81,10 +81,12 @@ CMD ["serve"]
 FROM server AS serve
 COPY --from=serve-environment /opt/venv /opt/venv
 
+# The operators' extension is compiled against the installed OpenVINO, whose library has another name in each release.
 FROM serve-environment AS serve-openvino-environment
 COPY docker/requirements-serve-openvino.txt docker/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --require-hashes --only-binary :all: -r docker/requirements-serve-openvino.txt; \
+    /opt/venv/bin/python -m sparse_deploy.kernels.openvino_extension; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
 FROM server AS serve-openvino
@@ -98,6 +100,7 @@ COPY docker/requirements-toolchain.txt docker/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \
         --require-hashes --only-binary :all: ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         -r docker/requirements-toolchain.txt; \
+    /opt/venv/bin/python -m sparse_deploy.kernels.openvino_extension; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash -x 'torch/testing/_internal/py312_' /opt/venv/lib
 
 FROM runtime AS toolchain

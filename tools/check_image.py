@@ -28,6 +28,11 @@ from typing import Any
 BUDGET_MB = {"serve": 350, "serve-openvino": 550, "toolchain": 2500}
 TITLES = ("title", "description", "licenses", "version", "revision", "source")
 NOT_IN_SERVERS = ("torch", "transformers", "onnx", "datasets", "pip")
+OPERATORS = {
+    "serve": ("kernels", "onnxruntime"),
+    "serve-openvino": ("kernels", "onnxruntime", "openvino"),
+    "toolchain": ("kernels", "onnxruntime", "openvino"),
+}
 READY_SECONDS = 60
 STOP_SECONDS = 30
 MODEL = "model"
@@ -144,6 +149,8 @@ def main() -> int:
         check_commands(checks, image, options.target, options.deployment)
         if options.target != "toolchain":
             check_server(checks, image, options.deployment)
+        if options.target == "serve-openvino" and (options.deployment / "openvino_sparse.xml").is_file():
+            check_server(checks, image, options.deployment, ("SPARSE_DEPLOY_RUNTIME=openvino-sparse",))
     sys.stdout.write(checks.table())
     return int(not all(holds for _, holds, _ in checks.rows))
 
@@ -183,8 +190,9 @@ def check_files(checks: Checks, image: Image, base: Image, target: str) -> None:
     if target != "toolchain":
         heavy = [name for name in NOT_IN_SERVERS if (packages / name).exists()]
         checks.add("no torch, no pip", not heavy, heavy or f"none of {', '.join(NOT_IN_SERVERS)}")
-    kernels = list(packages.glob("sparse_deploy/kernels/*.so"))
-    checks.add("sparse operators compiled", len(kernels) == 2, [path.name for path in kernels])
+    found = {path.name for path in packages.glob("sparse_deploy/kernels/*.so")}
+    wanted = {f"libsparse_deploy_{name}.so" for name in OPERATORS[target]}
+    checks.add("sparse operators compiled", found == wanted, sorted(found))
 
 
 def check_commands(checks: Checks, image: Image, target: str, deployment: Path) -> None:
@@ -214,10 +222,10 @@ def check_commands(checks: Checks, image: Image, target: str, deployment: Path) 
         checks.attempt("sparse-deploy inspect /model", inspect)
 
 
-def check_server(checks: Checks, image: Image, deployment: Path) -> None:
+def check_server(checks: Checks, image: Image, deployment: Path, settings: Sequence[str] = ()) -> None:
     """Life of the server: ready, healthy, answers, locked in, and gone when told so."""
     port = next(item.partition("=")[2] for item in image.config["Env"] if item.startswith("SPARSE_DEPLOY_PORT="))
-    with image.started(image.command, deployment, (f"SPARSE_DEPLOY_NAME={MODEL}",)) as process:
+    with image.started(image.command, deployment, (f"SPARSE_DEPLOY_NAME={MODEL}", *settings)) as process:
         began = time.monotonic()
         server = _first_process(process.pid)
         ready = server is not None and _wait_until_ready(process, server, f"http://127.0.0.1:{port}/v2/health/ready")
