@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.cells import BARS
-from harness.sessions import OURS, RIVALS
+from harness.sessions import OURS, OURS_OPENVINO, RIVALS
 
 Record = Mapping[str, Any]
 
 # What the issue asks for, beside the cells' own bars.
 CREATION_BAR_S = 3.0
 SCALING_BAR = 1.8
+OPENVINO_BARS = {"base-u70-b1-s128": 1.6, "base-b80_4x1-b1-s128": 2.3}
 PACKED_BARS = {"u70": 0.9, "b80_4x1": 0.35, "b80_1x4": 0.35}
 _LEAST_SHARE = 0.005
 # Fewer rounds under a label make no interval worth showing.
@@ -59,7 +60,7 @@ def render_page(machines: Mapping[str, Sequence[Record]], notes: str) -> str:
     for name, records in machines.items():
         parts.append(f"## {name}\n")
         parts.append(_machine(records))
-        for section in (_cells, _rivals, _labels, _kernels, _serving, _scaling, _sweeps, _profiles):
+        for section in (_cells, _rivals, _labels, _inside_openvino, _kernels, _serving, _scaling, _sweeps, _profiles):
             if text := section(records, name):
                 parts.append(text)
     if notes.strip():
@@ -176,6 +177,36 @@ def _labels(records: Sequence[Record], _: str) -> str:
     return "The same with the cores the other way round, where enough blocks fell into it:\n\n" + markdown_table(
         headers, rows
     )
+
+
+def _inside_openvino(records: Sequence[Record], _: str) -> str:
+    rows = []
+    for record in _of(records, "cell"):
+        bar = OPENVINO_BARS.get(record["cell"])
+        for label, found in record["by_label"].items():
+            inside = found.get(OURS_OPENVINO)
+            if inside is None or found.get("rounds", 0) < _LEAST_ROUNDS:
+                continue
+            milli = found["milliseconds"]
+            rows.append(
+                (
+                    f"`{record['cell']}`",
+                    label,
+                    milliseconds(milli[OURS_OPENVINO]),
+                    milliseconds(milli[OURS]),
+                    f"{100 * (milli[OURS_OPENVINO] / milli[OURS] - 1):+.0f} %",
+                    found["best_dense"],
+                    milliseconds(milli[found["best_dense"]]),
+                    _ratio(inside),
+                    f"{bar:g}" if bar else "",
+                    verdict(inside["speedup"] >= bar) if bar else "",
+                )
+            )
+    if not rows:
+        return ""
+    headers = ("cell", "cores", "inside OpenVINO ms", "inside ONNX Runtime ms", "difference", "best dense", "its ms",
+               "speed-up [95 %]", "bar", "")  # fmt: skip
+    return "### The same operators inside OpenVINO\n\n" + markdown_table(headers, rows)
 
 
 def _kernels(records: Sequence[Record], _: str) -> str:

@@ -64,6 +64,20 @@ def test_the_latest_record_of_a_cell_counts(tmp_path):
     assert len(records) == 2
 
 
+def test_the_operators_inside_openvino_have_a_table_of_their_own():
+    times = (("ours", 10.0), ("ours_openvino", 11.0), ("openvino_int8", 22.0))
+    blocks = [Block(rival, turn, (ms,), (STATE, STATE)) for turn in range(3) for rival, ms in times]
+    name = "base-b80_4x1-b1-s128"
+    record = {**cell_record(parse_cell(name), blocks, {}, {}), **context(2)}
+    page = render_page({"cpu": [record, cell("base-u70-b1-s128", 10.0, 20.0)]}, "")
+    table = page[page.index("### The same operators inside OpenVINO") :].splitlines()[2:]
+    assert len([line for line in table if line.startswith("|")]) == 3  # of the other cell nothing was measured
+    assert (
+        f"| `{name}` | near | 11.0 | 10.0 | +10 % | openvino_int8 | 22.0 | 2.00 [2.00, 2.00] | 2.3 | **missed** |"
+        in page
+    )
+
+
 @pytest.mark.parametrize("line", ["{", "[]", '{"kind": "cell"}'])
 def test_a_line_that_is_no_record_is_named(tmp_path, line):
     (tmp_path / "x.json").write_text(line)
