@@ -203,7 +203,7 @@ def test_documented_and_undocumented_requests_get_documented_answers(server):
 class TestSignals:
     def test_sigterm_loses_no_accepted_request(self, tiny_deployment, tmp_path):
         """Clients that keep sending, over connections that stay, while the server is told to go."""
-        with serving(tiny_deployment, tmp_path / "log", "--runtime", "onnxruntime", "--drain-seconds", "1") as server:
+        with serving(tiny_deployment, tmp_path / "log", "--runtime", "onnxruntime", "--drain-seconds", "3") as server:
             lost, answered, refused = [], [], []
             stop = threading.Event()
 
