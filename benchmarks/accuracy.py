@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness.accuracy_table import markdown, record_of
+from harness.accuracy_table import markdown, record_of, twins_markdown
 from harness.generated import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -207,7 +207,7 @@ def main() -> None:
     if options.json:
         for record in records:
             print(json.dumps(record))
-    tables = {"accuracy": markdown(records, list(BUDGETS))}
+    tables = {"accuracy": markdown(records, list(BUDGETS)), "twins": twins_markdown(records, list(BUDGETS))}
     PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8"), tables, "accuracy.py"), encoding="utf-8")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of ``benchmarks/accuracy.py``, and the table made of them."""
+"""Records of ``benchmarks/accuracy.py``, and the tables made of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ COLUMNS = (
     ("sparse in ORT", "static", "sparse-int8"),
     ("sparse in OpenVINO", "sparse", "openvino-sparse-int8"),
 )
+# The same operators in two runtimes: what else is in the graph is theirs, and rounds differently.
+TWINS = ("sparse-int8", "openvino-sparse-int8")
 _VERDICTS = {"pass": "pass", "fail": "**fail**", "inconclusive": "open"}
 Record = Mapping[str, Any]
 
@@ -45,6 +48,38 @@ def record_of(deployment: Path, report_folder: Path) -> dict[str, Any]:
         "gates": [_gate(report, gate) for gate in report.gates if gate.evidence],
         "machine": report.machine.cpu_model,
         "versions": report.versions,
+        **({"twins": _twins(report_folder)} if kind == "sparse" else {}),
+    }
+
+
+def _twins(report_folder: Path) -> dict[str, Any]:
+    """How far the answers of the two sparse cells lie apart, over all splits.
+
+    Returns:
+        ``rows``; ``changed`` predictions; ``logits``, the largest difference of one, and ``gap``, the largest distance
+        of the two best logits in a row whose prediction changed. SQuAD's predictions are text and have no logits.
+    """
+    folder = report_folder / "predictions"
+    pairs = [
+        (json.loads(one), json.loads(other))
+        for path in sorted(folder.glob(f"{TWINS[0]}*.jsonl"))
+        for one, other in zip(
+            path.read_text(encoding="utf-8").splitlines(),
+            (folder / path.name.replace(*TWINS, 1)).read_text(encoding="utf-8").splitlines(),
+            strict=True,
+        )
+    ]
+    scores = len(pairs[0][0].get("logits", ())) == 1
+    changed = [one for one, other in pairs if not scores and one["prediction"] != other["prediction"]]
+    differences = [
+        abs(a - b) for one, other in pairs for a, b in zip(one.get("logits", ()), other.get("logits", ()), strict=True)
+    ]
+    best = [sorted(row["logits"])[-2:] for row in changed if "logits" in row]
+    return {
+        "rows": len(pairs),
+        "changed": len(changed),
+        "logits": max(differences, default=None),
+        "gap": max((high - low for low, high in best), default=None),
     }
 
 
@@ -89,6 +124,20 @@ def markdown(records: Sequence[Record], order: Sequence[str]) -> str:
             kinds = {kind: record for (*of, kind), record in by_name.items() if of == [task, model]}
             if "static" in kinds:
                 lines += _rows(kinds)
+    return "\n".join(lines)
+
+
+def twins_markdown(records: Sequence[Record], order: Sequence[str]) -> str:
+    """The sparse operators in ONNX Runtime against those in OpenVINO: a row per task and model."""
+    found = [record for record in records if "twins" in record]
+    found.sort(key=lambda record: (order.index(record["task"]), record["model"]))
+    headers = ("task", "zeros %", "rows", "other predictions", "gap of their two best logits", "largest difference")
+    lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
+    for record in found:
+        twins = record["twins"]
+        gap, logits = ("" if twins[name] is None else f"{twins[name]:.3f}" for name in ("gap", "logits"))
+        figures = (record["task"], f"{100 * record['zeros']:.0f}", f"{twins['rows']:,}", str(twins["changed"]))
+        lines.append(f"| {' | '.join((*figures, f'at most {gap}' if gap else '', logits))} |")
     return "\n".join(lines)
 
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accuracy table: signs, units, verdicts, and what is missing."""
 
+import json
+
 from accuracy import BUDGETS, recipe
-from harness.accuracy_table import markdown
+from harness.accuracy_table import TWINS, _twins, markdown, twins_markdown
 
 from sparse_deploy.config.loader import recipe_from_mapping
 
@@ -49,6 +51,19 @@ def test_squad_is_in_percent_already_and_a_metric_has_a_row():
     for figures in (both["baseline"], both["fp32"]):
         figures["accuracy_mismatched"] = 0.5
     assert len(markdown([both], ["mnli"]).splitlines()) == 4
+
+
+def test_two_runtimes_with_the_same_operators(tmp_path):
+    (tmp_path / "predictions").mkdir()
+    for cell, last in zip(TWINS, ([0.03, 0.01], [0.01, 0.02]), strict=True):
+        rows = [{"prediction": 1, "logits": [-1.0, 1.0]}, {"prediction": int(last[1] > last[0]), "logits": last}]
+        for split in ("", "-mismatched"):
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (tmp_path / "predictions" / f"{cell}{split}.jsonl").write_text(text)
+    found = record("mnli", [], kind="sparse") | {"twins": _twins(tmp_path)}
+    table = twins_markdown([found, record("mnli", [])], ["sst2", "mnli"])
+    assert fields(table, 2) == ["mnli", "70", "4", "2", "at most 0.020", "0.020"]
+    assert len(table.splitlines()) == 3
 
 
 def test_every_recipe_is_valid(tmp_path):
