@@ -82,7 +82,7 @@ def _open(runtime: str, path: Path) -> str:
     ones = np.ones((2, 8), np.int64)
     try:
         if runtime == "openvino":
-            session = OpenVinoSession(path, 1, "latency")
+            session = OpenVinoSession(path, 1)
         else:
             session = OnnxRuntimeSession(path, 1, loader.onnxruntime_library() if runtime == "sparse" else None)
         session.run({"input_ids": ones, "attention_mask": ones, "token_type_ids": 0 * ones})

@@ -81,6 +81,7 @@ class OnnxRuntime:
     name: ClassVar[str] = "onnxruntime"
     files: ClassVar[Mapping[str, str]] = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
     notes: ClassVar[Mapping[str, str]] = {}
+    hints: ClassVar[tuple[Hint, ...]] = ("latency",)
 
     def available(self) -> bool:
         """See :meth:`Runtime.available`."""

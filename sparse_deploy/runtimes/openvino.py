@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO's CPU plugin on the IR files of a deployment."""
 
+import contextlib
 import importlib.util
 import re
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,28 +26,28 @@ if TYPE_CHECKING:
 
 # The extension of the sparse operators begins its errors so; OpenVINO wraps them in lines of its own.
 _OUR_ERROR = re.compile(r"sparse_deploy: ([^\n]+)")
+# What OpenVINO raises for a batch.
+_BATCH_ERRORS = (RuntimeError, ValueError, TypeError)
 
 
 class OpenVinoSession:
-    """One compiled model with one inference request.
+    """One compiled model with one inference request, which gets all threads.
 
     Args:
         path: the IR.
-        threads: threads that one request may use.
-        hint: what to tune for.
+        threads: threads of the model.
         extension: library of the operators that the model needs.
         native_sparse: switch OpenVINO's own sparse path on where it can run, and tell in :attr:`remark` whether it did.
     """
 
-    def __init__(
-        self, path: Path, threads: int, hint: Hint, extension: Path | None = None, *, native_sparse: bool = False
-    ) -> None:
+    _hint: ClassVar[Hint] = "latency"
+
+    def __init__(self, path: Path, threads: int, extension: Path | None = None, *, native_sparse: bool = False) -> None:
         import openvino
         from openvino import properties
 
-        mode = properties.hint.PerformanceMode
         settings = {
-            properties.hint.performance_mode: mode.LATENCY if hint == "latency" else mode.THROUGHPUT,
+            properties.hint.performance_mode: self._hint.upper(),
             properties.inference_num_threads: threads,
             # Without this the plugin computes in BF16 on CPUs with AVX512_BF16 or AMX, and a cell named fp32 would
             # not be one. In an INT8 cell it holds for what is left in floating point between the INT8 operators.
@@ -62,7 +64,8 @@ class OpenVinoSession:
             compiled = core.compile_model(model, "CPU", settings)
         except (RuntimeError, OSError, ValueError) as error:
             raise ArtifactError(f"{path}: OpenVINO can't open the file: {_reason(error)}; export again") from error
-        self._path, self._compiled, self._decision = path, compiled, decision
+        self._path, self._decision = path, decision
+        self._compiled: Any = compiled
         self._inputs = InputContract.of((port.get_any_name() for port in compiled.inputs), path)
         ports = {name: port for port in compiled.outputs for name in port.get_names()}
         self._outputs = [ports[name] for name in order_outputs(list(ports), path)]
@@ -84,13 +87,103 @@ class OpenVinoSession:
         self._inputs.check(inputs)
         try:
             results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ArtifactError(f"{self._path}: OpenVINO failed on a batch: {_reason(error)}") from error
+        except _BATCH_ERRORS as error:
+            raise self._failure(error) from error
         return tuple(as_float32(results[port]) for port in self._outputs)
 
     def close(self) -> None:
         """See :meth:`Session.close`."""
         self._request = self._compiled = None
+
+    def _failure(self, error: BaseException) -> ArtifactError:
+        return ArtifactError(f"{self._path}: OpenVINO failed on a batch: {_reason(error)}")
+
+
+class OpenVinoStreams(OpenVinoSession):
+    """One compiled model whose threads are split into streams; arguments as for :class:`OpenVinoSession`.
+
+    See :class:`sparse_deploy.runtimes.protocol.StreamingSession`. OpenVINO's own ``AsyncInferQueue`` is not used: it
+    tells of a failed batch only after the last one, and refuses every later batch.
+    """
+
+    _hint: ClassVar[Hint] = "throughput"
+
+    def __init__(self, path: Path, threads: int, extension: Path | None = None, *, native_sparse: bool = False) -> None:
+        super().__init__(path, threads, extension, native_sparse=native_sparse)
+        # Twice what OpenVINO calls optimal, which is one per stream. Answers are taken in order, so a stream that is
+        # done before the oldest batch must find another one waiting.
+        count = 2 * self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests: list[Any] = [self._compiled.create_infer_request() for _ in range(count)]
+
+    @property
+    def streams(self) -> int:
+        """See :attr:`StreamingSession.streams`."""
+        return int(self._compiled.get_property("NUM_STREAMS"))
+
+    def run_all(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[tuple[Array, ...]]:
+        """See :meth:`StreamingSession.run_all`."""
+        idle, running = deque(self._requests), deque[Any]()
+        refused: ArtifactError | None = None
+        try:
+            for batch in batches:
+                answer = None if idle else self._answer(running, idle)
+                request = idle.popleft()
+                try:
+                    self._start(request, batch)
+                    running.append(request)
+                except ArtifactError as error:
+                    refused = error
+                if answer is not None:  # only now, so that no stream waits for whoever takes it
+                    yield answer
+                if refused:
+                    break
+            while running:
+                yield self._answer(running, idle)
+            if refused:
+                raise refused
+        finally:
+            _settle(running)
+
+    def close(self) -> None:
+        """See :meth:`Session.close`."""
+        super().close()
+        self._requests = []
+
+    def _start(self, request: Any, batch: Mapping[str, Array]) -> None:
+        self._inputs.check(batch)
+        try:
+            request.start_async(dict(batch), share_inputs=True)  # the request keeps them until it is started again
+        except _BATCH_ERRORS as error:
+            raise self._failure(error) from error
+
+    def _answer(self, running: deque[Any], idle: deque[Any]) -> tuple[Array, ...]:
+        """The oldest running request's answer; the request becomes idle."""
+        request = running.popleft()
+        idle.append(request)
+        try:
+            request.wait()
+            return tuple(as_float32(request.get_tensor(port).data) for port in self._outputs)
+        except _BATCH_ERRORS as error:
+            raise self._failure(error) from error
+
+
+def open_ir(
+    path: Path, threads: int, hint: Hint, extension: Path | None = None, *, native_sparse: bool = False
+) -> Session:
+    """Open an IR for one request at a time, or for many; see :class:`OpenVinoSession`.
+
+    Raises:
+        ArtifactError: OpenVINO doesn't take the file.
+    """
+    session = OpenVinoStreams if hint == "throughput" else OpenVinoSession
+    return session(path, threads, extension, native_sparse=native_sparse)
+
+
+def _settle(running: Iterable[Any]) -> None:
+    """Let what nobody asks for any more come to its end."""
+    for request in running:
+        with contextlib.suppress(*_BATCH_ERRORS):
+            request.wait()
 
 
 def _decide(model: Any) -> "Decision":
@@ -131,6 +224,7 @@ class OpenVinoRuntime:
     notes: ClassVar[Mapping[str, str]] = {
         "int8": "operators that are not INT8 run in FP32 (inference precision hint f32), never in BF16"
     }
+    hints: ClassVar[tuple[Hint, ...]] = ("latency", "throughput")
 
     def available(self) -> bool:
         """See :meth:`Runtime.available`."""
@@ -153,4 +247,4 @@ class OpenVinoRuntime:
         """See :meth:`Runtime.open`."""
         path = require_file(self.name, folder, self.files, precision)
         self.version()
-        return OpenVinoSession(path, threads, hint, native_sparse=precision == "int8")
+        return open_ir(path, threads, hint, native_sparse=precision == "int8")

@@ -8,7 +8,7 @@ from typing import ClassVar
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.kernels import loader
 from sparse_deploy.kernels.openvino_extension import openvino_library
-from sparse_deploy.runtimes.openvino import OpenVinoRuntime, OpenVinoSession
+from sparse_deploy.runtimes.openvino import OpenVinoRuntime, open_ir
 from sparse_deploy.runtimes.protocol import Hint, Session, require_file
 
 SPARSE_IR_FILE = "openvino_sparse.xml"
@@ -22,6 +22,7 @@ class OpenVinoSparseRuntime:
     notes: ClassVar[Mapping[str, str]] = {
         "int8": "OpenVINO with the sparse operators of sparse-deploy; other operators run in FP32"
     }
+    hints: ClassVar[tuple[Hint, ...]] = ("latency", "throughput")
 
     def available(self) -> bool:
         """See :meth:`Runtime.available`; false without an extension that fits the installed OpenVINO, too."""
@@ -43,4 +44,4 @@ class OpenVinoSparseRuntime:
         """See :meth:`Runtime.open`."""
         path = require_file(self.name, folder, self.files, precision)
         OpenVinoRuntime().version()
-        return OpenVinoSession(path, threads, hint, openvino_library())
+        return open_ir(path, threads, hint, openvino_library())

@@ -2,10 +2,10 @@
 """What a runtime is to this package: something that opens one file of a deployment and answers batches."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,31 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingSession(Session, Protocol):
+    """An opened model that answers several batches at once."""
+
+    @property
+    def streams(self) -> int:
+        """How many batches are computed at the same time, each on its share of the threads."""
+        ...
+
+    def run_all(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[tuple[Array, ...]]:
+        """Answer many batches, several at once.
+
+        Args:
+            batches: each as for :meth:`run`. One is taken when there is room for it, so there may be no end of them.
+
+        Yields:
+            What :meth:`run` returns, in the order of the batches.
+
+        Raises:
+            ArtifactError: as :meth:`run`, in the batch's turn: after the answers to those before it. The session can be
+                used afterwards.
+        """
+        ...
+
+
 class Runtime(Protocol):
     """A library that runs models.
 
@@ -49,11 +74,13 @@ class Runtime(Protocol):
         name: as recipes and cell ids spell it.
         files: precision to file name in the deployment folder; a precision that is not there, it can't run.
         notes: precision to a sentence on how the cell gets its model, where that needs saying.
+        hints: what it can be tuned for. Where ``throughput`` is among them, it opens a :class:`StreamingSession`.
     """
 
     name: ClassVar[str]
     files: ClassVar[Mapping[str, str]]
     notes: ClassVar[Mapping[str, str]]
+    hints: ClassVar[tuple[Hint, ...]]
 
     def available(self) -> bool:
         """Whether all that it needs is installed here; :meth:`version` says what is missing."""
@@ -73,9 +100,9 @@ class Runtime(Protocol):
         Args:
             folder: the deployment.
             precision: ``fp32`` or ``int8``.
-            threads: threads that one request may use.
-            hint: what to tune for. Only OpenVINO knows the difference: ``throughput`` splits the threads into
-                streams, which pays when requests run concurrently.
+            threads: threads that one request may use, or that all streams share.
+            hint: one of :attr:`hints`; another one changes nothing. ``throughput`` splits the threads into streams,
+                which pays when batches run concurrently.
 
         Raises:
             RuntimeUnavailableError: the library is not installed, or has no such precision.

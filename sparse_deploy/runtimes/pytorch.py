@@ -70,6 +70,7 @@ class PyTorchRuntime:
     notes: ClassVar[Mapping[str, str]] = {
         "int8": "the FP32 checkpoint with its linear layers quantized to INT8 while loading (dynamic activations)"
     }
+    hints: ClassVar[tuple[Hint, ...]] = ("latency",)
 
     def available(self) -> bool:
         """See :meth:`Runtime.available`."""

@@ -57,6 +57,7 @@ class SparseRuntime:
     name: ClassVar[str] = "sparse"
     files: ClassVar[Mapping[str, str]] = {"int8": SPARSE_FILE}
     notes: ClassVar[Mapping[str, str]] = {"int8": "ONNX Runtime with the sparse operators of sparse-deploy"}
+    hints: ClassVar[tuple[Hint, ...]] = ("latency",)
 
     def available(self) -> bool:
         """See :meth:`Runtime.available`; false without the compiled operators, too."""

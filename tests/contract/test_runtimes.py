@@ -2,6 +2,8 @@
 """One suite for every runtime and precision: what a session promises, and how it fails."""
 
 import importlib.util
+import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from tiny_deployment import write_models
 
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes import RUNTIME_NAMES, get_runtime
+from sparse_deploy.runtimes.protocol import InputContract, StreamingSession
 
 # It has to be built for the installed OpenVINO, which not every environment has done.
 NAMES = [pytest.param(name, marks=needs_extension if name == "openvino-sparse" else ()) for name in RUNTIME_NAMES]
@@ -150,3 +153,89 @@ def test_availability_is_what_python_finds(name, monkeypatch):
     assert runtime.version()
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     assert not runtime.available()
+
+
+def streaming_cells():
+    return [cell for cell in CELLS if "throughput" in get_runtime(cell.values[0]).hints]
+
+
+def streams_of(folder: Path, runtime: str, precision: str, threads: int = 2) -> StreamingSession:
+    session = get_runtime(runtime).open(folder, precision, threads, "throughput")
+    assert isinstance(session, StreamingSession)
+    return session
+
+
+@pytest.mark.parametrize(("runtime", "precision"), streaming_cells())
+class TestStreams:
+    def test_answers_are_those_of_single_batches_in_order(self, deployment, runtime, precision):
+        session = streams_of(deployment, runtime, precision)
+        # Long before short ones: a later batch is done before an earlier one.
+        batches = [inputs(1 + number % 4, 100 - 7 * (number % 14), seed=number) for number in range(40)]
+        alone = open_cell(deployment, runtime, precision)
+        answers = list(session.run_all(batches))
+        assert len(answers) == len(batches)
+        for (found,), batch in zip(answers, batches, strict=True):
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, alone.run(batch)[0], atol=1e-5)
+        np.testing.assert_allclose(session.run(batches[0])[0], answers[0][0], atol=1e-5)
+
+    def test_start_and_end_logits_in_this_order(self, answering_deployment, runtime, precision):
+        batches = [inputs(2, 10 + number, seed=number) for number in range(6)]
+        alone = open_cell(answering_deployment, runtime, precision)
+        for found, batch in zip(
+            streams_of(answering_deployment, runtime, precision).run_all(batches), batches, strict=True
+        ):
+            for ours, theirs in zip(found, alone.run(batch), strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+    def test_streams_share_the_threads(self, deployment, runtime, precision):
+        assert streams_of(deployment, runtime, precision, threads=1).streams == 1
+        if len(os.sched_getaffinity(0)) > 1:
+            assert streams_of(deployment, runtime, precision, threads=2).streams == 2
+
+    def test_batches_are_taken_as_there_is_room(self, deployment, runtime, precision):
+        taken = itertools.count()
+        endless = (inputs(1, 5, seed=next(taken)) for _ in itertools.repeat(None))
+        first = list(itertools.islice(streams_of(deployment, runtime, precision).run_all(endless), 50))
+        assert len(first) == 50
+        assert next(taken) < 60
+
+    @pytest.mark.parametrize(
+        ("bad", "reason"),
+        [
+            (inputs(1, 129), r"at most 128 tokens; got 129"),
+            ({name: array.reshape(1, 2, 2) for name, array in inputs(1, 4).items()}, r"failed on a batch"),
+            (inputs(2, 8) | {"token_type_ids": np.ones((3, 8), np.int64)}, r"failed on a batch"),
+        ],
+        ids=["contract", "before computing", "while computing"],
+    )
+    def test_a_failing_batch_raises_in_its_turn(self, deployment, runtime, precision, bad, reason, monkeypatch):
+        if bad["token_type_ids"].shape == (3, 8):
+            monkeypatch.setattr(InputContract, "check", lambda self, inputs: None)
+        session = streams_of(deployment, runtime, precision)
+        batches = [inputs(2, 8, seed=number) for number in range(12)]
+        answers = session.run_all([*batches[:7], bad, *batches[7:]])
+        for batch in batches[:7]:
+            np.testing.assert_allclose(next(answers)[0], session.run(batch)[0], atol=1e-5)
+        with pytest.raises(ArtifactError, match=reason) as caught:
+            next(answers)
+        assert "\n" not in str(caught.value)
+        assert len(list(session.run_all(batches))) == len(batches), "the session is not spoilt"
+
+    def test_whoever_stops_asking_can_ask_again(self, deployment, runtime, precision):
+        session = streams_of(deployment, runtime, precision)
+        answers = session.run_all(inputs(3, 20, seed=number) for number in range(20))
+        next(answers)
+        answers.close()
+        batch = inputs(2, 8)
+        (found,) = session.run_all([batch])
+        np.testing.assert_allclose(found[0], session.run(batch)[0], atol=1e-5)
+        assert list(session.run_all([])) == []
+
+
+def test_only_sessions_of_a_runtime_with_the_hint_are_streams(deployment):
+    for name in ("onnxruntime", "openvino"):
+        runtime = get_runtime(name)
+        session = runtime.open(deployment, "fp32", 1, "throughput")
+        assert isinstance(session, StreamingSession) == ("throughput" in runtime.hints) == (name == "openvino")
+        assert not isinstance(runtime.open(deployment, "fp32", 1), StreamingSession)
