@@ -3,6 +3,7 @@
 
 import ctypes
 import itertools
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,54 @@ def test_streams_and_compiled_models_share_what_was_packed(core, packed_operator
             for result, answer in zip(results, answers, strict=True):
                 np.testing.assert_array_equal(result, answer)
     assert packed_operators() == before + 2
+
+
+# Opens a model with so many streams, computes on all of them, and prints how much private memory that took: files that
+# are mapped, such as libraries and weights of an IR, don't count.
+MEASURE_STREAMS = """
+import ctypes, sys
+import numpy, openvino
+def private_bytes():
+    with open("/proc/self/status") as status:
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
+core = openvino.Core()
+core.add_extension(sys.argv[1])
+before = private_bytes()
+settings = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": int(sys.argv[3]), "INFERENCE_NUM_THREADS": 2}
+opened = core.compile_model(sys.argv[2], "CPU", settings)
+requests = [opened.create_infer_request() for _ in range(4)]
+for _ in range(3):
+    for request in requests:
+        request.start_async(dict(numpy.load(sys.argv[4])))
+    for request in requests:
+        request.wait()
+packed = ctypes.CDLL(sys.argv[1]).sparse_deploy_packed_operators()
+print(opened.get_property("NUM_STREAMS"), packed, private_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="OpenVINO makes no two streams on one CPU")
+def test_a_second_stream_holds_no_weights(core, tmp_path):
+    hidden, intermediate, count = 512, 2048, 8
+    constants = [layer_constants(hidden, intermediate, seed=index) for index in range(count)]
+    model = layer_model(constants, hidden=hidden, heads=8)
+    ov.save_model(core.read_model(model.SerializeToString()), tmp_path / "model.xml", compress_to_fp16=False)
+    np.savez(tmp_path / "inputs.npz", X=rows(1, 16, hidden), mask=np.ones((1, 16), np.int64))
+    # What is stored is less than what is packed: it has no padding to the lanes of a layout.
+    stored = sum(value.nbytes for one in constants for name, value in one.items() if name.endswith("weight"))
+
+    def measure(streams):
+        library = str(openvino_extension.openvino_library())
+        command = [sys.executable, "-P", "-c", MEASURE_STREAMS, library, str(tmp_path / "model.xml"), str(streams)]
+        done = subprocess.run([*command, str(tmp_path / "inputs.npz")], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [int(number) for number in done.stdout.split()]
+
+    one, two = measure(1), measure(2)
+    assert one[:2] == [1, count]
+    assert two[:2] == [2, count]
+    assert one[2] > stored, "the measure must see the packed weights"
+    assert two[2] - one[2] < stored
 
 
 def test_packed_weights_go_with_the_last_model(core, packed_operators):
