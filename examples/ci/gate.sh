@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Gate a deployment in any CI that runs a shell.
+# Gate a deployment in any CI that runs a shell, with `sparse-deploy[toolchain]` installed.
 #
 #   examples/ci/gate.sh DEPLOYMENT [more arguments of `sparse-deploy bench`]
 #   BASELINE=baseline.json REPORT=gate-report examples/ci/gate.sh model/deployment --data-dir data

@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """``bench --gate``, the composite action and the shell example, on a tiny model that has learnt something."""
 
+import importlib.metadata
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
+import sysconfig
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-from sparse_deploy.cli.main import run
+from sparse_deploy.cli.main import _TOOLCHAIN, run
 from sparse_deploy.errors import ExitCode
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -140,6 +145,36 @@ def test_the_action_has_no_verdict_where_bench_has_none(learnt, tmp_path):
     assert code == ExitCode.USAGE
     assert (runner.output("verdict"), runner.output("exit-code")) == ("error", "2")
     assert not (tmp_path / "pwned").exists()
+
+
+def test_what_the_action_installs_has_all_that_bench_needs(tmp_path, monkeypatch):
+    """The install step as it is: pip resolves against this environment's packages, and installs nothing."""
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}:{sysconfig.get_path('purelib')}")
+    monkeypatch.setenv("PIP_DRY_RUN", "1")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip's words for: without isolation
+    monkeypatch.setenv("PIP_REPORT", str(tmp_path / "pip.json"))
+    runner = Runner(tmp_path)
+    assert runner.run(deployment="nowhere", python=sys.executable) == ExitCode.USAGE
+    assert runner.said.startswith("sparse-deploy: nowhere: ")  # the package ran, and pip had nothing to complain of
+    assert runner.outputs["steps.install.outputs.python"] == str(tmp_path / "sparse-deploy" / "bin" / "python")
+    (package,) = json.loads((tmp_path / "pip.json").read_text())["install"]
+    extras = package.get("requested_extras", [])
+    wanted = [Requirement(line) for line in package["metadata"]["requires_dist"]]
+    installed = {
+        canonicalize_name(one.name)
+        for one in wanted
+        if any(one.marker and one.marker.evaluate({"extra": extra}) for extra in extras)
+    }
+    owners = importlib.metadata.packages_distributions()
+    assert not {name for name in _TOOLCHAIN if not installed & {canonicalize_name(owner) for owner in owners[name]}}
+
+
+def test_the_gitlab_job_installs_what_bench_needs():
+    script = yaml.safe_load((REPOSITORY / "examples" / "ci" / "gitlab-ci.yml").read_text())["gate"]["script"]
+    torch, package = (shlex.split(line)[-1] for line in script if line.startswith("pip install"))
+    assert torch in (REPOSITORY / "constraints.txt").read_text().splitlines()
+    assert Requirement(package).extras == {"toolchain"}
 
 
 def test_the_shell_example_stores_a_baseline_and_then_compares(learnt, tmp_path):
