@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic batching: sequences of many requests wait in one bounded queue, and a thread computes those of like length.
+"""Dynamic batching: sequences of many requests wait in one bounded queue, and a thread computes some of them together.
 
-Who is idle takes what waits: with no delay set, a batch is as large as the queue grew while the last one was computed.
-The oldest sequence always goes next, so none starves; others join it in order of how near their length is.
+Who is idle takes from what waits: with no delay set, a batch is what came while the last one was computed, or a part of
+it (:mod:`sparse_deploy.serving.row_choice`).
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sparse_deploy.data.features import Feature, pad_batch
 from sparse_deploy.serving.inference_protocol import RequestError
+from sparse_deploy.serving.row_choice import choose_rows
 
 Outputs = tuple[NDArray[Any], ...]
 Run = Callable[[Mapping[str, NDArray[Any]]], Outputs]
@@ -72,7 +73,7 @@ class Batcher:
         pad_id: the tokenizer's padding token.
         max_batch: sequences per batch.
         max_delay: seconds that the oldest sequence waits for company while the model is idle.
-        max_padding: largest share of padding in a batch.
+        overhead: of a batch, see :func:`sparse_deploy.serving.row_choice.choose_rows`.
         capacity: sequences that may wait.
         observer: is told of each batch.
     """
@@ -84,12 +85,12 @@ class Batcher:
         pad_id: int,
         max_batch: int,
         max_delay: float,
-        max_padding: float,
+        overhead: float | None,
         capacity: int,
         observer: BatchObserver,
     ) -> None:
         self._run, self._pad_id = run, pad_id
-        self._max_batch, self._max_delay, self._max_padding = max_batch, max_delay, max_padding
+        self._max_batch, self._max_delay, self._overhead = max_batch, max_delay, overhead
         self._capacity, self._observer = capacity, observer
         self._waiting: list[_Row] = []
         self._changed = threading.Condition()
@@ -164,7 +165,7 @@ class Batcher:
                 if patience <= 0 or self._closing or len(self._waiting) >= self._max_batch:
                     break
                 self._changed.wait(patience)
-            chosen = choose_rows([row.length for row in self._waiting], self._max_batch, self._max_padding)
+            chosen = choose_rows([row.length for row in self._waiting], self._max_batch, self._overhead)
             batch = [self._waiting[index] for index in chosen]
             taken = set(chosen)
             self._waiting = [row for index, row in enumerate(self._waiting) if index not in taken]
@@ -204,36 +205,6 @@ class Batcher:
             return
         ticket = batch[0].ticket
         ticket.loop.call_soon_threadsafe(_fail, ticket, RequestError(f"the model failed: {error}", 500))
-
-
-def choose_rows(lengths: Sequence[int], max_batch: int, max_padding: float) -> list[int]:
-    """Which of the waiting sequences are computed next.
-
-    Args:
-        lengths: tokens of each, oldest first; at least one.
-        max_batch: most that are chosen.
-        max_padding: largest share of padding in what is chosen.
-
-    Returns:
-        Indices. The oldest is among them; the others are nearest to it in length.
-    """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    low = high = order.index(0)
-    total = longest = lengths[0]
-    while high - low + 1 < max_batch:
-        shorter = lengths[order[low - 1]] if low > 0 else None
-        longer = lengths[order[high + 1]] if high + 1 < len(order) else None
-        if shorter is None and longer is None:
-            break
-        down = longer is None or (shorter is not None and lengths[0] - shorter <= longer - lengths[0])
-        added = shorter if down else longer
-        assert added is not None  # noqa: S101 - for the type checker
-        padded = max(longest, added) * (high - low + 2)
-        if padded - total - added > max_padding * padded:
-            break
-        total, longest = total + added, max(longest, added)
-        low, high = (low - 1, high) if down else (low, high + 1)
-    return order[low : high + 1]
 
 
 def _deliver(answered: Iterable[tuple[_Row, Outputs]]) -> None:

@@ -12,6 +12,8 @@ from sparse_deploy.runtimes.probe import probe
 # In the order of a tie, and of what is taken unmeasured.
 SERVED_RUNTIMES = ("sparse", "openvino-sparse", "openvino", "onnxruntime")
 PRECISIONS = ("int8", "fp32")
+# Their layers compute no padding (docs/sparse_operators.md).
+_WITHOUT_PADDING = ("sparse", "openvino-sparse")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Choice:
     def cell(self) -> str:
         """Runtime and precision as ``bench`` names its cells."""
         return f"{self.runtime}-{self.precision}"
+
+    @property
+    def computes_padding(self) -> bool:
+        """Whether a batch takes the time of its padding, too."""
+        return self.runtime not in _WITHOUT_PADDING
 
 
 def choose_runtime(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model that a server answers with: a deployment, verified, opened with the fastest runtime, and its task."""
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ PLATFORMS = {
     "openvino": "openvino_ir", "openvino-sparse": "openvino_ir", "onnxruntime": "onnx_onnxv1", "sparse": "onnx_onnxv1",
 }  # fmt: skip
 _WARM_LENGTHS = (8, 32, 128)
+_OVERHEAD_ROWS, _OVERHEAD_TOKENS, _OVERHEAD_RUNS = 4, 32, 5
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class ServedModel:
         encoder: its tokenizer.
         config: the model's ``config.json``.
         max_rows: rows and windows that one request may have.
+        batch_overhead: see :func:`sparse_deploy.serving.row_choice.choose_rows`.
     """
 
     name: str
@@ -70,6 +74,7 @@ class ServedModel:
     encoder: TextEncoder
     config: dict[str, Any]
     max_rows: int
+    batch_overhead: float | None
 
     @property
     def text_inputs(self) -> tuple[str, ...]:
@@ -223,8 +228,10 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
         folder, settings.runtime, settings.precision, threads, tokens=_typical_length(data, task.kind), measure=isolated
     )
     session = get_runtime(choice.runtime).open(folder, choice.precision, threads)
-    model = ServedModel(
-        name=settings.name or str(manifest.recipe.get("name") or "model"),
+    name = settings.name or str(manifest.recipe.get("name") or "model")
+    _warm_up(session, name, data.max_length)
+    return ServedModel(
+        name=name,
         kind=task.kind,
         labels=_labels(config, folder) if task.kind is TaskKind.CLASSIFICATION else (),
         data=data,
@@ -234,19 +241,39 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
         encoder=encoder,
         config=config,
         max_rows=min(settings.max_rows, settings.queue),
+        batch_overhead=_batch_overhead(session, data.max_length) if choice.computes_padding else None,
     )
-    _warm_up(model)
-    return model
 
 
-def _warm_up(model: ServedModel) -> None:
+def _warm_up(session: Session, name: str, max_length: int) -> None:
     """Compute a few shapes, so that the first client does not wait for allocations."""
-    for length in (*_WARM_LENGTHS, model.data.max_length):
-        tokens = min(length, model.data.max_length)
-        ids = np.ones((1, tokens), dtype=np.int64)
-        outputs = model.session.run({name: ids if name != "token_type_ids" else ids * 0 for name in MODEL_INPUTS})
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise ArtifactError(f"{model.name}: the model answers with NaN or infinity; export again")
+    for length in (*_WARM_LENGTHS, max_length):
+        if not all(np.isfinite(output).all() for output in session.run(_ones(1, min(length, max_length)))):
+            raise ArtifactError(f"{name}: the model answers with NaN or infinity; export again")
+
+
+def _batch_overhead(session: Session, max_length: int) -> float:
+    """What a batch takes beside its tokens, as the number of tokens that take as long."""
+    tokens = min(_OVERHEAD_TOKENS, max_length)
+    one, several = math.inf, math.inf
+    for _ in range(_OVERHEAD_RUNS):  # in turns: other processes come and go
+        one = min(one, _seconds(session, 1, tokens))
+        several = min(several, _seconds(session, _OVERHEAD_ROWS, tokens))
+    # On a machine that is busy, or with a model of a few hundred weights, a larger batch may seem to take no longer.
+    per_row = max(several - one, 0.01 * one) / (_OVERHEAD_ROWS - 1)
+    return max(one / per_row - 1, 0.0) * tokens
+
+
+def _seconds(session: Session, rows: int, tokens: int) -> float:
+    inputs = _ones(rows, tokens)
+    begin = time.perf_counter()
+    session.run(inputs)
+    return time.perf_counter() - begin
+
+
+def _ones(rows: int, tokens: int) -> dict[str, Any]:
+    ids = np.ones((rows, tokens), dtype=np.int64)
+    return {name: ids if name != "token_type_ids" else ids * 0 for name in MODEL_INPUTS}
 
 
 def _typical_length(data: DataSection, kind: TaskKind) -> int:

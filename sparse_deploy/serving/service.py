@@ -38,7 +38,7 @@ class Service:
             pad_id=model.pad_id,
             max_batch=settings.max_batch,
             max_delay=settings.max_delay_ms / 1000,
-            max_padding=settings.max_padding,
+            overhead=model.batch_overhead,
             capacity=settings.queue,
             observer=self.metrics,
         )

@@ -23,7 +23,6 @@ class ServerSettings(BaseModel):
         max_batch: sequences that are computed together (a question's windows count one each).
         max_delay_ms: how long a lone sequence waits for company while the model is idle.
         queue: sequences that may wait; the next request is refused with 503.
-        max_padding: largest share of padding in a batch; what would raise it waits for the next one.
         timeout_ms: from the first byte of a request to its answer; 504 after it.
         body_timeout_ms: for a client to send its body; 408 after it.
         header_timeout_ms: for a client to send a request line and headers, and longest idle time of a connection.
@@ -48,7 +47,6 @@ class ServerSettings(BaseModel):
     max_batch: int = Field(default=32, ge=1, le=4096)
     max_delay_ms: float = Field(default=0.0, ge=0, le=10_000)
     queue: int = Field(default=512, ge=1, le=1_000_000)
-    max_padding: float = Field(default=0.25, ge=0, le=1)
     timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)
     body_timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)
     header_timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)

@@ -7,31 +7,9 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sparse_deploy.serving.batching import Batcher, choose_rows
+from sparse_deploy.serving.batching import Batcher
 from sparse_deploy.serving.inference_protocol import RequestError
-
-
-class TestChoosingRows:
-    @given(
-        st.lists(st.integers(1, 512), min_size=1, max_size=60),
-        st.integers(1, 40),
-        st.floats(0, 1),
-    )
-    def test_always_the_oldest_never_too_many_never_too_much_padding(self, lengths, max_batch, max_padding):
-        chosen = choose_rows(lengths, max_batch, max_padding)
-        assert 0 in chosen
-        assert len(chosen) == len(set(chosen)) <= max_batch
-        padded = len(chosen) * max(lengths[index] for index in chosen)
-        assert padded - sum(lengths[index] for index in chosen) <= max_padding * padded + 1e-9
-
-    def test_like_lengths_go_together(self):
-        assert sorted(choose_rows([10, 100, 11, 101, 9], 8, 0.25)) == [0, 2, 4]
-
-    def test_the_nearest_come_first(self):
-        assert sorted(choose_rows([10, 30, 12, 20], 2, 1.0)) == [0, 2]
 
 
 class Observer:
@@ -70,7 +48,7 @@ def model():
 
 
 def open_batcher(model, observer=None, **settings):
-    chosen = {"pad_id": 0, "max_batch": 8, "max_delay": 0.0, "max_padding": 1.0, "capacity": 32, **settings}
+    chosen = {"pad_id": 0, "max_batch": 8, "max_delay": 0.0, "overhead": None, "capacity": 32, **settings}
     return Batcher(model, observer=observer or Observer(), **chosen)
 
 

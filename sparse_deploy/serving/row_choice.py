@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of the waiting sequences are computed together. The oldest always goes, so none starves.
+
+The time of a batch is an overhead plus a time per token, and what padding takes depends on the runtime. bert-base, 70 %
+sparse, on one thread of Zen 4, batches of 1 to 32 sequences of 4 to 60 tokens, fitted by least squares:
+
+| runtime (INT8) | overhead | token | padding token |
+|---|---|---|---|
+| sparse | 1.1 ms | 0.24 ms | 0.004 ms |
+| openvino-sparse | 2.1 ms | 0.25 ms | 0.007 ms |
+| onnxruntime | 5.9 ms | 0.65 ms | 0.56 ms |
+| openvino | 7.1 ms | 0.48 ms | 0.55 ms |
+"""
+
+from collections.abc import Sequence
+
+# Where a padding token takes 1/60 of a token, this much of it adds 3 %. Without a limit, texts of 4 to 12 tokens with a
+# few of 128 among them would lose 6 %.
+_MOST_SKIPPED_PADDING = 2 / 3
+
+
+def choose_rows(lengths: Sequence[int], max_batch: int, overhead: float | None) -> list[int]:
+    """Which sequences are computed next.
+
+    Args:
+        lengths: tokens of each, oldest first; at least one.
+        max_batch: most that are chosen.
+        overhead: what a batch takes beside its tokens, as the number of tokens that take as long, for a runtime that
+            computes padding like tokens; None for one that leaves padding out.
+
+    Returns:
+        Indices, among them 0, the oldest.
+    """
+    return _oldest(lengths, max_batch) if overhead is None else _alike(lengths, max_batch, overhead)
+
+
+def _oldest(lengths: Sequence[int], max_batch: int) -> list[int]:
+    """In order of age: padding is for nothing, so any choice computes as much per second, and this one ends waits."""
+    chosen: list[int] = []
+    tokens = longest = 0
+    for index, length in enumerate(lengths):
+        if len(chosen) == max_batch:
+            break
+        padded = (len(chosen) + 1) * max(longest, length)
+        if padded - tokens - length <= _MOST_SKIPPED_PADDING * padded:
+            chosen.append(index)
+            tokens, longest = tokens + length, max(longest, length)
+    return chosen
+
+
+def _alike(lengths: Sequence[int], max_batch: int, overhead: float) -> list[int]:
+    """Neighbours in length of the oldest, each the better one of the two, until the time per token would rise.
+
+    The best of all windows around the oldest takes more of the queue and leaves worse company for those behind: in a
+    simulation of 32 clients it gave 1 to 3 % less.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    low = order.index(0)
+    high = low + 1
+    tokens = lengths[0]
+    per_token = (overhead + tokens) / tokens
+    while high - low < max_batch:
+        wider = []
+        for added, begin, end in ((low - 1, low - 1, high), (high, low, high + 1)):
+            if 0 <= added < len(order):
+                total = tokens + lengths[order[added]]
+                padded = (end - begin) * lengths[order[end - 1]]
+                wider.append(((overhead + padded) / total, total, begin, end))
+        if not wider or min(wider)[0] > per_token:
+            break
+        per_token, tokens, low, high = min(wider)
+    return order[low:high]
