@@ -43,6 +43,7 @@ set -eu
 ip link set lo up
 mount --bind "$ROOT" "$ROOT"
 mount -t proc proc "$ROOT/proc"
+mount -t sysfs -o ro,nosuid,nodev,noexec sysfs "$ROOT/sys"
 mount --bind /dev "$ROOT/dev"
 mount -t tmpfs -o nosuid,nodev tmpfs "$ROOT/tmp"
 if [ -n "$DEPLOYMENT" ]; then
