@@ -7,11 +7,13 @@ table; what a run without a stored baseline can't see is tested, too.
 
 import json
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino_extension
 import pytest
 from learnt_deployment import write_text
 from onnx import numpy_helper
@@ -19,36 +21,50 @@ from onnx import numpy_helper
 from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest, seal
 from sparse_deploy.cli.main import run
 from sparse_deploy.errors import ExitCode
+from sparse_deploy.sparsity.packing import decode, encode, read_header
+from sparse_deploy.stages.sparse_target import write_sparse_ir
 
 LAYER = "bert.encoder.layer.0.intermediate.dense.weight"
-FILES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
+# The damaged file of each cell. The IR in FP32 stays whole: nothing is to be said of its cell.
+FILES = {
+    "onnxruntime-fp32": "model.onnx",
+    "onnxruntime-int8": "model_int8.onnx",
+    "openvino-int8": "openvino_model_int8.xml",
+    "sparse-int8": "model_sparse.onnx",
+}
+if not openvino_extension.REASON:
+    FILES["openvino-sparse-int8"] = "openvino_sparse.xml"
+WHOLE = "openvino-fp32"
+PACKED_FILES = [name for name in FILES.values() if "sparse" in name]
+RUNTIMES = dict.fromkeys(cell.rsplit("-", 1)[0] for cell in FILES)
+EVERY_RUNTIME = tuple(part for runtime in RUNTIMES for part in ("--runtime", runtime))
 GOALS = [
     {"metric": "accuracy", "type": "max-degradation", "value": 0.02},
     {"metric": "logit_drift", "type": "at-most", "value": 0.001},
 ]
 Damage = Callable[[Path], None]
+Change = Callable[[np.ndarray], np.ndarray]
+IR_TYPES = {"f32": np.float32, "i8": np.int8, "u8": np.uint8}
 
 
 class Gate:
     """The good deployment with its stored baseline, and the gate over damaged copies of it."""
 
-    def __init__(self, folder: Path, baseline: Path):
-        self.folder, self.baseline = folder, baseline
+    def __init__(self, deployment: Path, data: Path, baseline: Path):
+        self.deployment, self.data, self.baseline = deployment, data, baseline
 
     def damaged(self, target: Path, damage: Damage, *, reseal: bool = True) -> Path:
         """A damaged copy whose manifest is consistent again."""
-        shutil.copytree(self.folder / "deployment", target)
+        shutil.copytree(self.deployment, target)
         damage(target)
         if reseal:
-            manifest = load_manifest(target, verify=False)
-            (target / MANIFEST_NAME).unlink()
-            seal(target, manifest)
+            seal_again(target)
         return target
 
     def judge(self, deployment: Path, *arguments: str, goals: list[dict] = GOALS, against: bool = True) -> tuple:
         """Exit code, and the gates by cell and metric."""
         report = deployment.with_name(f"{deployment.name}-report")
-        command = ["bench", str(deployment), "--data-dir", str(self.folder / "data"), "--gate", "--no-latency"]
+        command = ["bench", str(deployment), "--data-dir", str(self.data), "--gate", "--no-latency"]
         command += ["--report", str(report), "--set", f"goals={json.dumps(goals)}", *arguments]
         code = run(command + (["--against", str(self.baseline)] if against else []))
         if not (report / "gate.json").is_file():
@@ -58,14 +74,28 @@ class Gate:
         return code, {(gate["cell"], gate["goal"]["metric"]): gate for gate in found["gates"]}
 
 
+def seal_again(folder: Path) -> None:
+    manifest = load_manifest(folder, verify=False)
+    if (folder / "openvino_sparse.xml").is_file():
+        manifest.sparsity["openvino_sparse.xml"] = manifest.sparsity["model_sparse.onnx"]
+    (folder / MANIFEST_NAME).unlink()
+    seal(folder, manifest)
+
+
 @pytest.fixture(scope="module")
 def gate(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Gate:
-    good = Gate(learnt, tmp_path_factory.mktemp("baseline") / "baseline.json")
-    copy = good.damaged(good.baseline.with_name("good"), lambda folder: None)
-    command = ("--runtime", "pytorch", "--runtime", "onnxruntime", "--save-baseline", str(good.baseline))
+    folder = tmp_path_factory.mktemp("gate")
+    shutil.copytree(learnt / "deployment", folder / "deployment")
+    if not openvino_extension.REASON:
+        write_sparse_ir(folder / "deployment")
+        seal_again(folder / "deployment")
+    good = Gate(folder / "deployment", learnt / "data", folder / "baseline.json")
+    copy = good.damaged(folder / "good", lambda folder: None)
+    command = ("--runtime", "pytorch", *EVERY_RUNTIME, "--save-baseline", str(good.baseline))
     code, gates = good.judge(copy, *command, goals=GOALS[:1], against=False)
     assert code == ExitCode.OK
     assert {found["verdict"] for found in gates.values()} == {"pass"}
+    assert {cell for cell, _ in gates} >= {*FILES, WHOLE}
     return good
 
 
@@ -73,35 +103,82 @@ def only(precision: str) -> tuple[str, ...]:
     return "--runtime", "onnxruntime", "--precision", precision
 
 
-def edit(path: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Replace an initializer of an ONNX file."""
-    model = onnx.load(path)
-    (tensor,) = [one for one in model.graph.initializer if one.name == name]
-    values = numpy_helper.to_array(tensor)
-    tensor.CopyFrom(numpy_helper.from_array(change(values.copy()).astype(values.dtype), name))
-    onnx.save(model, path)
+def edit(path: Path, name: str, change: Change) -> None:
+    """Replace a constant of an ONNX file, or of an IR in its place."""
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        (tensor,) = [one for one in model.graph.initializer if one.name == name]
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(change(values.copy()).astype(values.dtype), name))
+        onnx.save(model, path)
+        return
+    (data,) = [layer.find("data").attrib for layer in ET.parse(path).iter("layer") if layer.get("name") == name]
+    place = slice(int(data["offset"]), int(data["offset"]) + int(data["size"]))
+    content = bytearray(path.with_suffix(".bin").read_bytes())
+    values = np.frombuffer(content[place], IR_TYPES[data["element_type"]])
+    changed = change(values.copy()).astype(values.dtype).tobytes()
+    assert len(changed) == len(content[place])
+    content[place] = changed
+    path.with_suffix(".bin").write_bytes(content)
 
 
-def scale_layer(precision: str, factor: float) -> Damage:
-    """The weights of a layer off by a factor: themselves in FP32, their scale in INT8."""
+def scale_behind(path: Path) -> str:
+    """The name of the layer's scale: the input that follows its weight, in every format."""
+    if path.suffix == ".onnx":
+        (inputs,) = [list(node.input) for node in onnx.load(path).graph.node if LAYER in node.input]
+        return inputs[inputs.index(LAYER) + 1]
+    root = ET.parse(path).getroot()
+    layers = {layer.get("id"): layer for layer in root.iter("layer")}
+    edges = [edge.attrib for edge in root.iter("edge")]
 
+    def reader(constant: str) -> tuple[str, int]:
+        (edge,) = [edge for edge in edges if edge["from-layer"] == constant]
+        found = edge["to-layer"], int(edge["to-port"])
+        return reader(found[0]) if layers[found[0]].get("type") == "Convert" else found
+
+    (weight,) = [number for number, layer in layers.items() if layer.get("name") == LAYER]
+    node, port = reader(weight)
+    (scale,) = [edge["from-layer"] for edge in edges if (edge["to-layer"], int(edge["to-port"])) == (node, port + 1)]
+    return layers[scale].get("name")
+
+
+def in_every_format(damage_file: Callable[[Path], None]) -> Damage:
     def damage(folder: Path) -> None:
-        path, name = folder / FILES[precision], LAYER
-        if precision == "int8":
-            nodes = onnx.load(path).graph.node
-            (name,) = [node.input[1] for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] == LAYER]
-        edit(path, name, lambda values: values * factor)
+        for name in FILES.values():
+            damage_file(folder / name)
 
     return damage
 
 
-def revive_zeros(precision: str) -> Damage:
+def scale_layer(factor: float) -> Callable[[Path], None]:
+    """The weights of a layer off by a factor: themselves in FP32, their scale in INT8."""
+
+    def damage(path: Path) -> None:
+        edit(path, LAYER if path.name == "model.onnx" else scale_behind(path), lambda values: values * factor)
+
+    return damage
+
+
+def revive_zeros(path: Path) -> None:
+    """Three zeros come back and three weights go, so that packed weights keep their size."""
+
     def change(values: np.ndarray) -> np.ndarray:
-        places = np.flatnonzero(values == 0)[:3]
-        values.reshape(-1)[places] = 1 if precision == "int8" else 1e-3
+        if values.dtype == np.uint8:
+            return encode(change(decode(values)), read_header(values).encoding)
+        flat = values.reshape(-1)
+        zeros, kept = np.flatnonzero(flat == 0)[:3], np.flatnonzero(flat)[:3]
+        flat[zeros], flat[kept] = 1e-3 if values.dtype == np.float32 else 1, 0
         return values
 
-    return lambda folder: edit(folder / FILES[precision], LAYER, change)
+    edit(path, LAYER, change)
+
+
+def flip_packed_bit(path: Path) -> None:
+    def change(values: np.ndarray) -> np.ndarray:
+        values[-1] ^= 1
+        return values
+
+    edit(path, LAYER, change)
 
 
 def swap_labels(folder: Path) -> None:
@@ -124,54 +201,64 @@ def keep_upper_case(folder: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": False}))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_undamaged_model_passes_against_its_baseline(gate, tmp_path, precision):
-    copy = gate.damaged(tmp_path / "copy", lambda folder: None)
-    code, gates = gate.judge(copy, *only(precision))
+def test_the_undamaged_model_passes_against_its_baseline(gate, tmp_path):
+    code, gates = gate.judge(gate.damaged(tmp_path / "copy", lambda folder: None), *EVERY_RUNTIME)
     assert code == ExitCode.OK
     assert {found["verdict"] for found in gates.values()} == {"pass"}
-    assert gates[f"onnxruntime-{precision}", "logit_drift"]["value"] < 1e-5
+    for cell in (*FILES, WHOLE):
+        assert gates[cell, "logit_drift"]["value"] < 1e-5
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_scale_five_percent_off_drifts_while_accuracy_sees_nothing(gate, tmp_path, precision):
-    code, gates = gate.judge(gate.damaged(tmp_path / "d", scale_layer(precision, 1.05)), *only(precision))
+def test_a_scale_five_percent_off_drifts_while_accuracy_sees_nothing(gate, tmp_path):
+    code, gates = gate.judge(gate.damaged(tmp_path / "d", in_every_format(scale_layer(1.05))), *EVERY_RUNTIME)
     assert code == ExitCode.GATE_FAILED
-    assert gates[f"onnxruntime-{precision}", "logit_drift"]["verdict"] == "fail"
-    assert gates[f"onnxruntime-{precision}", "logit_drift"]["value"] > 0.01
-    assert gates[f"onnxruntime-{precision}", "accuracy"]["verdict"] in ("pass", "inconclusive")
+    assert gates[WHOLE, "logit_drift"]["verdict"] == "pass"
+    for cell in FILES:
+        assert gates[cell, "logit_drift"]["verdict"] == "fail"
+        assert gates[cell, "logit_drift"]["value"] > 0.01
+        assert gates[cell, "accuracy"]["verdict"] in ("pass", "inconclusive")
 
 
 def test_without_a_stored_baseline_the_difference_from_pytorch_shows_it(gate, tmp_path):
     goals = [GOALS[0], {"metric": "logit_difference", "type": "at-most", "value": 0.001}]
     command = ("--runtime", "pytorch", "--runtime", "onnxruntime", "--precision", "fp32")
-    deployment = gate.damaged(tmp_path / "d", scale_layer("fp32", 1.05))
+    deployment = gate.damaged(tmp_path / "d", in_every_format(scale_layer(1.05)))
     code, gates = gate.judge(deployment, *command, goals=goals, against=False)
     assert code == ExitCode.GATE_FAILED
     assert gates["onnxruntime-fp32", "logit_difference"]["verdict"] == "fail"
     assert gates["onnxruntime-fp32", "accuracy"]["verdict"] != "fail"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_a_scale_strongly_off_fails_the_accuracy_gate(gate, tmp_path, precision):
+def test_a_scale_strongly_off_fails_the_accuracy_gate(gate, tmp_path):
     # Large factors alone may cost a tiny model two points only, as its training happens to end; a lost sign costs 90.
-    deployment = gate.damaged(tmp_path / "d", scale_layer(precision, -5.0))
-    code, gates = gate.judge(deployment, *only(precision), goals=GOALS[:1])
+    deployment = gate.damaged(tmp_path / "d", in_every_format(scale_layer(-5.0)))
+    code, gates = gate.judge(deployment, *EVERY_RUNTIME, goals=GOALS[:1])
     assert code == ExitCode.GATE_FAILED
-    found = gates[f"onnxruntime-{precision}", "accuracy"]
-    assert found["verdict"] == "fail"
-    assert found["evidence"]["low"] > 0.02
+    assert gates[WHOLE, "accuracy"]["verdict"] == "pass"
+    for cell in FILES:
+        assert gates[cell, "accuracy"]["verdict"] == "fail"
+        assert gates[cell, "accuracy"]["evidence"]["low"] > 0.02
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_revived_zeros_fail_the_sparsity_gate_by_name(gate, tmp_path, precision):
-    deployment = gate.damaged(tmp_path / "d", revive_zeros(precision))
-    code, gates = gate.judge(deployment, *only(precision), goals=GOALS[:1])
+def test_revived_zeros_fail_the_sparsity_gate_by_name(gate, tmp_path):
+    deployment = gate.damaged(tmp_path / "d", in_every_format(revive_zeros))
+    code, gates = gate.judge(deployment, *EVERY_RUNTIME, goals=GOALS[:1])
     assert code == ExitCode.GATE_FAILED
-    found = gates[f"onnxruntime-{precision}", "sparsity"]
-    assert found["verdict"] == "fail"
-    assert LAYER in found["explanation"]
-    assert gates[f"onnxruntime-{precision}", "accuracy"]["verdict"] == "pass"
+    assert gates[WHOLE, "sparsity"]["verdict"] == "pass"
+    for cell in FILES:
+        assert gates[cell, "sparsity"]["verdict"] == "fail"
+        assert LAYER in gates[cell, "sparsity"]["explanation"]
+        assert gates[cell, "accuracy"]["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("name", PACKED_FILES)
+def test_packed_weights_of_another_checksum_stop_it_before_anything_runs(gate, tmp_path, name, capsys):
+    deployment = gate.damaged(tmp_path / "d", lambda folder: flip_packed_bit(folder / name))
+    code, gates = gate.judge(deployment, *EVERY_RUNTIME)
+    assert (code, gates) == (ExitCode.BAD_ARTIFACT, {})
+    said = capsys.readouterr().err
+    assert LAYER in said
+    assert "checksum" in said
 
 
 def test_swapped_labels_of_one_file_fail_the_accuracy_gate(gate, tmp_path):
@@ -212,7 +299,7 @@ def test_without_one_only_a_threshold_sees_the_tokenizer_for_all_cells_share_it(
 
 
 def test_a_manifest_that_does_not_describe_the_folder_stops_it_before_anything_runs(gate, tmp_path, capsys):
-    deployment = gate.damaged(tmp_path / "d", scale_layer("fp32", 1.05), reseal=False)
+    deployment = gate.damaged(tmp_path / "d", in_every_format(scale_layer(1.05)), reseal=False)
     code, gates = gate.judge(deployment, *only("fp32"))
     assert (code, gates) == (ExitCode.BAD_ARTIFACT, {})
     assert "not the one that the manifest describes" in capsys.readouterr().err
