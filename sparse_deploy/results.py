@@ -48,12 +48,24 @@ class Throughput(Figures):
 
 
 class Ratio(Figures):
-    """A speed-up over the baseline: its value and the bootstrap interval over paired blocks."""
+    """A speed-up over a rival: its value and the bootstrap interval over paired blocks."""
 
     value: float
     low: float
     high: float
     confidence: float
+
+
+class StreamedThroughput(Throughput):
+    """Offline throughput with the throughput hint: the same batches, several at a time.
+
+    Attributes:
+        streams: batches that are computed at the same time; they share the threads.
+        gain: over the throughput of the same cell with the latency hint, whose blocks ran beside these.
+    """
+
+    streams: int
+    gain: Ratio
 
 
 class ShapeLatency(Figures):
@@ -94,6 +106,7 @@ class Cell(Figures):
         rss_bytes: resident memory after the warm-up.
         speedup: p50 latency of the baseline over p50 latency of this cell, in the same run.
         throughput_gain: throughput of this cell over that of the baseline.
+        streamed: throughput with the throughput hint, where the runtime knows it; all else is with the latency hint.
         stable: false when the blocks spread too much for a confident number.
         predictions: file with per-example predictions, relative to the report.
     """
@@ -118,6 +131,7 @@ class Cell(Figures):
     sparsity: SparsityRecord | None = None
     speedup: Ratio | None = None
     throughput_gain: Ratio | None = None
+    streamed: StreamedThroughput | None = None
     stable: bool = True
     instability: str = ""
     predictions: str = ""

@@ -333,6 +333,8 @@ class BenchSection(Section):
         throughput_batch_size: batch of the offline scenario.
         shapes: extra fixed shapes as ``[batch, tokens]``.
         threads: intra-op threads; the container's CPU quota when omitted.
+        hints: what runtimes are tuned for. All figures are taken with ``latency``. With ``throughput`` the offline
+            scenario also runs in streams, which share the threads, where a runtime has them (OpenVINO).
     """
 
     runtimes: tuple[Literal["pytorch", "onnxruntime", "openvino", "sparse", "openvino-sparse"], ...] = (
@@ -345,6 +347,13 @@ class BenchSection(Section):
     throughput_batch_size: int = Field(default=32, ge=1)
     shapes: tuple[tuple[int, int], ...] = ()
     threads: int | None = Field(default=None, ge=1)
+    hints: tuple[Literal["latency", "throughput"], ...] = ("latency", "throughput")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BenchSection":
+        if "latency" not in self.hints:
+            raise ValueError("hints needs latency, with which all other figures are taken")
+        return self
 
 
 class Goal(Section):

@@ -123,7 +123,9 @@ def make_baseline(
         rows={suffix: _columns(rows, _SHARED) for suffix, rows in cells[0].rows.items()},
         cells=tuple(
             StoredCell(
-                cell=one.cell.model_copy(update={"latency": None, "throughput": None, "shapes": (), "predictions": ""}),
+                cell=one.cell.model_copy(
+                    update={"latency": None, "throughput": None, "streamed": None, "shapes": (), "predictions": ""}
+                ),
                 answers={suffix: _columns(rows, _OWN) for suffix, rows in one.rows.items()},
             )
             for one in cells

@@ -6,14 +6,15 @@ against others; blocks of all rivals side by side carry it equally, and a ratio 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sparse_deploy.evaluation.requests import Requests, length_mix, sorted_batches, spread_batches
 
 Progress = Callable[[str, float], None]
 ThroughputBlock = tuple[int, int, float]
+Contestant = TypeVar("Contestant")
 
 _PROBE_REQUESTS = 8
 _LEAST_REQUESTS, _MOST_REQUESTS = 20, 500
@@ -34,12 +35,13 @@ class Rival(Protocol):
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How to measure; the fields are those of the recipe's ``bench`` section.
+    """How to measure; most fields are those of the recipe's ``bench`` section.
 
     Attributes:
         batch_size: examples per batch of the offline scenario.
         shapes: extra fixed shapes, ``(batch, tokens)``.
         seed: of the request mix.
+        streamed: cells whose offline scenario is also measured with the throughput hint.
     """
 
     blocks: int
@@ -48,6 +50,7 @@ class TimingPlan:
     batch_size: int
     shapes: tuple[tuple[int, int], ...] = ()
     seed: int = 0
+    streamed: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -59,6 +62,8 @@ class Timings:
         rss_bytes: resident memory after the warm-up.
         latency: milliseconds per request, one list per block.
         throughput: examples, tokens, seconds of each offline block.
+        streamed: the same with the throughput hint, where that is measured.
+        streams: batches at the same time in ``streamed``.
         shapes: as ``latency``, by ``(batch, tokens)``.
     """
 
@@ -66,6 +71,8 @@ class Timings:
     rss_bytes: int = 0
     latency: list[list[float]] = field(default_factory=list)
     throughput: list[ThroughputBlock] = field(default_factory=list)
+    streamed: list[ThroughputBlock] = field(default_factory=list)
+    streams: int = 0
     shapes: dict[tuple[int, int], list[list[float]]] = field(default_factory=dict)
 
 
@@ -103,18 +110,12 @@ def time_rivals(
     """
     cells = {cell: Timings(shapes={shape: [] for shape in plan.shapes}) for cell in rivals}
     mix = _warm_up(rivals, cells, requests, plan, progress)
-    steps = _Steps(progress, plan.blocks * len(rivals) * (2 + len(plan.shapes)))
+    steps = _Steps(progress, plan.blocks * (len(rivals) * (2 + len(plan.shapes)) + len(plan.streamed)))
 
     for cell in _turns(rivals, plan.blocks):
         steps.next(f"latency {cell}")
         result = rivals[cell].call("latency", indices=mix, seconds=plan.block_seconds)
         cells[cell].latency.append(result["samples_ms"])
-
-    batches = _offline_batches(rivals, requests, plan)
-    for cell in _turns(rivals, plan.blocks):
-        steps.next(f"throughput {cell}")
-        result = rivals[cell].call("throughput", batches=batches, seconds=plan.block_seconds)
-        cells[cell].throughput.append((result["examples"], result["tokens"], result["seconds"]))
 
     for batch, tokens in plan.shapes:
         for rival in rivals.values():  # unrecorded: the first request of a shape compiles or allocates
@@ -125,6 +126,9 @@ def time_rivals(
                 "shape", batch=batch, tokens=tokens, seconds=plan.block_seconds, least=_LEAST_SHAPE_REQUESTS
             )
             cells[cell].shapes[batch, tokens].append(result["samples_ms"])
+
+    batches = _offline_batches(rivals, requests, plan)
+    _time_offline(rivals, cells, batches, plan, steps)
     return TimedRun(cells, len(mix), len(batches))
 
 
@@ -159,10 +163,40 @@ def _offline_batches(rivals: Mapping[str, Rival], requests: Requests, plan: Timi
     return spread_batches(batches, max(int(plan.block_seconds / slowest), _LEAST_BATCHES))
 
 
-def _turns(rivals: Mapping[str, Rival], blocks: int) -> list[str]:
+def _time_offline(
+    rivals: Mapping[str, Rival],
+    cells: Mapping[str, Timings],
+    batches: list[list[int]],
+    plan: TimingPlan,
+    steps: "_Steps",
+) -> None:
+    """The offline blocks: a cell with the throughput hint is a rival of its own, beside itself with the latency hint.
+
+    It comes last, because the sessions of the streams are opened for it in the workers whose memory and latency were
+    measured before.
+    """
+    longest_first = batches[::-1]  # streams end with short batches, so that none is idle for long
+    contestants = [(cell, command) for cell in rivals for command in _offline_commands(cell, plan)]
+    for cell, command in contestants:
+        if command == "stream":
+            cells[cell].streams = rivals[cell].call("open_streams", batches=longest_first)["streams"]
+    for cell, command in _turns(contestants, plan.blocks):
+        steps.next(f"{command} {cell}")
+        streamed = command == "stream"
+        work = longest_first if streamed else batches
+        result = rivals[cell].call(command, batches=work, seconds=plan.block_seconds)
+        blocks = cells[cell].streamed if streamed else cells[cell].throughput
+        blocks.append((result["examples"], result["tokens"], result["seconds"]))
+
+
+def _offline_commands(cell: str, plan: TimingPlan) -> tuple[str, ...]:
+    return ("throughput", "stream") if cell in plan.streamed else ("throughput",)
+
+
+def _turns(rivals: Iterable[Contestant], blocks: int) -> list[Contestant]:
     """Whose turn it is, block by block; the order rotates, so that nobody always follows the same rival."""
-    cells = list(rivals)
-    return [cell for block in range(blocks) for cell in cells[block % len(cells) :] + cells[: block % len(cells)]]
+    order = list(rivals)
+    return [rival for block in range(blocks) for rival in order[block % len(order) :] + order[: block % len(order)]]
 
 
 class _Steps:

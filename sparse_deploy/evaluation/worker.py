@@ -11,7 +11,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, TextIO
@@ -22,11 +23,14 @@ from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.evaluation.requests import Requests, answer
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.child_process import end_with_parent
+from sparse_deploy.runtimes.protocol import Hint, StreamingSession
 
 WARM_WINDOWS = 3
 WARM_SPREAD = 0.05
 _ALIVE_SECONDS = 1.0
 _NANOSECONDS_PER_MS = 1e6
+# While the last batches of a block end, streams stand idle; with so many per stream that is a small part of it.
+_LEAST_BATCHES_PER_STREAM = 4
 
 
 class Worker:
@@ -38,7 +42,9 @@ class Worker:
 
     def __init__(self, alive: Callable[[], None]) -> None:
         self._alive = alive
+        self._open: Callable[[Hint], Session] | None = None
         self._session: Session | None = None
+        self._streams: StreamingSession | None = None
         self._requests: Requests | None = None
 
     def open(self, runtime: str, precision: str, folder: str, threads: int, requests: str) -> dict[str, Any]:
@@ -53,8 +59,9 @@ class Worker:
         version = library.version()
         typical = int(np.argsort(self._requests.lengths)[len(self._requests) // 2])
         batch = self._requests.batch([typical])
+        self._open = partial(library.open, Path(folder), precision, threads)
         start = time.perf_counter_ns()
-        self._session = library.open(Path(folder), precision, threads)
+        self._session = self._open("latency")
         opened = time.perf_counter_ns()
         self._session.run(batch)
         answered = time.perf_counter_ns()
@@ -127,12 +134,51 @@ class Worker:
         Returns:
             ``examples`` and ``tokens`` answered (padding doesn't count) and the ``seconds`` that it took.
         """
-        requests = self._known_requests()
-        prepared = [requests.batch(indices) for indices in batches]
-        timed = list(self._passes(prepared, seconds))
-        examples = sum(inputs["input_ids"].shape[0] for _, inputs in timed)
-        tokens = sum(int(inputs["attention_mask"].sum()) for _, inputs in timed)
-        return {"examples": examples, "tokens": tokens, "seconds": sum(ms for ms, _ in timed) / 1e3}
+        timed = list(self._passes(self._batches(batches), seconds))
+        return {**_work(inputs for _, inputs in timed), "seconds": sum(ms for ms, _ in timed) / 1e3}
+
+    def open_streams(self, batches: list[list[int]]) -> dict[str, Any]:
+        """Open the file once more, with the throughput hint, and warm it up: as many passes as there are streams.
+
+        Returns:
+            ``streams``: batches that are computed at the same time.
+        """
+        if self._open is None:
+            raise RuntimeError("no model was opened")
+        session = self._open("throughput")
+        if not isinstance(session, StreamingSession):
+            raise TypeError("the runtime doesn't know the throughput hint")
+        # Each stream allocates for each shape, so a batch is repeated until every stream has had it, in all likelihood.
+        for _ in session.run_all(batch for batch in self._batches(batches) for _ in range(session.streams)):
+            self._alive()
+        self._streams = session
+        return {"streams": session.streams}
+
+    def stream(self, batches: list[list[int]], seconds: float) -> dict[str, Any]:
+        """Offline block in streams: whole passes, one after the other without a pause.
+
+        Returns:
+            As :meth:`throughput`; the time ends with the last answer.
+        """
+        if self._streams is None:
+            raise RuntimeError("no streams were opened")
+        prepared = self._batches(batches)
+        fed: list[dict[str, Any]] = []
+
+        def passes() -> Iterator[dict[str, Any]]:
+            while True:
+                for batch in prepared:
+                    fed.append(batch)
+                    yield batch
+                if len(fed) >= least and time.perf_counter() >= deadline:
+                    return
+
+        least = _LEAST_BATCHES_PER_STREAM * self._streams.streams
+        start = time.perf_counter()
+        deadline = start + seconds
+        for _ in self._streams.run_all(passes()):
+            self._alive()
+        return {**_work(fed), "seconds": time.perf_counter() - start}
 
     def rss(self) -> dict[str, Any]:
         """Resident memory now and at its peak, in bytes."""
@@ -161,8 +207,11 @@ class Worker:
         return self._session.run(batch)
 
     def _singles(self, indices: list[int]) -> list[dict[str, Any]]:
+        return self._batches([[index] for index in indices])
+
+    def _batches(self, batches: list[list[int]]) -> list[dict[str, Any]]:
         requests = self._known_requests()
-        return [requests.batch([index]) for index in indices]
+        return [requests.batch(indices) for indices in batches]
 
     def _known_requests(self) -> Requests:
         if self._requests is None:
@@ -170,7 +219,13 @@ class Worker:
         return self._requests
 
 
-COMMANDS = ("open", "predict", "warm_up", "latency", "shape", "throughput", "rss")
+def _work(batches: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Examples and tokens of batches; padding is no work."""
+    sizes = [(inputs["input_ids"].shape[0], int(inputs["attention_mask"].sum())) for inputs in batches]
+    return {"examples": sum(examples for examples, _ in sizes), "tokens": sum(tokens for _, tokens in sizes)}
+
+
+COMMANDS = ("open", "predict", "warm_up", "latency", "shape", "throughput", "open_streams", "stream", "rss")
 
 
 def serve(commands: TextIO, answers: TextIO) -> None:

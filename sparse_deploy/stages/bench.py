@@ -108,7 +108,7 @@ def bench_deployment(
         gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
         judged = judge_goals(recipe.goals, scored, baseline, recipe.gate)
         gates += _without_drift(judged) if new_baseline and not earlier else judged
-        timed = run.time() if timing else None
+        timed = run.time([one.cell for one in scored]) if timing else None
     cells = timed_cells([one.cell for one in scored], timed, recipe) if timed else [one.cell for one in scored]
     gates += judge_latency(recipe.goals, cells, cells[0], recipe.gate)
     cells = [
@@ -195,10 +195,11 @@ class _Run:
             scored.append(Contestant(one.cell.model_copy(update=figures), one.rows))
         return scored
 
-    def time(self) -> TimedRun:
+    def time(self, cells: Sequence[Cell]) -> TimedRun:
         """Time the opened cells."""
         return time_cells(
             self.workers,
+            cells,
             self.splits[0].requests,
             self.recipe,
             lambda message, share: self.progress(message, _ACCURACY_SHARE + (1 - _ACCURACY_SHARE) * share),
@@ -265,6 +266,7 @@ def _settings(
             "blocks": recipe.bench.blocks,
             "block_seconds": recipe.bench.block_seconds,
             "throughput_batch_size": recipe.bench.throughput_batch_size,
+            "hints": list(recipe.bench.hints),
             "requests_per_latency_pass": timed.mix_size,
             "batches_per_throughput_pass": timed.batches,
             "percentiles": "nearest rank",

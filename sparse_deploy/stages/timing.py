@@ -4,7 +4,7 @@
 from collections.abc import Callable, Sequence
 
 from sparse_deploy.config.schema import Recipe
-from sparse_deploy.evaluation.latency import TimedRun, TimingPlan, time_rivals
+from sparse_deploy.evaluation.latency import TimedRun, TimingPlan, Timings, time_rivals
 from sparse_deploy.evaluation.requests import Requests
 from sparse_deploy.evaluation.statistics import (
     instability,
@@ -14,14 +14,17 @@ from sparse_deploy.evaluation.statistics import (
     throughput_ratio,
 )
 from sparse_deploy.evaluation.supervisor import Workers
-from sparse_deploy.results import Cell, ShapeLatency
+from sparse_deploy.results import Cell, ShapeLatency, StreamedThroughput
+from sparse_deploy.runtimes import get_runtime
 
 Progress = Callable[[str, float], None]
 SEED = 0
 
 
-def time_cells(workers: Workers, requests: Requests, recipe: Recipe, progress: Progress) -> TimedRun:
-    """Time all opened cells on the same requests; ``progress`` gets a message and a share between 0 and 1.
+def time_cells(
+    workers: Workers, cells: Sequence[Cell], requests: Requests, recipe: Recipe, progress: Progress
+) -> TimedRun:
+    """Time opened cells on the same requests; ``progress`` gets a message and a share between 0 and 1.
 
     Raises:
         WorkerError: a worker died or hung.
@@ -33,8 +36,9 @@ def time_cells(workers: Workers, requests: Requests, recipe: Recipe, progress: P
         batch_size=recipe.bench.throughput_batch_size,
         shapes=recipe.bench.shapes,
         seed=SEED,
+        streamed=frozenset(cell.id for cell in cells if _is_streamed(cell, recipe)),
     )
-    return time_rivals({cell: workers[cell] for cell in workers}, requests, plan, progress)
+    return time_rivals({cell.id: workers[cell.id] for cell in cells}, requests, plan, progress)
 
 
 def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[Cell]:
@@ -46,6 +50,7 @@ def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[
         is_baseline = raw is baseline
         latency = summarize_latency(raw.latency)
         throughput = summarize_throughput(raw.throughput, recipe.bench.throughput_batch_size)
+        streamed = _streamed(raw, recipe.bench.throughput_batch_size)
         shapes = tuple(
             ShapeLatency(
                 batch=batch,
@@ -58,6 +63,7 @@ def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[
         doubts = [
             instability("latency", latency.cv),
             instability("throughput", throughput.cv),
+            instability("throughput in streams", streamed.cv) if streamed else "",
             *(instability(f"latency of shape {s.batch}x{s.tokens}", s.latency.cv) for s in shapes),
         ]
         reason = "; ".join(doubt for doubt in doubts if doubt)
@@ -66,6 +72,7 @@ def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[
                 update={
                     "latency": latency,
                     "throughput": throughput,
+                    "streamed": streamed,
                     "shapes": shapes,
                     "rss_bytes": raw.rss_bytes,
                     "speedup": None if is_baseline else latency_ratio(baseline.latency, raw.latency, seed=SEED),
@@ -78,3 +85,17 @@ def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[
             )
         )
     return finished
+
+
+def _is_streamed(cell: Cell, recipe: Recipe) -> bool:
+    return "throughput" in recipe.bench.hints and "throughput" in get_runtime(cell.runtime).hints
+
+
+def _streamed(raw: Timings, batch_size: int) -> StreamedThroughput | None:
+    if not raw.streamed:
+        return None
+    return StreamedThroughput(
+        **summarize_throughput(raw.streamed, batch_size).model_dump(),
+        streams=raw.streams,
+        gain=throughput_ratio(raw.throughput, raw.streamed, seed=SEED),
+    )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The order and the content of timed blocks, seen from the rival's side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,9 @@ class RecordingRival:
         self.log.append((self.name, command, arguments))
         if command == "warm_up":
             return {"stable": self.ms < 50, "median_ms": self.ms, "mean_ms": self.ms, "seconds": 1.0}
-        if command == "throughput":
+        if command == "open_streams":
+            return {"streams": 4}
+        if command in ("throughput", "stream"):
             examples = sum(len(batch) for batch in arguments["batches"])
             return {"examples": examples, "tokens": 10 * examples, "seconds": examples * self.ms / 1e3}
         if command == "rss":
@@ -80,16 +84,48 @@ def test_unrecorded_passes_come_first(requests):
     assert found.cells["a"].rss_bytes == 123
 
 
+STREAMED = replace(PLAN, streamed=frozenset({"b"}))
+
+
+def test_streams_are_a_rival_beside_the_same_cell(requests):
+    found, log = run(requests, STREAMED, a=10.0, b=5.0)
+    names = {"throughput": "{}", "stream": "{}*"}
+    recorded = [names[said].format(name) for name, said, asked in log if said in names and asked["seconds"] > 0]
+    assert " ".join(recorded) == "a b b* b b* a b* a b"
+    assert (found.cells["b"].streams, len(found.cells["b"].streamed)) == (4, PLAN.blocks)
+    assert (found.cells["a"].streams, found.cells["a"].streamed) == (0, [])
+
+
+def test_streams_are_opened_when_everything_else_was_measured(requests):
+    _, log = run(requests, STREAMED, a=10.0, b=5.0)
+    commands = [said for _, said, _ in log]
+    opened = commands.index("open_streams")
+    assert {"latency", "shape", "rss"} <= set(commands[:opened])
+    assert set(commands[opened + 1 :]) == {"throughput", "stream"}
+    assert commands.count("open_streams") == 1
+
+
+def test_streams_get_the_same_batches_the_longest_first(requests):
+    _, log = run(requests, STREAMED, a=10.0, b=5.0)
+    streamed = [asked["batches"] for _, said, asked in log if said in ("open_streams", "stream")]
+    (offline,) = {
+        tuple(map(tuple, asked["batches"])) for _, said, asked in log if said == "throughput" and asked["seconds"] > 0
+    }
+    assert all(tuple(map(tuple, batches)) == offline[::-1] for batches in streamed)
+    assert requests.lengths[streamed[0][0]].min() > requests.lengths[streamed[0][-1]].max()
+
+
 def test_a_warm_up_that_never_settled_is_remembered(requests):
     found, _ = run(requests, PLAN, quick=10.0, jumpy=60.0)
     assert found.cells["quick"].settled
     assert not found.cells["jumpy"].settled
 
 
-def test_progress_grows_to_nearly_one(requests):
+@pytest.mark.parametrize("plan", [PLAN, STREAMED])
+def test_progress_grows_to_nearly_one(requests, plan):
     shares: list[float] = []
-    rivals = {"a": RecordingRival("a", 10.0, [])}
-    time_rivals(rivals, requests, PLAN, lambda message, share: shares.append(share))
+    rivals = {"b": RecordingRival("b", 10.0, [])}
+    time_rivals(rivals, requests, plan, lambda message, share: shares.append(share))
     measured = shares[1:]
     assert measured == sorted(measured)
     assert 0.8 < measured[-1] < 1.0

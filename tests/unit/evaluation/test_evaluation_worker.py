@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real worker processes: what they answer, and what happens when one fails, dies or hangs."""
 
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tiny_deployment import export_onnx
 from sparse_deploy.errors import ArtifactError, ExitCode, WorkerError
 from sparse_deploy.evaluation.requests import Requests
 from sparse_deploy.evaluation.supervisor import WorkerProcess, Workers, worker_environment
+from sparse_deploy.export.openvino import convert_to_ir
 from sparse_deploy.runtimes import get_runtime
 
 
@@ -27,6 +29,7 @@ def folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     model = AutoModelForSequenceClassification.from_pretrained(tiny_encoder).eval()
     model.config.save_pretrained(target)
     export_onnx(model, ["logits"], target / "model.onnx")
+    convert_to_ir(target / "model.onnx", target / "openvino_model.xml")
     lengths = [4, 30, 7, 7, 15, 22]
     ids = [np.random.default_rng(n).integers(5, 300, size=n) for n in lengths]
     features = [
@@ -43,10 +46,10 @@ def workers(tmp_path):
         yield started
 
 
-def opened(workers: Workers, folder: Path) -> WorkerProcess:
-    worker = workers.start("onnxruntime-fp32")
+def opened(workers: Workers, folder: Path, runtime: str = "onnxruntime", threads: int = 1) -> WorkerProcess:
+    worker = workers.start(f"{runtime}-fp32")
     worker.call(
-        "open", runtime="onnxruntime", precision="fp32", folder=str(folder), threads=1,
+        "open", runtime=runtime, precision="fp32", folder=str(folder), threads=threads,
         requests=str(folder / "requests.npz"),
     )  # fmt: skip
     return worker
@@ -82,6 +85,30 @@ def test_blocks_are_whole_passes_of_at_least_the_time(workers, folder):
     assert warm["median_ms"] > 0
     assert len(worker.call("shape", batch=2, tokens=16, seconds=0.0, least=4)["samples_ms"]) == 4
     assert worker.call("rss")["rss_bytes"] > 10_000_000
+
+
+def test_a_block_of_streams_is_whole_passes_and_enough_of_them(workers, folder):
+    worker = opened(workers, folder, "openvino", threads=2)
+    streams = worker.call("open_streams", batches=[[1, 5], [0, 2]])["streams"]
+    assert streams == min(2, len(os.sched_getaffinity(0)))
+
+    block = worker.call("stream", batches=[[1, 5], [0, 2], [3]], seconds=0.0)
+    passes = math.ceil(4 * streams / 3)  # the tail, where streams are idle, must be a small part
+    assert block["examples"] == passes * 5
+    assert block["tokens"] == passes * (30 + 22 + 4 + 7 + 7)
+    assert block["seconds"] > 0
+
+    block = worker.call("stream", batches=[[1, 5], [0, 2], [3]], seconds=0.3)
+    assert block["seconds"] >= 0.3
+    assert block["examples"] > 5 * passes
+    assert block["examples"] % 5 == 0
+    assert worker.call("throughput", batches=[[3]], seconds=0.0)["examples"] == 1, "the first session is still there"
+
+
+def test_a_runtime_without_the_hint_has_no_streams(workers, folder):
+    worker = opened(workers, folder)
+    with pytest.raises(WorkerError, match=r"'open_streams'; it last wrote: .*doesn't know the throughput hint"):
+        worker.call("open_streams", batches=[[0]])
 
 
 def test_opening_reports_its_times(workers, folder):
