@@ -119,13 +119,14 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sparse_deploy.report.tables import gate_rows, shape_rows, summary_rows
+    from sparse_deploy.report.tables import gate_rows, shape_rows, stream_rows, summary_rows
 
     console = Console(soft_wrap=False)
     if not console.is_terminal:
         console = Console(width=_TABLE_WIDTH, soft_wrap=False)
     for title, rows in (
         (f"{report.name}: {report.task}, {report.examples} validation examples", summary_rows(report)),
+        ("Streams (throughput hint)", stream_rows(report)),
         ("Fixed shapes", shape_rows(report)),
         ("Goals", gate_rows(report)),  # why is said on standard error, and in the report
     ):

@@ -26,13 +26,14 @@ from sparse_deploy.report.svg import (
     to_inline_svg,
 )
 from sparse_deploy.report.tables import UNSTABLE, points, primary_points, short_number
-from sparse_deploy.results import BenchReport, Cell
+from sparse_deploy.results import BenchReport, Cell, StreamedThroughput, Throughput
 from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord
 
 _MARKERS = {"fp32": "o", "int8": "D", "bf16": "s"}
 _OTHER_MARKER = "^"
 _WIDTH = 6.4
 _ROW_HEIGHT = 0.36
+_BARS_HEIGHT = 0.7  # of a row
 
 # Roles of an encoder layer's matrices, by the last parts of BERT's and DistilBERT's parameter names. The order
 # matters: "attention.output.dense" also ends with "output.dense".
@@ -93,23 +94,17 @@ def latency_distributions(report: BenchReport) -> str:
 
 
 def throughput_bars(report: BenchReport) -> str:
-    """Bar per cell: examples per second offline, with the range of the blocks."""
+    """Bar per cell: examples per second offline, with the range of the blocks; and another one in streams."""
     cells = [cell for cell in report.cells if cell.throughput]
     if not cells:
         return ""
     with plot_style():
         figure, axes = _row_figure(cells)
         for row, cell in enumerate(cells):
-            throughput = cell.throughput
-            if throughput is None:
-                continue
-            rate, blocks = throughput.examples_per_second, throughput.blocks or (throughput.examples_per_second,)
-            axes.barh(row, rate, height=0.62, color=_colour(cell), alpha=1.0 if cell.stable else 0.35, linewidth=0)
-            axes.hlines(row, min(blocks), max(blocks), color=INK, linewidth=1.4)
-            text = short_number(rate) if cell.stable else UNSTABLE
-            axes.annotate(
-                text, (max(rate, *blocks), row), xytext=(6, 0), textcoords="offset points", va="center", color=INK
-            )
+            bars = [bar for bar in (cell.throughput, cell.streamed) if bar]
+            height = _BARS_HEIGHT / len(bars)
+            for number, throughput in enumerate(bars):
+                _draw_rate(axes, row + (number - (len(bars) - 1) / 2) * height, height, cell, throughput)
         axes.set_xlim(0, axes.get_xlim()[1] * 1.12)
         axes.set_xlabel("examples per second, batched by length; the line is the range of the blocks")
         axes.grid(visible=True, axis="x")
@@ -163,6 +158,19 @@ def _draw_bound(axes: Axes, report: BenchReport) -> list[Artist]:
         textcoords="offset points", ha="right", va="bottom", color=FAINT, fontsize=8.5,
     )  # fmt: skip
     return [line, note]
+
+
+def _draw_rate(axes: Axes, y: float, height: float, cell: Cell, throughput: Throughput) -> None:
+    rate, blocks = throughput.examples_per_second, throughput.blocks or (throughput.examples_per_second,)
+    axes.barh(y, rate, height=0.9 * height, color=_colour(cell), alpha=1.0 if cell.stable else 0.35, linewidth=0)
+    axes.hlines(y, min(blocks), max(blocks), color=INK, linewidth=1.4)
+    text = short_number(rate) if cell.stable else UNSTABLE
+    if isinstance(throughput, StreamedThroughput):
+        text += f", {throughput.streams} streams"
+    axes.annotate(
+        text, (max(rate, *blocks), y), xytext=(6, 0), textcoords="offset points", va="center", color=INK,
+        fontsize=min(9.5, 24 * height),
+    )  # fmt: skip
 
 
 def _draw_box(axes: Axes, row: int, box: dict[str, Any], cell: Cell) -> None:

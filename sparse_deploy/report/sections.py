@@ -15,6 +15,7 @@ from sparse_deploy.report.tables import (
     reference_rows,
     shape_rows,
     sparsity_rows,
+    stream_rows,
     summary_rows,
 )
 from sparse_deploy.results import BenchReport
@@ -42,6 +43,14 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
     """Every section that has something to show."""
     found = (
         Section("Cells", _summary_note(report), summary_rows(report), _TIMING_PLOTS, "dense"),
+        Section(
+            "Streams",
+            "Offline throughput with the throughput hint: the runtime splits its threads into streams that compute a "
+            "batch each. The batches are those of the latency hint, in blocks beside its own. Spread: coefficient of "
+            "variation of the blocks; in brackets the bootstrap interval over paired blocks.",
+            stream_rows(report),
+            style="dense",
+        ),
         Section("Goals", _gates_note(report), gate_rows(report), ("gates",), "goals"),
         Section("Goals missed or open", "", reason_rows(report)),
         Section(
@@ -104,7 +113,8 @@ def _summary_note(report: BenchReport) -> str:
     return (
         f"Latency: one request at a time, real token lengths. Speed-up: p50 of {report.baseline} over p50 of the cell, "
         f"with the bootstrap interval over paired blocks. Agreement: same prediction as {report.baseline}. "
-        f"MB is 10^6 bytes. A cell marked unstable shows the range of its blocks instead of a figure."
+        f"In streams: examples/s with the throughput hint. MB is 10^6 bytes. A cell marked unstable shows the range "
+        f"of its blocks instead of a figure."
     )
 
 

@@ -32,9 +32,29 @@ def summary_rows(report: BenchReport) -> Table:
     """
     headers = (
         "cell", f"{report.primary_metric} %", "Δ points", "agreement %", "p50 ms", "p90 ms", "p99 ms", "examples/s",
-        "speed-up", "size MB", "zeros %", "load ms", "first ms", "RSS MB",
+        "in streams", "speed-up", "size MB", "zeros %", "load ms", "first ms", "RSS MB",
     )  # fmt: skip
     return Table(headers, tuple(_summary_row(report, cell) for cell in report.cells))
+
+
+def stream_rows(report: BenchReport) -> Table:
+    """Offline throughput with the throughput hint; no rows when it was not measured.
+
+    The gain is over the same cell with the latency hint, spread the coefficient of variation of the blocks.
+    """
+    rows = [
+        (
+            cell.id,
+            str(cell.streamed.streams),
+            _throughput_text(cell.streamed, cell.stable),
+            short_number(cell.streamed.tokens_per_second) if cell.stable else UNSTABLE,
+            f"{100 * cell.streamed.cv:.1f}",
+            ratio_text(cell.streamed.gain) if cell.stable else UNSTABLE,
+        )
+        for cell in report.cells
+        if cell.streamed
+    ]
+    return Table(("cell", "streams", "examples/s", "tokens/s", "spread %", "over the latency hint"), tuple(rows))
 
 
 def shape_rows(report: BenchReport) -> Table:
@@ -176,6 +196,7 @@ def _summary_row(report: BenchReport, cell: Cell) -> tuple[str, ...]:
         _decimals(None if cell.agreement is None else 100 * cell.agreement),
         *_latency_texts(cell.latency, cell.stable),
         _throughput_text(cell.throughput, cell.stable),
+        _throughput_text(cell.streamed, cell.stable),
         _ratio_cell(report, cell, cell.speedup),
         short_number(cell.file_bytes / _MEGABYTE),
         _decimals(None if zeros is None else 100 * zeros),

@@ -18,6 +18,7 @@ from sparse_deploy.results import (
     Latency,
     Ratio,
     ShapeLatency,
+    StreamedThroughput,
     Throughput,
     TokenLengths,
 )
@@ -79,6 +80,14 @@ def make_latency(p50: float, seed: int, requests: int = 400, spread: float = 0.0
     )  # fmt: skip
 
 
+def make_streamed(rate: float, streams: int = 2) -> StreamedThroughput:
+    return StreamedThroughput(
+        examples_per_second=rate, tokens_per_second=rate * 25, cv=0.013, batch_size=32,
+        blocks=tuple(rate * np.array([0.98, 0.99, 1.0, 1.01, 1.02])), streams=streams,
+        gain=Ratio(value=1.1, low=1.07, high=1.12, confidence=0.95),
+    )  # fmt: skip
+
+
 def make_cell(cell_id: str, seed: int, **changes: Any) -> Cell:
     accuracy, agreement, p50, rate, size, resident = CELLS[cell_id]
     runtime, precision = cell_id.split("-")
@@ -99,6 +108,7 @@ def make_cell(cell_id: str, seed: int, **changes: Any) -> Cell:
             examples_per_second=rate, tokens_per_second=rate * 25, cv=0.01, batch_size=32,
             blocks=tuple(rate * np.array([0.98, 0.99, 1.0, 1.01, 1.02])),
         ),
+        "streamed": make_streamed(rate + 45) if runtime == "openvino" else None,
         "shapes": (ShapeLatency(batch=1, tokens=128, latency=make_latency(p50 * 4, seed + 50), speedup=ratio),),
         "load_ms": 180.0 + 10 * seed,
         "first_inference_ms": p50 * 5,

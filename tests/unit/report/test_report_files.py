@@ -56,7 +56,8 @@ def test_all_files_say_the_same_figures(make_report, tmp_path):
     for fact in (
         "openvino-int8", "3.31x [3.21, 3.44]", "90.02", "-0.46", "all passed", "kept in all cells", "avx512_vnni",
         "quota 2 CPUs", "2 threads used", "max-degradation 0.005", "1 x 128", "7,644,101", "https://example.org/paper",
-        "2026.4.0", "throughput_batch_size", "sparse-deploy bench outputs/minilm-sst2-unstructured-70/deployment",
+        "1.10x [1.07, 1.12]", "2026.4.0", "throughput_batch_size",
+        "sparse-deploy bench outputs/minilm-sst2-unstructured-70/deployment",
     ):  # fmt: skip
         assert fact in markdown
         assert fact in page
@@ -125,6 +126,16 @@ def test_a_report_reads_back_whole(make_report, tmp_path):
     assert back.gates[0] == report.gates[0]
 
 
+def test_a_report_from_before_the_throughput_hint_is_read(make_report, tmp_path):
+    write_report(make_report(), tmp_path)
+    path = tmp_path / "report.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for cell in content["cells"]:
+        del cell["streamed"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert {cell.streamed for cell in load_report(path).cells} == {None}
+
+
 def test_long_runs_are_thinned_evenly(make_report, tmp_path):
     cell = make_report().cell("openvino-int8")
     samples = tuple(float(i) for i in range(1, 25_001))
@@ -146,7 +157,7 @@ def test_writing_again_replaces_and_leaves_no_partial_file(make_report, tmp_path
 
 
 def test_a_report_without_timings_goals_or_zeros_is_written(make_report, tmp_path):
-    bare = {"latency": None, "throughput": None, "shapes": (), "sparsity": None, "speedup": None}
+    bare = {"latency": None, "throughput": None, "streamed": None, "shapes": (), "sparsity": None, "speedup": None}
     write_report(make_report({cell.id: bare for cell in make_report().cells}, goals=(), reference=()), tmp_path)
     page = read_page(tmp_path)
     assert "svg" not in page.tags

@@ -51,6 +51,12 @@ def test_every_cell_is_labelled(name, make_report):
     assert {cell.id for cell in make_report().cells} <= set(shown)
 
 
+def test_streams_have_a_bar_of_their_own(make_report):
+    shown = texts(plots.throughput_bars(make_report()))
+    assert {"455", "500, 2 streams"} <= set(shown)
+    assert sum(text.endswith("streams") for text in shown) == 2
+
+
 def test_accuracy_shows_the_strictest_goal(make_report):
     assert "goal: at least 89.98" in texts(plots.accuracy_against_latency(make_report()))
 
@@ -78,7 +84,7 @@ def test_distilbert_names_have_the_same_roles(make_report):
 
 
 def test_nothing_to_plot_gives_no_plot(make_report):
-    bare = {cell.id: {"latency": None, "throughput": None} for cell in make_report().cells}
+    bare = {cell.id: {"latency": None, "throughput": None, "streamed": None} for cell in make_report().cells}
     report = make_report(bare, goals=())
     assert plots.accuracy_against_latency(report) == ""
     assert plots.latency_distributions(report) == ""

@@ -3,7 +3,8 @@
 
 from sparse_deploy.config.schema import Goal, Reference
 from sparse_deploy.report.findings import headline, zeros_kept
-from sparse_deploy.report.tables import reference_rows, shape_rows, sparsity_rows, summary_rows
+from sparse_deploy.report.sections import sections
+from sparse_deploy.report.tables import reference_rows, shape_rows, sparsity_rows, stream_rows, summary_rows
 from sparse_deploy.sparsity.statistics import SparsityRecord
 
 
@@ -22,6 +23,8 @@ def test_summary_shows_shares_in_percent_and_differences_in_points(make_report):
     assert row["agreement %"] == "98.74"
     assert row["p50 ms"] == "4.10"
     assert row["examples/s"] == "402"
+    assert row["in streams"] == "-"
+    assert row_of(summary_rows(make_report()), "openvino-int8")["in streams"] == "500"
     assert row["speed-up"] == "2.90x [2.82, 3.02]"
     assert row["size MB"] == "23.1"
     assert row["zeros %"] == "74.00"
@@ -58,7 +61,7 @@ def test_an_unstable_cell_shows_its_range_and_no_speed_up(make_report):
 
 def test_an_unstable_baseline_takes_every_speed_up_with_it(make_report):
     report = make_report({"pytorch-fp32": {"stable": False}})
-    speedups = {row[0]: row[8] for row in summary_rows(report).rows}
+    speedups = {row[0]: row[9] for row in summary_rows(report).rows}
     assert set(speedups.values()) == {"baseline", "unstable"}
     assert row_of(summary_rows(report), "openvino-int8")["p50 ms"] == "3.60"
 
@@ -67,6 +70,7 @@ def test_missing_figures_are_dashes(make_report):
     missing = {
         "latency": None,
         "throughput": None,
+        "streamed": None,
         "load_ms": None,
         "rss_bytes": None,
         "sparsity": None,
@@ -74,9 +78,32 @@ def test_missing_figures_are_dashes(make_report):
     }
     report = make_report({"openvino-int8": missing}, goals=())
     row = row_of(summary_rows(report), "openvino-int8")
-    assert {row[name] for name in ("p50 ms", "p99 ms", "examples/s", "speed-up", "zeros %", "load ms", "RSS MB")} == {
-        "-"
+    assert {
+        row[name]
+        for name in ("p50 ms", "p99 ms", "examples/s", "in streams", "speed-up", "zeros %", "load ms", "RSS MB")
+    } == {"-"}
+
+
+def test_streams_stand_beside_the_latency_hint(make_report):
+    assert [row[0] for row in stream_rows(make_report()).rows] == ["openvino-fp32", "openvino-int8"]
+    assert row_of(stream_rows(make_report()), "openvino-int8") == {
+        "cell": "openvino-int8",
+        "streams": "2",
+        "examples/s": "500",
+        "tokens/s": "12,500",
+        "spread %": "1.3",
+        "over the latency hint": "1.10x [1.07, 1.12]",
     }
+    unstable = row_of(stream_rows(make_report({"openvino-int8": {"stable": False}})), "openvino-int8")
+    assert unstable["examples/s"] == "unstable 490 to 510"
+    assert unstable["tokens/s"] == unstable["over the latency hint"] == "unstable"
+
+
+def test_no_streams_no_table(make_report):
+    report = make_report({cell.id: {"streamed": None} for cell in make_report().cells})
+    assert stream_rows(report).rows == ()
+    assert "Streams" not in [section.title for section in sections(report)]
+    assert "Streams" in [section.title for section in sections(make_report())]
 
 
 def test_references_are_compared_in_the_unit_of_the_source(make_report):
