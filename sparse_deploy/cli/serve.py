@@ -2,11 +2,14 @@
 """``sparse-deploy serve``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
+from sparse_deploy.serving.settings import LogFormat, Precision, RuntimeChoice, ServerSettings
+
 _ENV = "SPARSE_DEPLOY_"
+_DEFAULTS = ServerSettings.model_construct()
 
 
 def _option(*names: str, help: str) -> Any:  # noqa: A002 - typer's word
@@ -18,46 +21,58 @@ def serve_command(
     deployment: Annotated[
         Path, typer.Argument(envvar=f"{_ENV}DEPLOYMENT", help="Folder that `sparse-deploy export` wrote.")
     ],
-    host: Annotated[str, _option("--host", help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, _option("--port", help="0 takes a free one; the log says which.")] = 8000,
+    host: Annotated[str, _option("--host", help="Address to listen on; 0.0.0.0 for all.")] = _DEFAULTS.host,
+    port: Annotated[int, _option("--port", help="0 takes a free one; the log says which.")] = _DEFAULTS.port,
     name: Annotated[str | None, _option("--name", help="Model name in URLs; the recipe's name when omitted.")] = None,
     runtime: Annotated[
-        Literal["auto", "sparse", "openvino-sparse", "openvino", "onnxruntime"],
+        RuntimeChoice,
         _option("--runtime", help="auto measures what the folder and this machine offer and takes the fastest."),
-    ] = "auto",
+    ] = _DEFAULTS.runtime,
     precision: Annotated[
-        Literal["int8", "fp32"] | None, _option("--precision", help="INT8 where the folder has it when omitted.")
+        Precision | None, _option("--precision", help="INT8 where the folder has it when omitted.")
     ] = None,
     threads: Annotated[
         int | None, _option("--threads", help="Threads of one batch; the container's CPU quota when omitted.")
     ] = None,
-    max_batch: Annotated[int, _option("--max-batch", help="Sequences that are computed together.")] = 32,
+    max_batch: Annotated[
+        int, _option("--max-batch", help="Sequences that are computed together.")
+    ] = _DEFAULTS.max_batch,
     max_delay_ms: Annotated[
         float, _option("--max-delay-ms", help="How long a lone sequence waits for company while the model is idle.")
-    ] = 0.0,
-    queue: Annotated[int, _option("--queue", help="Sequences that may wait; then 503 with Retry-After.")] = 512,
-    timeout_ms: Annotated[int, _option("--timeout-ms", help="Longest time to an answer; then 504.")] = 10_000,
+    ] = _DEFAULTS.max_delay_ms,
+    queue: Annotated[
+        int, _option("--queue", help="Sequences that may wait; then 503 with Retry-After.")
+    ] = _DEFAULTS.queue,
+    timeout_ms: Annotated[
+        int, _option("--timeout-ms", help="Longest time to an answer; then 504.")
+    ] = _DEFAULTS.timeout_ms,
     header_timeout_ms: Annotated[
         int, _option("--header-timeout-ms", help="Longest time to the end of a request's headers; then it is cut.")
-    ] = 10_000,
+    ] = _DEFAULTS.header_timeout_ms,
     body_timeout_ms: Annotated[
         int, _option("--body-timeout-ms", help="Longest time to the end of a request's body; then 408.")
-    ] = 10_000,
+    ] = _DEFAULTS.body_timeout_ms,
     drain_seconds: Annotated[
         float, _option("--drain-seconds", help="After SIGTERM: still answer, while readiness already says no.")
-    ] = 2.0,
+    ] = _DEFAULTS.drain_seconds,
     shutdown_seconds: Annotated[
         int, _option("--shutdown-seconds", help="After that: longest time for requests that were accepted.")
-    ] = 20,
-    max_body_bytes: Annotated[int, _option("--max-body-bytes", help="Largest request; then 413.")] = 4 * 2**20,
-    max_rows: Annotated[int, _option("--max-rows", help="Texts or windows in one request; then 413.")] = 256,
-    max_connections: Annotated[int, _option("--max-connections", help="Open at a time; then 503.")] = 2048,
+    ] = _DEFAULTS.shutdown_seconds,
+    max_body_bytes: Annotated[
+        int, _option("--max-body-bytes", help="Largest request; then 413.")
+    ] = _DEFAULTS.max_body_bytes,
+    max_rows: Annotated[
+        int, _option("--max-rows", help="Texts or windows in one request; then 413.")
+    ] = _DEFAULTS.max_rows,
+    max_connections: Annotated[
+        int, _option("--max-connections", help="Open at a time; then 503.")
+    ] = _DEFAULTS.max_connections,
     token_file: Annotated[
         Path | None,
         _option("--token-file", help="File with the token that `Authorization: Bearer` must carry."),
     ] = None,
-    log_format: Annotated[Literal["json", "text"], _option("--log-format", help="Form of the log lines.")] = "json",
-    access_log: Annotated[bool, _option("--access-log", help="One log line per request.")] = False,
+    log_format: Annotated[LogFormat, _option("--log-format", help="Form of the log lines.")] = _DEFAULTS.log_format,
+    access_log: Annotated[bool, _option("--access-log", help="One log line per request.")] = _DEFAULTS.access_log,
     replicas: Annotated[
         int | None,
         _option("--replicas", help="That many servers behind one port, by Ray Serve, --threads each; see docs/ray.md."),
@@ -72,7 +87,6 @@ def serve_command(
     from pydantic import ValidationError
 
     from sparse_deploy.errors import ConfigError
-    from sparse_deploy.serving.settings import ServerSettings
 
     try:
         settings = ServerSettings(
