@@ -166,7 +166,7 @@ def _draw_rate(axes: Axes, y: float, height: float, cell: Cell, throughput: Thro
     axes.hlines(y, min(blocks), max(blocks), color=INK, linewidth=1.4)
     text = short_number(rate) if cell.stable else UNSTABLE
     if isinstance(throughput, StreamedThroughput):
-        text += f", {throughput.streams} streams"
+        text += f", {throughput.streams} stream{'s' if throughput.streams > 1 else ''}"
     axes.annotate(
         text, (max(rate, *blocks), y), xytext=(6, 0), textcoords="offset points", va="center", color=INK,
         fontsize=min(9.5, 24 * height),
