@@ -134,7 +134,8 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
             continue
         table = Table(title=title, box=box.SIMPLE, title_justify="left")
         for position, header in enumerate(rows.headers):
-            table.add_column(header, justify="left" if position == 0 or title == "Goals" else "right")
+            left = position == 0 or title == "Goals"
+            table.add_column(header, justify="left" if left else "right", no_wrap=position == 0)
         for row in rows.rows:
             table.add_row(*row)
         console.print(table)

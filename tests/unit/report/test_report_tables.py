@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables and findings: the right figures in the right unit, and no confident figure where there is none."""
 
+from sparse_deploy.cli.bench import print_report
 from sparse_deploy.config.schema import Goal, Reference
 from sparse_deploy.report.findings import headline, zeros_kept
 from sparse_deploy.report.sections import sections
@@ -57,6 +58,15 @@ def test_an_unstable_cell_shows_its_range_and_no_speed_up(make_report):
     assert row["p99 ms"] == row["speed-up"] == "unstable"
     assert row["accuracy %"] == "90.02"
     assert row_of(shape_rows(report), "openvino-int8")["speed-up"] == "unstable"
+
+
+def test_the_command_line_cuts_no_cell_id_to_make_room(make_report, capsys):
+    report = make_report(
+        {cell.id: {"stable": False, "instability": "spread 14 %"} for cell in make_report().cells}
+        | {"openvino-int8": {"id": "openvino-sparse-int8", "stable": False, "instability": "spread 14 %"}}
+    )
+    print_report(report)
+    assert "…" not in capsys.readouterr().out
 
 
 def test_an_unstable_baseline_takes_every_speed_up_with_it(make_report):
