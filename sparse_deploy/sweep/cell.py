@@ -173,11 +173,6 @@ def worst_exit_code(codes: Sequence[int]) -> int:
 
 def _prepare(job: Job) -> None:
     (job.folder / LOG_FOLDER).mkdir(parents=True, exist_ok=True)
-    for remains in [*job.folder.glob(".*.partial"), *job.folder.glob(".*.retired")]:  # of a killed run
-        if remains.is_dir():
-            shutil.rmtree(remains, ignore_errors=True)
-        else:
-            remains.unlink(missing_ok=True)
     write_json_atomically(job.folder / RECIPE_NAME, job.recipe)
 
 

@@ -2,12 +2,11 @@
 """A sweep from its file to its summary: which jobs are done, and the order of the others."""
 
 import contextlib
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.publishing import only_writer
 from sparse_deploy.sweep.cell import Job, Outcome, fail_job, finished_outcome
 from sparse_deploy.sweep.engine import Engine, Outcomes
 from sparse_deploy.sweep.grid import Sweep
@@ -15,7 +14,7 @@ from sparse_deploy.sweep.plan import EXPORT, KEY_LENGTH, Plan, make_plan
 from sparse_deploy.sweep.summary import SweepSummary, summarize, write_summary
 
 Progress = Callable[[str, float], None]
-_LOCK_NAME = ".lock"
+_FOLDERS = ("cells", "checkpoints")
 
 
 def run_sweep(
@@ -44,7 +43,8 @@ def run_sweep(
     """
     output = output.absolute()
     plan = make_plan(sweep, output, data_dir)
-    with _locked(output):
+    _check_folder(output)
+    with only_writer(output):
         outcomes = {job.key: outcome for job in plan.cells if (outcome := finished_outcome(job))}
         todo = [job for job in plan.cells if job.key not in outcomes]
         progress(f"{len(outcomes)} of {len(plan.cells)} cells are there", len(outcomes) / len(plan.cells))
@@ -97,24 +97,11 @@ def _run(plan: Plan, todo: Sequence[Job], engine: Engine, *, latency: bool) -> O
     yield from engine.run([job for job in ready if job.key in exported], exclusive=True)
 
 
-@contextlib.contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    """Make the folder, and keep a second sweep out of it; the lock ends with this process, however that ends."""
-    if output.is_dir() and any(output.iterdir()) and not (output / _LOCK_NAME).is_file():
+def _check_folder(output: Path) -> None:
+    """Nobody's files become a part of a sweep.
+
+    Raises:
+        ConfigError: the folder holds something, and no sweep wrote it.
+    """
+    if output.is_dir() and any(output.iterdir()) and not any((output / name).is_dir() for name in _FOLDERS):
         raise ConfigError(f"{output}: the folder holds files and no sweep. Choose another --output or empty it.")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output / _LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise ArtifactError(f"{output}: can't make the sweep's folder: {error.strerror}. Choose another.") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise ConfigError(
-            f"{output}: another sweep is writing there; wait for it, or choose another --output"
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(descriptor)

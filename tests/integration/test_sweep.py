@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`sparse-deploy sweep` on a tiny model: killed in the middle and run again, and the same sweep on Ray."""
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from learnt_deployment import train_classifier, write_text
 from tiny_checkpoint import demo_recipe
 
 from sparse_deploy.errors import ExitCode
+from sparse_deploy.publishing import only_writer
 
 MODE = "quantization.mode"
 TOO_SPARSE = {MODE: "static", "sparsity.target": 0.9}  # the checkpoint promises less: exit code 5
@@ -139,7 +139,6 @@ def test_ray_runs_the_same_sweep_to_the_same_summary(swept, good, tmp_path):
     output = tmp_path / "ray"
     folder = json.loads(good.stdout)["cells"][0]["folder"]
     shutil.copytree(swept.output / folder, output / folder)
-    (output / ".lock").touch()
     (output / folder / "cell.json").unlink()
     progress = output / folder / "progress.json"
     found = json.loads(progress.read_text())
@@ -153,8 +152,7 @@ def test_ray_runs_the_same_sweep_to_the_same_summary(swept, good, tmp_path):
 
 
 def test_a_second_driver_is_refused(swept):
-    with (swept.output / ".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with only_writer(swept.output):
         refused = swept.run("good.yaml", swept.output)
     assert refused.returncode == ExitCode.USAGE
-    assert "another sweep is writing there" in refused.stderr
+    assert "another process writes to it" in refused.stderr
