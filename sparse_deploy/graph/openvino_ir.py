@@ -28,11 +28,12 @@ _FLOAT = "f32"
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A constant on its way into a MatMul: its values and zeros in the layout reached so far."""
+    """A constant on its way into a MatMul: its values and zeros in the layout reached so far; see :class:`IrWeight`."""
 
     constant: ov.Node
     values: Array
     zeros: BoolArray
+    largest: int
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ class IrWeight:
         stored_type: OpenVINO's name of the stored type, such as ``f32`` or ``i8``.
         activation_type: type in which the product's other operand reaches it: ``u8`` or ``i8`` when the file
             quantizes it with a stored scale, ``f32`` otherwise.
+        largest: how far the stored integers lie from their zero point at most; 0 for floating point.
     """
 
     name: str
     zeros: BoolArray
     stored_type: str
     activation_type: str
+    largest: int
 
 
 def read_weights_of_ir(xml_path: Path) -> list[IrWeight]:
@@ -106,6 +109,7 @@ def weights_of(model: ov.Model) -> list[IrWeight]:
             zeros=weight.zeros,
             stored_type=weight.constant.get_element_type().get_type_name(),
             activation_type=_activation_type(next((node for node in operands if _stored(node) is None), None)),
+            largest=weight.largest,
         )
     return list(found.values())
 
@@ -123,7 +127,7 @@ def _packed_weights(model: ov.Model) -> dict[str, IrWeight]:
                 matrix = decode(np.asarray(constant.data))
             except ArtifactError as error:
                 raise ArtifactError(f"{name}: {error}") from error
-            found[name] = IrWeight(name, matrix == 0, "i8", "u8")
+            found[name] = IrWeight(name, matrix == 0, "i8", "u8", _largest(matrix))
     return found
 
 
@@ -159,7 +163,8 @@ def stored_weights(model: ov.Model) -> Iterator[tuple[ov.Node, StoredWeight]]:
             weight = _stored(product.input_value(index).get_node())
             if weight is not None and weight.zeros.ndim == 2:
                 zeros = weight.zeros if lies_out_in else weight.zeros.T
-                yield product, StoredWeight(weight.constant, weight.values if lies_out_in else weight.values.T, zeros)
+                values = weight.values if lies_out_in else weight.values.T
+                yield product, StoredWeight(weight.constant, values, zeros, weight.largest)
                 break
 
 
@@ -168,7 +173,7 @@ def _stored(node: ov.Node) -> StoredWeight | None:
     kind = node.get_type_name()
     if kind == "Constant":
         values = np.asarray(node.data)
-        return StoredWeight(node, values, np.asarray(values == 0))
+        return StoredWeight(node, values, np.asarray(values == 0), _largest(values))
     if kind not in (*_MOVED_BY, "Subtract", "Transpose", "Reshape"):
         return None
     source = _stored(node.input_value(0).get_node())
@@ -178,11 +183,16 @@ def _stored(node: ov.Node) -> StoredWeight | None:
     if other is None:
         return None
     if kind == "Subtract":
-        return StoredWeight(source.constant, source.values, np.asarray(source.values == other.values))
+        zeros = np.asarray(source.values == other.values)
+        return StoredWeight(source.constant, source.values, zeros, _largest(source.values, other.values))
     move = _transposed if kind == "Transpose" else _reshaped
     shape = tuple(node.output(0).shape)
     values, zeros = (move(array, other.values, shape) for array in (source.values, source.zeros))
-    return StoredWeight(source.constant, values, zeros)
+    return StoredWeight(source.constant, values, zeros, source.largest)
+
+
+def _largest(values: Array, zero_point: Array | int = 0) -> int:
+    return int(np.abs(values.astype(np.int32) - zero_point).max(initial=0)) if values.dtype.kind in "iu" else 0
 
 
 def _transposed(array: Array, order: Array, shape: tuple[int, ...]) -> Array:

@@ -66,6 +66,13 @@ class OnnxWeight:
         """Whether the values are stored as integers."""
         return self.values.dtype.kind in "iu"
 
+    def largest(self) -> int:
+        """How far stored integers lie from their zero point at most; 0 for floating point."""
+        if not self.quantized:
+            return 0
+        distances = self.values.astype(np.int32) - (0 if self.zero_point is None else self.zero_point)
+        return int(np.abs(distances).max(initial=0))
+
     def zero_mask(self) -> BoolArray:
         """``[out, in]``, true where the weight is zero (integers: equal to their zero point)."""
         zeros: BoolArray = np.asarray(self.values == (0 if self.zero_point is None else self.zero_point))

@@ -39,6 +39,8 @@ class InspectedFile(BaseModel):
         format: whose format it is.
         bytes: size of its weight files.
         weight_types: types of its prunable weights.
+        weight_bits: bits that their 8-bit integers take: 8, or 7 as ``quantization.target_cpu`` avx2 makes them; None
+            without such integers.
         record: per tensor, the required zeros and the stored ones.
         required_zeros: zeros that the contract demands, of all tensors; without a contract all stored ones.
         rounded_zeros: stored zeros beyond those: weights that INT8 rounded to zero.
@@ -54,6 +56,7 @@ class InspectedFile(BaseModel):
     format: Format
     bytes: int
     weight_types: tuple[str, ...]
+    weight_bits: int | None = None
     record: SparsityRecord
     required_zeros: int
     rounded_zeros: int
@@ -240,6 +243,7 @@ def _inspect_file(name: str, content: ModelContent, required: Mapping[str, BoolA
         format=MODEL_FILES[Path(name).suffix],
         bytes=content.bytes,
         weight_types=tuple(sorted({fact.weight_type for fact in content.facts})),
+        weight_bits=content.weight_bits,
         record=record,
         required_zeros=required_zeros,
         rounded_zeros=record.zeros - required_zeros,

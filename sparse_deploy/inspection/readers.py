@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Zero masks and data types of one model file, the same for every format: parameter names and shapes of PyTorch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,8 @@ ONNX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
 ONNX_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 # Nodes between a stored weight and its product.
 ONNX_WEIGHT_STEPS = ("DequantizeLinear", "Transpose", "Cast", "CastLike", "Identity", "QuantizeLinear", "Clip")
+_BYTES = ("i8", "u8")
+_LARGEST_IN_7_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class ModelContent:
         left_out: matrices that the exclusion list keeps out.
         parameters: number of all parameters.
         bytes: size of the weight files.
+        weight_bits: bits that the prunable tensors' 8-bit integers take: 8, or 7 where none is further than 64 from its
+            zero point, which is what CPUs without VNNI need (``docs/int8.md``); None without such integers.
         sparse_operators: whether only a runtime with our operators can open it.
     """
 
@@ -43,6 +47,7 @@ class ModelContent:
     left_out: tuple[str, ...]
     parameters: int
     bytes: int
+    weight_bits: int | None = None
     sparse_operators: bool = False
 
 
@@ -81,7 +86,8 @@ def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     types = {w.name: (_short_type(w.values.dtype.name), _onnx_activation(stored[w.initializer])) for w in weights}
     masks = {w.name: w.zero_mask() for w in weights}
     content = _content(masks, types, exclude, parameters=parameter_count(model), paths=[path])
-    return replace(content, sparse_operators=uses_sparse_operators(model))
+    bits = _weight_bits(content, {w.name: w.largest() for w in weights})
+    return replace(content, weight_bits=bits, sparse_operators=uses_sparse_operators(model))
 
 
 def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
@@ -99,7 +105,8 @@ def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     masks = {weight.name: weight.zeros for weight in weights}
     files = [path, path.with_suffix(".bin")]
     content = _content(masks, types, exclude, parameters=parameter_count(path), paths=files)
-    return replace(content, sparse_operators=holds_sparse_operators(path))
+    bits = _weight_bits(content, {weight.name: weight.largest for weight in weights})
+    return replace(content, weight_bits=bits, sparse_operators=holds_sparse_operators(path))
 
 
 def _content(
@@ -128,6 +135,11 @@ def _content(
         parameters=parameters,
         bytes=sum(path.stat().st_size for path in paths),
     )
+
+
+def _weight_bits(content: ModelContent, largest: Mapping[str, int]) -> int | None:
+    found = [largest[fact.name] for fact in content.facts if fact.weight_type in _BYTES]
+    return (7 if max(found) <= _LARGEST_IN_7_BITS else 8) if found else None
 
 
 def _short_type(numpy_name: str) -> str:

@@ -65,7 +65,7 @@ def file_rows(inspection: Inspection) -> Rows:
             (
                 file.path,
                 f"{file.bytes / 1e6:.1f}",
-                ", ".join(file.weight_types),
+                _weights(file),
                 str(file.required_zeros),
                 f"{100 * file.sparsity_of_prunable:.1f} %",
                 f"{100 * file.sparsity_of_model:.1f} %",
@@ -102,6 +102,12 @@ def _contract_columns(files: Sequence[InspectedFile]) -> list[_Column]:
 def _plain_columns(files: Sequence[InspectedFile]) -> list[_Column]:
     columns = [{tensor.name: str(tensor.zeros) for tensor in file.record.tensors} for file in files]
     return list(zip(["zeros"] if len(files) == 1 else map(_heading_of, files), columns, strict=True))
+
+
+def _weights(file: InspectedFile) -> str:
+    """The stored types, and the bits in use where they are fewer than stored."""
+    types = ", ".join(file.weight_types)
+    return types if file.weight_bits in (None, 8) else f"{types} in {file.weight_bits} bits"
 
 
 def _rounded(file: InspectedFile) -> dict[str, str]:

@@ -7,8 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from sparse_deploy.activation_ranges import ActivationRanges
 from sparse_deploy.config.schema import Int8Mode, QuantizationSection, Recipe
 from sparse_deploy.data.features import Feature
@@ -232,8 +230,8 @@ def _check(graph: "ir.Model", stage: str, source: Int8Source) -> None:
     if source.settings.target_cpu != "avx2":
         return
     for weight in weights.read_weights(graph):
-        if weight.quantized and np.abs(weight.values.astype(np.int16)).max() > _LARGEST_FOR_AVX2:
+        if weight.largest() > _LARGEST_FOR_AVX2:
             raise QuantizationError(
-                f"{weight.name}: expected 7-bit weights for target_cpu avx2, found "
-                f"{np.abs(weight.values.astype(np.int16)).max()}; report this with the recipe"
+                f"{weight.name}: expected 7-bit weights for target_cpu avx2, found {weight.largest()}; report this "
+                f"with the recipe"
             )
