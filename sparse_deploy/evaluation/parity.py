@@ -75,6 +75,7 @@ def check_parity(
     name: str = "exported model",
     atol: float | None = None,
     agreement: float | None = None,
+    remedy: str = "",
 ) -> Parity:
     """Compare two models batch by batch.
 
@@ -86,6 +87,7 @@ def check_parity(
         name: what is compared, for the error.
         atol: largest allowed ``max_abs``; not checked when None.
         agreement: smallest allowed ``argmax_agreement``; not checked when None.
+        remedy: what to do where it is smaller, besides allowing it.
 
     Raises:
         ParityError: a bound is broken, an output has another shape, or is not finite.
@@ -120,8 +122,7 @@ def check_parity(
     if agreement is not None and parity.argmax_agreement < agreement:
         raise ParityError(
             f"{name}: {parity.argmax_agreement:.1%} of {rows} predictions agree with PyTorch, expected at least "
-            f"{agreement:.1%}; try quantization.observer kl, quantization.exclude or more calibration_samples, or "
-            f"lower export.int8_agreement",
+            f"{agreement:.1%}; {f'{remedy}, or ' if remedy else ''}lower export.int8_agreement",
             worst=parity.argmax_agreement,
             tolerance=agreement,
         )

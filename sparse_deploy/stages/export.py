@@ -293,10 +293,23 @@ class _Export:
             else {"agreement": self._recipe.export.int8_agreement}
         )
         parity: Parity = check_parity(
-            lambda batch: self._answers[id(batch)], session.run, self._batches, name=name, **limits
+            lambda batch: self._answers[id(batch)],
+            session.run,
+            self._batches,
+            name=name,
+            remedy=self._int8_remedy(name),
+            **limits,
         )
         session.close()
         self.details["parity"][name] = {**dataclasses.asdict(parity), **limits}
+
+    def _int8_remedy(self, name: str) -> str:
+        """What to do where an INT8 file answers differently; the search can't change a sparse file made from FP32."""
+        if name in (SPARSE_FILE, SPARSE_IR_FILE) and self._recipe.export.sparse.source == "fp32":
+            return "name layers to leave out in quantization.exclude"
+        if self._recipe.quantization.accuracy is None:
+            return "set quantization.accuracy.max_drop, for a search that keeps in FP32 what INT8 breaks (docs/int8.md)"
+        return "lower quantization.accuracy.max_drop"
 
     def _features(self, split: str, limit: int, seed: int) -> list[Feature]:
         rows = load_split(self._task, split, self._data_dir, limit=limit, shuffle_seed=seed)

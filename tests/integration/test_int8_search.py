@@ -12,7 +12,7 @@ from tiny_checkpoint import demo_recipe
 from sparse_deploy import checkpoint as checkpoints
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
-from sparse_deploy.errors import QuantizationError
+from sparse_deploy.errors import ParityError, QuantizationError
 from sparse_deploy.graph.weights import read_weights, read_zero_masks
 from sparse_deploy.stages.export import export_deployment
 
@@ -30,11 +30,11 @@ def outliers(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def settings(folder: Path, *, samples: int = 600, **quantization: object):
+def settings(folder: Path, *, samples: int = 600, agreement: float = 0.5, **quantization: object):
     return demo_recipe(
         folder,
         data={"max_length": 32, "validation_samples": samples},
-        export={"openvino": False, "atol": 1e-3, "int8_agreement": 0.5, "sparse": {"enabled": False}},
+        export={"openvino": False, "atol": 1e-3, "int8_agreement": agreement, "sparse": {"enabled": False}},
         quantization={
             "calibration_samples": 32,
             "smoothing": 0.0,
@@ -97,6 +97,22 @@ def test_failure_names_the_worst_operators_and_writes_nothing(learnt, outliers, 
         export(learnt, outliers, tmp_path / "out", mode="dynamic", accuracy=tolerance)
     with pytest.raises(QuantizationError, match=r"Worst operators: bert\.encoder\.layer\.\d\.attention\.self"):
         export(learnt, outliers, tmp_path / "out", mode="dynamic", accuracy=tolerance)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "remedy"),
+    [
+        (None, "set quantization.accuracy.max_drop, for a search that keeps in FP32 what INT8 breaks (docs/int8.md)"),
+        ({"max_drop": 0.9}, "lower quantization.accuracy.max_drop"),
+    ],
+)
+def test_int8_that_answers_differently_names_the_search_as_the_remedy(learnt, outliers, tmp_path, accuracy, remedy):
+    with pytest.raises(ParityError) as caught:
+        export(learnt, outliers, tmp_path / "out", mode="dynamic", agreement=0.99, accuracy=accuracy)
+    line = str(caught.value)
+    assert line.startswith("model_int8.onnx: ")
+    assert line.endswith(f"expected at least 99.0%; {remedy}, or lower export.int8_agreement")
     assert not list(tmp_path.iterdir())
 
 

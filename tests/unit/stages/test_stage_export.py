@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification, BertTokenize
 
 from sparse_deploy import checkpoint as checkpoints
 from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.cli.main import run
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 from sparse_deploy.data.demo_text import demo_rows
@@ -22,6 +23,7 @@ from sparse_deploy.errors import (
     ArtifactError,
     CheckpointError,
     ConfigError,
+    ExitCode,
     ExportError,
     ParityError,
     PatternMismatchError,
@@ -215,6 +217,26 @@ def test_dynamic_int8_keeps_int8_weights_in_onnx_and_ir(source: Path, tmp_path: 
     assert not [path for path in output.iterdir() if path.is_dir()]
 
 
+def test_inspect_counts_the_bits_that_a_cpu_without_vnni_needs(source, deployment, tmp_path, capsys):
+    narrow = tmp_path / "narrow"
+    settings = recipe(quantization={"calibration_samples": 16, "target_cpu": "avx2"})
+    assert export_deployment(str(source), settings, narrow).details["int8_weight_bits"] == 7
+
+    def bits(folder: Path) -> dict[str, int | None]:
+        assert run(["inspect", "--json", str(folder)]) == ExitCode.OK
+        return {file["path"]: file["weight_bits"] for file in json.loads(capsys.readouterr().out)["files"]}
+
+    fp32 = dict.fromkeys(("model.safetensors", "model.onnx", "openvino_model.xml"))
+    sparse = {"model_sparse.onnx": 8}  # from the FP32 weights; its operators don't saturate
+    assert bits(narrow) == {**fp32, **sparse, "model_int8.onnx": 7, "openvino_model_int8.xml": 7}
+    assert bits(deployment) == {**fp32, **sparse, "model_int8.onnx": 8, "openvino_model_int8.xml": 8}
+    assert run(["inspect", str(narrow)]) == ExitCode.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if "i8 in 7 bits" in line} == {
+        "model_int8.onnx", "openvino_model_int8.xml",
+    }  # fmt: skip
+
+
 class TestSparseTarget:
     """``model_sparse.onnx``: when it is written, from what, and how it is checked."""
 
@@ -315,7 +337,9 @@ class TestSparseTarget:
 
         original = pack_weights.quantize
         monkeypatch.setattr(pack_weights, "quantize", wrong)
-        with pytest.raises(ParityError, match=r"model_sparse\.onnx"):
+        with pytest.raises(
+            ParityError, match=r"model_sparse\.onnx.*; name layers to leave out in quantization\.exclude"
+        ):
             self.export(source, tmp_path / "out", targets=[Target.SPARSE], export={"int8_agreement": 0.95})
         assert not list(tmp_path.iterdir())
 
