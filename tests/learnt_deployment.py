@@ -3,7 +3,9 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tiny_checkpoint import demo_recipe
@@ -43,22 +45,36 @@ def train_classifier(encoder: Path, data: Path, output: Path, *, steps: int = 12
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two threads wait for each other at every one of these tiny operators
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(encoder)
     model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=2)
-    held = [(weight, weight != 0) for name, weight in model.named_parameters() if (weight == 0).float().mean() > 0.5
-            and name.endswith("weight")]  # fmt: skip
     with gzip.open(data / "demo" / "train.jsonl.gz", "rt", encoding="utf-8") as stream:
         rows = [json.loads(line) for line in stream]
+
+    def draw(order: np.random.Generator) -> dict[str, Any]:
+        chosen = [rows[i] for i in order.integers(len(rows), size=64)]
+        batch = tokenizer([row["sentence"] for row in chosen], padding=True, return_tensors="pt")
+        return {**batch, "labels": torch.tensor([row["label"] for row in chosen])}
+
+    fit(model, draw, steps)
+    model.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    return output
+
+
+def fit(model: Any, draw: Callable[[np.random.Generator], dict[str, Any]], steps: int) -> None:
+    """Train in place, zeros held. ``draw`` gives a batch of tensors with what the model's loss needs."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # two threads wait for each other at every one of these tiny operators
+    held = [(weight, weight != 0) for name, weight in model.named_parameters() if (weight == 0).float().mean() > 0.5
+            and name.endswith("weight")]  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     order = np.random.default_rng(0)
     model.train()
     for _ in range(steps):
-        chosen = [rows[i] for i in order.integers(len(rows), size=64)]
-        batch = tokenizer([row["sentence"] for row in chosen], padding=True, return_tensors="pt")
-        loss = model(**batch, labels=torch.tensor([row["label"] for row in chosen])).loss
+        loss = model(**draw(order)).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,9 +82,7 @@ def train_classifier(encoder: Path, data: Path, output: Path, *, steps: int = 12
             for weight, mask in held:
                 weight.mul_(mask)
     torch.set_num_threads(threads)
-    model.eval().save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    return output
+    model.eval()
 
 
 def export_learnt(encoder: Path, folder: Path) -> Path:

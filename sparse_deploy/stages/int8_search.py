@@ -216,6 +216,7 @@ def _details(outcome: Outcome, space: _Space, tolerance: AccuracyTolerance) -> d
         "max_drop": tolerance.max_drop,
         "confidence": tolerance.confidence,
         "rows": space.rows,
+        "method": best.evidence.method,
         "calibration": _calibration(best.calibration),
         "fp32_operators": list(best.fp32),
         "operators": len(space.operators),
