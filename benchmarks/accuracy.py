@@ -72,7 +72,7 @@ BUDGETS = {
     "qqp": Budget(("accuracy",), samples=6_000),
     "qnli": Budget(("accuracy",), samples=4_000, rows=2_000),
     "mnli": Budget(("accuracy", "accuracy_mismatched"), samples=6_000, rows=2_000),
-    "squad": Budget(("f1",), margin=0.5, samples=8_000, rows=400, batch=16, length=384, rate=3e-4),
+    "squad": Budget(("f1",), margin=0.5, samples=8_000, rows=1_500, batch=16, length=384, rate=3e-4),
 }
 
 
