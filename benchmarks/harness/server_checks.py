@@ -73,7 +73,18 @@ class Outcome:
 
 def throughput(setting: Setting) -> Outcome:
     """Server at concurrency 32 against the runtime alone on the same texts, in turns."""
-    found = measure_throughput(setting.deployment, setting.sentences, setting.bodies, CONCURRENCY, setting.scratch)
+    return _throughput(setting, apart=False)
+
+
+def throughput_apart(setting: Setting) -> Outcome:
+    """The same, but the clients have the last core for themselves, server and runtime alone the others."""
+    return _throughput(setting, apart=True)
+
+
+def _throughput(setting: Setting, *, apart: bool) -> Outcome:
+    found = measure_throughput(
+        setting.deployment, setting.sentences, setting.bodies, CONCURRENCY, setting.scratch, apart=apart
+    )
     return Outcome(
         found.ratio >= 0.85,
         "at least 85 % of the runtime alone (medians of blocks in turns)",
@@ -338,6 +349,7 @@ def _figures(load: Load, **more: float) -> dict[str, object]:
 
 CHECKS: dict[str, Callable[[Setting], Outcome]] = {
     "throughput": throughput,
+    "throughput-apart": throughput_apart,
     "latency": latency,
     "sustained": sustained,
     "overload": overload,

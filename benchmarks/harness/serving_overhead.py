@@ -5,11 +5,13 @@
 standard input (``batch N SECONDS``) with the texts per second and the median milliseconds of one request.
 """
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -43,10 +45,13 @@ class Overhead:
 
 
 def measure_throughput(
-    deployment: Path, sentences: Sequence[str], bodies: Path, connections: int, scratch: Path
+    deployment: Path, sentences: Sequence[str], bodies: Path, connections: int, scratch: Path, *, apart: bool = False
 ) -> Overhead:
-    """Texts per second: batches of 32 sorted by length on the runtime alone, against clients of the server."""
-    return _in_turns(deployment, sentences, bodies, connections, BARE_BATCH, scratch)
+    """Texts per second: batches of 32 sorted by length on the runtime alone, against clients of the server.
+
+    With ``apart`` the last CPU is the clients', and server and runtime have the others; without it all share all.
+    """
+    return _in_turns(deployment, sentences, bodies, connections, BARE_BATCH, scratch, apart=apart)
 
 
 def measure_latency(deployment: Path, sentences: Sequence[str], bodies: Path, scratch: Path) -> Overhead:
@@ -55,18 +60,30 @@ def measure_latency(deployment: Path, sentences: Sequence[str], bodies: Path, sc
 
 
 def _in_turns(
-    deployment: Path, sentences: Sequence[str], bodies: Path, connections: int, batch: int, scratch: Path
+    deployment: Path,
+    sentences: Sequence[str],
+    bodies: Path,
+    connections: int,
+    batch: int,
+    scratch: Path,
+    *,
+    apart: bool = False,
 ) -> Overhead:
+    cpus = os.sched_getaffinity(0)
+    ours, theirs = (cpus - {max(cpus)}, {max(cpus)}) if apart else (cpus, cpus)
     texts = scratch / "texts.json"
     texts.write_text(json.dumps(list(sentences)), encoding="utf-8")
     pairs = []
-    with serving(deployment, scratch / "log") as server:
+    with contextlib.ExitStack() as stack:
+        with _on(ours):
+            server = stack.enter_context(serving(deployment, scratch / "log"))
         (event,) = [event for event in server.events() if event["event"] == "serving"]
         command = [sys.executable, "-m", "harness.serving_overhead", str(deployment), str(texts), event["runtime"]]
         command.append(str(event["threads"]))
-        runtime = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
-        )
+        with _on(ours):
+            runtime = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
+            )
         assert runtime.stdin is not None
         assert runtime.stdout is not None
         try:
@@ -76,7 +93,9 @@ def _in_turns(
                 runtime.stdin.flush()
                 bare = json.loads(runtime.stdout.readline())
                 path = f"/v2/models/{server.name}/infer"
-                load = Clients(server.address, path, bodies, BLOCK_SECONDS, connections=connections).wait()
+                with _on(theirs):
+                    clients = Clients(server.address, path, bodies, BLOCK_SECONDS, connections=connections)
+                load = clients.wait()
                 if batch == 1:
                     pairs.append((bare["milliseconds"], load.percentile(0.5)))
                 else:
@@ -89,6 +108,17 @@ def _in_turns(
     return Overhead(
         median(bare for bare, _ in pairs), median(served for _, served in pairs), median(ratios), ratios[0], ratios[-1]
     )
+
+
+@contextlib.contextmanager
+def _on(cpus: Set[int]) -> Iterator[None]:
+    """Processes that are started in this block run on these CPUs."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def main() -> None:
