@@ -4,9 +4,11 @@
 import ctypes
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -210,6 +212,64 @@ numpy.save(sys.argv[2] + "/y.npy", opened(dict(numpy.load(sys.argv[2] + "/inputs
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), compiled(core, model)(inputs)[0])
+
+
+CPLUSPLUS = r"""
+#include <fstream>
+#include <openvino/openvino.hpp>
+
+template <class T>
+ov::Tensor tensor(const char *path, ov::element::Type type, ov::Shape shape) {
+  ov::Tensor found(type, shape);
+  std::ifstream(path, std::ios::binary).read(static_cast<char *>(found.data()), found.get_byte_size());
+  return found;
+}
+
+int main(int, char **arguments) {
+  ov::Core core;
+  core.add_extension(arguments[1]);
+  ov::InferRequest request = core.compile_model("model.xml", "CPU").create_infer_request();
+  request.set_tensor("X", tensor<float>("x.bin", ov::element::f32, {2, 7, 64}));
+  request.set_tensor("mask", tensor<int64_t>("mask.bin", ov::element::i64, {2, 7}));
+  request.infer();
+  const ov::Tensor answer = request.get_output_tensor();
+  std::ofstream("y.bin", std::ios::binary).write(static_cast<const char *>(answer.data()), answer.get_byte_size());
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_a_program_in_cplusplus_opens_it(core, tmp_path):
+    model, inputs = layers(1), layer_inputs(2, 7, lengths=(7, 3))
+    ov.save_model(core.read_model(model.SerializeToString()), tmp_path / "model.xml", compress_to_fp16=False)
+    inputs["X"].tofile(tmp_path / "x.bin")
+    inputs["mask"].tofile(tmp_path / "mask.bin")
+    (tmp_path / "main.cc").write_text(CPLUSPLUS)
+    openvino = openvino_extension.openvino_folder()
+    libraries = openvino / "libs"
+    (library,) = libraries.glob("libopenvino.so.*")
+    command = [
+        "c++", "-std=c++17", "-D_GLIBCXX_USE_CXX11_ABI=1", f"-I{openvino / 'include'}", "main.cc", str(library),
+        f"-Wl,-rpath,{libraries},-rpath-link,{libraries}", "-o", "main",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    extension = str(openvino_extension.openvino_library())
+    done = subprocess.run(["./main", extension], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = np.fromfile(tmp_path / "y.bin", np.float32).reshape(2, 7, HIDDEN)
+    np.testing.assert_array_equal(answer, compiled(core, model)(inputs)[0])
+
+
+def test_benchmark_app_runs_it(core, tmp_path):
+    ov.save_model(core.read_model(layers(2).SerializeToString()), tmp_path / "model.xml", compress_to_fp16=False)
+    command = [
+        str(Path(sys.executable).with_name("benchmark_app")), "-m", "model.xml", "-d", "CPU", "-niter", "2",
+        "-extensions", str(openvino_extension.openvino_library()), "-data_shape", "X[1,8,64],mask[1,8]",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Throughput:" in done.stdout
 
 
 class TestRefusals:
