@@ -57,7 +57,7 @@ def _twins(report_folder: Path) -> dict[str, Any]:
 
     Returns:
         ``rows``; ``changed`` predictions; ``logits``, the largest difference of one, and ``gap``, the largest distance
-        of the two best logits in a row whose prediction changed. SQuAD's predictions are text and have no logits.
+        of the two best logits in a row whose prediction changed (not of SQuAD's, which are those of a span's ends).
     """
     folder = report_folder / "predictions"
     pairs = [
@@ -74,7 +74,7 @@ def _twins(report_folder: Path) -> dict[str, Any]:
     differences = [
         abs(a - b) for one, other in pairs for a, b in zip(one.get("logits", ()), other.get("logits", ()), strict=True)
     ]
-    best = [sorted(row["logits"])[-2:] for row in changed if "logits" in row]
+    best = [sorted(row["logits"])[-2:] for row in changed if "label" in row]
     return {
         "rows": len(pairs),
         "changed": len(changed),

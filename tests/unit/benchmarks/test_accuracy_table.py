@@ -56,7 +56,10 @@ def test_squad_is_in_percent_already_and_a_metric_has_a_row():
 def test_two_runtimes_with_the_same_operators(tmp_path):
     (tmp_path / "predictions").mkdir()
     for cell, last in zip(TWINS, ([0.03, 0.01], [0.01, 0.02]), strict=True):
-        rows = [{"prediction": 1, "logits": [-1.0, 1.0]}, {"prediction": int(last[1] > last[0]), "logits": last}]
+        rows = [
+            {"label": 1, "prediction": 1, "logits": [-1.0, 1.0]},
+            {"label": 1, "prediction": int(last[1] > last[0]), "logits": last},
+        ]
         for split in ("", "-mismatched"):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "predictions" / f"{cell}{split}.jsonl").write_text(text)
