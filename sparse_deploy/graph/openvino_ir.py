@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.graph.operators import DOMAIN, PACKED_INPUTS, SCALE_INPUTS
 from sparse_deploy.kernels.openvino_extension import openvino_library
+from sparse_deploy.sparsity.integers import largest_integer
 from sparse_deploy.sparsity.packing import decode, read_header
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.untrusted.openvino_ir import check_openvino_ir, holds_sparse_operators
 
 Array = NDArray[Any]
+Integers = tuple[Array, Array | None]
 _MOVED_BY = ("Convert", "Multiply", "FakeQuantize")
 _INTEGER_WEIGHTS = ("i8", "u8", "i4", "u4")
 # Nodes between a quantized activation and its product that change no number.
@@ -33,7 +35,7 @@ class StoredWeight:
     constant: ov.Node
     values: Array
     zeros: BoolArray
-    largest: int
+    integers: Integers
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,18 @@ class IrWeight:
         stored_type: OpenVINO's name of the stored type, such as ``f32`` or ``i8``.
         activation_type: type in which the product's other operand reaches it: ``u8`` or ``i8`` when the file
             quantizes it with a stored scale, ``f32`` otherwise.
-        largest: how far the stored integers lie from their zero point at most; 0 for floating point.
+        integers: the stored values where their zero point is taken off, and that zero point; None for none.
     """
 
     name: str
     zeros: BoolArray
     stored_type: str
     activation_type: str
-    largest: int
+    integers: Integers
+
+    def largest(self) -> int:
+        """See :func:`sparse_deploy.sparsity.integers.largest_integer`."""
+        return largest_integer(*self.integers)
 
 
 def read_weights_of_ir(xml_path: Path) -> list[IrWeight]:
@@ -109,7 +115,7 @@ def weights_of(model: ov.Model) -> list[IrWeight]:
             zeros=weight.zeros,
             stored_type=weight.constant.get_element_type().get_type_name(),
             activation_type=_activation_type(next((node for node in operands if _stored(node) is None), None)),
-            largest=weight.largest,
+            integers=weight.integers,
         )
     return list(found.values())
 
@@ -127,7 +133,7 @@ def _packed_weights(model: ov.Model) -> dict[str, IrWeight]:
                 matrix = decode(np.asarray(constant.data))
             except ArtifactError as error:
                 raise ArtifactError(f"{name}: {error}") from error
-            found[name] = IrWeight(name, matrix == 0, "i8", "u8", _largest(matrix))
+            found[name] = IrWeight(name, matrix == 0, "i8", "u8", (matrix, None))
     return found
 
 
@@ -164,7 +170,7 @@ def stored_weights(model: ov.Model) -> Iterator[tuple[ov.Node, StoredWeight]]:
             if weight is not None and weight.zeros.ndim == 2:
                 zeros = weight.zeros if lies_out_in else weight.zeros.T
                 values = weight.values if lies_out_in else weight.values.T
-                yield product, StoredWeight(weight.constant, values, zeros, weight.largest)
+                yield product, StoredWeight(weight.constant, values, zeros, weight.integers)
                 break
 
 
@@ -173,7 +179,7 @@ def _stored(node: ov.Node) -> StoredWeight | None:
     kind = node.get_type_name()
     if kind == "Constant":
         values = np.asarray(node.data)
-        return StoredWeight(node, values, np.asarray(values == 0), _largest(values))
+        return StoredWeight(node, values, np.asarray(values == 0), (values, None))
     if kind not in (*_MOVED_BY, "Subtract", "Transpose", "Reshape"):
         return None
     source = _stored(node.input_value(0).get_node())
@@ -184,15 +190,11 @@ def _stored(node: ov.Node) -> StoredWeight | None:
         return None
     if kind == "Subtract":
         zeros = np.asarray(source.values == other.values)
-        return StoredWeight(source.constant, source.values, zeros, _largest(source.values, other.values))
+        return StoredWeight(source.constant, source.values, zeros, (source.values, other.values))
     move = _transposed if kind == "Transpose" else _reshaped
     shape = tuple(node.output(0).shape)
     values, zeros = (move(array, other.values, shape) for array in (source.values, source.zeros))
-    return StoredWeight(source.constant, values, zeros, source.largest)
-
-
-def _largest(values: Array, zero_point: Array | int = 0) -> int:
-    return int(np.abs(values.astype(np.int32) - zero_point).max(initial=0)) if values.dtype.kind in "iu" else 0
+    return StoredWeight(source.constant, values, zeros, source.integers)
 
 
 def _transposed(array: Array, order: Array, shape: tuple[int, ...]) -> Array:

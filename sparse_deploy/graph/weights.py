@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.graph.operators import packed_inputs, scale_inputs
+from sparse_deploy.sparsity.integers import largest_integer
 from sparse_deploy.sparsity.packing import decode, read_header
 from sparse_deploy.sparsity.pattern import BoolArray
 
@@ -68,10 +69,7 @@ class OnnxWeight:
 
     def largest(self) -> int:
         """How far stored integers lie from their zero point at most; 0 for floating point."""
-        if not self.quantized:
-            return 0
-        distances = self.values.astype(np.int32) - (0 if self.zero_point is None else self.zero_point)
-        return int(np.abs(distances).max(initial=0))
+        return largest_integer(self.values, self.zero_point)
 
     def zero_mask(self) -> BoolArray:
         """``[out, in]``, true where the weight is zero (integers: equal to their zero point)."""

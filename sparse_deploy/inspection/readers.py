@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sparse_deploy import checkpoint
 from sparse_deploy.runtimes.sparse_decompression import TensorFacts
+from sparse_deploy.sparsity.integers import LARGEST_IN_7_BITS
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
 from sparse_deploy.untrusted.openvino_ir import holds_sparse_operators
@@ -24,7 +25,6 @@ ONNX_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identi
 # Nodes between a stored weight and its product.
 ONNX_WEIGHT_STEPS = ("DequantizeLinear", "Transpose", "Cast", "CastLike", "Identity", "QuantizeLinear", "Clip")
 _BYTES = ("i8", "u8")
-_LARGEST_IN_7_BITS = 64
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     masks = {weight.name: weight.zeros for weight in weights}
     files = [path, path.with_suffix(".bin")]
     content = _content(masks, types, exclude, parameters=parameter_count(path), paths=files)
-    bits = _weight_bits(content, {weight.name: weight.largest for weight in weights})
+    bits = _weight_bits(content, {weight.name: weight.largest() for weight in weights})
     return replace(content, weight_bits=bits, sparse_operators=holds_sparse_operators(path))
 
 
@@ -139,7 +139,7 @@ def _content(
 
 def _weight_bits(content: ModelContent, largest: Mapping[str, int]) -> int | None:
     found = [largest[fact.name] for fact in content.facts if fact.weight_type in _BYTES]
-    return (7 if max(found) <= _LARGEST_IN_7_BITS else 8) if found else None
+    return (7 if max(found) <= LARGEST_IN_7_BITS else 8) if found else None
 
 
 def _short_type(numpy_name: str) -> str:

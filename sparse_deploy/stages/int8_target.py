@@ -14,6 +14,7 @@ from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.graph import model_file, weights
 from sparse_deploy.quantization.search import Calibration
+from sparse_deploy.sparsity.integers import LARGEST_IN_7_BITS
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 
@@ -29,8 +30,6 @@ _CALIBRATION_POOL = 4
 # What a search tries beside the recipe's own.
 _OBSERVERS = ("minmax", "percentile", "kl")
 _SMOOTHINGS = (0.8, 0.0)
-# vpmaddubsw adds two products of u8 and s8 in 16 bits: 2 * 255 * 64 = 32640 still fits.
-_LARGEST_FOR_AVX2 = 64
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def _check(graph: "ir.Model", stage: str, source: Int8Source) -> None:
     if source.settings.target_cpu != "avx2":
         return
     for weight in weights.read_weights(graph):
-        if weight.largest() > _LARGEST_FOR_AVX2:
+        if weight.largest() > LARGEST_IN_7_BITS:
             raise QuantizationError(
                 f"{weight.name}: expected 7-bit weights for target_cpu avx2, found {weight.largest()}; report this "
                 f"with the recipe"
