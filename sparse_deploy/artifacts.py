@@ -6,8 +6,10 @@ sparsity record of every model file, the resolved recipe and the versions that m
 """
 
 import contextlib
+import errno
 import importlib.metadata
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,14 +89,33 @@ def check_writable_target(target: Path) -> None:
 
     Raises:
         ConfigError: ``target`` exists and is neither empty nor one of our folders.
+        ArtifactError: it can't be read.
     """
-    if target.is_symlink() or (target.exists() and not target.is_dir()):
-        raise ConfigError(f"{target}: expected a folder to write to, found a file or link. Choose another --output.")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
-        raise ConfigError(
-            f"{target}: the folder holds files and no {MANIFEST_NAME}, so it was not written by sparse-deploy and is "
-            f"not replaced. Choose another --output or empty it."
-        )
+    while True:
+        try:
+            descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or not os.path.lexists(target):
+                raise write_error(target, error) from error
+            raise ConfigError(
+                f"{target}: expected a folder to write to, found a file or link. Choose another --output."
+            ) from error
+        try:
+            names = os.listdir(descriptor)  # noqa: PTH208 (pathlib takes no descriptor)
+            if not names or MANIFEST_NAME in names:
+                return
+            # Another writer may have replaced the folder since, and be removing this one file by file.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), target.lstat()):
+                    break
+        finally:
+            os.close(descriptor)
+    raise ConfigError(
+        f"{target}: the folder holds files and no {MANIFEST_NAME}, so it was not written by sparse-deploy and is "
+        f"not replaced. Choose another --output or empty it."
+    )
 
 
 @contextlib.contextmanager

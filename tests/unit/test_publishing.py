@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from sparse_deploy import publishing
-from sparse_deploy.artifacts import Manifest, Source, load_manifest, seal, staged_folder
+from sparse_deploy.artifacts import Manifest, Source, check_writable_target, load_manifest, seal, staged_folder
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.publishing import clear_leftovers, exchange, only_writer, write_bytes_atomically
 
@@ -161,6 +161,36 @@ def test_writers_of_one_target_do_not_mix(in_memory, exchanging):
     assert text == text[0] * 10_000
     assert seen <= set("abc")
     assert sorted(path.name for path in in_memory.iterdir()) == ["out", "report.json"]
+
+
+REPLACER = """
+import shutil, sys
+from pathlib import Path
+target, old = Path(sys.argv[1]), Path(sys.argv[1] + ".old")
+print("ready", flush=True)
+for turn in range(100_000):
+    fresh = Path(f"{target}.{turn}")
+    fresh.mkdir()
+    for name in ("manifest.json", "a", "b", "c"):
+        (fresh / name).touch()
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+"""
+
+
+def test_a_folder_that_others_keep_replacing_is_never_taken_for_a_foreign_one(in_memory):
+    target = in_memory / "out"
+    replacer = subprocess.Popen([sys.executable, "-c", REPLACER, str(target)], stdout=subprocess.PIPE)
+    try:
+        assert replacer.stdout.readline() == b"ready\n"
+        for _ in range(20_000):
+            check_writable_target(target)
+        assert replacer.poll() is None
+    finally:
+        replacer.kill()
+        replacer.communicate()
 
 
 def make(target: Path, content: str = "old") -> None:
