@@ -74,7 +74,7 @@ class OperatorError:
         name: of its weight.
         gain: by how much the mean change of a logit falls when it alone returns to FP32.
         layer_error: relative error of its own output.
-        score: its share in the gains of all plus its share in the errors of all.
+        score: the gain as a share of the whole change, plus its share in the errors of all.
     """
 
     name: str
@@ -178,11 +178,12 @@ class Search:
         for number, name in enumerate(names, start=1):
             self._progress(f"INT8 search: sensitivity of operator {number} of {len(names)}")
             gains[name] = whole - self._space.output_error(calibration, (name,))
-        # Where several operators are broken, giving back one changes little: then its own output tells more.
-        all_gains = sum(max(gain, 0.0) for gain in gains.values()) or 1.0
+        # Where several operators are broken, giving back one changes next to nothing, and its own output tells more. So
+        # gains are not taken as shares of their sum: that would make much of the largest, which are noise then.
+        whole_change = whole or 1.0
         all_errors = sum(layers.get(name, 0.0) for name in names) or 1.0
         found = [
-            OperatorError(name, gains[name], error, max(gains[name], 0.0) / all_gains + error / all_errors)
+            OperatorError(name, gains[name], error, max(gains[name], 0.0) / whole_change + error / all_errors)
             for name in names
             for error in [layers.get(name, 0.0)]
         ]

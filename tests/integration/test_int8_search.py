@@ -2,6 +2,7 @@
 """Accuracy-driven INT8 through the export stage, on a tiny model that answers 98 % of its text before the outliers."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -93,10 +94,11 @@ def read_weights_of(folder: Path):
 
 def test_failure_names_the_worst_operators_and_writes_nothing(learnt, outliers, tmp_path):
     tolerance = {"max_drop": 0.03, "max_trials": 2, "sensitivity_rows": 8}
-    with pytest.raises(QuantizationError, match=r"dynamic INT8: expected accuracy to drop by at most 3\.00 points"):
+    with pytest.raises(QuantizationError) as caught:
         export(learnt, outliers, tmp_path / "out", mode="dynamic", accuracy=tolerance)
-    with pytest.raises(QuantizationError, match=r"Worst operators: bert\.encoder\.layer\.\d\.attention\.self"):
-        export(learnt, outliers, tmp_path / "out", mode="dynamic", accuracy=tolerance)
+    line = str(caught.value)
+    assert line.startswith("dynamic INT8: expected accuracy to drop by at most 3.00 points")
+    assert re.search(r"Worst operators: bert\.encoder\.layer\.\d\.attention\.self", line)
     assert not list(tmp_path.iterdir())
 
 

@@ -100,6 +100,20 @@ def test_operators_are_ranked_by_what_they_cost():
     assert sum(operator.score for operator in outcome.operators) == pytest.approx(2.0)
 
 
+class Saturated(MadeUp):
+    """Any broken operator makes the answers as wrong as they can be; returning a sound one changes a little."""
+
+    def output_error(self, calibration, fp32):
+        broken = any(name not in fp32 for name in self.cost)
+        return (5.0 if broken else 0.0) - (0.001 if "operator0" in fp32 else 0.0)
+
+
+def test_where_no_gain_tells_the_operators_own_errors_do():
+    outcome = search(Saturated({"operator6": 300, "operator8": 200}))
+    assert [operator.name for operator in outcome.operators[:2]] == ["operator6", "operator8"]
+    assert set(outcome.best.fp32) == {"operator6", "operator8"}
+
+
 def test_fp32_is_given_on_top_of_the_best_calibration():
     outcome = search(MadeUp({"operator3": 60, "operator5": 60}, {SMOOTH: {"operator3": 60}}))
     assert (outcome.best.calibration, outcome.best.fp32) == (SMOOTH, ("operator5",))
