@@ -48,11 +48,11 @@ def record_of(deployment: Path, report_folder: Path) -> dict[str, Any]:
         "gates": [_gate(report, gate) for gate in report.gates if gate.evidence],
         "machine": report.machine.cpu_model,
         "versions": report.versions,
-        **({"twins": _twins(report_folder)} if kind == "sparse" else {}),
+        **({"twins": twins(report_folder)} if kind == "sparse" else {}),
     }
 
 
-def _twins(report_folder: Path) -> dict[str, Any]:
+def twins(report_folder: Path) -> dict[str, Any]:
     """How far the answers of the two sparse cells lie apart, over all splits.
 
     Returns:
@@ -134,9 +134,9 @@ def twins_markdown(records: Sequence[Record], order: Sequence[str]) -> str:
     headers = ("task", "zeros %", "rows", "other predictions", "gap of their two best logits", "largest difference")
     lines = [f"| {' | '.join(headers)} |", "|---|" + "---:|" * (len(headers) - 1)]
     for record in found:
-        twins = record["twins"]
-        gap, logits = ("" if twins[name] is None else f"{twins[name]:.3f}" for name in ("gap", "logits"))
-        figures = (record["task"], f"{100 * record['zeros']:.0f}", f"{twins['rows']:,}", str(twins["changed"]))
+        pair = record["twins"]
+        gap, logits = ("" if pair[name] is None else f"{pair[name]:.3f}" for name in ("gap", "logits"))
+        figures = (record["task"], f"{100 * record['zeros']:.0f}", f"{pair['rows']:,}", str(pair["changed"]))
         lines.append(f"| {' | '.join((*figures, f'at most {gap}' if gap else '', logits))} |")
     return "\n".join(lines)
 

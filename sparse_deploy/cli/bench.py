@@ -41,7 +41,8 @@ def bench_command(
         Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
     ] = None,
     runtime: Annotated[
-        list[str] | None, typer.Option(help="Only this runtime: pytorch, onnxruntime, openvino, sparse. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Only this runtime: pytorch, onnxruntime, openvino, sparse, openvino-sparse. Repeatable."),
     ] = None,
     precision: Annotated[list[str] | None, typer.Option(help="Only this precision: fp32, int8. Repeatable.")] = None,
     shape: Annotated[

@@ -4,7 +4,7 @@
 import json
 
 from accuracy import BUDGETS, recipe
-from harness.accuracy_table import TWINS, _twins, markdown, twins_markdown
+from harness.accuracy_table import TWINS, markdown, twins, twins_markdown
 
 from sparse_deploy.config.loader import recipe_from_mapping
 
@@ -63,7 +63,7 @@ def test_two_runtimes_with_the_same_operators(tmp_path):
         for split in ("", "-mismatched"):
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (tmp_path / "predictions" / f"{cell}{split}.jsonl").write_text(text)
-    found = record("mnli", [], kind="sparse") | {"twins": _twins(tmp_path)}
+    found = record("mnli", [], kind="sparse") | {"twins": twins(tmp_path)}
     table = twins_markdown([found, record("mnli", [])], ["sst2", "mnli"])
     assert fields(table, 2) == ["mnli", "70", "4", "2", "at most 0.020", "0.020"]
     assert len(table.splitlines()) == 3
