@@ -159,6 +159,8 @@ def contenders(blocks: Sequence[Block], ours: str, within: float, least: int = 2
     behind: dict[str, float] = {}
     for found in clean_blocks(blocks).values():
         medians = {name: middle_ms(own) for name, own in by_rival(found).items() if not is_ours(name, ours)}
+        if len(medians) < 2:  # nobody to be compared with
+            continue
         for name, ms in medians.items():
             behind[name] = min(behind.get(name, float("inf")), ms / min(medians.values()))
     # A disturbance at most doubles a time, so the fastest request of disturbed blocks still says something.

@@ -14,6 +14,9 @@ from scipy import special
 
 FloatArray = npt.NDArray[np.float64]
 
+# A p-value of exactly alpha is not above it, whatever its last bits say.
+_ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Distribution:
@@ -62,7 +65,7 @@ class Distribution:
         stretch = 1.0 + acceleration * shifted
         if stretch <= 0.0:
             return 1.0 if shifted < 0.0 else 1.0 / (len(self.draws) + 1)
-        return float(special.ndtr(bias - shifted / stretch))
+        return float(special.ndtr(bias - shifted / stretch)) * (1.0 - _ROUNDING)
 
     def _rank(self, alpha: float, bias: float, acceleration: float) -> int:
         shifted = bias - float(special.ndtri(alpha))
@@ -70,7 +73,10 @@ class Distribution:
         if stretch <= 0.0:
             return len(self.draws) + 1
         level = float(special.ndtr(bias + shifted / stretch))
-        return max(1, math.ceil(level * (len(self.draws) + 1) - 1e-9))
+        rank = max(1, math.ceil(level * (len(self.draws) + 1)) - 1)
+        while rank <= len(self.draws) and self._p_value(rank, bias, acceleration) > alpha:
+            rank += 1  # the formula's rounding errors are not those of its inverse
+        return rank
 
 
 def bias_of(draws: FloatArray, observed: float) -> float:

@@ -135,6 +135,11 @@ def test_a_disturbed_block_alone_drops_nobody_who_may_be_the_best():
     assert set(contenders(blocks, "ours", 1.25)) == {"a", "b", "c"}
 
 
+def test_a_lone_clean_block_does_not_keep_a_rival_far_behind():
+    blocks = [*(block(name, 0, ms, foreign=0.5) for name, ms in (("a", 4.0), ("b", 4.2))), block("slow", 0, 40.0)]
+    assert set(contenders(blocks, "ours", 1.25)) == {"a", "b"}
+
+
 def test_comparable_rounds_count_ours_and_the_best_under_the_commoner_label():
     blocks = [
         *(block(name, turn, ms) for turn in range(3) for name, ms in (("ours", 10.0), ("a", 20.0))),

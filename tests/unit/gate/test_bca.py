@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -38,6 +38,7 @@ def test_bounds_are_those_of_scipy_on_the_same_draws():
     st.integers(-6, 6),
     st.sampled_from([0.01, 0.05, 0.3]),
 )
+@example([0] * 38 + [1], 0.0, 0.0, 0, 0.05)  # (n + 1) * alpha is whole: rounding decides
 def test_a_bound_meets_the_margin_when_its_p_value_meets_alpha(draws, bias, acceleration, margin, alpha):
     found = Distribution(np.sort(np.array(draws, dtype=float)), bias, acceleration, limit=10.0)
     assert (found.high(alpha) <= margin) == (found.p_exceeds(margin) <= alpha)

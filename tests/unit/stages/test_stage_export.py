@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 import torch
 from openvino_extension import needs_extension
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+from tiny_tokenizer import PIECES, save_tiny_tokenizer
+from transformers import BertConfig, BertForSequenceClassification
 
 from sparse_deploy import checkpoint as checkpoints
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.cli.main import run
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
-from sparse_deploy.data.demo_text import demo_rows
 from sparse_deploy.errors import (
     ArtifactError,
     CheckpointError,
@@ -44,17 +43,10 @@ INT8_FILES = ("model_int8.onnx", "openvino_model_int8.xml", "model_sparse.onnx")
 
 def make_checkpoint(folder: Path, **changes: object) -> Path:
     """A tiny classifier whose encoder holds 4x1 blocks of zeros, 75 % of all."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=specials)
-    tokenizer.train_from_iterator((row["sentence"] for row in demo_rows("train")[:300]), trainer)
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=64).save_pretrained(folder)
+    save_tiny_tokenizer(folder, 64)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=PIECES, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=64, max_position_embeddings=64, initializer_range=0.4, **changes,
     )  # fmt: skip
     model = BertForSequenceClassification(config)

@@ -6,12 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from interrupted_run import interrupted_finetune
 from safetensors.torch import load_file
 from tiny_checkpoint import demo_recipe
 from transformers import AutoModelForSequenceClassification
@@ -130,19 +130,13 @@ def test_a_killed_run_resumes_in_its_phase_to_the_same_result(straight, tmp_path
     recipe, expected, manifest = straight
     path = tmp_path / "recipe.yaml"
     path.write_text(json.dumps(recipe.model_dump(mode="json")))
-    command = [sys.executable, "-m", "sparse_deploy", "finetune", "-c", str(path), "--output", str(tmp_path / "out")]
-    # As many threads as in this process, or sums would be rounded in another order.
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     state = tmp_path / "out.training"
-    saved = state / QAT_FOLDER if phase == "qat" else state
-    deadline = time.monotonic() + 240
-    while newest_complete_checkpoint(saved) is None:
-        assert process.poll() is None, process.stderr.read()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
+    checkpoint = (state / QAT_FOLDER if phase == "qat" else state) / "checkpoint-3"
+    killed = interrupted_finetune(
+        checkpoint, signal.SIGKILL, "-c", path, "--output", tmp_path / "out", threads=torch.get_num_threads()
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert newest_complete_checkpoint(checkpoint.parent) == checkpoint
     assert not (tmp_path / "out").exists()
     assert (state / QAT_START).exists() == (phase == "qat")
     resumed = finetune(recipe, tmp_path / "out")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from interrupted_run import interrupted_finetune
 from safetensors.torch import load_file
 from tiny_checkpoint import demo_recipe
 
@@ -18,13 +19,23 @@ from sparse_deploy.stages.finetune import finetune
 from sparse_deploy.training.resume import is_complete, newest_complete_checkpoint
 
 
-@pytest.fixture
-def recipe_file(sparse_encoder, tmp_path) -> Path:
-    recipe = demo_recipe(sparse_encoder)
-    slow = recipe.finetune.model_copy(update={"max_steps": 60, "save_steps": 6})
-    path = tmp_path / "recipe.yaml"
+def write_recipe(encoder: Path, folder: Path, steps: int) -> Path:
+    recipe = demo_recipe(encoder)
+    slow = recipe.finetune.model_copy(update={"max_steps": steps, "save_steps": 6})
+    path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe.model_copy(update={"finetune": slow}).model_dump(mode="json")))
     return path
+
+
+@pytest.fixture
+def recipe_file(sparse_encoder, tmp_path) -> Path:
+    return write_recipe(sparse_encoder, tmp_path, 60)
+
+
+@pytest.fixture
+def endless_recipe_file(sparse_encoder, tmp_path) -> Path:
+    """Of a run that the test ends."""
+    return write_recipe(sparse_encoder, tmp_path, 100_000)
 
 
 def start(recipe: Path, output: Path) -> subprocess.Popen:
@@ -33,7 +44,7 @@ def start(recipe: Path, output: Path) -> subprocess.Popen:
 
 
 def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while newest_complete_checkpoint(folder) is None:
         assert process.poll() is None, process.stderr.read()[-2000:]
         assert time.monotonic() < deadline
@@ -48,11 +59,8 @@ def weights(folder: Path) -> dict:
 def test_a_stopped_run_resumes_to_the_same_weights(recipe_file, tmp_path, how):
     output = tmp_path / "out"
     state = tmp_path / "out.training"
-    process = start(recipe_file, output)
-    wait_for_checkpoint(state, process)
-    process.send_signal(how)
-    process.wait(timeout=60)
-    assert process.returncode == (130 if how is signal.SIGINT else -how)
+    stopped = interrupted_finetune(state / "checkpoint-6", how, "-c", recipe_file, "--output", output)
+    assert stopped.returncode == (130 if how is signal.SIGINT else -how)
     assert not output.exists()
     (state / "checkpoint-9999").mkdir()  # what a kill in the middle of a save leaves: the newest, without a marker
     (state / "checkpoint-9999" / "model.safetensors").write_bytes(b"half")
@@ -79,9 +87,9 @@ def test_completeness_needs_every_file_in_full_size(tmp_path):
     assert not is_complete(checkpoint)
 
 
-def test_state_of_another_recipe_is_not_resumed(sparse_encoder, tmp_path, recipe_file):
+def test_state_of_another_recipe_is_not_resumed(sparse_encoder, tmp_path, endless_recipe_file):
     output = tmp_path / "out"
-    process = start(recipe_file, output)
+    process = start(endless_recipe_file, output)
     wait_for_checkpoint(tmp_path / "out.training", process)
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=60)
@@ -90,9 +98,11 @@ def test_state_of_another_recipe_is_not_resumed(sparse_encoder, tmp_path, recipe
     assert finetune(demo_recipe(sparse_encoder), output, restart=True) is not None
 
 
-def test_a_second_run_for_the_same_output_is_refused_while_the_first_trains(sparse_encoder, tmp_path, recipe_file):
+def test_a_second_run_for_the_same_output_is_refused_while_the_first_trains(
+    sparse_encoder, tmp_path, endless_recipe_file
+):
     state = tmp_path / "out.training"
-    first = start(recipe_file, tmp_path / "out")
+    first = start(endless_recipe_file, tmp_path / "out")
     try:
         wait_for_checkpoint(state, first)
         with pytest.raises(ConfigError, match="another process"):
