@@ -12,6 +12,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ SCRATCH_PREFIX = "sdray-"  # short: the path of a socket in it may have 107 byte
 _OWN = "local"
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB, its default 30 % of the memory; only small messages pass
 _LENGTH_OF_A_REASON = 300
+_REMOVAL_SECONDS, _PAUSE_SECONDS = 5.0, 0.05
 
 
 def own_cpus() -> int | None:
@@ -50,7 +52,7 @@ def ray_cluster() -> Iterator[Any]:
     with contextlib.ExitStack() as cleanup:
         if address == _OWN:
             scratch = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-            cleanup.callback(shutil.rmtree, scratch, ignore_errors=True)
+            cleanup.callback(_remove, scratch)
             options |= {
                 "num_cpus": describe_machine().usable_cpus,
                 "include_dashboard": False,
@@ -65,6 +67,14 @@ def ray_cluster() -> Iterator[Any]:
             raise RuntimeUnavailableError(f"Ray at {address!r} can't be used: {reason}") from error
         signal.signal(signal.SIGTERM, before)  # Ray's own handler exits without asking anybody
         yield ray
+
+
+def _remove(scratch: Path) -> None:
+    """Ray's processes may still write while they end, into a folder that is being removed."""
+    limit = time.monotonic() + _REMOVAL_SECONDS
+    while scratch.exists() and time.monotonic() < limit:
+        shutil.rmtree(scratch, ignore_errors=True)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _address() -> str:

@@ -62,7 +62,7 @@ class ServerProcess:
         return self.process.wait(timeout)
 
     def _wait_until_serving(self) -> dict[str, Any]:
-        limit = time.monotonic() + 90
+        limit = time.monotonic() + 300
         while time.monotonic() < limit:
             for event in self.events():
                 if event.get("event") == "serving":

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a server counts, as Prometheus reads it."""
 
+import os
 from collections.abc import Callable
 
 from prometheus_client import (
@@ -26,7 +27,8 @@ class Metrics:
 
     Args:
         model: value of the label ``model``.
-        runtime: what computes, such as ``sparse-int8``; shown as ``sparse_deploy_model_info``.
+        runtime: what computes, such as ``sparse-int8``; shown as ``sparse_deploy_model_info`` with the process id, by
+            which replicas behind one address are told apart.
         waiting: sequences in the queue now.
     """
 
@@ -36,8 +38,8 @@ class Metrics:
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         name = "sparse_deploy"
-        info = Gauge(f"{name}_model_info", "What is served.", ["model", "runtime"], registry=registry)
-        info.labels(model, runtime).set(1)
+        info = Gauge(f"{name}_model_info", "What is served.", ["model", "runtime", "pid"], registry=registry)
+        info.labels(model, runtime, os.getpid()).set(1)
         self._requests = Counter(f"{name}_requests", "Answered infer requests.", ["model", "code"], registry=registry)
         self._model = model
         seconds = Histogram(

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 APPLICATION_NAME = "sparse-deploy"
 _LENGTH_OF_A_REASON = 300
-_CALL_SECONDS = 5.0
+_CALL_SECONDS = 20.0
 _QUIET = {"enable_access_log": False}  # the application has its own
-_LINGER_SECONDS = 0.5
+_LINGER_SECONDS = 1.0
 
 
 class ReplicaSettings(ServerSettings):
@@ -147,10 +147,18 @@ def _noted_signal() -> threading.Event:
 def _drain(handle: Any, seconds: float) -> None:
     """Let readiness say no for a while, then close connections with their next answer, and only then the door."""
     log("draining", seconds=seconds)
-    handle.broadcast("drain").results(timeout_s=_CALL_SECONDS)
+    _tell(handle)
     time.sleep(seconds)
-    handle.broadcast("drain", closing=True).results(timeout_s=_CALL_SECONDS)
+    _tell(handle, closing=True)
     time.sleep(_LINGER_SECONDS)
+
+
+def _tell(handle: Any, *, closing: bool = False) -> None:
+    """All replicas; one that does not answer keeps the others from nothing."""
+    try:
+        handle.broadcast("drain", closing=closing).results(timeout_s=_CALL_SECONDS)
+    except TimeoutError:
+        log("replicas silent", seconds=_CALL_SECONDS)
 
 
 def _check_cpus(settings: ReplicaSettings, found: float) -> None:

@@ -20,7 +20,8 @@ from sparse_deploy.serving.settings import ServerSettings
 # long for a loop that parses requests.
 SWITCH_SECONDS = 0.0005
 _TICK_SECONDS = 0.05
-_LINGER_SECONDS = 0.25
+# A client on a kept connection learns with its next answer that the connection ends; so long may it pause before it.
+_LINGER_SECONDS = 1.0
 
 
 def serve(settings: ServerSettings) -> None:

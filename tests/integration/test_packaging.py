@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+# It compiles every instruction set, and the extension against OpenVINO's headers.
+pytestmark = pytest.mark.timeout(1500)
+
 ROOT = Path(__file__).parents[2]
 KERNELS = "sparse_deploy/kernels/"
 LIBRARIES = {f"{KERNELS}libsparse_deploy_kernels.so", f"{KERNELS}libsparse_deploy_onnxruntime.so"}

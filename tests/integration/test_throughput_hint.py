@@ -2,7 +2,6 @@
 """``bench`` with the throughput hint, on a tiny real deployment: streams beside the latency hint, or none."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def test_cells_of_openvino_are_measured_in_streams_too(measured):
     ]
     assert {cell.streamed for cell in report.cells if cell.runtime == "onnxruntime"} == {None}
     for figures in (cell.streamed for cell in report.cells if cell.streamed):
-        assert figures.streams == min(2, len(os.sched_getaffinity(0)))
+        assert 1 <= figures.streams <= 2  # OpenVINO's choice
         assert len(figures.blocks) == 2
         assert figures.batch_size == 8
         assert figures.tokens_per_second > figures.examples_per_second > 0

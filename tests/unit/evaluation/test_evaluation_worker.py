@@ -90,7 +90,7 @@ def test_blocks_are_whole_passes_of_at_least_the_time(workers, folder):
 def test_a_block_of_streams_is_whole_passes_and_enough_of_them(workers, folder):
     worker = opened(workers, folder, "openvino", threads=2)
     streams = worker.call("open_streams", batches=[[1, 5], [0, 2]])["streams"]
-    assert streams == min(2, len(os.sched_getaffinity(0)))
+    assert 1 <= streams <= 2  # OpenVINO's choice
 
     block = worker.call("stream", batches=[[1, 5], [0, 2], [3]], seconds=0.0)
     passes = math.ceil(4 * streams / 3)  # the tail, where streams are idle, must be a small part
@@ -167,8 +167,8 @@ def test_a_hung_worker_does_not_hang_the_parent(tmp_path, folder):
 def test_long_work_shows_signs_of_life(tmp_path, folder):
     with Workers(1, tmp_path, silence_seconds=60) as workers:
         worker = opened(workers, folder)
-        worker._silence = 1.9  # longer than the interval of the signs, shorter than the block
-        assert worker.call("latency", indices=[0], seconds=2.5)["samples_ms"]
+        worker._silence = 3.0  # longer than the interval of the signs, shorter than the block
+        assert worker.call("latency", indices=[0], seconds=4.0)["samples_ms"]
 
 
 @pytest.mark.parametrize("ending", [None, KeyboardInterrupt, RuntimeError])
@@ -227,4 +227,7 @@ def test_thread_pools_are_sized_before_the_runtime_is_imported():
 
 
 def alive(pid: int) -> bool:
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

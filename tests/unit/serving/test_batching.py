@@ -174,7 +174,7 @@ def test_one_poisonous_sequence_fails_alone(model):
 
 def test_a_lone_sequence_waits_for_company_as_long_as_it_is_told(model):
     async def run():
-        batcher = open_batcher(model, max_delay=0.2)
+        batcher = open_batcher(model, max_delay=1.0)
         begin = time.monotonic()
         tasks = [answer(batcher, sequence(1))]
         await asyncio.sleep(0.05)
@@ -183,7 +183,7 @@ def test_a_lone_sequence_waits_for_company_as_long_as_it_is_told(model):
         batcher.close()
         return time.monotonic() - begin
 
-    assert asyncio.run(run()) >= 0.2
+    assert asyncio.run(run()) >= 1.0
     assert model.seen == [(2, 1)]
 
 
@@ -203,7 +203,8 @@ def test_close_answers_what_waits_and_refuses_what_comes(model):
         waiting = answer(batcher, sequence(2))
         await asyncio.sleep(0.02)
         closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
-        await asyncio.sleep(0.02)
+        while not batcher._closing:
+            await asyncio.sleep(0.005)
         with pytest.raises(RequestError) as caught:
             await answer(batcher, sequence(3))
         model.gate.set()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One job: its CPUs, its processes, what it remembers."""
 
+import contextlib
 import json
 import os
 import signal
@@ -35,7 +36,11 @@ def job(folder: Path, *stages: tuple[str, ...]) -> Job:
 
 
 def children(of: Path) -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if str(of) in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # gone meanwhile
+            found += [process] if str(of) in " ".join(process.cmdline()) else []
+    return found
 
 
 def test_reserved_cpus_are_never_given_twice():
