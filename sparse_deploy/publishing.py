@@ -179,9 +179,9 @@ def _replace_in_two_steps(staging: Path, target: Path) -> bool:
     lock = _claim(target, without_locks=True)
     if lock is None:
         return False
-    retired = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_RETIRED, dir=target.parent))
+    retired = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_RETIRED}")
     try:
-        target.replace(retired)
+        target.rename(retired)  # the lock goes with it, so nobody takes it for a leftover
         try:
             staging.rename(target)
         except OSError as error:
