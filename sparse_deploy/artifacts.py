@@ -93,7 +93,7 @@ def check_writable_target(target: Path) -> None:
     """
     while True:
         try:
-            descriptor = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            names, still_there = _look_into(target)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -102,20 +102,27 @@ def check_writable_target(target: Path) -> None:
             raise ConfigError(
                 f"{target}: expected a folder to write to, found a file or link. Choose another --output."
             ) from error
-        try:
-            names = os.listdir(descriptor)  # noqa: PTH208 (pathlib takes no descriptor)
-            if not names or MANIFEST_NAME in names:
-                return
-            # Another writer may have replaced the folder since, and be removing this one file by file.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), target.lstat()):
-                    break
-        finally:
-            os.close(descriptor)
-    raise ConfigError(
-        f"{target}: the folder holds files and no {MANIFEST_NAME}, so it was not written by sparse-deploy and is "
-        f"not replaced. Choose another --output or empty it."
-    )
+        if not names or MANIFEST_NAME in names:
+            return
+        if still_there:
+            raise ConfigError(
+                f"{target}: the folder holds files and no {MANIFEST_NAME}, so it was not written by sparse-deploy and "
+                f"is not replaced. Choose another --output or empty it."
+            )
+
+
+def _look_into(folder: Path) -> tuple[list[str], bool]:
+    """Names in a folder, and whether it is still at its path: another writer may be replacing and removing it.
+
+    Raises:
+        OSError: no folder, or a link.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        names = os.listdir(descriptor)  # noqa: PTH208 (pathlib takes no descriptor)
+        return names, os.path.samestat(os.fstat(descriptor), folder.lstat())
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
