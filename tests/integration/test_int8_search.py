@@ -55,7 +55,7 @@ def export(learnt: Path, checkpoint: Path, output: Path, **changes: object):
 
 def test_the_outlier_model_answers_as_before_in_fp32(learnt, outliers):
     changed = outlier_rescue.largest_logit_change(learnt / "checkpoint", outliers, "demo", learnt / "data")
-    assert changed < 1e-2  # beside a constant of 4096
+    assert changed < 2e-3  # rounding beside a constant of 4096: 2e-4 to 7e-4 over nine trainings
     before, after = (checkpoints.zero_masks(folder, DEFAULT_EXCLUDE) for folder in (learnt / "checkpoint", outliers))
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
@@ -69,7 +69,7 @@ def test_what_plain_int8_breaks_the_search_rescues(learnt, outliers, tmp_path, m
     assert plain["high"] > 0.03
     assert found["verdict"] == "pass"
     assert found["high"] <= 0.03
-    assert 1 <= len(found["fp32_operators"]) < ENCODER_LINEARS
+    assert 1 <= len(found["fp32_operators"]) <= 8
     assert len(found["sensitivity"]) == found["operators"] == ENCODER_LINEARS
     assert any("attention.self" in name for name in found["fp32_operators"])
     weights = {weight.name: weight for weight in read_weights_of(tmp_path / "out")}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 from openvino_extension import needs_extension
+from openvino_streams import streams_of_openvino
 from tiny_deployment import BENCH_RECIPE, make_sparse_ir, seal_deployment
 from typer.testing import CliRunner
 
@@ -34,15 +35,16 @@ def measured(deployment: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return bench_deployment(deployment, folder, overrides=CELLS), folder
 
 
-def test_cells_of_openvino_are_measured_in_streams_too(measured):
+def test_cells_of_openvino_are_measured_in_streams_too(deployment, measured):
     report, _ = measured
+    streams = streams_of_openvino(deployment / "openvino_model.xml", threads=2)
     assert [cell.id for cell in report.cells if cell.streamed and cell.runtime == "openvino"] == [
         "openvino-fp32",
         "openvino-int8",
     ]
     assert {cell.streamed for cell in report.cells if cell.runtime == "onnxruntime"} == {None}
     for figures in (cell.streamed for cell in report.cells if cell.streamed):
-        assert 1 <= figures.streams <= 2  # OpenVINO's choice
+        assert figures.streams == streams
         assert len(figures.blocks) == 2
         assert figures.batch_size == 8
         assert figures.tokens_per_second > figures.examples_per_second > 0
