@@ -35,6 +35,16 @@ MODELS = {
     "minilm": ModelSize(
         {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     ),
+    # For tests of the benchmark itself: built from nothing within seconds.
+    "tiny": ModelSize(
+        {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 128,
+            "vocab_size": 30000,
+        }
+    ),
 }
 
 

@@ -215,20 +215,20 @@ def _write_fused(model: str, folder: Path) -> None:
             opt_level=0,
             use_gpu=False,
         )
-        source.unlink()
         found = {node.op_type for node in fused.model.graph.node}
         if not {"Attention", "SkipLayerNormalization", "BiasGelu"} <= found:
             raise RuntimeError(f"ONNX Runtime's transformer fusion left out a fusion; the graph has {sorted(found)}")
-        proto = fused.model
-        del proto.graph.value_info[:]
+        del fused.model.graph.value_info[:]
+        # Saving sorts the nodes and imports the domain of the fused operators, which the model in memory lacks.
+        fused.save_model_to_file(str(source))
         # The quantizer would also take Gemm, that is pooler and head; they stay FP32 in all our files.
         chosen = [
             node.name
-            for node in proto.graph.node
+            for node in fused.model.graph.node
             if node.op_type in ("MatMul", "Attention") and "qa_outputs" not in node.name
         ]
         quantize_dynamic(
-            proto,
+            source,
             folder / DYNAMIC_FUSED,
             op_types_to_quantize=["MatMul", "Attention"],
             nodes_to_quantize=chosen,
@@ -236,6 +236,7 @@ def _write_fused(model: str, folder: Path) -> None:
             # Shape inference stops at the fused operators, so the quantizer has to be told.
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
+        source.unlink()
 
 
 def _write_ir(folder: Path) -> None:
