@@ -58,6 +58,7 @@ LABEL org.opencontainers.image.title="sparse-deploy" \
 ENV PATH="/opt/venv/bin:${PATH}" \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONNOUSERSITE=1 \
     PYTHONUNBUFFERED=1
