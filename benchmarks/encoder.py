@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole encoders: ours against every dense runtime on this machine, interleaved in one run.
 
-python benchmarks/encoder.py --cells all --json > benchmarks/results/CPU/encoder.json
+python benchmarks/encoder.py --cells all --record      # into benchmarks/results, for RESULTS.md
 python benchmarks/encoder.py --cells 'base-*-b1-s128' --rounds 6
-python benchmarks/encoder.py --sweep sequence --json > benchmarks/results/CPU/sweep-sequence.json
+python benchmarks/encoder.py --sweep sequence --plot sequence.svg
+SPARSE_DEPLOY_ISA=avx2 python benchmarks/encoder.py    # that set against its own dense kernel
 """
 
 import argparse
@@ -16,7 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from harness.cells import BARS, Cell, select_cells
+from harness.bars import CELL_BARS, CELLS
+from harness.cells import Cell, select_cells
 from harness.console import show_progress
 from harness.interleave import Plan
 from harness.machine_state import Probe
@@ -24,15 +26,17 @@ from harness.measure import Bench, measure_cell, measure_scaling, sweep
 from harness.models import model_folder
 from harness.processes import WorkerError
 from harness.profile import measure_profile, profile_text
+from harness.records import is_forced, store_record
 from harness.report import cell_line, context
 from harness.serving import measure_serving
-from harness.sessions import OURS, OURS_OPENVINO, RIVALS
+from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
 from harness.sparse_model import ensure_sparse_model
 
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.machine import describe_machine
 
 CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
+RESULTS = Path(__file__).resolve().parent / "results"
 SWEPT_CELL = "base-u70-b1-s128"
 # Multiples of 16 and their neighbours: where lanes or tiles are padded, the cost jumps between the two.
 SEQUENCES = (16, 17, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512)
@@ -53,6 +57,8 @@ def main() -> None:
         for record in _records(options):
             record = {**record, **context(max(options.threads))}
             print(json.dumps(record) if options.json else _text(record), flush=True)
+            if options.record:
+                store_record(RESULTS, record)
             if options.plot:
                 _plot(record, options.plot)
     except (SparseDeployError, WorkerError, RuntimeError, OSError) as error:
@@ -69,7 +75,7 @@ def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     if probe.reason:
         print(f"encoder.py: no near/far labels: {probe.reason}", file=sys.stderr)
     for cell in options.cells:
-        bench = Bench(max(options.threads), options.rivals, options.plan, probe, _progress)
+        bench = Bench(max(options.threads), options.rivals, options.plan, probe, _progress, options.bars)
         folder = model_folder(options.models, cell.model, cell.pattern, _progress)
         if OURS in options.rivals:
             ensure_sparse_model(folder, _progress)
@@ -83,6 +89,16 @@ def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield measure_scaling(bench, cell, folder, options.threads)
         else:
             yield measure_cell(bench, cell, folder)
+
+
+def _rivals(options: argparse.Namespace, *, forced: bool) -> list[str]:
+    """The dense rivals to measure. No other runtime keeps to a forced set: there it is our own dense layout."""
+    globs = options.rivals.split(",")
+    if globs == ["*"]:
+        if forced:
+            return [OWN_DENSE]
+        return list(SWEPT_RIVALS if options.sweep else SCALED_RIVALS if len(options.threads) > 1 else RIVALS)
+    return [name for name in (*RIVALS, OWN_DENSE) if any(fnmatchcase(name, glob) for glob in globs)]
 
 
 def _plot(record: dict[str, Any], path: Path) -> None:
@@ -118,7 +134,7 @@ def _parse() -> argparse.Namespace:
         "--cells",
         nargs="+",
         metavar="CELL",
-        help=f"all, globs, or MODEL-PATTERN-bBATCH-sSEQUENCE; known: {', '.join(BARS)}",
+        help=f"all, globs, or MODEL-PATTERN-bBATCH-sSEQUENCE; known: {', '.join(CELLS)}",
     )
     parser.add_argument("--rivals", default="*", help="only these dense rivals (globs, separated by commas)")
     parser.add_argument("--rivals-only", action="store_true", help="leave ours out")
@@ -132,6 +148,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=CACHE, help="where the built models are kept")
     parser.add_argument("--verbose", action="store_true", help="each step as a line, also without a terminal")
     parser.add_argument("--json", action="store_true", help="one JSON object per cell")
+    parser.add_argument("--record", action="store_true", help="store the records in benchmarks/results")
     options = parser.parse_args()
     try:
         options.threads = tuple(int(count) for count in options.threads.split(","))
@@ -145,11 +162,11 @@ def _parse() -> argparse.Namespace:
         parser.error("--threads, --rounds and --seconds: expected numbers above 0")
     if options.plot and not (options.sweep and options.plot.suffix in (".svg", ".png")):
         parser.error("--plot: expected --sweep, and a file named .svg or .png")
-    globs = options.rivals.split(",")
-    known = SWEPT_RIVALS if options.sweep else SCALED_RIVALS if len(options.threads) > 1 else RIVALS
-    chosen = [name for name in (RIVALS if globs != ["*"] else known) if any(fnmatchcase(name, glob) for glob in globs)]
+    here = context(max(options.threads))
+    forced = is_forced(here)
+    options.bars = {} if forced else CELL_BARS.get(here["instruction_set"]["name"], {})
     ours = (OURS, OURS_OPENVINO) if whole else (OURS,)
-    options.rivals = (*(() if options.rivals_only else ours), *chosen)
+    options.rivals = (*(() if options.rivals_only else ours), *_rivals(options, forced=forced))
     first = min(usual.first_rounds, rounds)
     options.plan = replace(usual, rounds=rounds, first_rounds=first, seconds=seconds)
     return options

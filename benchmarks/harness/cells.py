@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from harness.bars import CELLS
 from sparse_deploy.sparsity.pattern import DENSE, UNSTRUCTURED, PatternKind, SparsityPattern
 
 SEQUENCE_CLASSIFICATION = "text-classification"
@@ -49,28 +50,6 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Bar:
-    """Speed-up over the best dense rival that a cell must reach, and the one it aims at."""
-
-    must: float
-    aim: float
-
-
-BARS = {
-    "base-u70-b1-s128": Bar(1.8, 2.5),
-    "base-12-b1-s128": Bar(1.45, 2.0),
-    "base-b80_4x1-b1-s128": Bar(2.9, 4.0),
-    "base-b80_1x4-b1-s128": Bar(2.4, 3.5),
-    "large-b80_4x1-b1-s384": Bar(2.7, 4.0),
-    "large-b80_1x4-b1-s384": Bar(2.1, 3.3),
-    "base-u70-b16-s128": Bar(1.5, 2.2),
-    "base-u90-b1-s128": Bar(2.6, 4.0),
-    "base-u70-b1-s16": Bar(2.5, 5.0),
-    "minilm-u70-b1-s128": Bar(1.4, 2.0),
-}
-
-
-@dataclass(frozen=True)
 class Cell:
     """One cell; :func:`parse_cell` makes it from its name."""
 
@@ -83,11 +62,6 @@ class Cell:
     def name(self) -> str:
         """``MODEL-PATTERN-bBATCH-sSEQUENCE``."""
         return f"{self.model}-{self.pattern}-b{self.batch}-s{self.sequence}"
-
-    @property
-    def bar(self) -> Bar | None:
-        """What must be reached; None for a cell that nobody set a bar for."""
-        return BARS.get(self.name)
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON, for a worker."""
@@ -121,9 +95,9 @@ def select_cells(texts: Sequence[str]) -> list[Cell]:
     """
     found: list[Cell] = []
     for text in [word for argument in texts for word in argument.replace(",", " ").split()]:
-        names = list(BARS) if text == "all" else [name for name in BARS if fnmatchcase(name, text)]
+        names = list(CELLS) if text == "all" else [name for name in CELLS if fnmatchcase(name, text)]
         if not names and any(letter in text for letter in "*?["):
-            raise ValueError(f"cells: {text!r} matches none of {', '.join(BARS)}")
+            raise ValueError(f"cells: {text!r} matches none of {', '.join(CELLS)}")
         found += [parse_cell(name) for name in names or [text]]
     unique = list(dict.fromkeys(found))
     models = list(dict.fromkeys((cell.model, cell.pattern) for cell in unique))

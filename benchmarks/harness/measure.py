@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from harness.bars import Bar
 from harness.cells import Cell
 from harness.interleave import Plan, Progress, run_rounds
 from harness.machine_state import Probe
 from harness.processes import RivalProcesses
 from harness.report import cell_record, summarize
-from harness.sessions import OURS, UnavailableError
+from harness.sessions import OURS, UnavailableError, environment
 
 # What every answer is compared with: FP32, and nobody's fusion or rounding.
 REFERENCE = "pytorch_fp32"
@@ -31,6 +32,7 @@ class Bench:
         plan: how long and how often.
         probe: looks at the machine.
         progress: told each step.
+        bars: what cells must reach, by name.
     """
 
     threads: int
@@ -38,6 +40,7 @@ class Bench:
     plan: Plan
     probe: Probe
     progress: Progress
+    bars: Mapping[str, Bar]
 
 
 def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
@@ -67,7 +70,9 @@ def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
             variants[name]["relative_error"] = error
         opened = {name: processes[name] for name in variants}
         blocks = run_rounds(opened, OURS, bench.plan, bench.probe, lambda text: bench.progress(f"{cell.name}: {text}"))
-    return cell_record(cell, blocks, variants, missing) | {"took_s": round(time.monotonic() - start)}
+    return cell_record(cell, blocks, variants, missing, bench.bars.get(cell.name)) | {
+        "took_s": round(time.monotonic() - start)
+    }
 
 
 def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[int]) -> dict[str, Any]:
@@ -82,7 +87,7 @@ def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[in
             try:
                 for count in threads:
                     bench.progress(f"{cell.name}: opening {rival} with {count} thread(s)")
-                    process = processes.start(f"{rival}@{count}", count)
+                    process = processes.start(f"{rival}@{count}", count, **environment(rival))
                     process.call("open", rival=rival, folder=str(folder), cell=cell.as_json(), threads=count)
             except UnavailableError as error:
                 result["missing"][rival] = str(error)
@@ -179,5 +184,5 @@ def relative_errors(answers: Mapping[str, Sequence[Sequence[float]]], reference:
 
 
 def _open(processes: RivalProcesses, rival: str, cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
-    process = processes[rival] if rival in processes else processes.start(rival)
+    process = processes[rival] if rival in processes else processes.start(rival, **environment(rival))
     return process.call("open", rival=rival, folder=str(folder), cell=cell.as_json(), threads=threads)

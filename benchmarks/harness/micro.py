@@ -11,17 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.bars import kernel_bar
 from harness.cells import parse_pattern
 from harness.machine_state import State
 from harness.pairing import Block, Ratio, speedup
 from sparse_deploy.kernels import abi, native
+from sparse_deploy.kernels.loader import instruction_set
 from sparse_deploy.sparsity.packing import encode
 from sparse_deploy.sparsity.pattern import DENSE, PatternKind
 
-# Least ratio to the dense kernel at K = 768 … 4096, by pattern; judged from this many tokens on: with fewer, both
-# kernels wait for memory.
-BARS = {"u70": 1.9, "12": 1.35, "b80_4x1": 3.6, "b80_1x4": 2.7}
-BAR_FROM_TOKENS = 128
 _SEED = 7
 _EMPTY_CALLS = 2000
 
@@ -41,12 +39,6 @@ class MicroCell:
     def name(self) -> str:
         """``PATTERN-NxK-mTOKENS``."""
         return f"{self.pattern}-{self.n}x{self.k}-m{self.tokens}"
-
-    @property
-    def bar(self) -> float | None:
-        """The ratio that must be reached; None where none was set."""
-        judged = self.tokens >= BAR_FROM_TOKENS and 768 <= self.k <= 4096
-        return BARS.get(self.pattern) if judged else None
 
     @property
     def gmac(self) -> float:
@@ -82,7 +74,9 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
     weights = [native.Weight(blob), native.Weight(blob, "dense")]
     info = weights[0].describe()
     overhead = empty_call_ms()
+    chosen = instruction_set().name
     for cell in cells:
+        bar = kernel_bar(chosen, cell.pattern, cell.k, cell.tokens)
         linear = _pair(*(_linear_call(one, cell) for one in linears), plan, overhead)
         matmul = _pair(*(_matmul_call(one, cell) for one in weights), plan, overhead)
         yield {
@@ -96,11 +90,10 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
             "fill": round(info.fill, 4),
             "predicted_cost": round(info.cost, 4),
             "packed_ratio": round(info.packed_bytes / (cell.n * cell.k), 4),
-            "bar": cell.bar,
-            "linear": operator_record(cell, *linear, peak_gmacs),
-            "matmul": operator_record(cell, *matmul, peak_gmacs),
+            "bar": bar,
+            "linear": operator_record(cell, *linear, peak_gmacs, bar),
+            "matmul": operator_record(cell, *matmul, peak_gmacs, bar),
             "empty_call_us": round(overhead * 1e3, 3),
-            "isa": abi_isa(),
         }
 
 
@@ -129,7 +122,7 @@ def random_weight(pattern: str, n: int, k: int) -> NDArray[np.int8]:
 
 
 def operator_record(
-    cell: MicroCell, ours_ms: float, dense_ms: float, ratio: Ratio, peak: float | None
+    cell: MicroCell, ours_ms: float, dense_ms: float, ratio: Ratio, peak: float | None, bar: float | None
 ) -> dict[str, Any]:
     """Figures of one operator; GMAC/s count the multiply-adds of the dense product."""
     gmacs, dense_gmacs = cell.gmac / ours_ms * 1e3, cell.gmac / dense_ms * 1e3
@@ -142,7 +135,7 @@ def operator_record(
         "ratio": round(ratio.value, 3),
         "interval": [round(ratio.low, 3), round(ratio.high, 3)],
         "rounds": ratio.rounds,
-        "reached": None if cell.bar is None else ratio.value >= cell.bar,
+        "reached": None if bar is None else ratio.value >= bar,
     }
 
 
@@ -160,13 +153,6 @@ def empty_call_ms() -> float:
             call()
         times.append((time.perf_counter() - start) / _EMPTY_CALLS)
     return min(times) * 1e3
-
-
-def abi_isa() -> str:
-    """The instruction set that the kernels chose."""
-    from sparse_deploy.kernels.loader import instruction_set
-
-    return instruction_set().name
 
 
 def _linear_call(linear: native.Linear, cell: MicroCell) -> Call:

@@ -1,21 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """RESULTS.md from records: tables of cells, kernels, serving, scaling, sweeps and profiles. Pure functions."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from harness.cells import BARS
-from harness.sessions import OURS, OURS_OPENVINO, RIVALS
+from harness.bars import CELLS, CREATION_BAR_S, OPENVINO_BARS, PACKED_BARS, SCALING_BAR
+from harness.records import Record, is_forced
+from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
 
-Record = Mapping[str, Any]
-
-# What the issue asks for, beside the cells' own bars.
-CREATION_BAR_S = 3.0
-SCALING_BAR = 1.8
-OPENVINO_BARS = {"base-u70-b1-s128": 1.6, "base-b80_4x1-b1-s128": 2.3}
-PACKED_BARS = {"u70": 0.9, "b80_4x1": 0.35, "b80_1x4": 0.35}
 _LEAST_SHARE = 0.005
 # Fewer rounds under a label make no interval worth showing.
 _LEAST_ROUNDS = 3
@@ -24,42 +15,27 @@ _HEAD = """# Results
 
 Written by `python benchmarks/results_markdown.py` from `benchmarks/results/*/*.json`, except for the section on where
 the time goes, which is `benchmarks/notes.md`. How to measure, and how to read the tables: `benchmarks/README.md`.
+A section is a CPU and the instruction set of the kernels; measuring again renews the section of that machine only.
+"""
+_FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this set on a CPU whose best one is {best}. No other runtime keeps to it, so the
+rival is our own dense kernel of the same set: the same model with all weights in the dense layout (own dense). What whole
+models gain over other runtimes on a CPU that has no more than {name} is not measured here.
 """
 
 
-def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records of a machine's folder, one JSON object per line; of several of one cell the latest.
-
-    Raises:
-        ValueError: a line is no record.
-    """
-    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                key = (record["kind"], record.get("cell"), record.get("sweep"), record.get("model"))
-                when = record["measured_at"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: not a record of a benchmark ({error})") from error
-            if key not in latest or when >= latest[key]["measured_at"]:
-                latest[key] = record
-    return list(latest.values())
-
-
-def render_page(machines: Mapping[str, Sequence[Record]], notes: str) -> str:
+def render_page(sections: Mapping[str, Sequence[Record]], notes: str) -> str:
     """The whole page.
 
     Args:
-        machines: records by the name of the machine's folder.
+        sections: records by the name of the section's folder.
         notes: hand-written Markdown that comes after the tables.
     """
     parts = [_HEAD]
-    for name, records in machines.items():
-        parts.append(f"## {name}\n")
+    for name, records in sections.items():
+        parts.append(f"## {_title(records[0])}\n")
         parts.append(_machine(records))
+        if is_forced(records[0]):
+            parts.append(_FORCED.format(**records[0]["instruction_set"]))
         for section in (_cells, _rivals, _labels, _inside_openvino, _kernels, _serving, _scaling, _sweeps, _profiles):
             if text := section(records, name):
                 parts.append(text)
@@ -91,7 +67,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _of(records: Sequence[Record], kind: str) -> list[Record]:
-    order = {name: number for number, name in enumerate(BARS)}
+    order = {name: number for number, name in enumerate(CELLS)}
     found = [record for record in records if record["kind"] == kind]
     return sorted(found, key=lambda record: order.get(record.get("cell", ""), len(order)))
 
@@ -101,6 +77,11 @@ def _ratio(record: Record, name: str = "speedup") -> str:
         return ""
     low, high = record["interval"]
     return f"{record[name]:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _title(record: Record) -> str:
+    used = record["instruction_set"]
+    return f"{record['machine']['cpu_model']}, {used['name']}{' (forced)' if is_forced(record) else ''}"
 
 
 def _machine(records: Sequence[Record]) -> str:
@@ -138,13 +119,16 @@ def _rivals(records: Sequence[Record], _: str) -> str:
     cells = _of(records, "cell")
     if not cells:
         return ""
-    rows = [(f"`{record['cell']}`", *(_rival_ms(record, name) for name in (OURS, *RIVALS))) for record in cells]
-    errors = [
-        (f"`{record['cell']}`", *(_error(record, name) for name in (OURS, *RIVALS)))
-        for record in cells
-        if any(_error(record, name) for name in (OURS, *RIVALS))
+    names = [
+        name for name in (OURS, OWN_DENSE, *RIVALS) if any(record.get(f"{name}_ms") is not None for record in cells)
     ]
-    headers = ("cell", *(name.replace("_", " ") for name in (OURS, *RIVALS)))
+    rows = [(f"`{record['cell']}`", *(_rival_ms(record, name) for name in names)) for record in cells]
+    errors = [
+        (f"`{record['cell']}`", *(_error(record, name) for name in names))
+        for record in cells
+        if any(_error(record, name) for name in names)
+    ]
+    headers = ("cell", *(name.replace("_", " ") for name in names))
     text = "All rivals, median ms (in brackets: something else used the machine meanwhile):\n\n" + markdown_table(
         headers, rows
     )
@@ -182,7 +166,9 @@ def _labels(records: Sequence[Record], _: str) -> str:
 def _inside_openvino(records: Sequence[Record], _: str) -> str:
     rows = []
     for record in _of(records, "cell"):
-        bar = OPENVINO_BARS.get(record["cell"])
+        bar = (
+            None if is_forced(record) else OPENVINO_BARS.get(record["instruction_set"]["name"], {}).get(record["cell"])
+        )
         for label, found in record["by_label"].items():
             inside = found.get(OURS_OPENVINO)
             if inside is None or found.get("rounds", 0) < _LEAST_ROUNDS:
@@ -285,7 +271,7 @@ def _scaling(records: Sequence[Record], _: str) -> str:
     return "### Threads\n\n" + markdown_table(headers, rows)
 
 
-def _sweeps(records: Sequence[Record], machine: str) -> str:
+def _sweeps(records: Sequence[Record], section: str) -> str:
     parts = []
     for record in sorted(_of(records, "sweep"), key=lambda record: -len(record["points"])):
         over = record["sweep"]
@@ -298,7 +284,7 @@ def _sweeps(records: Sequence[Record], machine: str) -> str:
         step = record["largest_step"]
         parts.append(
             f"### Cost against {'sequence length' if over == 'sequence' else 'batch'}: {record['model']}\n\n"
-            f"![{over}](results/{machine}/sweep-{over}.svg)\n\n"
+            f"![{over}](results/{section}/sweep-{over}.svg)\n\n"
             + (f"Most that our time per token rises between neighbours: {step:.2f} times.\n\n" if step else "")
             + markdown_table((over, *(n.replace("_", " ") for n in names), "speed-up [95 %]", "cores"), rows)
         )

@@ -2,35 +2,44 @@
 """The record of a measured cell, as ``--json`` prints it, and its line in the table of a terminal."""
 
 import importlib.metadata
-import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from harness.cells import Bar, Cell
+from harness.bars import Bar
+from harness.cells import Cell
 from harness.pairing import Block, best_rival, by_rival, clean_blocks, middle_ms, quartiles_ms, speedup
-from harness.sessions import OURS, OURS_OPENVINO, RIVALS
-from sparse_deploy.machine import Machine, describe_machine
+from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.kernels.loader import instruction_set
+from sparse_deploy.machine import describe_machine
 
 SCHEMA_VERSION = 1
 _VERSIONED = ("sparse-deploy", "onnxruntime", "openvino", "torch", "transformers", "numpy")
 
 
 def context(threads: int) -> dict[str, Any]:
-    """What every record carries: machine, versions, threads, date."""
+    """What every record carries: machine, instruction set, versions, command, threads, date."""
     return {
         "schema_version": SCHEMA_VERSION,
         "threads": threads,
         "machine": describe_machine().model_dump(mode="json"),
+        "instruction_set": used_instruction_set(),
+        "command": shlex.join(["python", *sys.argv]),
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def cpu_slug(machine: Machine) -> str:
-    """The machine's folder in ``results``: its CPU model, and the best of the INT8 instruction sets it has."""
-    best = next((flag for flag in ("amx_int8", "avx512_vnni", "avx_vnni", "avx2") if flag in machine.flags), "")
-    return re.sub(r"[^a-z0-9]+", "-", f"{machine.cpu_model} {best}".lower()).strip("-")
+def used_instruction_set() -> dict[str, str]:
+    """``name`` of the set that the kernels use, and ``best``, the one that they would use unless another is forced."""
+    try:
+        found = instruction_set()
+    except RuntimeUnavailableError:
+        return {"name": "none", "best": "none"}
+    return {"name": found.name, "best": found.supported[0]}
 
 
 def summarize(blocks: Sequence[Block], ours: str = OURS) -> dict[str, Any]:
@@ -49,7 +58,11 @@ def summarize(blocks: Sequence[Block], ours: str = OURS) -> dict[str, Any]:
 
 
 def cell_record(
-    cell: Cell, blocks: Sequence[Block], variants: Mapping[str, Mapping[str, Any]], missing: Mapping[str, str]
+    cell: Cell,
+    blocks: Sequence[Block],
+    variants: Mapping[str, Mapping[str, Any]],
+    missing: Mapping[str, str],
+    bar: Bar | None = None,
 ) -> dict[str, Any]:
     """One cell as one JSON object, without the context.
 
@@ -58,6 +71,7 @@ def cell_record(
         blocks: all its blocks.
         variants: by rival, what its worker said on opening, and the relative error of its answer.
         missing: by rival, why it did not take part.
+        bar: what the cell must reach on this CPU; None where nothing was set.
     """
     figures = summarize(blocks)
     figures.pop("milliseconds", None)
@@ -74,11 +88,11 @@ def cell_record(
     return {
         "kind": "cell",
         "cell": cell.name,
-        **{f"{name}_ms": shown.get(name) for name in (OURS, OURS_OPENVINO, *RIVALS)},
+        **{f"{name}_ms": shown.get(name) for name in (OURS, OURS_OPENVINO, OWN_DENSE, *RIVALS)},
         "best_dense": figures.pop("best_dense", None),
         "speedup_vs_best_dense": figures.pop("speedup", None),
         **figures,
-        **verdict(cell.bar, by_label.get(figures["label"], {}).get("speedup")),
+        **verdict(bar, by_label.get(figures["label"], {}).get("speedup")),
         "by_label": by_label,
         "core_to_core_ns": _range([look.one_way_ns or 0.0 for look in looks]),
         "blocks": {"measured": len(blocks), "compared": sum(len(f) for f in clean_blocks(blocks).values())},
@@ -98,7 +112,7 @@ def verdict(bar: Bar | None, value: float | None) -> dict[str, Any]:
 def cell_line(record: Mapping[str, Any]) -> str:
     """A cell in one line of a terminal."""
     ours = record["ours_ms"]
-    rivals = {name: record[f"{name}_ms"] for name in RIVALS if record[f"{name}_ms"] is not None}
+    rivals = {name: record[f"{name}_ms"] for name in (OWN_DENSE, *RIVALS) if record[f"{name}_ms"] is not None}
     text = f"{record['cell']:<24} {record['label'] or 'no clean block':<5}"
     if ours is not None and record["best_dense"]:
         low, high = record["interval"]

@@ -30,6 +30,9 @@ Array = np.ndarray
 Inputs = Mapping[str, Array]
 # The same operators inside ONNX Runtime and inside OpenVINO; names that begin so are no dense rivals.
 OURS, OURS_OPENVINO = "ours", "ours_openvino"
+# The same model with all weights in the dense layout: what a forced instruction set is compared with, since no other
+# runtime would keep to that set.
+OWN_DENSE = "own_dense"
 
 
 class Session(Protocol):
@@ -192,11 +195,16 @@ def variants(rival: str, cell: Cell) -> list[Variant]:
         return list(_openvino_variants(name, precisions, cell))
     if rival in _TORCH:
         return [Variant(_TORCH[rival], partial(_open_torch, _TORCH[rival]))]
-    if rival == OURS:
+    if rival in (OURS, OWN_DENSE):  # the environment of the process tells them apart
         return [Variant("", _open_ours)]
     if rival == OURS_OPENVINO:
         return [Variant("f32 precision hint, latency hint", _open_ours_in_openvino)]
     raise ValueError(f"expected a rival of {', '.join((OURS, *RIVALS))}; found {rival!r}")
+
+
+def environment(rival: str) -> dict[str, str]:
+    """Environment variables of a rival's process."""
+    return {"SPARSE_DEPLOY_LAYOUT": "dense"} if rival == OWN_DENSE else {}
 
 
 def sparse_library() -> Path:

@@ -4,21 +4,35 @@
 from itertools import pairwise
 
 import pytest
-from harness.cells import BARS, Cell, parse_cell, parse_pattern, select_cells
+from harness.bars import CELLS, kernel_bar
+from harness.cells import Cell, parse_cell, parse_pattern, select_cells
 
 from sparse_deploy.sparsity.pattern import SparsityPattern
 
 
-@pytest.mark.parametrize("name", BARS)
+@pytest.mark.parametrize("name", CELLS)
 def test_every_cell_of_the_table_reads_back_as_its_own_name(name):
     assert parse_cell(name).name == name
-    assert parse_cell(name).bar == BARS[name]
 
 
-def test_a_cell_outside_the_table_is_measured_without_a_bar():
-    cell = parse_cell("large-b90_1x4-b3-s17")
-    assert cell == Cell("large", "b90_1x4", 3, 17)
-    assert cell.bar is None
+def test_a_cell_outside_the_table_can_be_measured():
+    assert parse_cell("large-b90_1x4-b3-s17") == Cell("large", "b90_1x4", 3, 17)
+
+
+@pytest.mark.parametrize(
+    ("instruction_set", "pattern", "k", "tokens", "bar"),
+    [
+        ("avx512_vbmi", "u70", 768, 128, 1.9),
+        ("avx512_vbmi", "u70", 768, 16, None),
+        ("avx2", "u70", 768, 16, 1.9),
+        ("avx2", "u90", 4096, 384, 2.8),
+        ("avx2", "u70", 384, 128, None),
+        ("avx2", "dense", 768, 128, None),
+        ("portable", "u70", 768, 128, None),
+    ],
+)
+def test_a_kernel_is_judged_where_its_set_has_a_bar(instruction_set, pattern, k, tokens, bar):
+    assert kernel_bar(instruction_set, pattern, k, tokens) == bar
 
 
 @pytest.mark.parametrize(
@@ -61,7 +75,7 @@ def test_a_wrong_pattern_is_refused(text):
 
 def test_all_means_the_whole_table_with_cells_of_one_model_side_by_side():
     cells = select_cells(["all"])
-    assert {cell.name for cell in cells} == set(BARS)
+    assert {cell.name for cell in cells} == set(CELLS)
     models = [(cell.model, cell.pattern) for cell in cells]
     assert [model for i, model in enumerate(models) if model not in models[:i]] == list(dict.fromkeys(models))
     assert sum(one != two for one, two in pairwise(models)) == len(set(models)) - 1

@@ -4,29 +4,34 @@
 import json
 
 import pytest
+from harness.bars import CELL_BARS
 from harness.cells import parse_cell
 from harness.machine_state import State
 from harness.micro import MicroCell, operator_record
-from harness.page import markdown_table, milliseconds, read_records, render_page, verdict
+from harness.page import markdown_table, milliseconds, render_page, verdict
 from harness.pairing import Block, Ratio
 from harness.plots import plot_sweep
+from harness.records import read_records, section, store_record
 from harness.report import cell_record, context
 
 STATE = State(30.0, 3.6)
+ZEN4 = {"instruction_set": {"name": "avx512_vbmi", "best": "avx512_vbmi"}}
+FORCED = {"instruction_set": {"name": "avx2", "best": "avx512_vbmi"}}
 
 
 def cell(name, ours, rival):
     times = (("ours", ours), ("openvino_int8", rival))
     blocks = [Block(rival, turn, (ms,), (STATE, STATE)) for turn in range(3) for rival, ms in times]
     variants = {"ours": {"variant": "", "relative_error": 0.0123}}
-    return {**cell_record(parse_cell(name), blocks, variants, {}), **context(2)}
+    bar = CELL_BARS["avx512_vbmi"].get(name)
+    return {**cell_record(parse_cell(name), blocks, variants, {}, bar), **context(2), **ZEN4}
 
 
 def kernel(pattern, ratio):
     one = MicroCell(pattern, 768, 768, 128)
-    figures = operator_record(one, 0.1, 0.1 * ratio, Ratio(ratio, ratio - 0.1, ratio + 0.1, 15), 230.0)
+    figures = operator_record(one, 0.1, 0.1 * ratio, Ratio(ratio, ratio - 0.1, ratio + 0.1, 15), 230.0, 1.9)
     return {
-        "kind": "kernel", "cell": one.name, "kernel": "unstructured", "bar": one.bar, "linear": figures,
+        "kind": "kernel", "cell": one.name, "kernel": "unstructured", "bar": 1.9, "linear": figures,
         "matmul": figures, "fill": 0.35, "packed_ratio": 0.7, **context(1),
     }  # fmt: skip
 
@@ -68,7 +73,7 @@ def test_the_operators_inside_openvino_have_a_table_of_their_own():
     times = (("ours", 10.0), ("ours_openvino", 11.0), ("openvino_int8", 22.0))
     blocks = [Block(rival, turn, (ms,), (STATE, STATE)) for turn in range(3) for rival, ms in times]
     name = "base-b80_4x1-b1-s128"
-    record = {**cell_record(parse_cell(name), blocks, {}, {}), **context(2)}
+    record = {**cell_record(parse_cell(name), blocks, {}, {}), **context(2), **ZEN4}
     page = render_page({"cpu": [record, cell("base-u70-b1-s128", 10.0, 20.0)]}, "")
     table = page[page.index("### The same operators inside OpenVINO") :].splitlines()[2:]
     assert len([line for line in table if line.startswith("|")]) == 3  # of the other cell nothing was measured
@@ -76,6 +81,33 @@ def test_the_operators_inside_openvino_have_a_table_of_their_own():
         f"| `{name}` | near | 11.0 | 10.0 | +10 % | openvino_int8 | 22.0 | 2.00 [2.00, 2.00] | 2.3 | **missed** |"
         in page
     )
+
+
+def test_measuring_again_renews_only_its_own_record_and_section(tmp_path):
+    first, other = cell("base-u70-b1-s128", 20.0, 30.0), cell("base-u90-b1-s128", 9.0, 30.0)
+    forced = {**cell("base-u70-b1-s128", 40.0, 80.0), **FORCED}
+    paths = [store_record(tmp_path, record) for record in (first, other, forced)]
+    assert paths[0] == paths[1] != paths[2]
+    assert section(forced) == f"{section(first)}-forced-avx2"
+    untouched = paths[2].read_bytes()
+    store_record(tmp_path, cell("base-u70-b1-s128", 15.0, 30.0))
+    assert {record["cell"]: record["ours_ms"] for record in read_records(paths[0].parent)} == {
+        "base-u70-b1-s128": 15.0, "base-u90-b1-s128": 9.0,
+    }  # fmt: skip
+    assert paths[2].read_bytes() == untouched
+
+
+def test_a_forced_set_says_so_and_stands_beside_its_own_dense_layout():
+    blocks = [
+        Block(rival, turn, (ms,), (STATE, STATE))
+        for turn in range(3)
+        for rival, ms in (("ours", 40), ("own_dense", 80))
+    ]
+    record = {**cell_record(parse_cell("base-u70-b1-s128"), blocks, {}, {}), **context(2), **FORCED}
+    page = render_page({"zen4": [cell("base-u70-b1-s128", 15.0, 30.0)], "forced": [record]}, "")
+    assert "avx2 (forced)" in page
+    assert "`SPARSE_DEPLOY_ISA=avx2` forced this set on a CPU whose best one is avx512_vbmi" in page
+    assert "| `base-u70-b1-s128` | 40.0 | own_dense | 80.0 | 2.00 [2.00, 2.00] |  |  |  | near, 3 |" in page
 
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"kind": "cell"}'])
@@ -88,7 +120,7 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
 def test_the_page_shows_cells_with_their_verdicts_and_the_notes():
     records = [cell("base-u90-b1-s128", 15.0, 30.0), cell("base-u70-b1-s128", 15.0, 30.0)]
     page = render_page({"some-cpu": records}, "## Where the time goes\n\nIn the product.")
-    assert "## some-cpu" in page
+    assert f"## {records[0]['machine']['cpu_model']}, avx512_vbmi\n" in page
     lines = [line for line in page.splitlines() if "[2.00, 2.00]" in line]
     assert "`base-u70-b1-s128`" in lines[0]
     assert "| 1.8 | 2.5 | reached |" in lines[0]
@@ -146,10 +178,11 @@ def test_the_page_shows_kernels_scaling_serving_sweeps_and_profiles():
 
 
 def test_a_kernel_is_judged_where_a_bar_was_set():
-    assert operator_record(MicroCell("u70", 768, 768, 128), 0.1, 0.2, Ratio(1.9, 1, 2, 3), None)["reached"] is True
-    assert operator_record(MicroCell("u70", 768, 768, 128), 0.1, 0.2, Ratio(1.89, 1, 2, 3), None)["reached"] is False
-    assert operator_record(MicroCell("u70", 768, 768, 16), 0.1, 0.2, Ratio(1.0, 1, 2, 3), None)["reached"] is None
-    assert operator_record(MicroCell("u70", 768, 768, 128), 0.1, 0.2, Ratio(2, 1, 2, 3), 200.0)["gmacs"] == 755.0
+    one = MicroCell("u70", 768, 768, 128)
+    assert operator_record(one, 0.1, 0.2, Ratio(1.9, 1, 2, 3), None, 1.9)["reached"] is True
+    assert operator_record(one, 0.1, 0.2, Ratio(1.89, 1, 2, 3), None, 1.9)["reached"] is False
+    assert operator_record(one, 0.1, 0.2, Ratio(1.0, 1, 2, 3), None, None)["reached"] is None
+    assert operator_record(one, 0.1, 0.2, Ratio(2, 1, 2, 3), 200.0, None)["gmacs"] == 755.0
 
 
 @pytest.mark.parametrize(("value", "text"), [(1.234, "1.23"), (12.34, "12.3"), (123.4, "123"), (None, "")])

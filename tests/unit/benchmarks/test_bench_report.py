@@ -4,16 +4,16 @@
 import json
 
 import pytest
+from harness.bars import CELL_BARS, Bar
 from harness.cells import parse_cell
 from harness.machine_state import FAR, NEAR, State
 from harness.measure import largest_step, relative_errors
 from harness.pairing import Block
 from harness.profile import operator_times
-from harness.report import cell_line, cell_record, context, cpu_slug, summarize, verdict
+from harness.report import cell_line, cell_record, context, summarize, verdict
 from harness.sessions import RIVALS
 
-from sparse_deploy.machine import Machine
-
+BAR = CELL_BARS["avx512_vbmi"]["base-u70-b1-s128"]
 NEAR_STATE, FAR_STATE = State(30.0, 3.6), State(160.0, 3.6)
 
 
@@ -51,12 +51,13 @@ def test_the_other_label_stands_apart(blocks):
 
 
 def test_a_bar_is_reached_from_its_value_on(blocks):
-    assert cell_record(parse_cell("base-u70-b1-s128"), blocks, {}, {})["reached"] is True
-    assert cell_record(parse_cell("base-u90-b1-s128"), blocks, {}, {})["reached"] is False
-    assert "reached" not in cell_record(parse_cell("base-u70-b1-s64"), blocks, {}, {})
-    assert verdict(parse_cell("base-u70-b1-s128").bar, 1.8)["reached"] is True
-    assert verdict(parse_cell("base-u70-b1-s128").bar, 1.79)["reached"] is False
-    assert verdict(parse_cell("base-u70-b1-s128").bar, None)["reached"] is None
+    cell = parse_cell("base-u70-b1-s128")
+    assert cell_record(cell, blocks, {}, {}, Bar(2.0, 3.0))["reached"] is True
+    assert cell_record(cell, blocks, {}, {}, Bar(2.01, 3.0))["reached"] is False
+    assert "reached" not in cell_record(cell, blocks, {}, {})
+    assert verdict(Bar(1.8, 2.5), 1.8)["reached"] is True
+    assert verdict(Bar(1.8, 2.5), 1.79)["reached"] is False
+    assert verdict(Bar(1.8, 2.5), None)["reached"] is None
 
 
 def test_a_rival_with_disturbed_blocks_only_gets_a_marked_figure_and_no_say(blocks):
@@ -68,7 +69,8 @@ def test_a_rival_with_disturbed_blocks_only_gets_a_marked_figure_and_no_say(bloc
 
 
 def test_rivals_alone_make_a_record_too(blocks):
-    record = cell_record(parse_cell("base-u70-b1-s128"), [b for b in blocks if b.rival != "ours"], {}, {"ours": "no"})
+    alone = [block for block in blocks if block.rival != "ours"]
+    record = cell_record(parse_cell("base-u70-b1-s128"), alone, {}, {"ours": "no"}, BAR)
     assert record["ours_ms"] is None
     assert record["speedup_vs_best_dense"] is None
     assert record["reached"] is None
@@ -83,17 +85,9 @@ def test_no_clean_block_is_said(blocks):
 
 
 def test_the_line_of_a_terminal_says_what_matters(blocks):
-    line = cell_line(cell_record(parse_cell("base-u70-b1-s128"), blocks, {}, {}))
+    line = cell_line(cell_record(parse_cell("base-u70-b1-s128"), blocks, {}, {}, BAR))
     assert "2.00x [2.00, 2.00] over openvino_int8" in line
     assert "bar 1.8: reached" in line
-
-
-def test_a_machine_has_a_folder_name():
-    machine = Machine(
-        cpu_model="AMD EPYC 9B14 96-Core", flags=("avx2", "avx512_vnni"), visible_cpus=2, quota_cpus=None,
-        memory_bytes=1, kernel="", python="",
-    )  # fmt: skip
-    assert cpu_slug(machine) == "amd-epyc-9b14-96-core-avx512-vnni"
 
 
 def test_relative_error_is_that_of_the_whole_answer():
