@@ -70,9 +70,8 @@ def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
             variants[name]["relative_error"] = error
         opened = {name: processes[name] for name in variants}
         blocks = run_rounds(opened, OURS, bench.plan, bench.probe, lambda text: bench.progress(f"{cell.name}: {text}"))
-    return cell_record(cell, blocks, variants, missing, bench.bars.get(cell.name)) | {
-        "took_s": round(time.monotonic() - start)
-    }
+    record = cell_record(cell, blocks, variants, missing, bench.bars.get(cell.name))
+    return {**record, "took_s": round(time.monotonic() - start)}
 
 
 def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[int]) -> dict[str, Any]:

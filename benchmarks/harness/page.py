@@ -17,9 +17,9 @@ Written by `python benchmarks/results_markdown.py` from `benchmarks/results/*/*.
 the time goes, which is `benchmarks/notes.md`. How to measure, and how to read the tables: `benchmarks/README.md`.
 A section is a CPU and the instruction set of the kernels; measuring again renews the section of that machine only.
 """
-_FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this set on a CPU whose best one is {best}. No other runtime keeps to it, so the
-rival is our own dense kernel of the same set: the same model with all weights in the dense layout (own dense). What whole
-models gain over other runtimes on a CPU that has no more than {name} is not measured here.
+_FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this set on a CPU whose best one is {best}. No other runtime keeps to it,
+so the rival is our own dense kernel of the same set: the same model with all weights in the dense layout (own dense).
+What whole models gain over other runtimes on a CPU that has no more than {name} is not measured here.
 """
 
 
@@ -166,9 +166,8 @@ def _labels(records: Sequence[Record], _: str) -> str:
 def _inside_openvino(records: Sequence[Record], _: str) -> str:
     rows = []
     for record in _of(records, "cell"):
-        bar = (
-            None if is_forced(record) else OPENVINO_BARS.get(record["instruction_set"]["name"], {}).get(record["cell"])
-        )
+        bars = {} if is_forced(record) else OPENVINO_BARS.get(record["instruction_set"]["name"], {})
+        bar = bars.get(record["cell"])
         for label, found in record["by_label"].items():
             inside = found.get(OURS_OPENVINO)
             if inside is None or found.get("rounds", 0) < _LEAST_ROUNDS:
