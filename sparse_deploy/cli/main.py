@@ -29,8 +29,8 @@ _NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 
 # Packages of the extra `toolchain` that commands import; the base installation is a server's.
 _TOOLCHAIN = frozenset({
-    "accelerate", "datasets", "jinja2", "matplotlib", "neural_compressor", "onnx", "onnx_ir", "onnxscript", "optimum",
-    "safetensors", "scipy", "sklearn", "torch", "torchmetrics", "transformers",
+    "accelerate", "datasets", "fsspec", "jinja2", "matplotlib", "neural_compressor", "onnx", "onnx_ir", "onnxscript",
+    "optimum", "safetensors", "scipy", "sklearn", "torch", "torchmetrics", "transformers",
 })  # fmt: skip
 
 app = typer.Typer(

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with rows of a data set: counted by kind, named by row number, and refused or left out."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sparse_deploy.errors import DataError
+
+Policy = Literal["error", "skip"]
+_NAMED_ROWS = 5
+
+
+class RowProblem(Exception):  # noqa: N818 - a problem becomes an error only where the policy says so
+    """One row can't be used.
+
+    Attributes:
+        kind: what problems are counted by, such as ``empty text``.
+        detail: of this row: what was expected, what was found.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+@dataclass
+class Problems:
+    """The rows of one split that can't be used.
+
+    Attributes:
+        source: file, folder or hub name, for messages.
+        policy: ``error`` refuses the split at its first bad row, ``skip`` leaves bad rows out.
+        remedy: what to do, for the error.
+        counts: left-out rows by kind.
+        rows: the first row numbers of each kind, counted from 1.
+    """
+
+    source: str
+    policy: Policy = "error"
+    remedy: str = "repair the row, or leave such rows out with data.on_problem: skip"
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, number: int, problem: RowProblem) -> None:
+        """Refuse the split, or count the row.
+
+        Args:
+            number: of the row, from 1.
+            problem: what is wrong with it.
+
+        Raises:
+            DataError: the policy is ``error``.
+        """
+        if self.policy == "error":
+            raise DataError(f"{self.source}, row {number}: {problem.detail}; {self.remedy}") from problem
+        self.counts[problem.kind] += 1
+        self.note(problem.kind, number)
+
+    def note(self, kind: str, number: int) -> None:
+        """Remember one row number of a kind, for :meth:`summary`."""
+        named = self.rows.setdefault(kind, [])
+        if len(named) < _NAMED_ROWS:
+            named.append(number)
+
+    @property
+    def total(self) -> int:
+        """How many rows were left out."""
+        return sum(self.counts.values())
+
+    def summary(self) -> list[str]:
+        """One line per kind of problem: how many rows, and which."""
+        lines = []
+        for kind, count in self.counts.items():
+            numbers = ", ".join(str(number) for number in self.rows[kind])
+            more = ", ..." if count > len(self.rows[kind]) else ""
+            lines.append(
+                f"{self.source}: {count} row{'' if count == 1 else 's'} left out, {kind} (row {numbers}{more})"
+            )
+        return lines

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unlabelled text from a file, a folder or the hub: what calibration, pruning and parity without labels read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sparse_deploy.data.problems import Policy, Problems, RowProblem
+from sparse_deploy.data.tables import REPLACEMENT, Row, Table
+from sparse_deploy.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts that were read.
+
+    Attributes:
+        rows: each one text, or two for pairs.
+        columns: where they stand.
+        problems: what was left out.
+        seen: rows that the source has, bad ones left out.
+    """
+
+    rows: list[tuple[str, ...]]
+    columns: tuple[str, ...]
+    problems: Problems
+    seen: int = field(default=0)
+
+
+def read_texts(
+    source: str,
+    columns: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    policy: Policy = "error",
+    split: str = "train",
+    config: str | None = None,
+) -> Texts:
+    """Read texts, all or a sample in which every row of the source is as likely.
+
+    Args:
+        source: file (.txt, .csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or hub name.
+        columns: one column, or two for pairs; the only column that holds text when empty.
+        limit: how many to keep; all, in the order of the source, when None. The memory needed is that of the sample.
+        seed: of the sample.
+        policy: what becomes of rows without text.
+        split: of a folder or a data set of the hub.
+        config: configuration of a data set of the hub.
+
+    Raises:
+        ConfigError: no such source or column, or several columns to choose from.
+        DataError: unreadable, no text in it, or a row without text where the policy is ``error``.
+    """
+    table = Table(source, split, config)
+    chosen = choose_text_columns(table, columns)
+    problems = Problems(table.name, policy)
+    rng = np.random.default_rng(seed)
+    kept: list[tuple[str, ...]] = []
+    seen = 0
+    for number, row in table.rows(policy, problems):
+        try:
+            texts = tuple(check_text(row, column) for column in chosen)
+        except RowProblem as problem:
+            problems.add(number, problem)
+            continue
+        seen += 1
+        if limit is None or len(kept) < limit:
+            kept.append(texts)
+        elif (place := int(rng.integers(seen))) < limit:  # reservoir sampling (Vitter 1985, algorithm R)
+            kept[place] = texts
+    if not kept:
+        raise DataError(f"{table.name}: expected text in column {', '.join(chosen)}, found no row with any")
+    if limit is not None:
+        kept = [kept[place] for place in rng.permutation(len(kept))]
+    return Texts(kept, chosen, problems, seen)
+
+
+def choose_text_columns(table: Table, wanted: Sequence[str], apart: Sequence[str] = ()) -> tuple[str, ...]:
+    """The columns that hold the text.
+
+    Args:
+        table: the data.
+        wanted: what the user named; when empty, the only column of texts is taken.
+        apart: columns that are no text, such as the label.
+
+    Raises:
+        ConfigError: there is no such column, or several could be meant.
+    """
+    row = next((row for _, row in table.rows("skip") if isinstance(row, dict)), None)
+    if row is None:
+        raise DataError(f"{table.name}: expected at least one row, found none")
+    missing = [column for column in wanted if column not in row]
+    if missing:
+        raise ConfigError(f"{table.name}: no column {missing[0]!r}; it has {', '.join(row)}")
+    if wanted:
+        return tuple(wanted)
+    texts = [name for name, value in row.items() if isinstance(value, str) and name not in apart]
+    if len(texts) != 1:
+        named = ", ".join(texts)
+        raise ConfigError(
+            f"{table.name}: expected the name of the column with the text, as it has "
+            f"{f'several: {named}' if texts else 'none'}; name it with --text-column (or --column)"
+        )
+    return (texts[0],)
+
+
+def check_text(row: Row, column: str) -> str:
+    """The text of a column.
+
+    Raises:
+        RowProblem: there is none.
+    """
+    if not isinstance(row, dict) or column not in row:
+        found = f"the columns {[*row]}" if isinstance(row, dict) else quote(row)
+        raise RowProblem("missing column", f"expected the column {column}, found {found}")
+    value = row[column]
+    if value is None:
+        raise RowProblem("missing value", f"{column}: expected text, found no value")
+    if not isinstance(value, str):
+        raise RowProblem("no text", f"{column}: expected text, found {quote(value)}")
+    if not value.strip():
+        raise RowProblem("empty text", f"{column}: the text is empty; give it text")
+    if REPLACEMENT in value:
+        raise RowProblem("encoding", f"{column}: expected UTF-8, found other bytes in {quote(value)}; convert the file")
+    return value
+
+
+def quote(value: object) -> str:
+    """A value for a message, never at length."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
