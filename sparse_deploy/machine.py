@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 # The flags that decide which INT8, BF16 and sparse code paths a runtime can take (names of /proc/cpuinfo).
 RELEVANT_FLAGS = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_int8", "amx_bf16",
+    "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def _cpuinfo(path: Path) -> tuple[str, frozenset[str]]:
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             model = value.strip()
-        elif key.strip() == "flags":
+        elif key.strip() in ("flags", "Features"):  # x86, Arm
             flags = frozenset(value.split())
             break
     return model, flags

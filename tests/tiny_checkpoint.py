@@ -36,6 +36,7 @@ def demo_recipe(model: Path, **changes: object) -> Recipe:
         "data": {"max_length": 64, "train_samples": 256, "validation_samples": 96},
         "sparsity": {"mode": "lock", "pattern": "unstructured", "target": 0.7},
         "finetune": {
+            "precision": "fp32",  # what a test trains must not depend on the CPU
             "max_steps": 12, "learning_rate": 1e-3, "train_batch_size": 16, "weight_decay": 0.1, "save_steps": 5,
             "logging_steps": 4,
         },

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparse_deploy.cli.progress import progress_bar
+from sparse_deploy.cli.progress import QuietOption, progress_bar
 from sparse_deploy.errors import ConfigError, GateFailure, InconclusiveError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def bench_command(
     report: Annotated[
         Path | None, typer.Option(help="Folder for the report; DEPLOYMENT-report beside it when omitted.")
     ] = None,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
@@ -84,7 +85,7 @@ def bench_command(
     changes += [f"data.validation_samples={validation_samples}"] if validation_samples is not None else []
     folder = report or deployment.resolve().with_name(f"{deployment.resolve().name}-report")
 
-    with progress_bar(f"bench {deployment}") as progress:
+    with progress_bar(f"bench {deployment}", quiet=quiet) as progress:
         found = bench_deployment(
             deployment,
             folder,

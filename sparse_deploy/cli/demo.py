@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparse_deploy.cli.progress import progress_bar
+from sparse_deploy.cli.progress import QuietOption, progress_bar
 
 
 def demo_command(
@@ -19,6 +19,7 @@ def demo_command(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: finetune.epochs=1. Repeatable.")
     ] = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Fine-tune, export and measure a sparse MiniLM on the text that the package carries. Needs no network.
 
@@ -30,7 +31,7 @@ def demo_command(
     from sparse_deploy.stages.demo import embedded_recipe, run_demo
 
     settings = load_recipe(recipe or embedded_recipe(), overrides or [])
-    with progress_bar("demo") as progress:
+    with progress_bar("demo", quiet=quiet) as progress:
         report = run_demo(settings, output, progress=progress)
     print_report(report)
     typer.echo(f"\nreport: {output / 'report' / 'report.html'}")

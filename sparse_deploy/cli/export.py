@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sparse-deploy export``."""
 
-import contextlib
 import json
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sparse_deploy.cli.progress import QuietOption, progress_bar
 from sparse_deploy.config.schema import Int8Mode, Target
 
 
@@ -35,6 +33,7 @@ def export_command(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Turn a fine-tuned checkpoint into ONNX and OpenVINO files, FP32, INT8 and sparse, with every zero proven.
@@ -49,7 +48,7 @@ def export_command(
 
     from sparse_deploy.stages.export import export_deployment
 
-    with _status(f"export {settings.name}") as progress:
+    with progress_bar(f"export {settings.name}", quiet=quiet) as progress:
         manifest = export_deployment(
             checkpoint,
             settings,
@@ -118,15 +117,3 @@ def _end(details: dict[str, Any]) -> None:
 
     if (details.get("int8_search") or {}).get("verdict") == "inconclusive":
         raise typer.Exit(ExitCode.INCONCLUSIVE)
-
-
-@contextlib.contextmanager
-def _status(title: str) -> Iterator[Callable[[str], None]]:
-    """Show the current step on a terminal; nothing when piped."""
-    if not sys.stderr.isatty():
-        yield lambda message: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(title) as status:
-        yield lambda message: status.update(f"{title}: {message}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparse_deploy.cli.progress import progress_bar
+from sparse_deploy.cli.progress import QuietOption, progress_bar
 
 
 def finetune_command(
@@ -30,6 +30,7 @@ def finetune_command(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Fine-tune on GLUE or SQuAD with the zeros of the model locked (or made, by a pruning schedule).
@@ -47,7 +48,7 @@ def finetune_command(
 
     from sparse_deploy.stages.finetune import finetune
 
-    with progress_bar(f"finetune {settings.name}") as progress:
+    with progress_bar(f"finetune {settings.name}", quiet=quiet) as progress:
         manifest = finetune(
             settings, target, data_dir=data_dir, restart=restart, allow_pickle=allow_pickle, progress=progress
         )
@@ -61,8 +62,10 @@ def finetune_command(
         phases = {"qat": {"metrics": qat["metrics"], "steps": qat["steps"]}} if qat else {}
         typer.echo(json.dumps({"schema_version": 1, **summary, **phases}))
         return
+    precision = manifest.details["precision"]
     zeros = f"{record.sparsity_of_prunable:.1%} of the prunable weights are zero"
     typer.echo(f"{target}: {_figures(metrics)}; {zeros}", err=True)
+    typer.echo(f"  trained in {precision['chosen']}: {precision['reason']}", err=True)
     if qat:
         found = qat["metrics"]
         typer.echo(

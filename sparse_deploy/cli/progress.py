@@ -1,24 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on standard error: a bar on a terminal, nothing when piped."""
+"""Progress on standard error: a bar with the time left on a terminal, plain lines where the output is piped."""
 
 import contextlib
+import re
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Annotated, Protocol, TextIO
+
+import typer
+
+# A stage that runs longer than this says so again, in seconds.
+INTERVAL = 30.0
+# Numbers that count something ("step 3/80", "loss 0.31"); not those that belong to a name ("INT8", "1x128").
+_COUNT = re.compile(r"(?<![\w.-])[\d.,/%]+(?![\w-])")
+
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
+
+
+class ShowProgress(Protocol):
+    """Takes a message such as ``step 3/80, loss 0.31`` and the share done, from 0 to 1, where it is known."""
+
+    def __call__(self, message: str, share: float | None = None) -> None:
+        """Show it."""
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
-    """Show a bar while the block runs.
+def progress_bar(title: str, *, quiet: bool = False) -> Iterator[ShowProgress]:
+    """Show how far the work in this block is, on standard error.
+
+    A terminal gets a bar with the time left. A pipe or a CI log gets one line when a stage begins (when the words of
+    the message change; its numbers do not count) and one line each :data:`INTERVAL` seconds while a stage lasts.
 
     Args:
-        title: what is going on.
+        title: the name of the work.
+        quiet: show nothing.
 
     Yields:
-        A function that takes a message and the share done (0 to 1). It does nothing off a terminal.
+        The function that the work calls.
     """
-    if not sys.stderr.isatty():
-        yield lambda message, share: None
-        return
+    if quiet:
+        yield lambda message, share=None: None
+    elif sys.stderr.isatty():
+        with _bar(title) as show:
+            yield show
+    else:
+        lines = ProgressLines(title, sys.stderr)
+        with lines.repeated(INTERVAL):
+            yield lines.show
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[ShowProgress]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -30,5 +64,78 @@ def progress_bar(title: str) -> Iterator[Callable[[str, float], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        line = bar.add_task(title, total=1.0, message="")
-        yield lambda message, share: bar.update(line, completed=share, message=message)
+        # Without a total the bar pulses: the work has begun and its share is not known.
+        line = bar.add_task(title, total=None, message="")
+
+        def show(message: str, share: float | None = None) -> None:
+            bar.update(line, message=message)
+            if share is not None:
+                bar.update(line, total=1.0, completed=share)
+
+        yield show
+
+
+class ProgressLines:
+    """Progress as plain lines.
+
+    Args:
+        title: begins each line.
+        stream: gets the lines.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, title: str, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._title = title
+        self._stream = stream
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._began = self._stage_began = clock()
+        self._stage: str | None = None
+        self._message = ""
+        self._share: float | None = None
+
+    def show(self, message: str, share: float | None = None) -> None:
+        """Remember the message; write it when its stage has just begun."""
+        with self._lock:
+            self._message, self._share = message, share
+            stage = _COUNT.sub("", message)
+            if stage == self._stage:
+                return
+            self._stage, self._stage_began = stage, self._clock()
+            self._write("")
+
+    def repeat(self) -> None:
+        """Write the newest message again, with the seconds that its stage has taken."""
+        with self._lock:
+            if self._stage is not None:
+                self._write(f" ({self._clock() - self._stage_began:.0f} s in this stage)")
+
+    @contextlib.contextmanager
+    def repeated(self, interval: float) -> Iterator[None]:
+        """Call :meth:`repeat` every ``interval`` seconds while the block runs, from a thread."""
+        ended = threading.Event()
+
+        def loop() -> None:
+            while not ended.wait(interval):
+                self.repeat()
+
+        thread = threading.Thread(target=loop, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _write(self, remark: str) -> None:
+        elapsed = self._clock() - self._began
+        line = f"{self._title}: {self._message}{remark}"
+        if self._share is not None and 0.02 <= self._share < 1 and elapsed >= 1:
+            line += f"; {self._share:.0%} done, about {_duration(elapsed * (1 / self._share - 1))} left"
+        with contextlib.suppress(OSError, ValueError):  # the reader of standard error has gone: the work goes on
+            self._stream.write(line + "\n")
+            self._stream.flush()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sparse_deploy.cli.progress import progress_bar
+from sparse_deploy.cli.progress import QuietOption, progress_bar
 
 if TYPE_CHECKING:
     from sparse_deploy.sweep.engine import Engine
@@ -41,6 +41,7 @@ def sweep_command(
     cpus_per_task: Annotated[
         int | None, typer.Option(min=1, help="CPUs that a cell is bound to; 2, or what there is, when omitted.")
     ] = None,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
     """Export and measure one recipe in many variants, as many at a time as the CPUs allow.
@@ -54,7 +55,7 @@ def sweep_command(
 
     wanted = load_sweep(sweep)
     folder = output or Path("runs") / wanted.name
-    with progress_bar(f"sweep {wanted.name}") as progress:
+    with progress_bar(f"sweep {wanted.name}", quiet=quiet) as progress:
         summary = run_sweep(wanted, folder, _open(engine, cpus_per_task), data_dir=data_dir, progress=progress)
     if as_json:
         typer.echo(summary.model_dump_json(indent=1))

@@ -171,7 +171,8 @@ class FinetuneSection(Section):
         max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
         lr_scheduler: course of the learning rate after the warm-up.
         warmup: a share of all steps when below 1, a number of steps otherwise.
-        precision: ``bf16`` runs autocast (CPUs with AVX512-BF16 or AMX, and GPUs).
+        precision: ``auto`` trains in bf16 (autocast) where the device computes it: GPUs, and CPUs with AVX512-BF16,
+            AMX or Arm's bf16; else in FP32. ``bf16`` and ``fp32`` are taken as they stand.
         seed: of the head's weights, dropout and the order of the examples.
         group_by_length: batches hold examples of like length, so that less is padding.
         save_steps: optimizer steps between resumable checkpoints.
@@ -192,7 +193,7 @@ class FinetuneSection(Section):
     max_grad_norm: float = Field(default=1.0, ge=0.0)
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
     warmup: float = Field(default=0.0, ge=0.0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(default=42, ge=0, lt=2**32)
     group_by_length: bool = True
     save_steps: int = Field(default=500, ge=1)

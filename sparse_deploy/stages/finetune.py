@@ -2,6 +2,7 @@
 """Stage 1: a checkpoint and a recipe become a fine-tuned checkpoint whose zeros are proven."""
 
 import contextlib
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -32,10 +33,12 @@ from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.training.distillation import check_teacher
 from sparse_deploy.training.mask_lock import prunable_parameters, zero_masks_of
 from sparse_deploy.training.phases import PhasesOutcome, train_phases
+from sparse_deploy.training.precision import TrainingPrecision, choose_precision
 from sparse_deploy.training.resume import open_run
 from sparse_deploy.training.trainer import predict
 
 Progress = Callable[[str, float], None]
+_LOG = logging.getLogger(__name__)
 
 
 def finetune(
@@ -73,6 +76,7 @@ def finetune(
     check_writable_target(output)
     _check_qat(recipe)
     task = get_task(recipe.task)
+    precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
     torch.manual_seed(recipe.finetune.seed)  # the new head's weights
@@ -90,7 +94,7 @@ def finetune(
     with only_writer(state_folder) if _is_main_process() else contextlib.nullcontext():
         resume_from = _open_run_once(state_folder, _fingerprint(recipe, source, data_dir, len(features)), restart)
         outcome = train_phases(
-            model, tokenizer, features, recipe, state_folder,
+            model, tokenizer, features, _in_precision(recipe, precision), state_folder,
             teacher=teacher, resume_from=resume_from, progress=progress,
         )  # fmt: skip
         if outcome.interrupted:
@@ -104,6 +108,7 @@ def finetune(
             return evaluate(evaluated, source.folder, task, recipe, data_dir)
 
         details = _details(model, task, outcome, metrics_of)
+        details["precision"] = {"chosen": precision.name, "reason": precision.reason}
         manifest = _write(model, tokenizer, recipe, source, outcome, details, output)
         shutil.rmtree(state_folder, ignore_errors=True)
         return manifest
@@ -119,6 +124,18 @@ def evaluate(
         score = score_split(task, split.encoded, outputs, max_answer_length=recipe.data.max_answer_length)
         metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
     return metrics
+
+
+def _training_precision(recipe: Recipe, progress: Progress) -> TrainingPrecision:
+    precision = choose_precision(recipe.finetune.precision)
+    if precision.emulated and _is_main_process():
+        _LOG.warning("finetune: %s", precision)
+    progress(str(precision), 0.0)
+    return precision
+
+
+def _in_precision(recipe: Recipe, precision: TrainingPrecision) -> Recipe:
+    return recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update={"precision": precision.name})})
 
 
 def _check_qat(recipe: Recipe) -> None:

@@ -138,7 +138,12 @@ def train(
 
 
 def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArguments:
-    """The recipe's ``finetune`` section as ``transformers.TrainingArguments``."""
+    """The recipe's ``finetune`` section as ``transformers.TrainingArguments``.
+
+    Args:
+        settings: with the precision that :func:`sparse_deploy.training.precision.choose_precision` chose.
+        folder: the Trainer's checkpoints.
+    """
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),

@@ -91,11 +91,11 @@ PUBLISHED = {
     "bert-base-mnli-u90-pruneofa": {"learning_rate": 1e-4, "epochs": 9, "train_batch_size": 32, "seed": 5143},
     "tiny-bert-mnli-distilled": {
         "learning_rate": 5e-4, "epochs": 4, "train_batch_size": 64, "eval_batch_size": 32, "seed": 33,
-        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "lr_scheduler": "linear", "precision": "bf16",
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "lr_scheduler": "linear", "precision": "auto",
     },
     "bert-base-mnli-dense": {
         "learning_rate": 2e-5, "epochs": 5, "train_batch_size": 16, "eval_batch_size": 16,
-        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "lr_scheduler": "linear", "precision": "bf16",
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "lr_scheduler": "linear", "precision": "auto",
     },
 }  # fmt: skip
 
