@@ -1,15 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // The C interface: unwraps, calls, and turns problems into sd_error.
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <memory>
+#include <new>
+#include <stdexcept>
 #include <string>
 
-#include "dispatch.h"
+#include "instruction_sets/choice.h"
 #include "layer.h"
 #include "linear.h"
+#include "memory.h"
 #include "profile.h"
+#include "stored_weight.h"
 
 struct sd_weight {
   sd::Weight weight;
@@ -23,36 +26,56 @@ struct sd_layer {
 
 namespace {
 
-void report(sd_error *error, const std::string &message) {
-  if (error) std::snprintf(error->message, sizeof error->message, "%s", message.c_str());
+void report(sd_error *error, const char *message) {
+  if (error) std::snprintf(error->message, sizeof error->message, "%s", message);
 }
 
-// Makes an object by `build`, which returns "" or the problem; out of memory is a problem too.
-template <typename T, typename Build>
-T *create(sd_error *error, Build build) {
+// Nothing that `call` throws gets past here. 0, or 1 with a message.
+template <typename Call>
+int guarded(sd_error *error, Call call) {
   try {
-    auto made = std::make_unique<T>();
-    const std::string problem = build(*made);
-    if (problem.empty()) return made.release();
-    report(error, problem);
+    call();
+    return 0;
+  } catch (const std::bad_alloc &) {
+    report(error, "out of memory");
   } catch (const std::exception &e) {
-    report(error, std::string("out of memory or worse: ") + e.what());
+    report(error, e.what());
+  } catch (...) {
+    report(error, "unknown exception");
   }
-  return nullptr;
+  return 1;
+}
+
+// Makes an object by `build(made, set)`, which returns "" or the problem.
+template <typename T, typename Build>
+T *create(sd_error *error, const char *isa, Build build) {
+  T *result = nullptr;
+  guarded(error, [&] {
+    const sd::InstructionSet *set = sd::find_set(isa);
+    if (!set)
+      throw std::invalid_argument(std::string("instruction set ") + isa + " is unknown or not of this CPU; expected " +
+                                  sd::supported_sets());
+    auto made = std::make_unique<T>();
+    const std::string problem = build(*made, *set);
+    if (!problem.empty()) throw std::invalid_argument(problem);
+    result = made.release();
+  });
+  return result;
 }
 
 }  // namespace
 
 int sd_abi_version(void) { return SD_ABI_VERSION; }
-const char *sd_isa(void) { return sd::kernels().name; }
-const char *sd_isa_note(void) { return sd::dispatch_note(); }
-const char *sd_isa_supported(void) { return sd::supported(); }
+const char *sd_isa(void) { return sd::default_set().name; }
+const char *sd_isa_note(void) { return sd::choice_note(); }
+const char *sd_isa_supported(void) { return sd::supported_sets(); }
 
-sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *kernel, sd_error *error) {
-  return create<sd_weight>(error, [&](sd_weight &made) {
+sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *layout, const char *isa,
+                            sd_error *error) {
+  return create<sd_weight>(error, isa, [&](sd_weight &made, const sd::InstructionSet &set) {
     sd::Matrix matrix;
-    const std::string problem = sd::read_compact(blob, blob_size, matrix);
-    return problem.empty() ? sd::pack(matrix, kernel, sd::kernels(), made.weight) : problem;
+    const std::string problem = sd::read_stored_weight(blob, blob_size, matrix);
+    return problem.empty() ? sd::pack(matrix, layout, set, made.weight) : problem;
   });
 }
 
@@ -67,23 +90,24 @@ void sd_weight_describe(const sd_weight *weight, sd_weight_info *info) {
   info->packed_bytes = static_cast<int64_t>(w.bytes);
   info->fill = w.fill;
   info->cost = w.cost;
-  std::snprintf(info->kernel, sizeof info->kernel, "%s", sd::layout_name(w.packed.layout));
+  std::snprintf(info->layout, sizeof info->layout, "%s", w.packed.layout->name);
   std::snprintf(info->pattern, sizeof info->pattern, "%s", w.pattern);
 }
 
 void sd_weight_unpack(const sd_weight *weight, int8_t *dense) { sd::unpack(weight->weight.packed, dense); }
 
-void sd_matmul_i32(const sd_weight *weight, const uint8_t *x, int64_t m, int32_t *y, const sd_pool *pool) {
-  sd::run_accumulators(weight->weight.packed, x, m, y, pool);
+int sd_matmul_i32(const sd_weight *weight, const uint8_t *x, int64_t m, int32_t *y, const sd_pool *pool,
+                  sd_error *error) {
+  return guarded(error, [&] { sd::run_accumulators(weight->weight, x, m, y, pool); });
 }
 
 sd_linear *sd_linear_create(const sd_linear_config *config, sd_error *error) {
-  return create<sd_linear>(error, [&](sd_linear &made) {
+  return create<sd_linear>(error, config->isa, [&](sd_linear &made, const sd::InstructionSet &set) {
     sd::Matrix matrix;
-    const std::string problem = sd::read_compact(config->blob, config->blob_size, matrix);
+    const std::string problem = sd::read_stored_weight(config->blob, config->blob_size, matrix);
     if (!problem.empty()) return problem;
     return sd::build_linear(matrix, config->scale, config->bias, config->activation, config->quantization,
-                            config->kernel, made.linear);
+                            config->layout, set, made.linear);
   });
 }
 
@@ -94,12 +118,14 @@ const sd_weight *sd_linear_weight(const sd_linear *linear) {
   return reinterpret_cast<const sd_weight *>(&linear->linear.weight);
 }
 
-void sd_linear_run(const sd_linear *linear, const float *x, int64_t m, float *y, const sd_pool *pool) {
-  sd::run_linear(linear->linear, x, m, y, pool);
+int sd_linear_run(const sd_linear *linear, const float *x, int64_t m, float *y, const sd_pool *pool, sd_error *error) {
+  return guarded(error, [&] { sd::run_linear(linear->linear, x, m, y, pool); });
 }
 
 sd_layer *sd_layer_create(const sd_layer_config *config, sd_error *error) {
-  return create<sd_layer>(error, [&](sd_layer &made) { return made.layer.build(*config); });
+  return create<sd_layer>(error, config->isa, [&](sd_layer &made, const sd::InstructionSet &set) {
+    return made.layer.build(*config, set);
+  });
 }
 
 void sd_layer_destroy(sd_layer *layer) { delete layer; }
@@ -111,13 +137,9 @@ const sd_weight *sd_layer_weight(const sd_layer *layer, int linear) {
 
 int sd_layer_run(const sd_layer *layer, const float *x, const int64_t *mask, int64_t batch, int64_t sequence, float *y,
                  const sd_pool *pool, sd_error *error) {
-  try {
-    layer->layer.run(x, mask, batch, sequence, y, pool);
-    return 0;
-  } catch (const std::exception &e) {
-    report(error, e.what());
-    return 1;
-  }
+  return guarded(error, [&] { layer->layer.run(x, mask, batch, sequence, y, pool); });
 }
 
 size_t sd_profile(char *text, size_t size) { return sd::read_profile(text, size); }
+
+int64_t sd_fail_allocation(int64_t after) { return sd::fail_allocation(after); }

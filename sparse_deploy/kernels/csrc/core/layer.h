@@ -10,6 +10,7 @@
 namespace sd {
 
 struct EncoderLayer {
+  const InstructionSet *set = nullptr;
   int64_t hidden = 0, intermediate = 0, heads = 0;
   LinearWeights linears[SD_LINEARS];
   std::vector<float> attention_gamma, attention_beta, output_gamma, output_beta;
@@ -17,9 +18,10 @@ struct EncoderLayer {
   // Where column c of the attention's output and of the output is among the rows as they were packed; empty when in place.
   std::vector<int32_t> attention_position, output_position;
 
+  int64_t head_size() const { return hidden / heads; }
   // Returns "" or what is wrong with the configuration.
-  std::string build(const sd_layer_config &config);
-  // x and y [batch, sequence, hidden], mask [batch, sequence].
+  std::string build(const sd_layer_config &config, const InstructionSet &set);
+  // x and y [batch, sequence, hidden], mask [batch, sequence]. Throws what ends a request: no memory, too long a sequence.
   void run(const float *x, const int64_t *mask, int64_t batch, int64_t sequence, float *y, const sd_pool *pool) const;
 };
 

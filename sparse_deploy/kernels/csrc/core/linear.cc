@@ -6,61 +6,51 @@
 #include <cmath>
 #include <cstring>
 
-#include "dispatch.h"
 #include "profile.h"
 
 namespace sd {
 namespace {
 
-constexpr int64_t kBytesPerStep[kLayouts] = {256, 128, 72, 320, 8};
-
-// Output columns whose packed weights stay in L2 while all tiles of tokens pass over them. 1x4 blocks do the opposite:
-// their panel of tokens stays in L1 while many weights pass, and transposing it must pay off.
-int64_t chunk_columns(const Packed &p) {
-  if (p.layout == kBlock1x4) return 768;
-  return p.k > 2048 ? 64 : 128;
+// Columns whose packed weights stay in L2 while all tiles of tokens pass over them.
+int64_t chunk_columns(const Weight &w) {
+  if (w.kernel.chunk_columns) return w.kernel.chunk_columns;
+  return w.packed.k > 2048 ? 64 : 128;
 }
 
-int64_t first_step(const Packed &p, int64_t group) {
-  return p.first[p.layout == kBlock1x4 ? group * p.windows : group];
-}
-
-// Scratch of a kernel call.
-int32_t *scratch(const Packed &p, int64_t columns) {
-  if (p.layout != kBlock1x4) return nullptr;
+int32_t *scratch(const LayoutKernel &kernel, int64_t columns) {
+  const int64_t count = kernel.scratch + kernel.scratch_per_column * round_up(columns, 64);
+  if (!count) return nullptr;
   static thread_local Buffer buffer;
-  const size_t count = static_cast<size_t>(kPanelDwords + round_up(columns, 64) * 64);
-  buffer.reserve(Buffer::size<int32_t>(count));
-  return buffer.take<int32_t>(count);
+  buffer.reserve(Buffer::size<int32_t>(static_cast<size_t>(count)));
+  return buffer.take<int32_t>(static_cast<size_t>(count));
 }
 
-void multiply_columns(const Packed &p, const Activations &x, int64_t tokens, int64_t begin, int64_t end,
+void multiply_columns(const Weight &weight, const Activations &x, int64_t tokens, int64_t begin, int64_t end,
                       const Epilogue &epilogue, const Packed *next) {
-  const Kernels &set = kernels();
-  const int64_t widest = set.max_tokens[p.layout];
-  const int64_t tiles = (tokens + widest - 1) / widest;
+  const Packed &p = weight.packed;
+  const LayoutKernel &kernel = weight.kernel;
+  const int64_t rows = p.layout->group_rows, step_bytes = p.layout->step_bytes, lines = (step_bytes + 63) / 64;
+  const int64_t tiles = (tokens + kernel.max_tokens - 1) / kernel.max_tokens;
+  const auto first_step = [&](int64_t group) { return p.first[group * p.parts]; };
   for (int64_t column = begin; column < end;) {
-    const int64_t stop = std::min(column + chunk_columns(p), end);
+    const int64_t stop = std::min(column + chunk_columns(weight), end);
     Tile tile{};
-    tile.group_begin = static_cast<int32_t>(column / p.group_rows);
-    tile.group_end = static_cast<int32_t>((stop + p.group_rows - 1) / p.group_rows);
+    tile.group_begin = static_cast<int32_t>(column / rows);
+    tile.group_end = static_cast<int32_t>((stop + rows - 1) / rows);
     tile.x_stride = x.stride;
     // The passes of the tiles over this chunk share the lines of the next one.
     // Columns beyond `end` count as next: where threads share out columns, this one takes those most likely.
-    const uint8_t *ahead = stop < p.n ? p.data + first_step(p, tile.group_end) * kBytesPerStep[p.layout]
-                           : next     ? next->data
-                                      : nullptr;
-    const int64_t steps = first_step(p, tile.group_end) - first_step(p, tile.group_begin);
-    const int64_t lines = (kBytesPerStep[p.layout] + 63) / 64;
+    const uint8_t *ahead = stop < p.n ? p.data + first_step(tile.group_end) * step_bytes : next ? next->data : nullptr;
+    const int64_t steps = first_step(tile.group_end) - first_step(tile.group_begin);
     tile.prefetch_lines = static_cast<int32_t>((lines + tiles - 1) / tiles);
-    tile.scratch = scratch(p, stop - column);
+    tile.scratch = scratch(kernel, stop - column);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t from = tokens * i / tiles, to = tokens * (i + 1) / tiles;
       tile.x = x.x + from * x.stride;
       tile.token = from;
       tile.prefetch =
           ahead && i * tile.prefetch_lines < lines ? ahead + i * tile.prefetch_lines * steps * 64 : nullptr;
-      set.matmul[p.layout](p, tile, static_cast<int32_t>(to - from), epilogue);
+      kernel.multiply(p, tile, static_cast<int32_t>(to - from), epilogue);
     }
     column = stop;
   }
@@ -70,18 +60,20 @@ std::atomic<uint64_t> run_counter{0};
 
 // The activations of a call, quantised by each thread for itself: with few tokens that is cheaper than one more wait
 // for the others.
-Activations quantize_once(const float *x, int64_t rows, int64_t k, const sd_quantization &q, uint64_t run) {
+Activations quantize_once(const LinearWeights &linear, const float *x, int64_t rows, uint64_t run) {
   static thread_local uint64_t last = ~uint64_t{0};
   static thread_local Activations held{};
   if (last == run) return held;
   Timed timed(kLinearQuantize);
-  const int64_t stride = activation_stride(k);
+  last = ~uint64_t{0};  // reserve() may fail
+  const int64_t k = linear.k(), stride = activation_stride(k);
   Buffer &buffer = thread_buffer();
   buffer.reserve(Buffer::size<uint8_t>(static_cast<size_t>(rows * stride)) +
                  2 * Buffer::size<float>(static_cast<size_t>(rows)));
   held = {buffer.take<uint8_t>(static_cast<size_t>(rows * stride)), stride, buffer.take<float>(static_cast<size_t>(rows)),
           buffer.take<float>(static_cast<size_t>(rows))};
-  kernels().quantize(x, 0, k, rows, k, q.scale, q.zero_point, held.x, stride, held.scale, held.shift);
+  const sd_quantization &q = linear.quantization;
+  linear.weight.set->quantize(x, false, k, rows, k, q.scale, q.zero_point, held.x, stride, held.scale, held.shift);
   last = run;
   return held;
 }
@@ -94,8 +86,9 @@ void tanh_columns(float *y, int64_t stride, int64_t rows, int64_t columns) {
 }  // namespace
 
 std::string build_linear(const Matrix &matrix, const float *scale, const float *bias, sd_activation activation,
-                         const sd_quantization &quantization, const char *kernel, LinearWeights &linear) {
-  const std::string problem = pack(matrix, kernel, kernels(), linear.weight);
+                         const sd_quantization &quantization, const char *layout, const InstructionSet &set,
+                         LinearWeights &linear) {
+  const std::string problem = pack(matrix, layout, set, linear.weight);
   if (!problem.empty()) return problem;
   if (activation < SD_ACTIVATION_NONE || activation > SD_ACTIVATION_TANH) return "unknown activation";
   if (!(quantization.scale >= 0) || !std::isfinite(quantization.scale))
@@ -137,7 +130,7 @@ void multiply(const LinearWeights &linear, const Activations &x, int64_t tokens,
   e.residual_stride = to.residual_stride;
   e.out = to.data;
   e.out_stride = to.stride;
-  multiply_columns(linear.weight.packed, x, tokens, begin, std::min(end, linear.n()), e, next);
+  multiply_columns(linear.weight, x, tokens, begin, std::min(end, linear.n()), e, next);
 }
 
 void run_linear(const LinearWeights &linear, const float *x, int64_t rows, float *y, const sd_pool *pool) {
@@ -149,7 +142,7 @@ void run_linear(const LinearWeights &linear, const float *x, int64_t rows, float
     run_phases(pool, {{blocks, [&](int64_t i) {
                          const int64_t from = rows * i / blocks, count = rows * (i + 1) / blocks - from;
                          const Activations a =
-                             quantize_once(x + from * k, count, k, linear.quantization, ++run_counter);
+                             quantize_once(linear, x + from * k, count, ++run_counter);
                          Timed timed(kLinearMultiply);
                          multiply(linear, a, count, 0, n, {kFloat, y + from * n, n});
                          if (tanh) tanh_columns(y + from * n, n, count, n);
@@ -159,7 +152,7 @@ void run_linear(const LinearWeights &linear, const float *x, int64_t rows, float
   const uint64_t run = ++run_counter;
   const int64_t items = (n + 63) / 64;
   run_phases(pool, {{items, [&](int64_t i) {
-                       const Activations a = quantize_once(x, rows, k, linear.quantization, run);
+                       const Activations a = quantize_once(linear, x, rows, run);
                        Timed timed(kLinearMultiply);
                        const int64_t begin = i * 64, end = std::min(begin + 64, n);
                        multiply(linear, a, rows, begin, end, {kFloat, y, n});
@@ -167,22 +160,28 @@ void run_linear(const LinearWeights &linear, const float *x, int64_t rows, float
                      }}});
 }
 
-void run_accumulators(const Packed &p, const uint8_t *x, int64_t rows, int32_t *y, const sd_pool *pool) {
+void run_accumulators(const Weight &weight, const uint8_t *x, int64_t rows, int32_t *y, const sd_pool *pool) {
   if (rows <= 0) return;
+  const Packed &p = weight.packed;
+  const bool is_signed = weight.set->type == kS8;
   const int64_t stride = activation_stride(p.k), blocks = token_blocks(rows, thread_count(pool));
   run_phases(pool, {{blocks, [&](int64_t i) {
                        const int64_t from = rows * i / blocks, count = rows * (i + 1) / blocks - from;
                        Buffer &buffer = thread_buffer();
                        buffer.reserve(Buffer::size<uint8_t>(static_cast<size_t>(count * stride)));
                        uint8_t *padded = buffer.take<uint8_t>(static_cast<size_t>(count * stride));
-                       for (int64_t r = 0; r < count; ++r)
+                       for (int64_t r = 0; r < count; ++r) {
                          std::memcpy(padded + r * stride, x + (from + r) * p.k, static_cast<size_t>(p.k));
+                         for (int64_t i = 0; i < p.k && is_signed; ++i) padded[r * stride + i] ^= 128;
+                       }
                        Epilogue e{};
                        e.output = kInt32;
                        e.n = p.n;
                        e.out = y + from * p.n;
                        e.out_stride = p.n;
-                       multiply_columns(p, {padded, stride, nullptr, nullptr}, count, 0, p.n, e, nullptr);
+                       multiply_columns(weight, {padded, stride, nullptr, nullptr}, count, 0, p.n, e, nullptr);
+                       for (int64_t i = 0; i < count * p.n && is_signed; ++i)
+                         y[from * p.n + i] += 128 * weight.row_sum[static_cast<size_t>(i % p.n)];
                      }}});
 }
 

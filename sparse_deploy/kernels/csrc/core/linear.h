@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "pack.h"
+#include "weight.h"
 #include "parallel.h"
 #include "sparse_deploy_kernels.h"
 
@@ -21,9 +21,10 @@ struct LinearWeights {
   int64_t k() const { return weight.packed.k; }
 };
 
-// Returns "" or what is wrong. `kernel` as in sd_weight_create; scale and bias [n] or null.
+// Returns "" or what is wrong. `layout` as in pack(); scale and bias [n] or null.
 std::string build_linear(const Matrix &matrix, const float *scale, const float *bias, sd_activation activation,
-                         const sd_quantization &quantization, const char *kernel, LinearWeights &linear);
+                         const sd_quantization &quantization, const char *layout, const InstructionSet &set,
+                         LinearWeights &linear);
 
 // Bytes between rows of u8 activations: readable up to a multiple of 128 past k, and never a multiple of 4 KB, which
 // would put all tokens of a tile into the same few sets of L1.
@@ -54,7 +55,7 @@ void multiply(const LinearWeights &linear, const Activations &x, int64_t tokens,
 void run_linear(const LinearWeights &linear, const float *x, int64_t rows, float *y, const sd_pool *pool);
 
 // int32 accumulators of u8 rows without padding.
-void run_accumulators(const Packed &packed, const uint8_t *x, int64_t rows, int32_t *y, const sd_pool *pool);
+void run_accumulators(const Weight &weight, const uint8_t *x, int64_t rows, int32_t *y, const sd_pool *pool);
 
 // Whether tokens are shared out to the threads (each then reads all weights, and no data moves between the threads), or
 // output columns (each then reads its share of the weights: better when reading them is the work, that is with few

@@ -3,7 +3,9 @@
 
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
+#include <limits>
 #include <mutex>
 #include <new>
 
@@ -12,14 +14,32 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kRegion = size_t{8} << 20;
+constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+
+// Allocations until one fails. Counting costs a locked addition, next to the hundreds of cycles of an allocation.
+std::atomic<int64_t> remaining{kNever};
+std::atomic<int64_t> counted_from{kNever};
+
+bool may_allocate() { return remaining.fetch_sub(1, std::memory_order_relaxed) != 0; }
+
+void *allocate(size_t size) {
+  if (may_allocate())
+    if (void *memory = std::malloc(size ? size : 1)) return memory;
+  throw std::bad_alloc();
+}
+
+void *allocate_aligned(size_t alignment, size_t size) {
+  if (may_allocate())
+    if (void *memory = std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment)) return memory;
+  throw std::bad_alloc();
+}
 
 struct Region {
   uint8_t *data;
   size_t size;
 
   explicit Region(size_t bytes) : size((bytes + kHugePage - 1) / kHugePage * kHugePage) {
-    data = static_cast<uint8_t *>(std::aligned_alloc(kHugePage, size));
-    if (!data) throw std::bad_alloc();
+    data = static_cast<uint8_t *>(allocate_aligned(kHugePage, size));
     madvise(data, size, MADV_HUGEPAGE);
     // Touched here, by one thread and in order, instead of by whichever thread packs first.
     for (size_t i = 0; i < size; i += 64) __builtin_memset(data + i, 0, 64);
@@ -55,9 +75,9 @@ void Buffer::reserve(size_t bytes) {
   if (bytes <= capacity_) return;
   bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   std::free(data_);
+  data_ = nullptr;
   capacity_ = 0;
-  data_ = static_cast<uint8_t *>(std::aligned_alloc(kHugePage, bytes));
-  if (!data_) throw std::bad_alloc();
+  data_ = static_cast<uint8_t *>(allocate_aligned(kHugePage, bytes));
   capacity_ = bytes;
   madvise(data_, bytes, MADV_HUGEPAGE);
 }
@@ -88,7 +108,35 @@ CallBuffer::CallBuffer() {
 
 CallBuffer::~CallBuffer() {
   std::lock_guard<std::mutex> lock(free_mutex);
-  free_buffers().push_back(std::move(buffer_));
+  try {
+    free_buffers().push_back(std::move(buffer_));
+  } catch (const std::bad_alloc &) {
+    buffer_.reset();  // the next call makes a new one
+  }
+}
+
+int64_t fail_allocation(int64_t after) {
+  const int64_t from = after < 0 ? kNever : after;
+  const int64_t left = remaining.exchange(from, std::memory_order_relaxed);
+  return counted_from.exchange(from, std::memory_order_relaxed) - left;
 }
 
 }  // namespace sd
+
+// These replace the C++ runtime's inside the library alone: its version script keeps them from the outside.
+void *operator new(size_t size) { return sd::allocate(size); }
+void *operator new[](size_t size) { return sd::allocate(size); }
+void *operator new(size_t size, std::align_val_t alignment) {
+  return sd::allocate_aligned(static_cast<size_t>(alignment), size);
+}
+void *operator new[](size_t size, std::align_val_t alignment) {
+  return sd::allocate_aligned(static_cast<size_t>(alignment), size);
+}
+void operator delete(void *memory) noexcept { std::free(memory); }
+void operator delete[](void *memory) noexcept { std::free(memory); }
+void operator delete(void *memory, size_t) noexcept { std::free(memory); }
+void operator delete[](void *memory, size_t) noexcept { std::free(memory); }
+void operator delete(void *memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void *memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void *memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void *memory, size_t, std::align_val_t) noexcept { std::free(memory); }

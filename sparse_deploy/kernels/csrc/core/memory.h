@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of packed weights and of the buffers of a call.
+// Memory of packed weights and of the buffers of a call. Every allocation of the library, operator new's too, passes one
+// place, where a test can make it fail.
 #pragma once
 
 #include <cstddef>
@@ -53,9 +54,14 @@ class CallBuffer {
   CallBuffer();
   ~CallBuffer();
   Buffer *operator->() { return buffer_.get(); }
+  Buffer &operator*() { return *buffer_; }
 
  private:
   std::unique_ptr<Buffer> buffer_;
 };
+
+// For tests: the allocation after the next `after` ones fails, once, in whichever thread it is; a negative number ends
+// that. Returns how many allocations were made since the last call.
+int64_t fail_allocation(int64_t after);
 
 }  // namespace sd

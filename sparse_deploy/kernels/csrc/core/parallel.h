@@ -4,7 +4,7 @@
 
 #include <cstdint>
 #include <functional>
-#include <initializer_list>
+#include <vector>
 
 #include "sparse_deploy_kernels.h"
 
@@ -21,6 +21,9 @@ int64_t thread_count(const sd_pool *pool);
 // One call of the pool for all phases. Each thread first takes its own share of a phase's items, the same share in
 // every phase and call (the tokens stay in its cache), then what others have not begun. A thread only ever waits for
 // items that another one is running, so the phases end with however few threads the pool really starts.
-void run_phases(const sd_pool *pool, std::initializer_list<Phase> phases);
+//
+// An item may throw. No exception passes through the pool: the first one is kept, what has not begun by then is left
+// out, and it is thrown again here when all threads are back.
+void run_phases(const sd_pool *pool, const std::vector<Phase> &phases);
 
 }  // namespace sd

@@ -6,7 +6,7 @@
 #include <numeric>
 #include <string>
 
-#include "pack.h"
+#include "layouts/survey.h"
 
 namespace sd {
 namespace {
@@ -49,7 +49,7 @@ double saved_by_sorting(const Matrix &m, int64_t unit, const std::vector<int32_t
 }
 
 bool in_blocks(const Matrix &m) {
-  const std::string pattern = find_pattern(m);
+  const std::string pattern = find_pattern(survey(m));
   return pattern != "dense" && pattern != "unstructured";
 }
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "compact.h"
+#include "matrix.h"
 #include "sparse_deploy_kernels.h"
 
 namespace sd {

@@ -2,7 +2,8 @@
 // The kernel core's C interface: pack an INT8 matrix once, multiply with it from any thread pool. It knows no runtime;
 // the adapters for ONNX Runtime and OpenVINO, the Python loader, the tests and the benchmarks all use this header.
 //
-// Functions that can fail return a null pointer or a nonzero code and fill the sd_error: one line, zero-terminated.
+// Functions that can fail return a null pointer or a nonzero code and fill the sd_error: one line, zero-terminated. No
+// exception leaves the library, and after a failure everything can be used again.
 #pragma once
 
 #include <stddef.h>
@@ -18,7 +19,7 @@ extern "C" {
 #define SD_EXPORT
 #endif
 
-#define SD_ABI_VERSION 1
+#define SD_ABI_VERSION 2
 
 typedef struct sd_error {
   char message[256];
@@ -40,18 +41,20 @@ typedef struct sd_quantization {
 } sd_quantization;
 
 // The caller's thread pool. `run` calls task(arg, i) once for each i in [0, count), from any threads, in any order,
-// and returns when all have returned; tasks may not start all at once. A null pool, or threads <= 1, runs serially.
+// and returns 0 when all have returned, or another number when it could not run them all and none is left running; tasks
+// may not start all at once. Tasks never throw; `run` must not either. A null pool, or threads <= 1, runs serially.
 typedef struct sd_pool {
   void *context;
-  void (*run)(void *context, void (*task)(void *arg, size_t index), void *arg, size_t count);
+  int (*run)(void *context, void (*task)(void *arg, size_t index), void *arg, size_t count);
   int32_t threads;  // how many tasks are expected to run at the same time
 } sd_pool;
 
 // ---- the library -------------------------------------------------------------------------------------------------
 
 SD_EXPORT int sd_abi_version(void);
-// The instruction set in use: "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2", "portable". Chosen once, by cpuid, or
-// by the environment variable SPARSE_DEPLOY_ISA (an unknown or unsupported name falls back, sd_isa_note says so).
+// The instruction set that is used where none is named: "avx512_bf16", "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2",
+// "portable"; on Arm "dotprod", "portable". Chosen once, by what the CPU has, or by the environment variable
+// SPARSE_DEPLOY_ISA (an unknown or unsupported name falls back, sd_isa_note says so).
 SD_EXPORT const char *sd_isa(void);
 SD_EXPORT const char *sd_isa_note(void);        // "" or one line
 SD_EXPORT const char *sd_isa_supported(void);   // the sets that this CPU has, best first, separated by commas
@@ -66,20 +69,23 @@ typedef struct sd_weight_info {
   int64_t packed_bytes;
   double fill;         // multiply-add slots of the packed form / (n * k); 1 for dense
   double cost;         // predicted time / that of the dense kernel
-  char kernel[24];     // "dense", "unstructured", "half" (1:2), "block_4x1", "block_1x4"
+  char layout[24];     // "dense", "unstructured", "one_of_two" (1:2), "block_4x1", "block_1x4", ...
   char pattern[24];    // what was found: "dense", "unstructured", "1:2", "block_4x1", "block_1x4"
 } sd_weight_info;
 
-// Pack a weight from its compact form (docs/sparse_operators.md). Damaged input is refused. `kernel` forces one of the
-// kernels above where it can represent the matrix; null or "" chooses by the cost model.
-SD_EXPORT sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *kernel, sd_error *error);
+// Pack a weight from its compact form (docs/sparse_operators.md). Damaged input is refused. `layout` forces one of the
+// layouts above where it can represent the matrix; null or "" chooses by the costs of the instruction set. `isa` is one of
+// sd_isa_supported(); null or "" is sd_isa().
+SD_EXPORT sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *layout, const char *isa,
+                                      sd_error *error);
 SD_EXPORT void sd_weight_destroy(sd_weight *weight);
 SD_EXPORT void sd_weight_describe(const sd_weight *weight, sd_weight_info *info);
 // The matrix read back from the packed form: int8 [n, k], row-major.
 SD_EXPORT void sd_weight_unpack(const sd_weight *weight, int8_t *dense);
 
 // Exact accumulators: y[m, n] = sum_k x[m, k] * w[n, k], int32; x is u8 [m, k] row-major without padding.
-SD_EXPORT void sd_matmul_i32(const sd_weight *weight, const uint8_t *x, int64_t m, int32_t *y, const sd_pool *pool);
+SD_EXPORT int sd_matmul_i32(const sd_weight *weight, const uint8_t *x, int64_t m, int32_t *y, const sd_pool *pool,
+                            sd_error *error);
 
 // ---- SparseLinear ------------------------------------------------------------------------------------------------
 
@@ -92,14 +98,15 @@ typedef struct sd_linear_config {
   const float *bias;   // [n] or null
   sd_activation activation;
   sd_quantization quantization;
-  const char *kernel;  // as in sd_weight_create
+  const char *layout, *isa;  // as in sd_weight_create
 } sd_linear_config;
 
 SD_EXPORT sd_linear *sd_linear_create(const sd_linear_config *config, sd_error *error);
 SD_EXPORT void sd_linear_destroy(sd_linear *linear);
 SD_EXPORT const sd_weight *sd_linear_weight(const sd_linear *linear);
-// x [m, k] -> y [m, n], float32 row-major.
-SD_EXPORT void sd_linear_run(const sd_linear *linear, const float *x, int64_t m, float *y, const sd_pool *pool);
+// x [m, k] -> y [m, n], float32 row-major. A row of x that holds NaN or an infinity becomes a row of NaN.
+SD_EXPORT int sd_linear_run(const sd_linear *linear, const float *x, int64_t m, float *y, const sd_pool *pool,
+                            sd_error *error);
 
 // ---- SparseEncoderLayer ------------------------------------------------------------------------------------------
 
@@ -119,6 +126,7 @@ typedef struct sd_layer_config {
   } linears[SD_LINEARS];
   const float *attention_gamma, *attention_beta, *output_gamma, *output_beta;  // [hidden]
   sd_quantization quantization[4];  // inputs of q/k/v, attention output, intermediate, output
+  const char *isa;                  // as in sd_weight_create
 } sd_layer_config;
 
 SD_EXPORT sd_layer *sd_layer_create(const sd_layer_config *config, sd_error *error);
@@ -131,6 +139,10 @@ SD_EXPORT int sd_layer_run(const sd_layer *layer, const float *x, const int64_t 
 // Seconds per phase since the last call, summed over threads, when SPARSE_DEPLOY_PROFILE=1: writes lines of
 // "name seconds\n" into text and returns the length it needs. For benchmarks/encoder.py --profile.
 SD_EXPORT size_t sd_profile(char *text, size_t size);
+
+// For tests: of the library's memory allocations, in whichever thread, the one after the next `after` fails, once; a
+// negative number ends that. Returns how many there were since the last call.
+SD_EXPORT int64_t sd_fail_allocation(int64_t after);
 
 #ifdef __cplusplus
 }

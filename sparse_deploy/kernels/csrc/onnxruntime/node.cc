@@ -145,7 +145,9 @@ void *RunContext::output(const std::vector<int64_t> &dims) {
   return data;
 }
 
-void RunContext::fail(const std::string &problem) const { throw Failure(label_ + ": " + problem, kInvalidArgument); }
+void RunContext::fail(const std::string &problem, ErrorCode code) const {
+  throw Failure(label_ + ": " + problem, code);
+}
 
 std::vector<Dimension> ShapeInference::input(size_t index) const {
   size_t inputs = 0;

@@ -67,7 +67,7 @@ class RunContext {
 
   Tensor input(size_t index) const;
   void *output(const std::vector<int64_t> &dims);
-  [[noreturn]] void fail(const std::string &problem) const;
+  [[noreturn]] void fail(const std::string &problem, ErrorCode code = kInvalidArgument) const;
 
   Pool &pool;
 

@@ -103,7 +103,6 @@ class Operator {
       Pool pool(self.api, context, self.threads);
       RunContext run(self.api, context, self.label, pool);
       self.kernel.run(run);
-      pool.check();
     });
   }
 

@@ -60,18 +60,14 @@ int32_t thread_count(const char *entry) {
 Pool::Pool(const Api &api, const KernelContext *context, int32_t threads)
     : api_(api), context_(context), pool_{this, run, threads} {}
 
-void Pool::run(void *self, void (*task)(void *, size_t), void *arg, size_t count) {
+int Pool::run(void *self, void (*task)(void *, size_t), void *arg, size_t count) {
   Pool &pool = *static_cast<Pool *>(self);
   // Batches of 0 is a plain parallel loop: threads take single indices as they become free. Any other number hands out
   // ranges, and the loop ends with its slowest range.
   Status *status = pool.api_.KernelContext_ParallelFor()(pool.context_, task, count, 0, arg);
-  if (!status) return;
-  pool.problem_ = pool.api_.GetErrorMessage()(status);
+  if (!status) return 0;
   pool.api_.ReleaseStatus()(status);
-}
-
-void Pool::check() const {
-  if (!problem_.empty()) throw Failure("ONNX Runtime could not run a parallel loop: " + problem_);
+  return 1;
 }
 
 }  // namespace ort

@@ -5,7 +5,6 @@
 #include <sparse_deploy_kernels.h>
 
 #include <cstdint>
-#include <string>
 
 #include "ort_abi.h"
 
@@ -16,15 +15,13 @@ class Pool {
  public:
   Pool(const Api &api, const KernelContext *context, int32_t threads);
   const sd_pool *get() const { return &pool_; }
-  void check() const;  // throws when a loop could not be run
 
  private:
-  static void run(void *self, void (*task)(void *, size_t), void *arg, size_t count);
+  static int run(void *self, void (*task)(void *, size_t), void *arg, size_t count);
 
   const Api &api_;
   const KernelContext *context_;
   sd_pool pool_;
-  std::string problem_;
 };
 
 // How many tasks run at the same time: the variable SPARSE_DEPLOY_THREADS, else `entry` (the session's config entry

@@ -32,7 +32,7 @@ void SparseEncoderLayer::run(RunContext &context) const {
   sd_error error{};
   if (sd_layer_run(layer_.get(), static_cast<const float *>(x.data), static_cast<const int64_t *>(mask.data), batch,
                    sequence, static_cast<float *>(y), context.pool.get(), &error)) {
-    context.fail(error.message);
+    context.fail(error.message, kFail);
   }
 }
 

@@ -29,7 +29,11 @@ void SparseLinear::run(RunContext &context) const {
   int64_t rows = 1;
   for (size_t i = 0; i + 1 < dims.size(); ++i) rows *= dims[i];
   if (rows) {
-    sd_linear_run(linear_.get(), static_cast<const float *>(x.data), rows, static_cast<float *>(y), context.pool.get());
+    sd_error error{};
+    if (sd_linear_run(linear_.get(), static_cast<const float *>(x.data), rows, static_cast<float *>(y),
+                      context.pool.get(), &error)) {
+      context.fail(error.message, kFail);
+    }
   }
 }
 

@@ -14,9 +14,14 @@ namespace sparse_deploy {
 
 inline sd_pool stream_pool() {
   return {nullptr,
-          [](void *, void (*task)(void *, size_t), void *arg, size_t count) {
-            tbb::parallel_for(
-                size_t{0}, count, [task, arg](size_t index) { task(arg, index); }, tbb::static_partitioner());
+          [](void *, void (*task)(void *, size_t), void *arg, size_t count) noexcept {
+            try {
+              tbb::parallel_for(
+                  size_t{0}, count, [task, arg](size_t index) { task(arg, index); }, tbb::static_partitioner());
+              return 0;
+            } catch (...) {  // no memory for TBB's own tasks
+              return 1;
+            }
           },
           tbb::this_task_arena::max_concurrency()};
 }

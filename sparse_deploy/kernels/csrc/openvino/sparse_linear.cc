@@ -35,7 +35,10 @@ class LinearKernel final : public Kernel {
     if (output.get_shape() != shape) output.set_shape(shape);
     if (!rows) return;
     const sd_pool pool = stream_pool();
-    sd_linear_run(linear_.get(), inputs[0].data<const float>(), rows, output.data<float>(), &pool);
+    sd_error error{};
+    if (sd_linear_run(linear_.get(), inputs[0].data<const float>(), rows, output.data<float>(), &pool, &error)) {
+      node.fail(error.message);
+    }
   }
 
  private:

@@ -99,13 +99,13 @@ static void multiply_block_1x4(const Packed &p, const Tile &tile, int32_t tokens
   int32_t *panel = tile.scratch, *sums = tile.scratch + kPanelDwords;
   const int64_t units = round_up((p.k + 3) / 4, 16);
   const int vectors = (tokens + 15) / 16;
-  for (int64_t block = 0; block < p.windows; ++block) {
+  for (int64_t block = 0; block < p.parts; ++block) {
     const int64_t left = units - block * kPanelUnits;
     for (int j = 0; j < vectors; ++j)
       transpose16(reinterpret_cast<const int32_t *>(tile.x + j * 16 * tile.x_stride) + block * kPanelUnits,
                   tile.x_stride / 4, tokens - j * 16, left < kPanelUnits ? left : kPanelUnits, panel + j * 16, 64);
     for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
-      const int64_t at = static_cast<int64_t>(g) * p.windows + block;
+      const int64_t at = static_cast<int64_t>(g) * p.parts + block;
       const uint16_t *runs = p.meta + at * 64;
       const uint8_t *data = p.data + p.first[at] * 8, *index = p.index + p.first[at] * 2;
       int32_t *sum = sums + static_cast<int64_t>(g - tile.group_begin) * 64 * 64;
@@ -115,7 +115,7 @@ static void multiply_block_1x4(const Packed &p, const Tile &tile, int32_t tokens
         case 2: sum_block_1x4<2>(runs, data, index, panel, block == 0, sum); break;
         default: sum_block_1x4<1>(runs, data, index, panel, block == 0, sum); break;
       }
-      if (block + 1 < p.windows) continue;
+      if (block + 1 < p.parts) continue;
       for (int c = 0; c < 64; c += 16) {
         for (int j = 0; j < vectors; ++j) {
           I32 out[16];
@@ -144,7 +144,7 @@ static void multiply_block_1x4(const Packed &p, const Tile &tile, int32_t tokens
 template <int kTokens>
 struct UnstructuredTile {
   static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
-    if (p.windows == 2)
+    if (p.window_steps == 2)
       windows<2>(p, tile, e);
     else
       windows<3>(p, tile, e);
@@ -188,7 +188,7 @@ struct PairPositions {
 constexpr PairPositions kPairs;
 
 template <int kTokens>
-struct HalfTile {
+struct OneOfTwoTile {
   static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
     const __m512i one = _mm512_set1_epi8(1);
     Prefetcher prefetcher(p, tile);

@@ -6,55 +6,98 @@ SD_INLINE F32 load_row(const float *p, int64_t left) {
   return left >= 16 ? load(p) : load_part(p, static_cast<int>(left));
 }
 #ifdef SD_BF16
-SD_INLINE F32 load_row(const Compact *p, int64_t left) {
-  if (left >= 16) return load_compact(p);
-  Compact part[16] = {};
+SD_INLINE F32 load_row(const Reduced *p, int64_t left) {
+  if (left >= 16) return load_reduced(p);
+  Reduced part[16] = {};
   for (int64_t i = 0; i < left; ++i) part[i] = p[i];
-  return load_compact(part);
+  return load_reduced(part);
 }
+#endif
+
+struct Range {
+  float lowest, highest;  // 0 belongs to it
+  float spoilt;           // 0, or NaN where the row holds a NaN or an infinity
+};
+
+template <typename T>
+static Range find_range(const T *x, int64_t k) {
+  F32 low = {}, high = {}, spoilt = {}, low2 = {}, high2 = {}, spoilt2 = {};
+  int64_t i = 0;
+  for (; i + 32 <= k; i += 32) {
+    const F32 a = load_row(x + i, 16), b = load_row(x + i + 16, 16);
+    low = min(low, a);
+    high = max(high, a);
+    spoilt = fma(a, splat(0.0f), spoilt);
+    low2 = min(low2, b);
+    high2 = max(high2, b);
+    spoilt2 = fma(b, splat(0.0f), spoilt2);
+  }
+  for (; i < k; i += 16) {
+    const F32 v = load_row(x + i, k - i);
+    low = min(low, v);
+    high = max(high, v);
+    spoilt = fma(v, splat(0.0f), spoilt);
+  }
+  return {reduce_min(min(low, low2)), reduce_max(max(high, high2)), reduce_add(spoilt + spoilt2)};
+}
+
+SD_INLINE float scale_of(const Range &range) {
+  constexpr float kSmallest = 1.17549435e-38f, kLargest = 3.40282347e38f;
+  if (range.spoilt != 0) return 1;
+  float scale = (range.highest - range.lowest) / 255.0f;
+  if (!(scale <= kLargest)) scale = range.highest / 255.0f - range.lowest / 255.0f;
+  if (!(scale > 0)) return 1;
+  return scale < kSmallest ? kSmallest : scale;  // the inverse of a smaller one is infinite
+}
+
+// How u8 is stored: as it is, or less 128 where the products take signed activations.
+#ifdef SD_SIGNED_ACTIVATIONS
+constexpr int32_t kStoredOffset = 128;
+SD_INLINE void store_quantized(uint8_t *p, I32 v) {
+  store_u8(p, v);
+  *reinterpret_cast<U8Unaligned *>(p) ^= 128;
+}
+#else
+constexpr int32_t kStoredOffset = 0;
+SD_INLINE void store_quantized(uint8_t *p, I32 v) { store_u8(p, v); }
 #endif
 
 template <typename T>
 static void quantize_rows(const T *x, int64_t x_stride, int64_t rows, int64_t k, float fixed_scale, int32_t fixed_zero,
                           uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {
-    float scale = fixed_scale;
+    float scale = fixed_scale, spoilt = 0;
     int32_t zero = fixed_zero;
     if (scale == 0) {
-      // 0 belongs to the range: the lanes past k hold it, and zero_point stays inside u8.
-      F32 low = {}, high = {}, low2 = {}, high2 = {};
-      int64_t i = 0;
-      for (; i + 32 <= k; i += 32) {
-        const F32 a = load_row(x + i, 16), b = load_row(x + i + 16, 16);
-        low = min(low, a);
-        high = max(high, a);
-        low2 = min(low2, b);
-        high2 = max(high2, b);
-      }
-      for (; i < k; i += 16) {
-        const F32 v = load_row(x + i, k - i);
-        low = min(low, v);
-        high = max(high, v);
-      }
-      const float lowest = reduce_min(min(low, low2)), highest = reduce_max(max(high, high2));
-      scale = (highest - lowest) / 255.0f;
-      if (!(scale > 0)) scale = 1;
-      zero = static_cast<int32_t>(-lowest / scale + 0.5f);
+      const Range range = find_range(x, k);
+      scale = scale_of(range);
+      spoilt = range.spoilt;
+      zero = spoilt == 0 ? static_cast<int32_t>(-range.lowest / scale + 0.5f) : 0;
     }
     const F32 inverse = splat(1.0f / scale);
     const I32 offset = splat_i32(zero);
+    F32 product = {};
     int64_t i = 0;
-    for (; i + 16 <= k; i += 16) store_u8(y + i, round_i32(load_row(x + i, 16) * inverse) + offset);
-    if (i < k) store_u8(y + i, round_i32(load_row(x + i, k - i) * inverse) + offset);
-    token_scale[r] = scale;
-    token_shift[r] = scale * static_cast<float>(zero);
+    for (; i + 16 <= k; i += 16) {
+      const F32 v = load_row(x + i, 16);
+      product = fma(v, splat(0.0f), product);
+      store_quantized(y + i, round_i32(v * inverse) + offset);
+    }
+    if (i < k) {
+      const F32 v = load_row(x + i, k - i);
+      product = fma(v, splat(0.0f), product);
+      store_quantized(y + i, round_i32(v * inverse) + offset);
+    }
+    if (fixed_scale != 0) spoilt = reduce_add(product);
+    token_scale[r] = scale + spoilt;
+    token_shift[r] = scale * static_cast<float>(zero - kStoredOffset) + spoilt;
   }
 }
 
-static void quantize(const void *x, int compact, int64_t x_stride, int64_t rows, int64_t k, float scale,
+static void quantize(const void *x, bool reduced, int64_t x_stride, int64_t rows, int64_t k, float scale,
                      int32_t zero_point, uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift) {
-  if (compact)
-    quantize_rows(static_cast<const Compact *>(x), x_stride, rows, k, scale, zero_point, y, y_stride, token_scale,
+  if (reduced)
+    quantize_rows(static_cast<const Reduced *>(x), x_stride, rows, k, scale, zero_point, y, y_stride, token_scale,
                   token_shift);
   else
     quantize_rows(static_cast<const float *>(x), x_stride, rows, k, scale, zero_point, y, y_stride, token_scale,

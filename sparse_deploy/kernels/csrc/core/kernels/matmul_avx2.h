@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dense kernel of AVX2, with and without VNNI. Included after epilogue.h. There are no sparse ones: without a byte
-// permutation across a register the zeros cost more to skip than to multiply.
+// The dense kernel of AVX2, with and without VNNI. Included after epilogue.h.
 
 template <int kTokens>
 struct DenseTile {

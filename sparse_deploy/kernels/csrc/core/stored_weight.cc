@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "compact.h"
+#include "stored_weight.h"
 
 #include <array>
 #include <cstring>
@@ -50,7 +50,7 @@ std::string quantity(const char *what, uint64_t expected, uint64_t found) {
 
 }  // namespace
 
-std::string read_compact(const uint8_t *blob, size_t size, Matrix &matrix) {
+std::string read_stored_weight(const uint8_t *blob, size_t size, Matrix &matrix) {
   if (!blob || size < kHeader) return quantity("bytes of header at least", kHeader, size);
   if (load<uint32_t>(blob) != kMagic) return "not a sparse weight: the first four bytes are not SPDW";
   if (load<uint16_t>(blob + 4) != 1) return quantity("as the layout version", 1, load<uint16_t>(blob + 4));
@@ -65,6 +65,10 @@ std::string read_compact(const uint8_t *blob, size_t size, Matrix &matrix) {
   const uint64_t grid_k = encoding == kBlock1x4Units ? (k + 3) / 4 : k;
   const uint64_t grid = grid_n * grid_k;  // at most 2^40
   const uint64_t bitmap = encoding == kEncodingDense ? 0 : (grid + 7) / 8;
+  if (k > kMostInputs)
+    return "a weight of " + std::to_string(k) + " input channels: at most " + std::to_string(kMostInputs) +
+           " are supported, so that positions fit 16 bits and sums fit int32";
+  if (load<uint32_t>(blob + 28)) return quantity("in the reserved field", 0, load<uint32_t>(blob + 28));
   if (units > grid) return quantity("units at most", grid, units);
   const uint64_t expected = kHeader + bitmap + units * unit;
   if (size != expected) return quantity("bytes", expected, size);
@@ -96,7 +100,9 @@ std::string read_compact(const uint8_t *blob, size_t size, Matrix &matrix) {
     for (uint32_t left = bits[byte]; left; left &= left - 1, value += unit) {
       const uint64_t cell = byte * 8 + static_cast<uint64_t>(__builtin_ctz(left));
       const uint64_t row = cell / grid_k, column = cell % grid_k;
+      int any = 0;
       for (uint64_t i = 0; i < unit; ++i) {
+        any |= value[i];
         const uint64_t r = encoding == kBlock4x1Units ? row * 4 + i : row;
         const uint64_t c = encoding == kBlock1x4Units ? column * 4 + i : column;
         if (r < n && c < k) {
@@ -105,6 +111,7 @@ std::string read_compact(const uint8_t *blob, size_t size, Matrix &matrix) {
           return "damaged weight: a value outside the matrix is not 0";
         }
       }
+      if (!any) return "damaged weight: a unit that is kept holds only zeros";
     }
   }
   return "";

@@ -5,7 +5,7 @@
 // erf form), symmetric in both forms. Q is 16 parabolas around i/4, i = 0 ... 15; past 3.874 the product stands still.
 // Largest error 2e-4 (3e-5 for |x| < 3.8): a hundredth of the 8-bit step that follows.
 SD_INLINE F32 gelu(F32 x, const GeluTable &table) {
-  const F32 a = min(abs(x), splat(3.874f));
+  const F32 a = min(splat(3.874f), abs(x));  // in this order a NaN goes through
   const F32 shifted = fma(a, splat(4.0f), splat(8388608.0f));  // the nearest integer is now in the low bits
   const I32 segment = as_i32(shifted) & 15;
   F32 q = fma(lookup(table.c2, segment), a, lookup(table.c1, segment));
@@ -40,7 +40,7 @@ SD_INLINE void finish(const I32 (&acc)[kTokens], const Epilogue &e, int64_t colu
     }
     case SD_ACTIVATION_RELU:
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) y[t] = max(y[t], splat(0.0f));
+      for (int t = 0; t < kTokens; ++t) y[t] = max(splat(0.0f), y[t]);  // a NaN goes through
       break;
     default: break;
   }
@@ -60,13 +60,13 @@ SD_INLINE void finish(const I32 (&acc)[kTokens], const Epilogue &e, int64_t colu
         store_part(out + t * e.out_stride, y[t], count);
     }
   } else {
-    Compact *out = static_cast<Compact *>(e.out) + token * e.out_stride + column;
+    Reduced *out = static_cast<Reduced *>(e.out) + token * e.out_stride + column;
 #pragma GCC unroll 16
     for (int t = 0; t < kTokens; ++t) {
       if (count == 16)
-        store_compact(out + t * e.out_stride, y[t]);
+        store_reduced(out + t * e.out_stride, y[t]);
       else
-        store_compact_part(out + t * e.out_stride, y[t], count);
+        store_reduced_part(out + t * e.out_stride, y[t], count);
     }
   }
 }

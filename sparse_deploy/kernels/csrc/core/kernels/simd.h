@@ -27,6 +27,7 @@ SD_INLINE F32 to_f32(I32 v) { return __builtin_convertvector(v, F32); }
 SD_INLINE F32 abs(F32 v) { return as_f32(as_i32(v) & 0x7fffffff); }
 
 #ifdef __AVX512F__
+// Of a NaN and a number both return b.
 SD_INLINE F32 min(F32 a, F32 b) { return F32(_mm512_min_ps(__m512(a), __m512(b))); }
 SD_INLINE F32 max(F32 a, F32 b) { return F32(_mm512_max_ps(__m512(a), __m512(b))); }
 SD_INLINE F32 fma(F32 a, F32 b, F32 c) { return F32(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c))); }
@@ -117,22 +118,22 @@ SD_INLINE F32 exp(F32 x) {
   return as_f32(as_i32(p) + (n << 23));
 }
 
-// The compact type: bfloat16 where the CPU multiplies it, float elsewhere.
+// The reduced type: bfloat16 where the CPU multiplies it, float elsewhere.
 #ifdef SD_BF16
-typedef uint16_t Compact;
-SD_INLINE F32 load_compact(const Compact *p) {
+typedef uint16_t Reduced;
+SD_INLINE F32 load_reduced(const Reduced *p) {
   return as_f32(__builtin_convertvector(*reinterpret_cast<const U16Unaligned *>(p), I32) << 16);
 }
-SD_INLINE void store_compact(Compact *p, F32 v) {
+SD_INLINE void store_reduced(Reduced *p, F32 v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(__m512(v))));
 }
-SD_INLINE void store_compact_part(Compact *p, F32 v, int count) {
+SD_INLINE void store_reduced_part(Reduced *p, F32 v, int count) {
   _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << count) - 1),
                            reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(__m512(v))));
 }
 #else
-typedef float Compact;
-SD_INLINE F32 load_compact(const Compact *p) { return load(p); }
-SD_INLINE void store_compact(Compact *p, F32 v) { store(p, v); }
-SD_INLINE void store_compact_part(Compact *p, F32 v, int count) { store_part(p, v, count); }
+typedef float Reduced;
+SD_INLINE F32 load_reduced(const Reduced *p) { return load(p); }
+SD_INLINE void store_reduced(Reduced *p, F32 v) { store(p, v); }
+SD_INLINE void store_reduced_part(Reduced *p, F32 v, int count) { store_part(p, v, count); }
 #endif

@@ -3,14 +3,14 @@
 //
 // Everything is in units of one dword: a pair of bfloat16 along the summed dimension, or one float. Both products are
 // then the same loop: an accumulator tile of queries x columns, a broadcast dword of the left side, a panel of the
-// right side with the columns in lanes. The panels are packed per call: 4 % of the products at 64 queries.
+// right side with the columns in lanes. The panels are filled per call: 4 % of the products at 64 queries.
 
 #ifdef __AVX512F__
 constexpr int kQueries = 6, kColumns = 4;  // 24 accumulators, 4 panel vectors, 1 broadcast: 29 of 32 registers
 #else
 constexpr int kQueries = 2, kColumns = 1;
 #endif
-constexpr int64_t kPair = 4 / static_cast<int64_t>(sizeof(Compact));  // compact values per dword
+constexpr int64_t kPair = 4 / static_cast<int64_t>(sizeof(Reduced));  // reduced values per dword
 
 SD_INLINE F32 dot(F32 acc, I32 a, I32 b) {
 #ifdef SD_BF16
@@ -46,8 +46,8 @@ SD_INLINE void multiply(const int32_t *const *a, const int32_t *panel, int64_t p
 }
 
 // v's panel: dword (pair of keys, column).
-static void pack_values(const Attention &a, int32_t *panel, int64_t columns) {
-  const Compact *v = static_cast<const Compact *>(a.v);
+static void fill_value_panel(const Attention &a, int32_t *panel, int64_t columns) {
+  const Reduced *v = static_cast<const Reduced *>(a.v);
   const int64_t pairs = round_up(a.keys, 64) / kPair;
   for (int64_t p = 0; p < pairs; ++p, panel += columns) {
     const int64_t key = p * kPair;
@@ -55,10 +55,10 @@ static void pack_values(const Attention &a, int32_t *panel, int64_t columns) {
       for (int64_t i = 0; i < columns; ++i) panel[i] = 0;
       continue;
     }
-    const Compact *low = v + key * a.stride;
+    const Reduced *low = v + key * a.stride;
 #ifdef SD_BF16
     const bool both = key + 1 < a.keys;
-    const Compact *high = both ? low + a.stride : low;
+    const Reduced *high = both ? low + a.stride : low;
     int64_t i = 0;
     for (; i + 16 <= a.head_size; i += 16) {
       const I32 l = __builtin_convertvector(*reinterpret_cast<const U16Unaligned *>(low + i), I32);
@@ -83,6 +83,7 @@ SD_INLINE F32 power_of_two(F32 x) {
 #ifdef __AVX512F__
   const F32 n = F32(_mm512_roundscale_ps(__m512(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #else
+  const F32 unchanged = x;
   x = max(x, splat(-126.0f));
   const I32 integer = round_i32(x);
   const F32 n = to_f32(integer);
@@ -94,7 +95,7 @@ SD_INLINE F32 power_of_two(F32 x) {
 #ifdef __AVX512F__
   return F32(_mm512_scalef_ps(__m512(p), __m512(n)));
 #else
-  return as_f32(as_i32(p) + (integer << 23));
+  return fma(unchanged, splat(0.0f), as_f32(as_i32(p) + (integer << 23)));  // NaN stays NaN
 #endif
 }
 
@@ -108,7 +109,7 @@ template <int kQ>
 static void attend(const Attention &a, int64_t query, const int32_t *key_panel, const int32_t *value_panel,
                    int64_t columns, float *scores, int32_t *probabilities) {
   const int64_t padded = round_up(a.keys, 64), depth = a.head_size / kPair, pairs = padded / kPair;
-  const Compact *q = static_cast<const Compact *>(a.q) + query * a.stride;
+  const Reduced *q = static_cast<const Reduced *>(a.q) + query * a.stride;
   const int32_t *rows[kQ];
   F32 highest[kQ];
   for (int t = 0; t < kQ; ++t) {
@@ -137,12 +138,12 @@ static void attend(const Attention &a, int64_t query, const int32_t *key_panel, 
     for (int64_t key = 0; key < padded; key += 16) {
       const F32 p = power_of_two(load(scores + t * padded + key) - top);
       sum += p;
-      store_compact(reinterpret_cast<Compact *>(probabilities + t * pairs) + key, p);
+      store_reduced(reinterpret_cast<Reduced *>(probabilities + t * pairs) + key, p);
     }
     inverse[t] = 1.0f / reduce_add(sum);
     rows[t] = probabilities + t * pairs;
   }
-  Compact *out = static_cast<Compact *>(a.out) + (query - a.query_begin) * a.out_stride;
+  Reduced *out = static_cast<Reduced *>(a.out) + (query - a.query_begin) * a.out_stride;
   for (int64_t column = 0; column < a.head_size; column += 16 * kColumns) {
     F32 c[kQ][kColumns];
     multiply<kQ, kColumns>(rows, value_panel + column, columns, pairs, c);
@@ -152,11 +153,11 @@ static void attend(const Attention &a, int64_t query, const int32_t *key_panel, 
       for (int j = 0; j < kColumns; ++j) {
         const int64_t left = a.head_size - column - j * 16;
         if (left <= 0) break;
-        Compact *to = out + t * a.out_stride + column + j * 16;
+        Reduced *to = out + t * a.out_stride + column + j * 16;
         if (left >= 16)
-          store_compact(to, c[t][j] * inverse[t]);
+          store_reduced(to, c[t][j] * inverse[t]);
         else
-          store_compact_part(to, c[t][j] * inverse[t], static_cast<int>(left));
+          store_reduced_part(to, c[t][j] * inverse[t], static_cast<int>(left));
       }
   }
 }
@@ -176,7 +177,7 @@ static void attention(const Attention &a) {
     transpose16(k + key * row, row, valid < 0 ? 0 : valid, depth, key_panel + block * depth + (key - block),
                 16 * kColumns);
   }
-  pack_values(a, value_panel, columns);
+  fill_value_panel(a, value_panel, columns);
   int64_t query = a.query_begin;
   for (; query + kQueries <= a.query_end; query += kQueries)
     attend<kQueries>(a, query, key_panel, value_panel, columns, scores, probabilities);

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// An instruction set: what it offers. Each has a file in instruction_sets/, which holds its table and, in its first
+// lines, the compiler's flags for it (CMakeLists.txt reads them); a new one is a new file and a line in list.cc.
+#pragma once
+
+#include "cpu.h"
+#include "types.h"
+
+namespace sd {
+
+// One tile: max_tokens rows of activations at most, all columns of the tile's groups.
+using Multiply = void (*)(const Packed &, const Tile &, int32_t tokens, const Epilogue &);
+
+// A kernel for one layout and one type of activations.
+struct LayoutKernel {
+  const Layout *layout;
+  QuantizedType type;
+  double cost;         // time of a multiply-add slot / that of the set's dense kernel
+  int32_t max_tokens;  // rows of a tile
+  Multiply multiply;
+  PackRules rules{};
+  // Output columns whose packed weights stay in L2 while all tiles of tokens pass over them; 0: by the depth of k.
+  int32_t chunk_columns = 0;
+  // int32 of Tile::scratch: so many, and so many more for each output column of the tile.
+  int32_t scratch = 0, scratch_per_column = 0;
+};
+
+struct InstructionSet {
+  const char *name;
+  uint32_t needs;        // Feature bits of the CPU
+  size_t reduced_size;   // bytes of the reduced type: bfloat16 where the CPU multiplies it, else float
+  QuantizedType type;    // of the activations, as quantize writes them
+  // What it offers. The first one is dense, and can hold every matrix.
+  const LayoutKernel *kernels;
+  int32_t kernel_count;
+  // The reference product of any layout and type: for layouts that the set has no kernel for, when they are forced.
+  Multiply multiply_reference;
+
+  // Quantized rows from float or reduced rows [rows, k]. scale == 0: dynamic, a scale and zero point per row. A row that
+  // holds NaN or an infinity gets the scale NaN. token_shift: scale * (zero point, less 128 for kS8).
+  void (*quantize)(const void *x, bool reduced, int64_t x_stride, int64_t rows, int64_t k, float scale,
+                   int32_t zero_point, uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift);
+  // y = LayerNorm(x), float rows without padding; x and y may be the same.
+  void (*layer_norm)(const float *x, const Reordered &, int64_t rows, int64_t n, const LayerNorm &, float *y);
+
+  size_t (*attention_scratch)(int64_t keys, int64_t head_size);
+  void (*attention)(const Attention &);
+  // INT8 attention, where there are instructions for it; null elsewhere. quantize_heads makes rows of `heads` heads,
+  // the first biased_heads of them u8 around 128, the others s8.
+  void (*quantize_heads)(const void *x, int64_t x_stride, int64_t rows, int64_t heads, int64_t head_size,
+                         int64_t biased_heads, uint8_t *y, int64_t y_stride, float *scales, int64_t scale_stride);
+  size_t (*attention_int8_scratch)(int64_t keys, int64_t head_size);
+  void (*attention_int8)(const AttentionInt8 &);
+};
+
+// All sets of this build, best first, ended by null.
+extern const InstructionSet *const kInstructionSets[];
+
+}  // namespace sd

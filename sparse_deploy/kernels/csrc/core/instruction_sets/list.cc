@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "../instruction_set.h"
+
+namespace sd {
+
+#if defined(__x86_64__)
+extern const InstructionSet kAvx2, kAvx2Vnni, kAvx512Vnni, kAvx512Vbmi, kAvx512Bf16;
+#endif
+extern const InstructionSet kPortable;
+
+const InstructionSet *const kInstructionSets[] = {
+#if defined(__x86_64__)
+    &kAvx512Bf16, &kAvx512Vbmi, &kAvx512Vnni, &kAvx2Vnni, &kAvx2,
+#endif
+    &kPortable, nullptr};
+
+}  // namespace sd

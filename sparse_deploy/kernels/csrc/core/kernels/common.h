@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every instruction set is made of, and its table. A set's file includes this inside its own namespace, behind the
+// definition of what it can do (SD_AVX_VNNI, SD_VBMI, SD_BF16, SD_SIGNED_ACTIVATIONS), then its own products.
+#include "simd.h"
+#include "epilogue.h"
+#include "rowwise.h"
+#include "transpose.h"
+#include "attention.h"
+#include "matmul_reference.h"
+
+#ifdef SD_SIGNED_ACTIVATIONS
+constexpr QuantizedType kStoredType = kS8;
+#else
+constexpr QuantizedType kStoredType = kU8;
+#endif
+
+// The table, without INT8 attention.
+template <int kCount>
+constexpr InstructionSet describe(const char *name, uint32_t needs, const LayoutKernel (&kernels)[kCount]) {
+  return {.name = name,
+          .needs = needs,
+          .reduced_size = sizeof(Reduced),
+          .type = kStoredType,
+          .kernels = kernels,
+          .kernel_count = kCount,
+          .multiply_reference = multiply_reference<kStoredType>,
+          .quantize = quantize,
+          .layer_norm = layer_norm,
+          .attention_scratch = attention_scratch,
+          .attention = attention,
+          .quantize_heads = nullptr,
+          .attention_int8_scratch = nullptr,
+          .attention_int8 = nullptr};
+}

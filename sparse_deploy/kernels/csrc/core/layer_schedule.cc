@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "layer_schedule.h"
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+namespace sd {
+namespace {
+
+template <typename T>
+size_t room(int64_t count) {
+  return Buffer::size<T>(static_cast<size_t>(count));
+}
+template <typename T>
+T *take(Buffer &buffer, int64_t count) {
+  return buffer.take<T>(static_cast<size_t>(count));
+}
+
+// The widest input of a product decides.
+int64_t quantized_bytes(const EncoderLayer &layer, int64_t rows) {
+  return rows * activation_stride(std::max(layer.hidden, layer.intermediate));
+}
+size_t activation_bytes(const EncoderLayer &layer, int64_t rows) {
+  return room<uint8_t>(quantized_bytes(layer, rows)) + 2 * room<float>(rows);
+}
+Activations take_activations(const EncoderLayer &layer, Buffer &buffer, int64_t rows) {
+  uint8_t *x = take<uint8_t>(buffer, quantized_bytes(layer, rows));
+  float *scale = take<float>(buffer, rows);
+  return {x, 0, scale, take<float>(buffer, rows)};  // each product has a stride of its own
+}
+
+int64_t context_bytes(const EncoderLayer &layer, int64_t rows) {
+  return rows * context_stride(layer) * static_cast<int64_t>(layer.set->reduced_size);
+}
+int64_t wide_bytes(const EncoderLayer &layer, int64_t rows) {
+  return rows * wide_stride(layer) * static_cast<int64_t>(layer.set->reduced_size);
+}
+
+// Everything of a step.
+Share whole(const LayerCall &call, const Step &step, int64_t from, int64_t to) {
+  return {from, to, 0, call.layer.heads, 0, step.chunks ? step.chunks(call.layer) : 0};
+}
+
+void run_step(const LayerCall &call, const Step &step, const Share &share, const Tensors &tensors) {
+  Timed timed(step.part);
+  step.run(call, share, tensors);
+}
+
+// ---- by tokens ----------------------------------------------------------------------------------------------------
+
+Tensors block_tensors(const LayerCall &call, int64_t from, int64_t to) {
+  const EncoderLayer &layer = call.layer;
+  const int64_t rows = to - from;
+  const size_t scratch = attention_scratch(call);
+  Buffer &buffer = thread_buffer();
+  buffer.reserve(activation_bytes(layer, rows) + room<uint8_t>(context_bytes(layer, rows)) +
+                 room<uint8_t>(wide_bytes(layer, rows)) + room<float>(rows * layer.hidden) +
+                 room<float>(layer.hidden) + Buffer::size<uint8_t>(scratch));
+  Tensors t;
+  t.first = from;
+  t.rows = rows;
+  t.a = take_activations(layer, buffer, rows);
+  t.context = take<uint8_t>(buffer, context_bytes(layer, rows));
+  t.wide = take<uint8_t>(buffer, wide_bytes(layer, rows));
+  t.attended = t.hidden = take<float>(buffer, rows * layer.hidden);
+  t.row = take<float>(buffer, layer.hidden);
+  t.scratch = buffer.take<uint8_t>(scratch);
+  t.sum = call.y + from * layer.hidden;
+  return t;
+}
+
+// ---- by columns ---------------------------------------------------------------------------------------------------
+
+class ColumnRun {
+ public:
+  ColumnRun(const LayerCall &call, Buffer &buffer, const sd_pool *pool)
+      : call_(call), threads_(thread_count(pool)), id_(next_id()) {
+    const EncoderLayer &layer = call.layer;
+    const int64_t rows = call.batch.tokens;
+    shared_.rows = rows;
+    shared_.context = take<uint8_t>(buffer, context_bytes(layer, rows));
+    shared_.wide = take<uint8_t>(buffer, wide_bytes(layer, rows));
+    shared_.attended = take<float>(buffer, rows * layer.hidden);
+    shared_.sum = take<float>(buffer, rows * layer.hidden);  // not y, which may be x
+  }
+
+  // A phase for each step that is shared out; the steps between are done by each thread before it.
+  std::vector<Phase> phases() const {
+    std::vector<Phase> result;
+    for (int i = 0; i < kStepCount; ++i)
+      if (kSteps[i].split != kOwnRows)
+        result.push_back({items(kSteps[i]), [this, i](int64_t item) { run(i, item); }});
+    return result;
+  }
+
+ private:
+  // A thread's own tensors, and the first step that it has not done for itself.
+  struct Own {
+    uint64_t id = 0;
+    int next = 0;
+    Tensors tensors;
+  };
+
+  static uint64_t next_id() {
+    static std::atomic<uint64_t> id{0};
+    return ++id;
+  }
+
+  int64_t items(const Step &step) const {
+    switch (step.split) {
+      case kColumns: return step.chunks(call_.layer);
+      case kHeads: return call_.batch.size() * call_.layer.heads;
+      default: return std::min(shared_.rows, threads_);
+    }
+  }
+
+  Share share(const Step &step, int64_t item) const {
+    Share s = whole(call_, step, 0, shared_.rows);
+    if (step.split == kColumns) {
+      s.chunk_begin = item;
+      s.chunk_end = item + 1;
+    } else if (step.split == kHeads) {
+      const size_t sequence = static_cast<size_t>(item / call_.layer.heads);
+      s.row_begin = call_.batch.first[sequence];
+      s.row_end = call_.batch.first[sequence + 1];
+      s.head_begin = item % call_.layer.heads;
+      s.head_end = s.head_begin + 1;
+    } else {
+      const int64_t count = items(step);
+      s.row_begin = shared_.rows * item / count;
+      s.row_end = shared_.rows * (item + 1) / count;
+    }
+    return s;
+  }
+
+  Tensors own_tensors() const {
+    const EncoderLayer &layer = call_.layer;
+    const size_t scratch = attention_scratch(call_);
+    Buffer &buffer = thread_buffer();
+    buffer.reserve(activation_bytes(layer, shared_.rows) + room<float>(shared_.rows * layer.hidden) +
+                   room<float>(layer.hidden) + Buffer::size<uint8_t>(scratch));
+    Tensors t = shared_;
+    t.a = take_activations(layer, buffer, shared_.rows);
+    t.hidden = take<float>(buffer, shared_.rows * layer.hidden);
+    t.row = take<float>(buffer, layer.hidden);
+    t.scratch = buffer.take<uint8_t>(scratch);
+    return t;
+  }
+
+  void run(int i, int64_t item) const {
+    static thread_local Own own;
+    if (own.id != id_) {
+      own.id = 0;  // for as long as own_tensors() may fail
+      own.tensors = own_tensors();
+      own.next = 0;
+      own.id = id_;
+    }
+    for (; own.next < i; ++own.next) {
+      const Step &before = kSteps[own.next];
+      if (before.split == kOwnRows) run_step(call_, before, whole(call_, before, 0, shared_.rows), own.tensors);
+    }
+    run_step(call_, kSteps[i], share(kSteps[i], item), own.tensors);
+  }
+
+  const LayerCall &call_;
+  const int64_t threads_;
+  const uint64_t id_;
+  Tensors shared_;
+};
+
+}  // namespace
+
+void run_by_tokens(const LayerCall &call, const sd_pool *pool) {
+  const int64_t rows = call.batch.tokens, blocks = token_blocks(rows, thread_count(pool));
+  int meeting = 0;
+  while (kSteps[meeting].split != kHeads) ++meeting;
+  const auto steps = [&](int begin, int end, int64_t block) {
+    const int64_t from = rows * block / blocks, to = rows * (block + 1) / blocks;
+    const Tensors tensors = block_tensors(call, from, to);
+    for (int i = begin; i < end; ++i) run_step(call, kSteps[i], whole(call, kSteps[i], from, to), tensors);
+  };
+  run_phases(pool, {{blocks, [&](int64_t block) { steps(0, meeting, block); }},
+                    {blocks, [&](int64_t block) { steps(meeting, kStepCount, block); }}});
+}
+
+void run_by_columns(const LayerCall &call, Buffer &buffer, const sd_pool *pool) {
+  run_phases(pool, ColumnRun(call, buffer, pool).phases());
+}
+
+size_t column_bytes(const EncoderLayer &layer, int64_t rows) {
+  return room<uint8_t>(context_bytes(layer, rows)) + room<uint8_t>(wide_bytes(layer, rows)) +
+         2 * room<float>(rows * layer.hidden);
+}
+
+}  // namespace sd

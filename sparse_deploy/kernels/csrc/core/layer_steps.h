@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an encoder layer computes, as one list of steps, and the tensors between them. layer_schedule.cc shares the steps
+// out to threads, by tokens or by columns.
+#pragma once
+
+#include <cstdint>
+
+#include "batch.h"
+#include "layer.h"
+#include "memory.h"
+#include "profile.h"
+
+namespace sd {
+
+// One call of a layer, the same for all threads.
+struct LayerCall {
+  const EncoderLayer &layer;
+  const Batch &batch;
+  bool int8_attention;
+  const float *x;     // [tokens, hidden]: rows without padding; the caller's own arrays when there is none
+  float *y;
+  uint8_t *qkv;       // reduced [tokens, 3 hidden]
+  int64_t qkv_stride;
+  uint8_t *qkv8;      // INT8 attention: u8, s8, s8 [tokens, 3 hidden], and
+  float *qkv8_scale;  // [tokens, 3 heads]
+};
+
+// What is made between the steps. Row 0 of each tensor is token `first`.
+struct Tensors {
+  int64_t first = 0, rows = 0;
+  Activations a{};               // the quantized input of the next product
+  uint8_t *context = nullptr;    // reduced: the attention's result; row stride context_stride()
+  float *attended = nullptr;     // [rows, hidden]: after the attention output, before its LayerNorm
+  float *hidden = nullptr;       // [rows, hidden]: after that LayerNorm; may be `attended`
+  uint8_t *wide = nullptr;       // reduced: after the intermediate product; row stride wide_stride()
+  float *sum = nullptr;          // [rows, hidden]: after the output product, before its LayerNorm; may be y
+  float *row = nullptr;          // [hidden]
+  uint8_t *scratch = nullptr;    // of attention
+};
+
+// Elements between rows. Padded, because strides that are multiples of 4 KB put all rows into a few sets of L1.
+inline int64_t context_stride(const EncoderLayer &layer) { return layer.hidden + 32; }
+inline int64_t wide_stride(const EncoderLayer &layer) { return layer.intermediate + 32; }
+inline int64_t qkv_stride(const EncoderLayer &layer) { return 3 * layer.hidden + 32; }
+
+// Whether attention multiplies in INT8: where the instruction set can, unless SPARSE_DEPLOY_ATTENTION=float asks for its
+// floating-point products (bfloat16 or float).
+bool uses_int8_attention(const EncoderLayer &layer);
+size_t attention_scratch(const LayerCall &call);
+
+// How the work of a step can be shared out.
+enum Split {
+  kOwnRows,  // each thread does it for the rows that it goes on with: cheap, and read at once
+  kRows,     // rows of tokens
+  kColumns,  // chunks of 64 output columns
+  kHeads,    // sequences x heads; reads rows that other threads have made
+};
+
+// A part of a step. kRows and kHeads read the rows, kHeads the heads, kColumns the chunks.
+struct Share {
+  int64_t row_begin, row_end;      // tokens
+  int64_t head_begin, head_end;
+  int64_t chunk_begin, chunk_end;
+};
+
+struct Step {
+  Part part;
+  Split split;
+  void (*run)(const LayerCall &, const Share &, const Tensors &);
+  int64_t (*chunks)(const EncoderLayer &);  // kColumns: how many there are
+};
+
+constexpr int kStepCount = 11;
+extern const Step kSteps[kStepCount];
+
+}  // namespace sd

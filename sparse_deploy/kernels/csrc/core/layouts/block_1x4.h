@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the kernels of the block_1x4 layout need to know of it.
+#pragma once
+
+#include <stdint.h>
+
+namespace sd {
+
+// Units of 4 k in a part of a group. A panel of so many units of 64 tokens, [kPanelUnits][64 tokens][4 k], fits L1.
+constexpr int64_t kPanelUnits = 96;
+constexpr int64_t kPanelDwords = kPanelUnits * 64;
+
+}  // namespace sd

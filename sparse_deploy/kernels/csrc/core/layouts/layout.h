@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a layout of a packed weight is. Each has a file of its own in this folder, which defines one Layout; a new one is
+// a new file, a declaration here and a line in layouts.cc.
+//
+// The instruction sets' translation units include this header, so it holds plain data only (see types.h).
+#pragma once
+
+#include <stdint.h>
+
+namespace sd {
+
+struct Matrix;
+struct Packed;
+struct Streams;
+struct Survey;
+
+// How the activations of a product are stored: value + zero point in 0 ... 255, or the same less 128.
+enum QuantizedType : int32_t { kU8 = 0, kS8 };
+
+// What the kernel of an instruction set demands of the weights that it is given.
+struct PackRules {
+  // The kernel adds two neighbouring products in a signed 16-bit lane that saturates (vpmaddubsw). The packer must not
+  // let two weights share a lane whose products could pass it: 255 * (w1 + w2) must stay inside -32768 ... 32767, for
+  // weights 2i and 2i + 1 of each four.
+  bool safe_pairs = false;
+};
+
+struct Layout {
+  const char *name;
+  int32_t group_rows;  // output channels that are packed together: 16, 32 or 64
+  int32_t step_bytes;  // of a step in Packed::data
+  int32_t step_slots;  // multiply-adds of a step, for one token
+
+  // Slots / (n * k) for a matrix that has not been packed, roughly: it decides only which layout is packed. More than 1
+  // where the layout can't hold the matrix or has no use for its zeros.
+  double (*expected_fill)(const Survey &);
+  // Null, or why the layout can't hold the matrix.
+  const char *(*pack)(const Matrix &, const Survey &, const PackRules &, Streams &);
+  // The matrix back from its packed form, row-major; w is all zeros.
+  void (*unpack)(const Packed &, int8_t *w);
+  // The reference product: sums[r] += (row r of the group) . x, for the layout's group_rows. x is one token; it is
+  // readable up to the next multiple of 128 past k.
+  void (*multiply)(const Packed &, int64_t group, const uint8_t *x, QuantizedType, int32_t *sums);
+};
+
+extern const Layout kDense, kUnstructured, kOneOfTwo, kBlock4x1, kBlock1x4;
+
+// All layouts, ended by null.
+extern const Layout *const kLayouts[];
+
+}  // namespace sd

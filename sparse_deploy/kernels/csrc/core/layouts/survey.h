@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// What there is to know of a matrix before a layout is chosen for it.
+#pragma once
+
+#include "../matrix.h"
+
+namespace sd {
+
+struct Survey {
+  double zeros = 0;       // share of the weights
+  double zeros_4x1 = 0;   // share of the 4(out)x1(in) blocks that are all zeros
+  double zeros_1x4 = 0;   // the same of 1(out)x4(in) blocks
+  bool one_of_two = false;  // no pair of neighbours along k keeps two
+};
+
+Survey survey(const Matrix &matrix);
+
+// "dense", "unstructured", "1:2", "block_4x1" or "block_1x4".
+const char *find_pattern(const Survey &survey);
+
+}  // namespace sd
