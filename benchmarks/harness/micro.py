@@ -70,7 +70,7 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
     blob = encode(weight)
     scale = np.full(first.n, 0.001, np.float32)
     bias = np.zeros(first.n, np.float32)
-    linears = [native.Linear(blob, scale, bias), native.Linear(blob, scale, bias, kernel="dense")]
+    linears = [native.Linear(blob, scale, bias), native.Linear(blob, scale, bias, layout="dense")]
     weights = [native.Weight(blob), native.Weight(blob, "dense")]
     info = weights[0].describe()
     overhead = empty_call_ms()
@@ -85,7 +85,7 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
             "pattern": cell.pattern,
             "shape": [cell.n, cell.k],
             "tokens": cell.tokens,
-            "kernel": info.kernel,
+            "kernel": info.layout,
             "found_pattern": info.pattern,
             "fill": round(info.fill, 4),
             "predicted_cost": round(info.cost, 4),
@@ -171,7 +171,7 @@ def _call(function: Any, handle: Any, x: NDArray[Any], tokens: int, y: NDArray[A
     """The call with its arguments converted once; it keeps what they point to alive."""
     arguments = (
         ctypes.c_void_p(handle._handle), ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(tokens),
-        ctypes.c_void_p(y.ctypes.data), None,
+        ctypes.c_void_p(y.ctypes.data), None, None,
     )  # fmt: skip
 
     def call(kept: object = (handle, x, y)) -> None:

@@ -89,7 +89,7 @@ def packed_sizes(path: Path) -> dict[str, Any]:
         dense += info.shape[0] * info.shape[1]
         stored += blob.size
         packed += info.packed_bytes
-        kernels[info.kernel] = kernels.get(info.kernel, 0) + 1
+        kernels[info.layout] = kernels.get(info.layout, 0) + 1
     return {
         "dense_int8_weights_mb": round(dense / _MB, 2),
         "stored_ratio": round(stored / dense, 3),

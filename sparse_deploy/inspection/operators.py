@@ -18,7 +18,7 @@ class TensorDecision(BaseModel):
 
     Attributes:
         name: parameter name.
-        kernel: the kernel chosen: ``dense``, ``unstructured``, ``half`` (1:2), ``block_4x1``, ``block_1x4``.
+        kernel: the kernel chosen: ``dense``, ``unstructured``, ``one_of_two`` (1:2), ``block_4x1``, ``block_1x4``.
         pattern: the pattern that the kernels found.
         fill: multiply-add slots of the packed form by those of the dense one.
         cost: predicted time by that of the dense INT8 kernel.
@@ -64,7 +64,7 @@ def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
     for name, mask in masks.items():
         found = Weight(encode((~mask).astype(np.int8))).describe()
         decisions.append(
-            TensorDecision(name=name, kernel=found.kernel, pattern=found.pattern, fill=found.fill, cost=found.cost)
+            TensorDecision(name=name, kernel=found.layout, pattern=found.pattern, fill=found.fill, cost=found.cost)
         )
     return OperatorDecisions(instruction_set=instructions, tensors=tuple(decisions))
 

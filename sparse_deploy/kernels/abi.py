@@ -11,7 +11,7 @@ ACTIVATIONS = ("none", "gelu", "gelu_tanh", "relu", "tanh")
 LINEARS = ("query", "key", "value", "attention_output", "intermediate", "output")
 
 Task = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t)
-Run = ctypes.CFUNCTYPE(None, ctypes.c_void_p, Task, ctypes.c_void_p, ctypes.c_size_t)
+Run = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, Task, ctypes.c_void_p, ctypes.c_size_t)
 
 
 class Error(ctypes.Structure):
@@ -39,7 +39,7 @@ class WeightInfo(ctypes.Structure):
         ("n", ctypes.c_int64), ("k", ctypes.c_int64),
         ("nonzeros", ctypes.c_int64), ("packed_bytes", ctypes.c_int64),
         ("fill", ctypes.c_double), ("cost", ctypes.c_double),
-        ("kernel", ctypes.c_char * 24), ("pattern", ctypes.c_char * 24),
+        ("layout", ctypes.c_char * 24), ("pattern", ctypes.c_char * 24),
     )  # fmt: skip
 
 
@@ -50,7 +50,7 @@ class LinearConfig(ctypes.Structure):
         ("blob", ctypes.c_void_p), ("blob_size", ctypes.c_size_t),
         ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p),
         ("activation", ctypes.c_int), ("quantization", Quantization),
-        ("kernel", ctypes.c_char_p),
+        ("layout", ctypes.c_char_p), ("isa", ctypes.c_char_p),
     )  # fmt: skip
 
 
@@ -73,6 +73,7 @@ class LayerConfig(ctypes.Structure):
         ("attention_gamma", ctypes.c_void_p), ("attention_beta", ctypes.c_void_p),
         ("output_gamma", ctypes.c_void_p), ("output_beta", ctypes.c_void_p),
         ("quantization", Quantization * 4),
+        ("isa", ctypes.c_char_p),
     )  # fmt: skip
 
 
@@ -87,19 +88,20 @@ def core() -> ctypes.CDLL:
     pointer, size, i64, error = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.POINTER(Error)
     pool = ctypes.POINTER(Pool)
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "sd_weight_create": (pointer, [pointer, size, ctypes.c_char_p, error]),
+        "sd_weight_create": (pointer, [pointer, size, ctypes.c_char_p, ctypes.c_char_p, error]),
         "sd_weight_destroy": (None, [pointer]),
         "sd_weight_describe": (None, [pointer, ctypes.POINTER(WeightInfo)]),
         "sd_weight_unpack": (None, [pointer, pointer]),
-        "sd_matmul_i32": (None, [pointer, pointer, i64, pointer, pool]),
+        "sd_matmul_i32": (ctypes.c_int, [pointer, pointer, i64, pointer, pool, error]),
         "sd_linear_create": (pointer, [ctypes.POINTER(LinearConfig), error]),
         "sd_linear_destroy": (None, [pointer]),
         "sd_linear_weight": (pointer, [pointer]),
-        "sd_linear_run": (None, [pointer, pointer, i64, pointer, pool]),
+        "sd_linear_run": (ctypes.c_int, [pointer, pointer, i64, pointer, pool, error]),
         "sd_layer_create": (pointer, [ctypes.POINTER(LayerConfig), error]),
         "sd_layer_destroy": (None, [pointer]),
         "sd_layer_weight": (pointer, [pointer, ctypes.c_int]),
         "sd_layer_run": (ctypes.c_int, [pointer, pointer, pointer, i64, i64, pointer, pool, error]),
+        "sd_fail_allocation": (i64, [i64]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

@@ -31,7 +31,7 @@ class WeightInfo:
         packed_bytes: size of the packed form.
         fill: multiply-add slots of the packed form by those of the dense one.
         cost: predicted time by that of the dense kernel.
-        kernel: what multiplies it: ``dense``, ``unstructured``, ``half``, ``block_4x1``, ``block_1x4``.
+        layout: how it is packed: ``dense``, ``unstructured``, ``one_of_two``, ``block_4x1``, ``block_1x4``, ...
         pattern: what was found: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
     """
 
@@ -40,8 +40,12 @@ class WeightInfo:
     packed_bytes: int
     fill: float
     cost: float
-    kernel: str
+    layout: str
     pattern: str
+
+
+class RunError(RuntimeError):
+    """A product that could not be computed; the next one can."""
 
 
 class ThreadPool:
@@ -55,8 +59,9 @@ class ThreadPool:
         self._run = abi.Run(self._map)
         self.handle = abi.Pool(None, self._run, threads)
 
-    def _map(self, _context: int | None, task: Any, arg: int | None, count: int) -> None:
+    def _map(self, _context: int | None, task: Any, arg: int | None, count: int) -> int:
         list(self._executor.map(lambda index: task(arg, index), range(count)))
+        return 0
 
 
 class Weight:
@@ -64,19 +69,21 @@ class Weight:
 
     Args:
         blob: compact form, uint8.
-        kernel: one of the kernels of :class:`WeightInfo`; chosen by cost when omitted.
+        layout: one of the layouts of :class:`WeightInfo`; chosen by cost when omitted.
+        isa: one of the supported sets of :func:`~sparse_deploy.kernels.loader.instruction_set`; the one in use when
+            omitted.
 
     Raises:
-        ArtifactError: the blob is damaged, or the kernel can't represent it.
+        ArtifactError: the blob is damaged, or the layout can't represent it.
     """
 
-    def __init__(self, blob: NDArray[np.uint8], kernel: str | None = None) -> None:
+    def __init__(self, blob: NDArray[np.uint8], layout: str | None = None, isa: str | None = None) -> None:
         blob = np.ascontiguousarray(blob, np.uint8)
         error = abi.Error()
-        name = kernel.encode() if kernel else None
         self._owner: object = None
         self._handle = _checked(
-            abi.core().sd_weight_create(blob.ctypes.data, blob.size, name, ctypes.byref(error)), error
+            abi.core().sd_weight_create(blob.ctypes.data, blob.size, _name(layout), _name(isa), ctypes.byref(error)),
+            error,
         )
 
     @classmethod
@@ -91,7 +98,7 @@ class Weight:
         abi.core().sd_weight_describe(self._handle, ctypes.byref(info))
         return WeightInfo(
             (info.n, info.k), info.nonzeros, info.packed_bytes, info.fill, info.cost,
-            info.kernel.decode(), info.pattern.decode(),
+            info.layout.decode(), info.pattern.decode(),
         )  # fmt: skip
 
     def unpack(self) -> NDArray[np.int8]:
@@ -101,11 +108,15 @@ class Weight:
         return dense
 
     def matmul_i32(self, x: NDArray[np.uint8], pool: ThreadPool | None = None) -> NDArray[np.int32]:
-        """Exact accumulators ``x · Wᵀ`` of uint8 ``x [M, K]``, int32 ``[M, N]``."""
+        """Exact accumulators ``x · Wᵀ`` of uint8 ``x [M, K]``, int32 ``[M, N]``.
+
+        Raises:
+            RunError: there is no memory for it.
+        """
         rows, columns = self.describe().shape
         x = _matrix(x, columns, np.uint8)
         y = np.empty((len(x), rows), np.int32)
-        abi.core().sd_matmul_i32(self._handle, x.ctypes.data, len(x), y.ctypes.data, _pool(pool))
+        _run("sd_matmul_i32", self._handle, x.ctypes.data, len(x), y.ctypes.data, _pool(pool))
         return y
 
     def __del__(self) -> None:
@@ -122,10 +133,11 @@ class Linear:
         bias: float32 ``[N]``, or none.
         activation: one of :data:`ACTIVATIONS`.
         static: scale and zero point of the input; each row gets its own when omitted.
-        kernel: as for :class:`Weight`.
+        layout: as for :class:`Weight`.
+        isa: as for :class:`Weight`.
 
     Raises:
-        ArtifactError: the blob is damaged, or the kernel can't represent it.
+        ArtifactError: the blob is damaged, or the layout can't represent it.
     """
 
     def __init__(
@@ -136,14 +148,16 @@ class Linear:
         *,
         activation: str = "none",
         static: tuple[float, int] | None = None,
-        kernel: str | None = None,
+        layout: str | None = None,
+        isa: str | None = None,
     ) -> None:
         arrays = _Arrays()
         config = abi.LinearConfig(
             *arrays.linear(blob, scale, bias),
             activation=ACTIVATIONS.index(activation),
             quantization=abi.Quantization(*(static or (0.0, 0))),
-            kernel=kernel.encode() if kernel else None,
+            layout=_name(layout),
+            isa=_name(isa),
         )
         error = abi.Error()
         self._handle = _checked(abi.core().sd_linear_create(ctypes.byref(config), ctypes.byref(error)), error)
@@ -155,10 +169,14 @@ class Linear:
         return Weight._borrowed(abi.core().sd_linear_weight(self._handle), self)
 
     def run(self, x: Float, pool: ThreadPool | None = None) -> Float:
-        """Float32 ``[M, N]`` of float32 ``x [M, K]``."""
+        """Float32 ``[M, N]`` of float32 ``x [M, K]``.
+
+        Raises:
+            RunError: there is no memory for it.
+        """
         x = _matrix(x, self._shape[1], np.float32)
         y = np.empty((len(x), self._shape[0]), np.float32)
-        abi.core().sd_linear_run(self._handle, x.ctypes.data, len(x), y.ctypes.data, _pool(pool))
+        _run("sd_linear_run", self._handle, x.ctypes.data, len(x), y.ctypes.data, _pool(pool))
         return y
 
     def __del__(self) -> None:
@@ -176,6 +194,7 @@ class Layer:
         epsilon: of both LayerNorms.
         activation: ``gelu``, ``gelu_tanh`` or ``relu``.
         static: scales and zero points of the inputs of query/key/value, attention output, intermediate and output.
+        isa: as for :class:`Weight`.
 
     Raises:
         ArtifactError: a blob is damaged, or the parts don't fit together.
@@ -190,6 +209,7 @@ class Layer:
         epsilon: float,
         activation: str = "gelu",
         static: Sequence[tuple[float, int]] | None = None,
+        isa: str | None = None,
     ) -> None:
         arrays = _Arrays()
         hidden, intermediate = len(norms[0]), len(linears["intermediate"][1])
@@ -199,6 +219,7 @@ class Layer:
             heads=heads,
             epsilon=epsilon,
             activation=ACTIVATIONS.index(activation),
+            isa=_name(isa),
         )
         for index, name in enumerate(LINEARS):
             config.linears[index] = abi.LayerLinear(*arrays.linear(*linears[name]))
@@ -219,26 +240,15 @@ class Layer:
         """Float32 ``[batch, sequence, hidden]`` of the same, with ``mask [batch, sequence]``, 0 = padding.
 
         Raises:
-            ArtifactError: the layer can't run such a batch.
+            RunError: there is no memory for it, or a sequence is too long.
         """
         batch, sequence, hidden = x.shape
         if hidden != self._hidden or mask.shape != (batch, sequence):
             wanted = f"x [batch, sequence, {self._hidden}] and mask [batch, sequence]"
             raise ValueError(f"expected {wanted}, found {list(x.shape)} and {list(mask.shape)}")
         x, mask = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(mask, np.int64)
-        y, error = np.empty_like(x), abi.Error()
-        code = abi.core().sd_layer_run(
-            self._handle,
-            x.ctypes.data,
-            mask.ctypes.data,
-            batch,
-            sequence,
-            y.ctypes.data,
-            _pool(pool),
-            ctypes.byref(error),
-        )
-        if code:
-            raise ArtifactError(error.message.decode())
+        y = np.empty_like(x)
+        _run("sd_layer_run", self._handle, x.ctypes.data, mask.ctypes.data, batch, sequence, y.ctypes.data, _pool(pool))
         return y
 
     def __del__(self) -> None:
@@ -264,6 +274,16 @@ class _Arrays:
         rows = int(blob[8:12].view("<u4")[0]) if blob.size >= 12 else len(scale)
         bias_address = None if bias is None else self.address(bias, np.float32, rows)
         return self.address(blob, np.uint8, blob.size), blob.size, self.address(scale, np.float32, rows), bias_address
+
+
+def _run(function: str, *arguments: Any) -> None:
+    error = abi.Error()
+    if getattr(abi.core(), function)(*arguments, ctypes.byref(error)):
+        raise RunError(error.message.decode())
+
+
+def _name(text: str | None) -> bytes | None:
+    return text.encode() if text else None
 
 
 def _checked(handle: int | None, error: abi.Error) -> int:

@@ -68,7 +68,7 @@ class TestFinding:
 
     def test_a_library_of_another_version(self, fresh_loader, monkeypatch, tmp_path):
         monkeypatch.setenv(loader.FOLDER_VARIABLE, str(other_version(tmp_path)))
-        with pytest.raises(RuntimeUnavailableError, match=r"expected interface version 1 .*, found 7"):
+        with pytest.raises(RuntimeUnavailableError, match=rf"expected interface version {loader.ABI_VERSION} .*, found 7"):
             loader.instruction_set()
 
     @pytest.mark.parametrize("content", [b"", b"no library at all"])
@@ -209,7 +209,7 @@ class TestBinding:
             with pytest.raises(ArtifactError, match=r".+"):
                 Weight(damaged)
         with pytest.raises(ArtifactError, match=r".+"):
-            Weight(blob, kernel="no such kernel")
+            Weight(blob, layout="no such layout")
         with pytest.raises(ValueError, match="expected uint8 \\[rows, 40\\], found uint8 \\[2, 41\\]"):
             Weight(blob).matmul_i32(np.zeros((2, 41), np.uint8))
         with pytest.raises(ValueError, match="expected an array of 8 values, found \\[9\\]"):

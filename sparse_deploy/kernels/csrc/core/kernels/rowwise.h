@@ -62,33 +62,35 @@ constexpr int32_t kStoredOffset = 0;
 SD_INLINE void store_quantized(uint8_t *p, I32 v) { store_u8(p, v); }
 #endif
 
+// A row by its scale. With kCheck it returns Range::spoilt.
+template <bool kCheck, typename T>
+static float quantize_row(const T *x, int64_t k, float scale, int32_t zero, uint8_t *y) {
+  const F32 inverse = splat(1.0f / scale);
+  const I32 offset = splat_i32(zero);
+  F32 spoilt = {};
+  for (int64_t i = 0; i < k; i += 16) {
+    const F32 v = load_row(x + i, k - i);
+    if (kCheck) spoilt = fma(v, splat(0.0f), spoilt);
+    store_quantized(y + i, round_i32(v * inverse) + offset);
+  }
+  return kCheck ? reduce_add(spoilt) : 0;
+}
+
 template <typename T>
 static void quantize_rows(const T *x, int64_t x_stride, int64_t rows, int64_t k, float fixed_scale, int32_t fixed_zero,
                           uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift) {
   for (int64_t r = 0; r < rows; ++r, x += x_stride, y += y_stride) {
     float scale = fixed_scale, spoilt = 0;
     int32_t zero = fixed_zero;
-    if (scale == 0) {
+    if (fixed_scale == 0) {
       const Range range = find_range(x, k);
-      scale = scale_of(range);
       spoilt = range.spoilt;
+      scale = scale_of(range);
       zero = spoilt == 0 ? static_cast<int32_t>(-range.lowest / scale + 0.5f) : 0;
+      quantize_row<false>(x, k, scale, zero, y);
+    } else {
+      spoilt = quantize_row<true>(x, k, scale, zero, y);
     }
-    const F32 inverse = splat(1.0f / scale);
-    const I32 offset = splat_i32(zero);
-    F32 product = {};
-    int64_t i = 0;
-    for (; i + 16 <= k; i += 16) {
-      const F32 v = load_row(x + i, 16);
-      product = fma(v, splat(0.0f), product);
-      store_quantized(y + i, round_i32(v * inverse) + offset);
-    }
-    if (i < k) {
-      const F32 v = load_row(x + i, k - i);
-      product = fma(v, splat(0.0f), product);
-      store_quantized(y + i, round_i32(v * inverse) + offset);
-    }
-    if (fixed_scale != 0) spoilt = reduce_add(product);
     token_scale[r] = scale + spoilt;
     token_shift[r] = scale * static_cast<float>(zero - kStoredOffset) + spoilt;
   }
