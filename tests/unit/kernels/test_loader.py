@@ -68,7 +68,9 @@ class TestFinding:
 
     def test_a_library_of_another_version(self, fresh_loader, monkeypatch, tmp_path):
         monkeypatch.setenv(loader.FOLDER_VARIABLE, str(other_version(tmp_path)))
-        with pytest.raises(RuntimeUnavailableError, match=rf"expected interface version {loader.ABI_VERSION} .*, found 7"):
+        with pytest.raises(
+            RuntimeUnavailableError, match=rf"expected interface version {loader.ABI_VERSION} .*, found 7"
+        ):
             loader.instruction_set()
 
     @pytest.mark.parametrize("content", [b"", b"no library at all"])
