@@ -14,9 +14,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.machine import describe_machine
+from sparse_deploy.pruning.magnitude import magnitude_masks
+from sparse_deploy.pruning.method import prunable_parameters
 from sparse_deploy.sparsity.pattern import UNSTRUCTURED
-from sparse_deploy.training.mask_lock import MaskLock, prunable_parameters
-from sparse_deploy.training.pruning import magnitude_masks
+from sparse_deploy.training.mask_lock import MaskLock
 
 MODELS = {
     "minilm": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+import transformers
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from sparse_deploy.data.tasks import Task, TaskKind
@@ -73,6 +74,40 @@ def load_for_training(
     return model
 
 
+def load_as_saved(folder: Path, *, allow_pickle: bool = False) -> PreTrainedModel:
+    """Load a checkpoint with whatever head it has, by the class that its config names: FP32, eval mode.
+
+    An encoder without a pooler (sentence encoders leave it out) gets none.
+
+    Args:
+        folder: a resolved checkpoint.
+        allow_pickle: as in :func:`load_finetuned`.
+
+    Raises:
+        CheckpointError: the weights don't load or are incomplete.
+        ConfigError: transformers has no such class.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
+    name = next(iter(config.architectures or []), None)
+    found = getattr(transformers, name, None) if name else AutoModel
+    if not (isinstance(found, type) and (found is AutoModel or issubclass(found, PreTrainedModel))):
+        raise ConfigError(f"{folder}: transformers has no model class {name!r}, which the config names; correct it")
+    model, report = _load_with(found, folder, allow_pickle=allow_pickle)
+    missing = sorted(report["missing_keys"])
+    if missing and all(key.startswith("pooler.") for key in missing):
+        model.pooler = None
+    elif missing:
+        raise CheckpointError(
+            f"{folder}: expected all weights of a {type(model).__name__}, {len(missing)} are missing (first: "
+            f"{missing[0]!r}); copy the checkpoint again"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
 def load_teacher(folder: Path, task: Task, *, allow_pickle: bool = False) -> PreTrainedModel:
     """Load a model that is fine-tuned on the task, to teach another.
 
@@ -94,6 +129,15 @@ def _load(
         str(TaskKind.CLASSIFICATION if kind is TaskKind.REGRESSION else kind), framework="pt", library="transformers"
     )
     try:
+        return _load_with(auto, folder, allow_pickle=allow_pickle, **options)
+    except ValueError as error:
+        raise ConfigError(f"{folder}: no {kind} model of this type: {_one_line(error)}") from error
+
+
+def _load_with(
+    auto: Any, folder: Path, *, allow_pickle: bool, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
         with _quiet():
             model, report = auto.from_pretrained(
                 folder,
@@ -104,8 +148,8 @@ def _load(
                 output_loading_info=True,
                 **options,
             )
-    except ValueError as error:
-        raise ConfigError(f"{folder}: no {kind} model of this type: {_one_line(error)}") from error
+    except ValueError:
+        raise
     except Exception as error:  # safetensors, pickle and transformers raise classes of their own
         raise CheckpointError(f"{folder}: the model can't be loaded: {_one_line(error)}; copy it again") from error
     return model, report

@@ -15,7 +15,7 @@ from sparse_deploy.sparsity.statistics import prunable_names
 
 def prune_folder(source: Path, target: Path, pattern: str, target_share: float) -> Path:
     """Copy a checkpoint with its encoder weights pruned one-shot to a pattern."""
-    from sparse_deploy.training.pruning import magnitude_masks
+    from sparse_deploy.pruning.magnitude import magnitude_masks
 
     shutil.copytree(source, target)
     weights = load_file(target / "model.safetensors")

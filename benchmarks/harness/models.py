@@ -118,9 +118,9 @@ def _write_checkpoint(model: str, pattern: str, folder: Path) -> None:
     from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
 
     from sparse_deploy.config.schema import DEFAULT_EXCLUDE
+    from sparse_deploy.pruning.magnitude import magnitude_masks
     from sparse_deploy.sparsity.pattern import DENSE
     from sparse_deploy.sparsity.statistics import prunable_names
-    from sparse_deploy.training.pruning import magnitude_masks
 
     torch.manual_seed(_SEED)
     answers_questions = MODELS[model].task == "question-answering"

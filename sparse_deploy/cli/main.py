@@ -17,6 +17,7 @@ from sparse_deploy.cli.demo import demo_command
 from sparse_deploy.cli.export import export_command
 from sparse_deploy.cli.finetune import finetune_command
 from sparse_deploy.cli.inspect import inspect_command
+from sparse_deploy.cli.prune import prune_command
 from sparse_deploy.cli.repository import repository_command
 from sparse_deploy.cli.serve import serve_command
 from sparse_deploy.cli.sweep import sweep_command
@@ -42,6 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("finetune")(finetune_command)
+app.command("prune")(prune_command)
 app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("inspect")(inspect_command)

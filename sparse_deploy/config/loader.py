@@ -9,13 +9,15 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from sparse_deploy.config.schema import Recipe
 from sparse_deploy.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 # A recipe is a page of text. The caps stop a file that is not a recipe, and alias bombs, before they cost memory.
 MAX_RECIPE_BYTES = 256 * 1024
@@ -138,6 +140,22 @@ def recipe_from_mapping(data: Mapping[str, Any], origin: str) -> Recipe:
         raise ConfigError(f"{origin}: {first_problem(error)}") from error
     except ConfigError as error:  # from the reader of sparsity patterns
         raise ConfigError(f"{origin}: {error}") from error
+
+
+def settings_from_options(schema: type[Settings], options: Mapping[str, Any]) -> Settings:
+    """Check the options of a command against a schema.
+
+    Raises:
+        ConfigError: one line naming the option, what was expected and what was found.
+    """
+    try:
+        return schema.model_validate(options)
+    except ValidationError as error:
+        problem = first_problem(error, schema)
+        of_all = f"{schema.__name__.lower()}: "  # a rule between options names them itself
+        if problem.startswith(of_all):
+            raise ConfigError(problem.removeprefix(of_all)) from error
+        raise ConfigError(f"--{problem.replace('_', '-', 1)}") from error
 
 
 def read_capped(path: Path, what: str = "recipe", where: str = "Recipes lie in export_configs/.") -> str:

@@ -6,7 +6,7 @@ those have a word for the thing.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
@@ -64,7 +64,6 @@ class SparsityMode(StrEnum):
     NONE = "none"
     LOCK = "lock"
     PRUNE = "prune"
-    ONE_SHOT = "one-shot"
 
 
 DEFAULT_EXCLUDE = ("embeddings", "pooler", "classifier", "qa_outputs", "LayerNorm")
@@ -74,8 +73,13 @@ class SparsitySection(Section):
     """The promised zeros.
 
     Attributes:
-        mode: ``lock`` keeps the zeros of the checkpoint, ``prune`` makes them gradually, ``one-shot`` makes them
-            before the first step; both then lock. ``none`` is a dense fine-tune.
+        mode: ``lock`` keeps the zeros of the checkpoint, ``prune`` makes them and then locks. ``none`` is a dense
+            fine-tune. (``one-shot`` is read as ``prune`` with that schedule.)
+        schedule: ``gradual`` makes the zeros during training, ``one-shot`` before the first step.
+        method: ``magnitude`` zeros the smallest weights; ``second-order`` reads training text, chooses zeros and moves
+            the other weights so that each layer's output stays what it was (docs/pruning.md). It takes seconds to
+            minutes each time, so a gradual schedule wants a large ``frequency``.
+        method_samples: training examples that ``second-order`` reads each time.
         pattern: what every prunable tensor must hold.
         target: promised zero share of the prunable tensors (their sum), 0 to 1.
         tolerance: how far below ``target`` a checkpoint may lie.
@@ -86,6 +90,9 @@ class SparsitySection(Section):
     """
 
     mode: SparsityMode = SparsityMode.NONE
+    schedule: Literal["gradual", "one-shot"] = "gradual"
+    method: Literal["magnitude", "second-order"] = "magnitude"
+    method_samples: int = Field(default=512, ge=1)
     pattern: Pattern = DENSE
     target: float = Field(default=0.0, ge=0.0, lt=1.0)
     tolerance: float = Field(default=0.01, ge=0.0, lt=1.0)
@@ -95,17 +102,35 @@ class SparsitySection(Section):
     frequency: int = Field(default=20, ge=1)
     exclude: tuple[str, ...] = DEFAULT_EXCLUDE
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_one_shot(cls, data: Any) -> Any:
+        """Recipes had ``mode: one-shot`` before the schedule became a key of its own."""
+        if isinstance(data, dict) and data.get("mode") == "one-shot":
+            if data.get("schedule", "one-shot") != "one-shot":
+                raise ValueError(f"mode one-shot contradicts schedule {data['schedule']}; use mode prune")
+            return {**data, "mode": "prune", "schedule": "one-shot"}
+        return data
+
     @model_validator(mode="after")
     def _consistent(self) -> "SparsitySection":
         dense = self.pattern.kind is PatternKind.DENSE
         if self.mode is not SparsityMode.NONE and dense:
             raise ValueError(f"mode {self.mode.value} needs a pattern other than dense")
         if self.mode is SparsityMode.NONE and not dense:
-            raise ValueError(f"pattern {self.pattern} needs mode lock, prune or one-shot")
+            raise ValueError(f"pattern {self.pattern} needs mode lock or prune")
         if self.pattern.kind is PatternKind.N_M and abs(self.target - (1 - self.pattern.n / self.pattern.m)) > 1e-6:
             raise ValueError(f"pattern {self.pattern} means target {1 - self.pattern.n / self.pattern.m:g}")
-        if self.mode in (SparsityMode.PRUNE, SparsityMode.ONE_SHOT) and not self.target:
-            raise ValueError(f"mode {self.mode.value} needs a target above 0")
+        if self.mode is SparsityMode.PRUNE and not self.target:
+            raise ValueError("mode prune needs a target above 0")
+        if self.mode is SparsityMode.PRUNE and self.method == "second-order":
+            if self.scope == "global":
+                raise ValueError("method second-order prunes each tensor by its own share; use scope layer")
+            if self.schedule == "gradual" and self.pattern.kind is PatternKind.N_M:
+                raise ValueError(
+                    f"method second-order prunes {self.pattern} at once, a tensor can't be half done; use schedule "
+                    f"one-shot"
+                )
         if self.begin > self.end:
             raise ValueError("begin must not be after end")
         return self
@@ -448,10 +473,8 @@ class Recipe(Section):
     def _consistent(self) -> "Recipe":
         if self.wants_sparse_file and self.export.sparse.source == "int8" and self.quantization.mode != Int8Mode.STATIC:
             raise ValueError("export.sparse.source int8 needs quantization.mode static; use source fp32")
-        if self.finetune.max_steps == 0 and self.sparsity.mode in (SparsityMode.PRUNE, SparsityMode.ONE_SHOT):
-            raise ValueError(
-                f"sparsity.mode {self.sparsity.mode.value} needs steps to prune in; finetune.max_steps is 0"
-            )
+        if self.finetune.max_steps == 0 and self.sparsity.mode is SparsityMode.PRUNE:
+            raise ValueError("sparsity.mode prune needs steps to prune in; finetune.max_steps is 0")
         return self
 
     @property

@@ -25,13 +25,13 @@ from sparse_deploy.data.tasks import Task, get_task
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import load_validation
 from sparse_deploy.modeling import load_finetuned, load_for_training, load_teacher
+from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.publishing import only_writer
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.training.distillation import check_teacher
-from sparse_deploy.training.mask_lock import prunable_parameters, zero_masks_of
 from sparse_deploy.training.phases import PhasesOutcome, train_phases
 from sparse_deploy.training.precision import TrainingPrecision, choose_precision
 from sparse_deploy.training.resume import open_run

@@ -15,20 +15,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from sparse_deploy.errors import CheckpointError, SparsityLostError
 from sparse_deploy.sparsity.mask import pack_mask, unpack_mask
 from sparse_deploy.sparsity.pattern import BoolArray
-from sparse_deploy.sparsity.statistics import prunable_names
 
 MASK_FILE = "zero_masks.safetensors"
-
-
-def prunable_parameters(model: nn.Module, exclude: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """The two-dimensional encoder weights that may hold pruned weights, by parameter name."""
-    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
-    return {name: matrices[name] for name in prunable_names(matrices, exclude)}
-
-
-def zero_masks_of(parameters: Mapping[str, torch.Tensor]) -> dict[str, BoolArray]:
-    """Zero masks (``[out, in]``, true where zero) of the given weights."""
-    return {name: (p.detach() == 0).cpu().numpy() for name, p in parameters.items()}
 
 
 class MaskLock:

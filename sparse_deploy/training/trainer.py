@@ -23,6 +23,7 @@ from transformers import (
 
 from sparse_deploy.config.schema import FinetuneSection, Recipe, SparsityMode
 from sparse_deploy.data.features import pad_batch
+from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.training.distillation import SparseTrainer
@@ -31,10 +32,8 @@ from sparse_deploy.training.mask_lock import (
     MaskLock,
     MaskLockCallback,
     load_masks,
-    prunable_parameters,
-    zero_masks_of,
 )
-from sparse_deploy.training.pruning import GradualPruningCallback, magnitude_masks
+from sparse_deploy.training.pruning_schedule import GradualPruningCallback, ScheduledPruner
 from sparse_deploy.training.resume import CompletenessCallback, InterruptCallback, state_if_finished
 
 Progress = Callable[[str, float], None]
@@ -57,15 +56,14 @@ class TrainingOutcome:
     history: list[dict[str, Any]]
 
 
-def initial_masks(model: nn.Module, recipe: Recipe) -> dict[str, BoolArray]:
-    """The zero masks a run starts with: those of the checkpoint, plus the new ones in one-shot mode."""
+def initial_masks(model: nn.Module, recipe: Recipe, pruner: ScheduledPruner | None) -> dict[str, BoolArray]:
+    """The zero masks a run starts with: those of the checkpoint, plus the new ones of a one-shot schedule."""
     sparsity = recipe.sparsity
     if sparsity.mode is SparsityMode.NONE:
         return {}
-    parameters = prunable_parameters(model, sparsity.exclude)
-    if sparsity.mode is SparsityMode.ONE_SHOT:
-        return magnitude_masks(parameters, sparsity.pattern, sparsity.target, sparsity.scope)
-    return zero_masks_of(parameters)
+    if pruner is not None and sparsity.schedule == "one-shot":
+        return pruner.prune(sparsity.target)
+    return zero_masks_of(prunable_parameters(model, sparsity.exclude))
 
 
 def train(
@@ -97,12 +95,14 @@ def train(
         SparsityLostError: a pruned weight moved.
     """
     parameters = prunable_parameters(model, recipe.sparsity.exclude)
-    lock = MaskLock(parameters, initial_masks(model, recipe))
+    pruner = ScheduledPruner.of(recipe, model, parameters, train_features, tokenizer)
     if resume_from is not None and (resume_from / MASK_FILE).is_file():
         recorded = load_masks(resume_from, parameters)
         if recipe.sparsity.mode is SparsityMode.LOCK:
-            assert_zeros_kept(f"resume from {resume_from.name}", lock.zeros, recorded)
+            assert_zeros_kept(f"resume from {resume_from.name}", zero_masks_of(parameters), recorded)
         lock = MaskLock(parameters, recorded)
+    else:
+        lock = MaskLock(parameters, initial_masks(model, recipe, pruner))
     if resume_from is not None and (finished := state_if_finished(resume_from)):
         load_model(model, resume_from / "model.safetensors")
         lock.verify(f"resume from {resume_from.name}")
@@ -111,8 +111,8 @@ def train(
     callbacks: list[TrainerCallback] = [*extra_callbacks, ProgressCallback(progress), interrupt]
     if recipe.sparsity.mode is not SparsityMode.NONE:
         callbacks.append(MaskLockCallback(lock))
-    if recipe.sparsity.mode is SparsityMode.PRUNE:
-        callbacks.append(GradualPruningCallback(lock, parameters, recipe.sparsity))
+    if pruner is not None and recipe.sparsity.schedule == "gradual":
+        callbacks.append(GradualPruningCallback(lock, pruner, recipe.sparsity))
     callbacks.append(CompletenessCallback())
     trainer = SparseTrainer(
         model=model,

@@ -190,7 +190,7 @@ REFUSED_VALUES = {
     "finetune: {lr_scheduler: polynomial}": "finetune.lr_scheduler",
     "finetune: {seed: 4294967296}": "finetune.seed",
     "sparsity: {mode: lock}": "mode lock needs a pattern",
-    "sparsity: {pattern: unstructured, target: 0.7}": "needs mode lock, prune or one-shot",
+    "sparsity: {pattern: unstructured, target: 0.7}": "needs mode lock or prune",
     "sparsity: {mode: prune, pattern: unstructured}": "needs a target above 0",
     "sparsity: {mode: lock, pattern: 1:2, target: 0.7}": "means target 0.5",
     "sparsity: {mode: lock, pattern: 2:1, target: 0.5}": "expected dense, unstructured, N:M",

@@ -20,10 +20,11 @@ from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.data.tasks import TaskKind, get_task
 from sparse_deploy.errors import CheckpointError, PatternMismatchError, SparsityError, SparsityLostError
 from sparse_deploy.modeling import load_finetuned
+from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.stages import finetune as stage
 from sparse_deploy.training import phases
 from sparse_deploy.training import trainer as trainer_module
-from sparse_deploy.training.mask_lock import MaskLock, load_masks, prunable_parameters, zero_masks_of
+from sparse_deploy.training.mask_lock import MaskLock, load_masks
 
 
 def masks_equal(ours: dict, theirs: dict) -> bool:

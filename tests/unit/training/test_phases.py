@@ -201,7 +201,7 @@ def test_two_processes_learn_the_same_ranges(sparse_encoder, tmp_path):
     [
         ({"finetune": {"max_steps": 0}}, "trains nothing without qat"),
         ({"finetune": {"qat": {"max_steps": 0}}}, "leave qat out"),
-        ({"finetune": {"max_steps": 0, "qat": {}}, "sparsity": {"mode": "one-shot", "pattern": "4x1", "target": 0.5}},
+        ({"finetune": {"max_steps": 0, "qat": {}}, "sparsity": {"mode": "prune", "pattern": "4x1", "target": 0.5}},
          "needs steps to prune in"),
     ],
 )  # fmt: skip

@@ -11,9 +11,10 @@ from tiny_checkpoint import demo_recipe
 from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.errors import ConfigError
+from sparse_deploy.pruning.magnitude import magnitude_masks
 from sparse_deploy.sparsity.pattern import SparsityPattern, detect_pattern, holds_pattern
 from sparse_deploy.stages.finetune import finetune
-from sparse_deploy.training.pruning import cubic_sparsity, magnitude_masks
+from sparse_deploy.training.pruning_schedule import cubic_sparsity
 
 PATTERNS = [("unstructured", 0.7), ("1:2", 0.5), ("2:4", 0.5), ("4x1", 0.8), ("1x4", 0.8)]
 
@@ -82,10 +83,17 @@ def test_cubic_schedule_has_its_corner_points():
     assert cubic_sparsity(0.0, begin=0.0, end=0.0, target=0.8) == 0.8
 
 
-@pytest.mark.parametrize(("pattern", "target"), PATTERNS)
-@pytest.mark.parametrize("mode", ["prune", "one-shot"])
-def test_fine_tuning_makes_and_locks_the_pattern(tiny_encoder, tmp_path, pattern, target, mode):
-    section = {"mode": mode, "pattern": pattern, "target": target, "frequency": 2}
+@pytest.mark.parametrize(
+    ("schedule", "method", "pattern", "target"),
+    [
+        *(("gradual", "magnitude", *pattern) for pattern in PATTERNS),
+        *(("one-shot", "magnitude", *pattern) for pattern in PATTERNS[:2]),
+        *(("one-shot", "second-order", *pattern) for pattern in PATTERNS[1::3]),
+    ],
+)
+def test_fine_tuning_makes_and_locks_the_pattern(tiny_encoder, tmp_path, pattern, target, schedule, method):
+    keys = {"schedule": schedule, "method": method, "frequency": 2, "method_samples": 64}
+    section = {"mode": "prune", "pattern": pattern, "target": target, **keys}
     manifest = finetune(demo_recipe(tiny_encoder, sparsity=section), tmp_path / "out")
     record = manifest.sparsity["model.safetensors"]
     assert record.sparsity_of_prunable == pytest.approx(target, abs=0.01)
@@ -94,3 +102,28 @@ def test_fine_tuning_makes_and_locks_the_pattern(tiny_encoder, tmp_path, pattern
         assert holds_pattern(mask, SparsityPattern.parse(pattern))
     assert len(record.tensors) == 12
     assert np.isfinite(manifest.details["metrics"]["accuracy"])
+
+
+def test_second_order_prunes_along_the_schedule(tiny_encoder, tmp_path):
+    keys = {"method": "second-order", "frequency": 3, "method_samples": 64}
+    section = {"mode": "prune", "pattern": "unstructured", "target": 0.7, **keys}
+    manifest = finetune(demo_recipe(tiny_encoder, sparsity=section), tmp_path / "out")
+    assert manifest.sparsity["model.safetensors"].sparsity_of_prunable == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"mode": "one-shot", "schedule": "gradual"}, "contradicts schedule gradual"),
+        ({"mode": "prune", "method": "second-order"}, "use schedule one-shot"),
+        ({"mode": "prune", "method": "second-order", "schedule": "one-shot", "scope": "global"}, "use scope layer"),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(tiny_encoder, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        demo_recipe(tiny_encoder, sparsity={"pattern": "1:2", "target": 0.5, **changes})
+
+
+def test_the_former_mode_is_read_as_a_schedule(tiny_encoder):
+    sparsity = demo_recipe(tiny_encoder, sparsity={"mode": "one-shot", "pattern": "1:2", "target": 0.5}).sparsity
+    assert (sparsity.mode.value, sparsity.schedule, sparsity.method) == ("prune", "one-shot", "magnitude")

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``sparse-deploy prune`` is told; the manifest keeps it."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sparse_deploy.config.schema import DEFAULT_EXCLUDE, Pattern, Section
+from sparse_deploy.sparsity.pattern import PatternKind
+
+MethodName = Literal["second-order", "magnitude"]
+Allocation = Literal["uniform", "sensitivity"]
+
+
+class RecoverySettings(Section):
+    """Recovery without labels: the dense model teaches the pruned one on the text, its zeros held.
+
+    Attributes:
+        minutes: budget of the training; pruning itself is not in it.
+        learning_rate: peak; linear warm-up and decay over the budget.
+        batch_size: texts per step.
+        texts: at most so many texts are read, drawn at random; a tenth of them, at most 256, chooses the best state.
+    """
+
+    minutes: float = Field(gt=0.0)
+    learning_rate: float = Field(default=2e-4, gt=0.0)
+    batch_size: int = Field(default=32, ge=1)
+    texts: int = Field(default=100_000, ge=1)
+
+
+class PruneSettings(Section):
+    """Pruning without training.
+
+    How far to prune is one of ``target``, ``speed`` and ``max_drop``.
+
+    Attributes:
+        pattern: what the zeros of each pruned tensor must look like.
+        target: zero share over all prunable tensors; N:M has its own.
+        speed: predicted time of the dense INT8 matrix products over that of the pruned ones on this CPU, by the cost
+            model of the kernels. Attention and the rest of the model are not in it.
+        max_drop: largest allowed change of the answers to held-out text: the share of other predictions, or
+            1 - cosine of the mean embeddings where the model has no head.
+        allocation: ``uniform`` gives each tensor the target; ``sensitivity`` gives more to those whose zeros change the
+            answers least, so that the target is met over all tensors. ``speed`` and ``max_drop`` always do.
+        method: ``second-order`` chooses zeros and moves the other weights so that each layer's output on the text
+            stays what it was; ``magnitude`` zeros the smallest weights and reads no text.
+        samples: texts that the method sees, drawn at random.
+        max_length: longer texts are cut, in tokens.
+        exclude: parameters whose name holds one of these stay dense.
+        seed: of the draw.
+        recovery: train afterwards on the same text; off when omitted.
+    """
+
+    pattern: Pattern
+    target: float | None = Field(default=None, gt=0.0, lt=1.0)
+    speed: float | None = Field(default=None, gt=1.0)
+    max_drop: float | None = Field(default=None, gt=0.0, lt=1.0)
+    allocation: Allocation = "uniform"
+    method: MethodName = "second-order"
+    samples: int = Field(default=1024, ge=1)
+    max_length: int = Field(default=128, ge=8)
+    exclude: tuple[str, ...] = DEFAULT_EXCLUDE
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    recovery: RecoverySettings | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PruneSettings":
+        goals = [name for name in ("target", "speed", "max_drop") if getattr(self, name) is not None]
+        if len(goals) > 1:
+            raise ValueError(f"expected one of target, speed and max-drop, found {' and '.join(goals)}")
+        if self.pattern.kind is PatternKind.DENSE:
+            raise ValueError("pruning needs a pattern other than dense: unstructured, N:M such as 1:2, 4x1 or 1x4")
+        if self.pattern.kind is PatternKind.N_M:
+            given = 1 - self.pattern.n / self.pattern.m
+            if self.target is not None and abs(self.target - given) > 1e-6:
+                raise ValueError(
+                    f"pattern {self.pattern} means a target of {given:g}, found {self.target:g}; leave it out"
+                )
+        elif not goals:
+            raise ValueError(
+                f"pattern {self.pattern} needs a target (the share of zeros, such as 0.7), speed or max-drop"
+            )
+        if self.method == "magnitude" and self.by_sensitivity:
+            raise ValueError("shares by sensitivity (speed, max-drop) need method second-order, which measures it")
+        return self
+
+    @property
+    def by_sensitivity(self) -> bool:
+        """Whether shares differ between tensors."""
+        return self.allocation == "sensitivity" or self.speed is not None or self.max_drop is not None

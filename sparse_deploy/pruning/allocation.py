@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Choose a zero share for each matrix: the steps that harm least for what they bring come first."""
+
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Gain = Literal["zeros", "time"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One share that a matrix may get.
+
+    Attributes:
+        share: of its weights.
+        harm: measured or predicted change of the model's answers; adds up over matrices.
+        zeros: number of zero weights.
+        time: predicted time of its product, in multiply-adds of the dense kernel.
+    """
+
+    share: float
+    harm: float
+    zeros: int
+    time: float
+
+
+Chosen = dict[str, Option]
+
+
+def allocate(options: Mapping[str, Sequence[Option]], gain: Gain, enough: Callable[[Chosen], bool]) -> Chosen | None:
+    """Raise shares step by step until it is enough.
+
+    A step takes one matrix from its option to the one further on with the least harm per gain, so that concave runs of
+    options are skipped as a whole.
+
+    Args:
+        options: of each matrix, the densest first.
+        gain: what steps are ranked by: more zeros, or less time.
+        enough: whether the goal is met.
+
+    Returns:
+        An option for each matrix; None where the last ones are not enough.
+    """
+    chosen = {name: steps[0] for name, steps in options.items()}
+    queue = [step for name in options if (step := _next_step(name, options[name], 0, gain)) is not None]
+    heapq.heapify(queue)
+    while not enough(chosen):
+        if not queue:
+            return None
+        _, name, place = heapq.heappop(queue)
+        chosen[name] = options[name][place]
+        if (step := _next_step(name, options[name], place, gain)) is not None:
+            heapq.heappush(queue, step)
+    return chosen
+
+
+def zero_share(chosen: Chosen, weights: Mapping[str, int]) -> float:
+    """Zeros over all weights."""
+    return sum(option.zeros for option in chosen.values()) / sum(weights.values())
+
+
+def speed_up(chosen: Chosen, weights: Mapping[str, int]) -> float:
+    """Predicted time of the dense products over that of the chosen ones."""
+    return sum(weights.values()) / sum(option.time for option in chosen.values())
+
+
+def _next_step(name: str, options: Sequence[Option], place: int, gain: Gain) -> tuple[float, str, int] | None:
+    now = options[place]
+    steps = []
+    for further in range(place + 1, len(options)):
+        option = options[further]
+        gained = option.zeros - now.zeros if gain == "zeros" else now.time - option.time
+        if gained > 0:
+            steps.append((max(option.harm - now.harm, 0.0) / gained, name, further))
+    return min(steps, default=None)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a pruning method: it sees a model and text, and decides on zeros."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.sparsity.pattern import BoolArray, PatternKind, SparsityPattern
+from sparse_deploy.sparsity.statistics import prunable_names
+
+Progress = Callable[[str, float], None]
+# One padded batch: the model's inputs by name, int64 [batch, tokens]; ``attention_mask`` is 0 at padding.
+TokenBatch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What to prune, to what pattern and how far.
+
+    Attributes:
+        pattern: what the zeros of each tensor must look like.
+        shares: zero share of each tensor, by parameter name. Tensors without one stay as they are.
+    """
+
+    pattern: SparsityPattern
+    shares: Mapping[str, float]
+
+    @classmethod
+    def uniform(cls, names: Sequence[str], pattern: SparsityPattern, share: float) -> "PruningPlan":
+        """One share for all tensors."""
+        return cls(pattern, dict.fromkeys(names, share))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What a method came to; the surviving weights are in the model.
+
+    Attributes:
+        masks: zero masks ``[out, in]`` by parameter name.
+        details: figures of the method, for the manifest.
+    """
+
+    masks: dict[str, BoolArray]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class PruningMethod(Protocol):
+    """Chooses zeros, and may move the weights that survive.
+
+    Weights that are zero before stay zero, whatever the method thinks of them.
+    """
+
+    name: str
+    needs_text: bool
+
+    def prune(
+        self,
+        model: nn.Module,
+        plan: PruningPlan,
+        batches: Sequence[TokenBatch],
+        progress: Progress = lambda message, share: None,
+    ) -> Pruned:
+        """Prune ``model`` in place.
+
+        Args:
+            model: in eval mode.
+            plan: tensors, pattern and shares.
+            batches: unlabelled text; may be empty for a method that needs none.
+            progress: called with a message and the share of the work that is done.
+
+        Raises:
+            ConfigError: a shape can't be tiled with the pattern.
+            DataError: the text does not suffice.
+        """
+        ...
+
+
+def prunable_parameters(model: nn.Module, exclude: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """The two-dimensional encoder weights that may hold pruned weights, by parameter name."""
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
+    return {name: matrices[name] for name in prunable_names(matrices, exclude)}
+
+
+def zero_masks_of(parameters: Mapping[str, torch.Tensor]) -> dict[str, BoolArray]:
+    """Zero masks (``[out, in]``, true where zero) of the given weights."""
+    return {name: (p.detach() == 0).cpu().numpy() for name, p in parameters.items()}
+
+
+def share_of(pattern: SparsityPattern, share: float | None) -> float:
+    """The zero share that a pattern and an optional target mean together.
+
+    Raises:
+        ConfigError: a pattern other than N:M without one.
+    """
+    if pattern.kind is PatternKind.N_M:
+        return 1 - pattern.n / pattern.m
+    if share is None:
+        raise ConfigError(f"pattern {pattern} needs a target, the share of zeros, such as 0.7")
+    return share
+
+
+def require_tiles(name: str, shape: tuple[int, int], pattern: SparsityPattern) -> None:
+    """Check that a matrix can hold a pattern.
+
+    Raises:
+        ConfigError: its rows or columns are no multiple of the pattern's.
+    """
+    height, width = (1, pattern.m) if pattern.kind is PatternKind.N_M else pattern.block
+    rows, columns = shape
+    if rows % height or columns % width:
+        raise ConfigError(
+            f"{name}: shape {rows}x{columns} can't be tiled with {pattern}; choose another pattern or add the name to "
+            f"sparsity.exclude (--exclude)"
+        )

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Measure what zeros in each matrix cost the model's answers, and what they bring."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from sparse_deploy.pruning.allocation import Option
+from sparse_deploy.pruning.answers import answers_of, compare_answers, has_head
+from sparse_deploy.pruning.encoder_walk import EncoderWalk
+from sparse_deploy.pruning.method import Progress, TokenBatch
+from sparse_deploy.pruning.second_order import check_enough_text, curvature_of
+from sparse_deploy.pruning.solver import prune_matrix
+from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
+
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+# At this share a matrix alone is put into the model; its other shares follow from the change of its own output.
+_PROBED = 0.6
+CostModel = Callable[[tuple[int, int], SparsityPattern, float], float]
+
+
+@torch.no_grad()
+def measure_options(
+    model: nn.Module,
+    names: Sequence[str],
+    pattern: SparsityPattern,
+    batches: Sequence[TokenBatch],
+    probes: Sequence[TokenBatch],
+    cost: CostModel,
+    progress: Progress = lambda message, share: None,
+) -> dict[str, list[Option]]:
+    """Options of each matrix, the dense one first. The model is left as it was.
+
+    Each matrix is pruned alone, at each share, on the inputs that the dense model gives it. Its harm at one share is
+    the divergence of the model's answers (:class:`sparse_deploy.pruning.answers.AnswerChange`); its harm at the
+    others is that, scaled by the squared change of the matrix' own output.
+
+    Args:
+        model: dense, or with zeros that stay.
+        names: matrices that may get zeros.
+        pattern: of the zeros; N:M has one share.
+        batches: text for the Hessians.
+        probes: text for the answers.
+        cost: predicted time of a product by that of the dense one.
+        progress: called with a message and the share of the work that is done.
+    """
+    shares = (1 - pattern.n / pattern.m,) if pattern.kind is PatternKind.N_M else SHARES
+    probed = shares[0] if len(shares) == 1 else _PROBED
+    walk = EncoderWalk(model, batches)
+    modules: dict[nn.Module, str] = {
+        module: f"{name}.weight" for name, module in model.named_modules() if f"{name}.weight" in set(names)
+    }
+    check_enough_text(walk.tokens, sum(len(batch["attention_mask"]) for batch in batches), modules)
+    head, dense = has_head(model, probes[0]), answers_of(model, probes)
+    options: dict[str, list[Option]] = {}
+    for depth, layer in enumerate(walk.layers):
+        for group in walk.groups(depth, modules):
+            curvature = curvature_of(walk, depth, group)
+            for name, linear in group.linears.items():
+                progress(f"sensitivity of {layer}", len(options) / len(modules))
+                found = {share: prune_matrix(linear.weight, curvature, pattern, share) for share in shares}
+                kept = linear.weight.clone()
+                linear.weight.copy_(found[probed].weight)
+                change = compare_answers(dense, answers_of(model, probes), head=head)
+                linear.weight.copy_(kept)
+                scale = change.divergence / max(found[probed].error, 1e-12)
+                shape = (linear.out_features, linear.in_features)
+                options[name] = [
+                    Option(0.0, 0.0, int((linear.weight == 0).sum()), float(linear.weight.numel())),
+                    *(
+                        Option(
+                            share, scale * one.error, int(one.zeros.sum()),
+                            linear.weight.numel() * cost(shape, pattern, share),
+                        )
+                        for share, one in found.items()
+                    ),
+                ]  # fmt: skip
+        walk.advance(depth)
+    return options

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fine-tuned checkpoint and unlabelled text become a sparse checkpoint, without training."""
+
+import copy
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from sparse_deploy.activation_ranges import RANGES_FILE
+from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
+from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
+from sparse_deploy.config.pruning import PruneSettings
+from sparse_deploy.config.schema import SparsityMode, SparsitySection
+from sparse_deploy.data.features import load_tokenizer
+from sparse_deploy.data.unlabelled import Texts, read_texts
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.modeling import load_as_saved
+from sparse_deploy.pruning.answers import answers_of, compare_answers, has_head
+from sparse_deploy.pruning.batches import token_batches
+from sparse_deploy.pruning.encoder_walk import encoder_layers
+from sparse_deploy.pruning.magnitude import MagnitudePruning
+from sparse_deploy.pruning.method import (
+    PruningMethod,
+    TokenBatch,
+    prunable_parameters,
+    zero_masks_of,
+)
+from sparse_deploy.pruning.second_order import SecondOrderPruning
+from sparse_deploy.sparsity.contract import check_promise
+from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.statistics import record_masks
+from sparse_deploy.stages.prune_plan import plan_by_sensitivity, uniform_plan
+from sparse_deploy.training.recovery import recover, split_held_out
+
+Progress = Callable[[str, float], None]
+METHODS: dict[str, PruningMethod] = {method.name: method for method in (SecondOrderPruning(), MagnitudePruning())}
+# Texts held out to measure the change of the answers; at most a fifth of all.
+_PROBES = 256
+# Against that of pruning once; only for the progress display.
+_WORK_OF_PLANNING = 5.0
+_WORK_OF_RECOVERY = 9.0
+# Files of a checkpoint that describe its weights: the pruned ones get new ones.
+_NOT_COPIED = frozenset({"config.json", "manifest.json", "model.safetensors.index.json", RANGES_FILE})
+_COPIED_SUFFIXES = (".json", ".txt", ".model", ".md")
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """Where the unlabelled text lies.
+
+    Attributes:
+        source: a file (.txt, .jsonl, .csv, .tsv, .parquet), a folder of ``datasets``, or a hub name.
+        columns: one column, or two for a model that reads pairs; the only text column when empty.
+    """
+
+    source: str
+    columns: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What was read, and what it is for.
+
+    Attributes:
+        samples: for the method.
+        rest: for the recovery; the samples are among them.
+        probes: held out, to measure the change of the answers.
+    """
+
+    read: Texts
+    samples: list[tuple[str, ...]]
+    rest: list[tuple[str, ...]]
+    probes: list[tuple[str, ...]]
+
+
+def prune(
+    name_or_path: str,
+    settings: PruneSettings,
+    output: Path,
+    *,
+    text: TextSource | None = None,
+    revision: str = "main",
+    allow_pickle: bool = False,
+    progress: Progress = lambda message, share: None,
+) -> Manifest:
+    """Prune a checkpoint and write a plain Hugging Face folder with a manifest.
+
+    Args:
+        name_or_path: the dense checkpoint, with any head: folder, hub id, or ``package:NAME/PATH``.
+        settings: pattern, share, method.
+        output: the new checkpoint folder; it appears only when all is right.
+        text: unlabelled text such as the model will see; needed by methods that look at activations.
+        revision: branch, tag or commit on the hub.
+        allow_pickle: accept weights without a safetensors file.
+        progress: called with a message and a share between 0 and 1.
+
+    Raises:
+        SparseDeployError: see the subclasses; nothing was written.
+    """
+    check_writable_target(output)
+    source = resolve_checkpoint(name_or_path, revision, allow_pickle=allow_pickle)
+    tokenizer = load_tokenizer(source.folder)
+    text_read = _read(text, settings)
+    progress("loading the model", 0.0)
+    model = load_as_saved(source.folder, allow_pickle=allow_pickle)
+    run = _Run(model, settings, tokenizer, text_read, progress)
+    exclude, share = run.prune(name_or_path)
+    found = zero_masks_of(prunable_parameters(model, exclude))
+    promise = SparsitySection(
+        mode=SparsityMode.LOCK, pattern=settings.pattern, target=share, tolerance=0.0, exclude=exclude
+    )
+    check_promise(found, promise)
+    recipe = {
+        "name": output.name,
+        "model": {"name_or_path": source.name_or_path, "revision": revision},
+        "sparsity": promise.model_dump(mode="json"),
+        "prune": settings.model_dump(mode="json"),
+    }
+    details = {"method": settings.method, "text": _describe(text, text_read), **run.details}
+    progress("writing", 1.0)
+    return _write(model, source, found, exclude, output, recipe, details)
+
+
+class _Run:
+    """One pruning: what its steps share, and what they leave for the manifest."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        settings: PruneSettings,
+        tokenizer: PreTrainedTokenizerFast,
+        text: _Text | None,
+        progress: Progress,
+    ) -> None:
+        self.details: dict[str, Any] = {}
+        self._model = model
+        self._settings = settings
+        self._tokenizer = tokenizer
+        self._text = text
+        self._progress = progress
+        self._length = min(settings.max_length, tokenizer.model_max_length)
+
+    def prune(self, name: str) -> tuple[tuple[str, ...], float]:
+        """Plan, prune, recover and measure; give back what stays dense and the zero share of the rest."""
+        settings, model = self._settings, self._model
+        exclude = dense_names(model, settings.exclude)
+        parameters = prunable_parameters(model, exclude)
+        if not parameters:
+            raise ConfigError(f"{name}: no matrix is left to prune; check --exclude")
+        before = zero_masks_of(parameters)
+        batches = self._batches(self._text.samples if self._text else ())
+        probes = self._batches(self._text.probes if self._text else ())
+        teacher = copy.deepcopy(model) if settings.recovery else None
+        dense = answers_of(model, probes)
+        started = time.monotonic()
+        planned = (
+            plan_by_sensitivity(model, parameters, settings, batches, probes, self._part(0))
+            if settings.by_sensitivity
+            else uniform_plan(parameters, settings)
+        )
+        pruned = METHODS[settings.method].prune(model, planned.plan, batches, self._part(1))
+        self.details |= {"seconds": round(time.monotonic() - started, 1), "plan": planned.details, **pruned.details}
+        if teacher is not None and settings.recovery is not None and self._text is not None:
+            outcome = recover(
+                model, teacher, parameters, zero_masks_of(parameters), self._text.rest, self._tokenizer,
+                settings.recovery, max_length=self._length, seed=settings.seed, progress=self._part(2),
+            )  # fmt: skip
+            self.details["recovery"] = dataclasses.asdict(outcome)
+        found = zero_masks_of(parameters)
+        assert_zeros_kept("prune", before, found)
+        if probes:
+            change = compare_answers(dense, answers_of(model, probes), head=has_head(model, probes[0]))
+            self.details["answers"] = {
+                "texts": len(self._text.probes if self._text else ()),
+                **dataclasses.asdict(change),
+            }
+        self.details["zeros_before"] = sum(int(mask.sum()) for mask in before.values())
+        self.details["shares"] = {tensor: float(mask.mean()) for tensor, mask in found.items()}
+        zeros = {tensor: mask for tensor, mask in found.items() if tensor not in planned.dense}
+        share = sum(int(mask.sum()) for mask in zeros.values()) / sum(mask.size for mask in zeros.values())
+        return (*exclude, *planned.dense), share
+
+    def _batches(self, texts: Sequence[tuple[str, ...]]) -> list[TokenBatch]:
+        return token_batches(texts, self._tokenizer, self._length) if texts else []
+
+    def _part(self, step: int) -> Progress:
+        """Progress of planning, pruning or recovery, as a part of the whole."""
+        settings = self._settings
+        work = (
+            _WORK_OF_PLANNING if settings.by_sensitivity else 0.0,
+            1.0,
+            _WORK_OF_RECOVERY if settings.recovery else 0.0,
+        )
+        begin, size, whole = sum(work[:step]), work[step], sum(work)
+        return lambda message, share: self._progress(message, (begin + size * share) / whole)
+
+
+def dense_names(model: nn.Module, exclude: Sequence[str]) -> tuple[str, ...]:
+    """The exclusions, and beside them every matrix that is no Linear of an encoder layer (a head, position weights)."""
+    linears = {
+        f"{layer}.{name}.weight"
+        for layer, module in encoder_layers(model).items()
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear)
+    }
+    others = [name for name in prunable_parameters(model, tuple(exclude)) if name not in linears]
+    return (*exclude, *others)
+
+
+def _read(text: TextSource | None, settings: PruneSettings) -> _Text | None:
+    if not METHODS[settings.method].needs_text and settings.recovery is None and text is None:
+        return None
+    if text is None:
+        what = "--recover" if settings.recovery else f"method {settings.method}"
+        raise ConfigError(
+            f"--text: {what} needs unlabelled text such as the model will see; name a .txt, .jsonl, .csv or .parquet "
+            f"file, or use --method magnitude without --recover"
+        )
+    limit = max(settings.samples, settings.recovery.texts if settings.recovery else 0) + _PROBES
+    read = read_texts(text.source, text.columns, limit=limit, seed=settings.seed, policy="skip")
+    probes = min(_PROBES, -(-len(read.rows) // 5))
+    rest = read.rows[:-probes] or read.rows
+    if settings.recovery:
+        split_held_out(rest)  # refused before the pruning rather than after
+    return _Text(read, rest[: settings.samples], rest, read.rows[-probes:])
+
+
+def _describe(text: TextSource | None, read: _Text | None) -> dict[str, Any] | None:
+    if text is None or read is None:
+        return None
+    return {
+        "source": text.source,
+        "columns": list(read.read.columns),
+        "texts": len(read.samples),
+        "of": read.read.seen,
+        "left_out": read.read.problems.summary(),
+    }
+
+
+def _write(
+    model: PreTrainedModel,
+    source: ResolvedCheckpoint,
+    required: Mapping[str, BoolArray],
+    exclude: tuple[str, ...],
+    output: Path,
+    recipe: dict[str, Any],
+    details: dict[str, Any],
+) -> Manifest:
+    with staged_folder(output) as staging:
+        _copy_companions(source.folder, staging)
+        model.save_pretrained(staging, max_shard_size="100GB")
+        saved = zero_masks(staging, exclude)
+        assert_zeros_kept("saving the checkpoint", required, saved)
+        record = record_masks(saved, dict(required), model_parameters=parameter_count(staging))
+        return seal(
+            staging,
+            Manifest(
+                kind="checkpoint",
+                task=str(getattr(model.config, "finetuning_task", None) or ""),
+                source=source.as_source(),
+                recipe=recipe,
+                sparsity={"model.safetensors": record},
+                details=details,
+            ),
+        )
+
+
+def _copy_companions(source: Path, staging: Path) -> None:
+    """Tokenizer, and what a sentence encoder has beside its weights (``modules.json``, ``1_Pooling``)."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in _COPIED_SUFFIXES and path.name not in _NOT_COPIED:
+            shutil.copyfile(path, staging / path.name)
+        elif path.is_dir() and path.name[:1].isdigit() and (path / "config.json").is_file():
+            shutil.copytree(path, staging / path.name)

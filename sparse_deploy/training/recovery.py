@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recovery without labels: the dense model teaches the pruned one on unlabelled text, for a number of minutes."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from sparse_deploy.config.pruning import RecoverySettings
+from sparse_deploy.config.schema import DistillationSection
+from sparse_deploy.errors import DataError
+from sparse_deploy.pruning.answers import mean_embedding
+from sparse_deploy.pruning.batches import token_batches
+from sparse_deploy.pruning.method import TokenBatch
+from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.training.distillation import LOGIT_OUTPUTS, logit_loss
+from sparse_deploy.training.mask_lock import MaskLock
+
+Progress = Callable[[str, float], None]
+# Held out to choose the best state by, never trained on: a tenth of the text, at most so many.
+_HELD_OUT = 256
+_HELD_OUT_SHARE = 0.1
+# Evaluations on the held-out text, the first one before any step.
+_EVALUATIONS = 12
+_WARMUP = 0.03
+# Batches that are put together by length before they are shuffled: little padding, yet other batches in each pass.
+_POOL_OF_BATCHES = 16
+_SMALLEST_TEXT = 32
+
+
+@dataclass(frozen=True)
+class RecoveryOutcome:
+    """What a recovery came to; its best state is in the model.
+
+    Attributes:
+        steps: optimizer steps done.
+        seconds: they took, evaluations included.
+        history: ``step``, ``seconds`` and held-out ``loss`` of each evaluation, the first before any step.
+        best: the entry whose weights were kept.
+        texts: trained on.
+        held_out: texts that chose the best state.
+    """
+
+    steps: int
+    seconds: float
+    history: list[dict[str, float]]
+    best: dict[str, float]
+    texts: int
+    held_out: int
+
+
+def split_held_out(texts: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    """Texts to train on, and those that are held out (the last ones; the draw was random).
+
+    Raises:
+        DataError: too few texts for both.
+    """
+    if len(texts) < _SMALLEST_TEXT:
+        raise DataError(
+            f"text: expected at least {_SMALLEST_TEXT} texts for --recover, which holds some out to choose its best "
+            f"state by, found {len(texts)}; give more text"
+        )
+    count = min(_HELD_OUT, max(int(len(texts) * _HELD_OUT_SHARE), 8))
+    return list(texts[:-count]), list(texts[-count:])
+
+
+def recover(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    parameters: Mapping[str, nn.Parameter],
+    zeros: Mapping[str, BoolArray],
+    texts: Sequence[tuple[str, ...]],
+    tokenizer: PreTrainedTokenizerFast,
+    settings: RecoverySettings,
+    *,
+    max_length: int,
+    seed: int,
+    progress: Progress = lambda message, share: None,
+    now: Callable[[], float] = time.monotonic,
+) -> RecoveryOutcome:
+    """Train the surviving weights of ``student`` in place until the budget is spent, and leave the best state.
+
+    The loss is the relative squared error of all hidden states, and beside it the teacher's logits where the model has
+    a head, or the direction of the mean embedding where it has none. Embedding tables stay as they are: a text has
+    few of the vocabulary's words. Without dropout.
+
+    Args:
+        student: the pruned model.
+        teacher: the same model before pruning.
+        parameters: prunable weights of the student, by name.
+        zeros: their masks, held throughout.
+        texts: in random order; the last ones are held out.
+        tokenizer: of both models.
+        settings: budget, learning rate and batch size.
+        max_length: longer texts are cut.
+        seed: of the order of the texts.
+        progress: called with a message and the share of the budget that is spent.
+        now: seconds, by which the budget is measured.
+
+    Raises:
+        DataError: too few texts.
+        SparsityLostError: a pruned weight moved.
+    """
+    trained_on, held_out = split_held_out(texts)
+    check = token_batches(held_out, tokenizer, max_length)
+    lock = MaskLock(parameters, zeros)
+    trainable = [p for name, p in student.named_parameters() if not _is_table(student, name)]
+    for parameter in student.parameters():
+        parameter.requires_grad_(False)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+    teacher.requires_grad_(False)
+    lock.hook_gradients()
+    optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+    budget, begin = settings.minutes * 60.0, now()
+    history: list[dict[str, float]] = []
+    best_state: dict[str, torch.Tensor] = {}
+    steps = 0
+
+    def evaluate() -> None:
+        nonlocal best_state
+        loss = held_out_loss(student, teacher, check)
+        history.append({"step": steps, "seconds": round(now() - begin, 1), "loss": loss})
+        if loss <= min(entry["loss"] for entry in history):
+            best_state = copy.deepcopy(student.state_dict())
+
+    evaluate()
+    for batch in _endless_batches(trained_on, tokenizer, settings.batch_size, max_length, seed):
+        spent = (now() - begin) / budget
+        if spent >= len(history) / _EVALUATIONS:
+            evaluate()
+        if spent >= 1.0:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(spent / _WARMUP, (1.0 - spent) / (1.0 - _WARMUP))
+        loss = recovery_loss(student, teacher, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimizer.step()
+        lock.apply()
+        steps += 1
+        progress(f"recovery step {steps}, held-out loss {history[-1]['loss']:.4f}", spent)
+    lock.unhook_gradients()
+    student.load_state_dict(best_state)
+    student.requires_grad_(True)
+    lock.verify("recovery")
+    best = min(history, key=lambda entry: entry["loss"])
+    return RecoveryOutcome(steps, round(now() - begin, 1), history, best, len(trained_on), len(held_out))
+
+
+def recovery_loss(student: PreTrainedModel, teacher: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:
+    """Loss of one batch; see :func:`recover`."""
+    with torch.no_grad():
+        taught = teacher(**batch, output_hidden_states=True)
+    answered = student(**batch, output_hidden_states=True)
+    mask = batch["attention_mask"].unsqueeze(-1).float()
+    errors = [
+        (((ours - theirs) * mask).square().sum() / (theirs * mask).square().sum())
+        for ours, theirs in zip(answered.hidden_states[1:], taught.hidden_states[1:], strict=True)
+    ]
+    loss = torch.stack(errors).mean()
+    if any(name in answered for name in LOGIT_OUTPUTS):
+        return loss + logit_loss(answered, taught, DistillationSection(teacher="dense"))
+    ours, theirs = (mean_embedding(output.hidden_states[-1], batch["attention_mask"]) for output in (answered, taught))
+    return loss + (1.0 - functional.cosine_similarity(ours, theirs)).mean()
+
+
+@torch.no_grad()
+def held_out_loss(student: PreTrainedModel, teacher: PreTrainedModel, batches: Sequence[TokenBatch]) -> float:
+    """Mean of :func:`recovery_loss` per text."""
+    rows = [len(batch["attention_mask"]) for batch in batches]
+    losses = [float(recovery_loss(student, teacher, batch)) for batch in batches]
+    return float(np.average(losses, weights=rows))
+
+
+def _is_table(model: nn.Module, name: str) -> bool:
+    owner: Any = model.get_submodule(name.rpartition(".")[0])
+    return isinstance(owner, nn.Embedding)
+
+
+def _endless_batches(
+    texts: Sequence[tuple[str, ...]],
+    tokenizer: PreTrainedTokenizerFast,
+    batch_size: int,
+    max_length: int,
+    seed: int,
+) -> Iterator[TokenBatch]:
+    """Batches of texts of like length, pass after pass, each pass in another order."""
+    rng = np.random.default_rng(seed)
+    pool = batch_size * _POOL_OF_BATCHES
+    while True:
+        order = rng.permutation(len(texts))
+        for start in range(0, len(order), pool):
+            drawn = [texts[i] for i in order[start : start + pool]]
+            drawn.sort(key=lambda text: sum(map(len, text)))
+            groups = [drawn[i : i + batch_size] for i in range(0, len(drawn), batch_size)]
+            for i in rng.permutation(len(groups)):
+                yield from token_batches(groups[i], tokenizer, max_length, batch_tokens=batch_size * max_length)
