@@ -9,24 +9,31 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 
 class ServerProcess:
-    """A running ``sparse-deploy serve``.
+    """A running ``sparse-deploy serve``, or another program that takes the same arguments.
 
     Attributes:
         url: of its model, such as ``http://127.0.0.1:4711/v2/models/tiny``.
     """
 
-    def __init__(self, deployment: Path, log: Path, *arguments: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        deployment: Path,
+        log: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        program: Sequence[str] = ("-m", "sparse_deploy"),
+    ) -> None:
         self._log = log
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "sparse_deploy", "serve", str(deployment), "--port", "0", *arguments],
+                [sys.executable, *program, "serve", str(deployment), "--port", "0", *arguments],
                 stderr=stream,
                 stdout=stream,
                 env={**os.environ, **(environment or {})},
@@ -46,6 +53,10 @@ class ServerProcess:
     def events(self) -> list[dict[str, Any]]:
         """Log lines so far."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
+
+    def log(self) -> str:
+        """All that it wrote so far."""
+        return self._log.read_text()
 
     def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> "Reply":
         """Any request; a body that is not bytes is sent as JSON."""

@@ -52,6 +52,10 @@ def serve_command(
     body_timeout_ms: Annotated[
         int, _option("--body-timeout-ms", help="Longest time to the end of a request's body; then 408.")
     ] = _DEFAULTS.body_timeout_ms,
+    write_timeout_ms: Annotated[
+        int,
+        _option("--write-timeout-ms", help="Longest time that a client reads nothing of its answer."),
+    ] = _DEFAULTS.write_timeout_ms,
     drain_seconds: Annotated[
         float, _option("--drain-seconds", help="After SIGTERM: still answer, while readiness already says no.")
     ] = _DEFAULTS.drain_seconds,
@@ -64,8 +68,11 @@ def serve_command(
     max_rows: Annotated[
         int, _option("--max-rows", help="Texts or windows in one request; then 413.")
     ] = _DEFAULTS.max_rows,
+    max_characters: Annotated[
+        int, _option("--max-characters", help="Characters in the texts of one request; then 413.")
+    ] = _DEFAULTS.max_characters,
     max_connections: Annotated[
-        int, _option("--max-connections", help="Open at a time; then 503.")
+        int, _option("--max-connections", help="Open at a time; then 503, but probes are answered.")
     ] = _DEFAULTS.max_connections,
     token_file: Annotated[
         Path | None,
@@ -103,10 +110,12 @@ def serve_command(
             timeout_ms=timeout_ms,
             header_timeout_ms=header_timeout_ms,
             body_timeout_ms=body_timeout_ms,
+            write_timeout_ms=write_timeout_ms,
             drain_seconds=drain_seconds,
             shutdown_seconds=shutdown_seconds,
             max_body_bytes=max_body_bytes,
             max_rows=max_rows,
+            max_characters=max_characters,
             max_connections=max_connections,
             token=_token(token_file),
             log_format=log_format,

@@ -51,7 +51,7 @@ class DataSection(Section):
         validation_samples: use only the first so many validation examples.
     """
 
-    max_length: int = Field(default=128, ge=8)
+    max_length: int = Field(default=128, ge=8, le=131_072)
     doc_stride: int = Field(default=128, ge=1)
     max_answer_length: int = Field(default=30, ge=1)
     train_samples: int | None = Field(default=None, ge=1)

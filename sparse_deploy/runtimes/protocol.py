@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a runtime is to this package: something that opens one file of a deployment and answers batches."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_deploy.errors import ArtifactError
+from sparse_deploy.strict_json import load_json_object, read_bounded
 from sparse_deploy.untrusted.model_file import check_model_file
 
 Array = NDArray[Any]
@@ -18,6 +18,15 @@ Hint = Literal["latency", "throughput"]
 
 # Either of these is what a task's model answers with, in this order.
 OUTPUT_NAMES = (("logits",), ("start_logits", "end_logits"))
+
+_MAX_CONFIG_BYTES = 4 * 2**20
+# Keys of config.json that sizes are taken from, and what they may be.
+_CONFIG_NUMBERS = {
+    "vocab_size": (1, 2**24),
+    "type_vocab_size": (1, 2**10),
+    "max_position_embeddings": (1, 2**20),
+    "pad_token_id": (0, 2**24),
+}
 
 
 class Session(Protocol):
@@ -186,18 +195,23 @@ class InputContract:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's ``config.json``.
+    """The model's ``config.json``; the numbers in it that arrays are made by are sound.
 
     Raises:
         ArtifactError: missing or damaged.
     """
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = load_json_object(read_bounded(path, _MAX_CONFIG_BYTES))
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path}: not a readable model config: {one_line(error)}; export again") from error
-    if not isinstance(config, dict):
-        raise ArtifactError(f"{path}: expected a JSON object, found {type(config).__name__}; export again")
+    for key, (least, most) in _CONFIG_NUMBERS.items():
+        value = config.get(key)
+        if value is not None and not (type(value) is int and least <= value <= most):
+            raise ArtifactError(f"{path}: expected {key} of {least} to {most}, found {value!r:.40}; export again")
+    padding, vocabulary = config.get("pad_token_id"), config.get("vocab_size")
+    if padding is not None and vocabulary is not None and padding >= vocabulary:
+        raise ArtifactError(f"{path}: pad_token_id {padding} lies outside the vocabulary of {vocabulary}; export again")
     return config
 
 

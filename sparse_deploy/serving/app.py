@@ -69,11 +69,12 @@ async def _server_metadata(request: Request) -> Response:
 
 
 async def _live(request: Request) -> Response:
-    return _json({"live": True})
+    live = _service(request).live
+    return _json({"live": live}, 200 if live else 503)
 
 
 async def _ready(request: Request) -> Response:
-    ready = not _service(request).draining
+    ready = _service(request).ready
     return _json({"ready": ready}, 200 if ready else 503)
 
 
@@ -87,7 +88,7 @@ async def _model_metadata(request: Request) -> Response:
 async def _model_ready(request: Request) -> Response:
     service = _service(request)
     service.check_path(request.path_params)
-    ready = not service.draining
+    ready = service.ready
     return _json({"name": service.model.name, "ready": ready}, 200 if ready else 503)
 
 

@@ -6,6 +6,9 @@ it (:mod:`sparse_deploy.serving.row_choice`).
 """
 
 import asyncio
+import contextlib
+import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from sparse_deploy.data.features import Feature, pad_batch
 from sparse_deploy.serving.inference_protocol import RequestError
+from sparse_deploy.serving.logs import log
 from sparse_deploy.serving.row_choice import choose_rows
 
 Outputs = tuple[NDArray[Any], ...]
@@ -96,6 +100,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closing = False
         self._seconds_per_row = 0.0
+        self._running_since: float | None = None
         self._thread = threading.Thread(target=self._compute, name="batches", daemon=True)
         self._thread.start()
 
@@ -103,6 +108,14 @@ class Batcher:
     def waiting(self) -> int:
         """Sequences in the queue."""
         return len(self._waiting)
+
+    @property
+    def busy_seconds(self) -> float:
+        """For how long the running batch has been computed; 0 while none is, infinity without a thread for it."""
+        if not self._thread.is_alive() and not self._closing:
+            return math.inf
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def answer(self, features: Sequence[Feature], deadline: float) -> list[Outputs]:
         """Compute a request's sequences.
@@ -136,39 +149,60 @@ class Batcher:
             raise RequestError("the answer took longer than the request allows", 504) from error
 
     def drop(self) -> None:
-        """Forget what waits; its requests end with their deadline or their connection."""
+        """Refuse what waits."""
         with self._changed:
-            self._waiting = []
+            rows, self._waiting = self._waiting, []
+        self._refuse(rows, RequestError("the server is shutting down; send this to another one", 503, retry_after=1))
 
-    def close(self) -> None:
-        """Answer what waits, then end the thread."""
+    def close(self, seconds: float | None = None) -> bool:
+        """Answer what waits, then end the thread.
+
+        Args:
+            seconds: to wait for it; None for as long as it takes. A model can't be interrupted in a batch.
+
+        Returns:
+            Whether the thread ended.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _compute(self) -> None:
-        while batch := self._next_batch():
-            self._run_batch(batch)
+        while True:
+            with self._changed:
+                if not self._wait():
+                    return
+                batch = self._take()
+            self._running_since = time.monotonic()
+            self._answer_batch(batch)
+            self._running_since = None
 
-    def _next_batch(self) -> list[_Row]:
-        """Wait for sequences; empty when closing and none is left."""
-        with self._changed:
-            while True:
-                self._drop_stale()
-                if not self._waiting:
-                    if self._closing:
-                        return []
-                    self._changed.wait()
-                    continue
-                patience = self._waiting[0].ticket.entered + self._max_delay - time.monotonic()
-                if patience <= 0 or self._closing or len(self._waiting) >= self._max_batch:
-                    break
-                self._changed.wait(patience)
+    def _wait(self) -> bool:
+        """Wait until a batch is due; false when closing and no sequence is left. The lock is held."""
+        while True:
+            self._drop_stale()
+            if not self._waiting:
+                if self._closing:
+                    return False
+                self._changed.wait()
+                continue
+            patience = self._waiting[0].ticket.entered + self._max_delay - time.monotonic()
+            if patience <= 0 or self._closing or len(self._waiting) >= self._max_batch:
+                return True
+            self._changed.wait(patience)
+
+    def _take(self) -> list[_Row]:
+        """Take a batch out of the queue; if choosing fails, the oldest sequence alone. The lock is held."""
+        try:
             chosen = choose_rows([row.length for row in self._waiting], self._max_batch, self._overhead)
-            batch = [self._waiting[index] for index in chosen]
-            taken = set(chosen)
-            self._waiting = [row for index, row in enumerate(self._waiting) if index not in taken]
+        except Exception as error:
+            _report(error)
+            chosen = [0]
+        batch = [self._waiting[index] for index in chosen]
+        taken = set(chosen)
+        self._waiting = [row for index, row in enumerate(self._waiting) if index not in taken]
         return batch
 
     def _drop_stale(self) -> None:
@@ -176,35 +210,72 @@ class Batcher:
         if any(row.ticket.dropped or row.ticket.deadline <= now for row in self._waiting):
             self._waiting = [row for row in self._waiting if not (row.ticket.dropped or row.ticket.deadline <= now)]
 
-    def _run_batch(self, batch: Sequence[_Row]) -> None:
+    def _answer_batch(self, batch: Sequence[_Row]) -> None:
+        """Compute and deliver. Whatever fails, the thread lives on, and each request gets an answer or an error."""
         start = time.monotonic()
         for row in batch:
             if not row.ticket.started:
                 row.ticket.started = True
-                self._observer.waited(start - row.ticket.entered)
-        padded = pad_batch([row.feature for row in batch], self._pad_id)
+                self._tell(self._observer.waited, start - row.ticket.entered)
         try:
+            padded = pad_batch([row.feature for row in batch], self._pad_id)
             outputs = self._run(padded)
-        except Exception as error:  # whatever it is, the thread must live on and each request get its answer
+            _check_outputs(outputs, padded["input_ids"].shape)
+        except Exception as error:
             self._isolate(batch, error)
             return
         seconds = time.monotonic() - start
         self._seconds_per_row += 0.2 * (seconds / len(batch) - self._seconds_per_row)
-        self._observer.batch(len(batch), sum(row.length for row in batch), padded["input_ids"].size, seconds)
-        per_token = len(outputs) > 1
-        _deliver(
-            (row, tuple(values[position][: row.length if per_token else None] for values in outputs))
-            for position, row in enumerate(batch)
+        self._tell(
+            self._observer.batch, len(batch), sum(row.length for row in batch), padded["input_ids"].size, seconds
         )
+        per_token = len(outputs) > 1
+        try:
+            _deliver(
+                (row, tuple(values[position][: row.length if per_token else None] for values in outputs))
+                for position, row in enumerate(batch)
+            )
+        except Exception as error:
+            self._refuse(batch, RequestError(f"the answer could not be delivered: {error}", 500))
 
     def _isolate(self, batch: Sequence[_Row], error: Exception) -> None:
         """One sequence that the model can't compute must not fail its neighbours."""
         if len(batch) > 1:
             for row in batch:
-                self._run_batch([row])
+                self._answer_batch([row])
             return
-        ticket = batch[0].ticket
-        ticket.loop.call_soon_threadsafe(_fail, ticket, RequestError(f"the model failed: {error}", 500))
+        self._refuse(batch, RequestError(f"the model failed: {error}", 500))
+
+    def _refuse(self, rows: Iterable[_Row], error: RequestError) -> None:
+        for ticket in {id(row.ticket): row.ticket for row in rows}.values():
+            _call(ticket.loop, _fail, ticket, error)
+
+    def _tell(self, observer: Callable[..., None], *facts: float) -> None:
+        try:
+            observer(*facts)
+        except Exception as error:
+            _report(error)
+
+
+def _check_outputs(outputs: Outputs, shape: tuple[int, ...]) -> None:
+    """Refuse answers that can't be shared out.
+
+    Raises:
+        ValueError: an output has not one row per sequence, or, of a model with several, one value per token.
+    """
+    wanted = shape if len(outputs) > 1 else shape[:1]
+    for values in outputs:
+        if values.shape[: len(wanted)] != wanted:
+            raise ValueError(f"it answered a batch of {list(shape)} tokens with shape {list(values.shape)}")
+
+
+def _report(error: Exception) -> None:
+    log("batching failed", logging.ERROR, error=f"{type(error).__name__}: {error}")
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        loop.call_soon_threadsafe(function, *arguments)
 
 
 def _deliver(answered: Iterable[tuple[_Row, Outputs]]) -> None:
@@ -217,7 +288,7 @@ def _deliver(answered: Iterable[tuple[_Row, Outputs]]) -> None:
         if not ticket.missing:
             complete.setdefault(ticket.loop, []).append(ticket)
     for loop, tickets in complete.items():
-        loop.call_soon_threadsafe(_finish, tickets)
+        _call(loop, _finish, tickets)
 
 
 def _finish(tickets: Sequence[_Ticket]) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from sparse_deploy.serving.inference_protocol import HEADER_LENGTH, InferRequest, RequestError, parse_request
+from sparse_deploy.serving.body_bytes import ByteShare
+from sparse_deploy.serving.inference_protocol import (
+    HEADER_LENGTH,
+    InferRequest,
+    RequestError,
+    parse_request,
+    whole_number,
+)
 from sparse_deploy.serving.logs import log
 from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
@@ -32,15 +39,20 @@ class InferEndpoint:
         service: Service = self._scope["app"].state.service
         service.metrics.opened(1)
         status, reason, retry_after, request = 200, None, None, None
+        body_bytes = service.body_bytes.share()
         try:
-            request, body, headers = await self._answer(service, started)
+            request, body, headers = await self._answer(service, started, body_bytes)
         except RequestError as error:
             status, reason, retry_after = error.status, error.message, error.retry_after
+            body, headers = orjson.dumps({"error": reason}), {"content-type": "application/json"}
+        except asyncio.CancelledError:  # the server's time to end is over; nothing follows but this answer
+            status, reason, retry_after = 503, "the server is shutting down; send this to another one", 1
             body, headers = orjson.dumps({"error": reason}), {"content-type": "application/json"}
         except _ClientLeftError:
             service.metrics.abandoned()
             return
         finally:
+            body_bytes.release()
             service.metrics.opened(-1)
         seconds = time.monotonic() - started
         service.metrics.request(status, seconds)
@@ -51,15 +63,18 @@ class InferEndpoint:
         close = service.closing or status == 408
         await _send(self._send, status, body, headers, retry_after=retry_after, close=close)
 
-    async def _answer(self, service: Service, started: float) -> tuple[InferRequest, bytes, dict[str, str]]:
+    async def _answer(
+        self, service: Service, started: float, body_bytes: ByteShare
+    ) -> tuple[InferRequest, bytes, dict[str, str]]:
         headers = dict(self._scope["headers"])
         service.authorize(headers)
         service.check_path(self._scope["path_params"])
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise RequestError("expected an uncompressed body; send it without content-encoding", 415)
         length = headers.get(HEADER_LENGTH.encode())
-        body = await self._body(service.settings, headers)
-        request = parse_request(body, length.decode("latin-1") if length is not None else None)
+        body = await self._body(service.settings, headers, body_bytes)
+        request = parse_request(body, length.decode("latin-1") if length is not None else None, service.limits)
+        del body
         work = asyncio.ensure_future(service.infer(request, started))
         try:
             done, _ = await asyncio.wait({work}, timeout=_WATCH_AFTER_SECONDS)
@@ -70,12 +85,12 @@ class InferEndpoint:
             work.cancel()
         return request, answer, answer_headers
 
-    async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes]) -> bytes:
+    async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes], body_bytes: ByteShare) -> bytes:
         """The whole body, counted while it comes in; a length that is told is only believed to refuse."""
         limit = settings.max_body_bytes
-        told = headers.get(b"content-length", b"0")
-        if told.isdigit() and int(told) > limit:
-            raise RequestError(f"the body may have {limit} bytes, this one has {int(told)}", 413)
+        told = whole_number(headers.get(b"content-length", b"0").decode("latin-1"), limit)
+        if told is not None and told > limit:
+            raise RequestError(f"the body may have {limit} bytes, this one has more", 413)
         parts, size = [], 0
         try:
             async with asyncio.timeout(settings.body_timeout_ms / 1000):
@@ -87,6 +102,7 @@ class InferEndpoint:
                     size += len(parts[-1])
                     if size > limit:
                         raise RequestError(f"the body may have {limit} bytes, this one has more", 413)
+                    body_bytes.take(len(parts[-1]))
                     if not message.get("more_body", False):
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError as error:

@@ -13,17 +13,19 @@ import numpy as np
 from sparse_deploy.artifacts import Manifest, load_manifest
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import Feature
-from sparse_deploy.data.tasks import MODEL_INPUTS, TaskKind, get_task
+from sparse_deploy.data.squad import WindowMap
+from sparse_deploy.data.tasks import MODEL_INPUTS, TaskKind
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.protocol import OUTPUT_NAMES, read_config
 from sparse_deploy.serving import answers
 from sparse_deploy.serving.answers import Outputs
+from sparse_deploy.serving.checks import check_answers, check_lengths, ones, served_name, served_task
 from sparse_deploy.serving.choice import Choice, choose_runtime
 from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, Tensor
 from sparse_deploy.serving.settings import ServerSettings
-from sparse_deploy.serving.text import TextEncoder, count_rows
+from sparse_deploy.serving.text import TextEncoder, check_rows, count_rows
 
 VERSION = "1"
 PLATFORMS = {
@@ -61,6 +63,7 @@ class ServedModel:
         encoder: its tokenizer.
         config: the model's ``config.json``.
         max_rows: rows and windows that one request may have.
+        max_tokens: that the model reads at most.
         batch_overhead: see :func:`sparse_deploy.serving.row_choice.choose_rows`.
     """
 
@@ -74,6 +77,7 @@ class ServedModel:
     encoder: TextEncoder
     config: dict[str, Any]
     max_rows: int
+    max_tokens: int
     batch_overhead: float | None
 
     @property
@@ -140,7 +144,7 @@ class ServedModel:
         texts, others = _texts(request.inputs[first]), None
         if second in request.inputs:
             others = _texts(request.inputs[second])
-        self._check_rows(count_rows(texts, others, (first, second)))
+        check_rows(count_rows(texts, others, (first, second)), self.max_rows)
         if self.kind is TaskKind.QUESTION_ANSWERING:
             return self._prepare_questions(texts, others or [])
         features = self.encoder.encode(texts, others)
@@ -149,12 +153,12 @@ class ServedModel:
         return Prepared(features, lambda outputs: answers.classification(self.labels, outputs))
 
     def _prepare_questions(self, questions: Sequence[str], contexts: Sequence[str]) -> Prepared:
-        features, maps = [], []
+        features: list[Feature] = []
+        maps: list[list[WindowMap]] = []
         for question, context in zip(questions, contexts, strict=True):
-            windows, window_maps = self.encoder.windows(question, context)
+            windows, window_maps = self.encoder.windows(question, context, self.max_rows - len(features))
             features += windows
             maps.append(window_maps)
-            self._check_rows(len(features))
 
         def answer(outputs: list[Outputs]) -> list[Tensor]:
             remaining = iter(outputs)
@@ -171,10 +175,9 @@ class ServedModel:
         ids = inputs["input_ids"]
         if len(ids.shape) != 2:
             raise RequestError(f"input_ids: expected shape [rows, tokens], got {list(ids.shape)}")
-        self._check_rows(ids.shape[0])
-        longest = int(self.config.get("max_position_embeddings") or self.data.max_length)
-        if ids.shape[1] > longest:
-            raise RequestError(f"input_ids: the model reads at most {longest} tokens, got {ids.shape[1]}")
+        check_rows(ids.shape[0], self.max_rows)
+        if ids.shape[1] > self.max_tokens:
+            raise RequestError(f"input_ids: the model reads at most {self.max_tokens} tokens, got {ids.shape[1]}")
         limits = {
             "input_ids": int(self.config["vocab_size"]),
             "attention_mask": 2,
@@ -197,12 +200,6 @@ class ServedModel:
         features = [{name: values[row] for name, values in arrays.items()} for row in range(ids.shape[0])]
         return Prepared(features, lambda outputs: answers.tensors(self.output_names, outputs))
 
-    def _check_rows(self, rows: int) -> None:
-        if rows > self.max_rows:
-            raise RequestError(
-                f"one request may have {self.max_rows} rows or windows; this one has {rows} or more", 413
-            )
-
 
 def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedModel:
     """Verify a deployment, choose its runtime, and open it.
@@ -219,8 +216,11 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
     """
     folder = settings.deployment
     manifest = load_manifest(folder, "deployment")
-    task, config = get_task(manifest.task), read_config(folder)
+    name = served_name(manifest, settings.name, folder)
+    task, config = served_task(manifest, folder), read_config(folder)
     data = _data_section(manifest, folder)
+    max_tokens = check_lengths(data, config, folder)
+    labels = _labels(config, folder) if task.kind is TaskKind.CLASSIFICATION else ()
     threads = settings.threads or describe_machine().usable_cpus
     questions = task.kind is TaskKind.QUESTION_ANSWERING
     encoder = TextEncoder(folder, data.max_length, data.doc_stride if questions else None)
@@ -228,12 +228,12 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
         folder, settings.runtime, settings.precision, threads, tokens=_typical_length(data, task.kind), measure=isolated
     )
     session = get_runtime(choice.runtime).open(folder, choice.precision, threads)
-    name = settings.name or str(manifest.recipe.get("name") or "model")
+    check_answers(session, task.kind, labels, name)
     _warm_up(session, name, data.max_length)
     return ServedModel(
         name=name,
         kind=task.kind,
-        labels=_labels(config, folder) if task.kind is TaskKind.CLASSIFICATION else (),
+        labels=labels,
         data=data,
         choice=choice,
         threads=threads,
@@ -241,6 +241,7 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
         encoder=encoder,
         config=config,
         max_rows=min(settings.max_rows, settings.queue),
+        max_tokens=max_tokens,
         batch_overhead=_batch_overhead(session, data.max_length) if choice.computes_padding else None,
     )
 
@@ -248,7 +249,7 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
 def _warm_up(session: Session, name: str, max_length: int) -> None:
     """Compute a few shapes, so that the first client does not wait for allocations."""
     for length in (*_WARM_LENGTHS, max_length):
-        if not all(np.isfinite(output).all() for output in session.run(_ones(1, min(length, max_length)))):
+        if not all(np.isfinite(output).all() for output in session.run(ones(1, min(length, max_length)))):
             raise ArtifactError(f"{name}: the model answers with NaN or infinity; export again")
 
 
@@ -265,15 +266,10 @@ def _batch_overhead(session: Session, max_length: int) -> float:
 
 
 def _seconds(session: Session, rows: int, tokens: int) -> float:
-    inputs = _ones(rows, tokens)
+    inputs = ones(rows, tokens)
     begin = time.perf_counter()
     session.run(inputs)
     return time.perf_counter() - begin
-
-
-def _ones(rows: int, tokens: int) -> dict[str, Any]:
-    ids = np.ones((rows, tokens), dtype=np.int64)
-    return {name: ids if name != "token_type_ids" else ids * 0 for name in MODEL_INPUTS}
 
 
 def _typical_length(data: DataSection, kind: TaskKind) -> int:

@@ -18,7 +18,7 @@ def document(model: ServedModel, *, token: bool = False) -> Schema:
     page = {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
     paths: dict[str, Any] = {
         "/v2": _get("Server metadata", _ref("ServerMetadata")),
-        "/v2/health/live": _get("The process answers", _object({"live": {"type": "boolean"}})),
+        "/v2/health/live": _get("Batches are computed", _object({"live": {"type": "boolean"}}), unready=True),
         "/v2/health/ready": _get("New requests are welcome", _object({"ready": {"type": "boolean"}}), unready=True),
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": page}}},
         "/openapi.json": _get("This document", {"type": "object"}),
@@ -54,10 +54,10 @@ def _infer(model: ServedModel) -> Schema:
         "401": "The token is missing or wrong",
         "404": "No such model or version",
         "408": "The body came too slowly",
-        "413": "Too many bytes or rows",
+        "413": "Too many bytes, rows or characters",
         "415": "A compressed body",
         "500": "The model failed",
-        "503": "The queue is full; Retry-After says when to come back",
+        "503": "The queue or the memory for requests is full; Retry-After says when to come back",
         "504": "Too late",
     }
     return {
@@ -176,7 +176,10 @@ def _get(summary: str, schema: Schema, *, unready: bool = False) -> Schema:
     responses: dict[str, Any] = {"200": {"description": summary, "content": content}}
     responses["404"] = _error("No such model or version")
     if unready:
-        responses["503"] = {"description": "The server is shutting down", "content": content}
+        responses["503"] = {
+            "description": "The server is shutting down, or its model does not answer",
+            "content": content,
+        }
     else:
         responses["401"] = _error("The token is missing or wrong")
     return {"get": {"summary": summary, "responses": responses}}

@@ -75,7 +75,7 @@ def build(settings: ReplicaSettings) -> "Application":
 
 
 def serve_replicas(server: ServerSettings, replicas: int) -> None:
-    """Serve a deployment on Ray until SIGTERM or SIGINT.
+    """Serve a deployment on Ray until SIGTERM, SIGINT or SIGHUP.
 
     Args:
         server: settings of each replica, host and port of all.
@@ -131,7 +131,7 @@ def _run(settings: ReplicaSettings) -> Any:
 
 
 def _noted_signal() -> threading.Event:
-    """An event that the first SIGTERM or SIGINT sets; the second one interrupts."""
+    """An event that the first SIGTERM, SIGINT or SIGHUP sets; the second one interrupts."""
     ended = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -139,8 +139,9 @@ def _noted_signal() -> threading.Event:
             raise KeyboardInterrupt
         ended.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, note)
     return ended
 
 

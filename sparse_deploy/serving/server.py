@@ -2,15 +2,21 @@
 """One server process: uvicorn around the application, and an end that loses no accepted request."""
 
 import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
 import socket
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
 
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.serving.app import create_app
-from sparse_deploy.serving.connections import Connection
+from sparse_deploy.serving.connections import SPARE_CONNECTIONS, Connection, ConnectionLimits, end_unread
 from sparse_deploy.serving.logs import log, set_up
 from sparse_deploy.serving.model import open_model
 from sparse_deploy.serving.service import Service
@@ -22,10 +28,16 @@ SWITCH_SECONDS = 0.0005
 _TICK_SECONDS = 0.05
 # A client on a kept connection learns with its next answer that the connection ends; so long may it pause before it.
 _LINGER_SECONDS = 1.0
+_TICKS_PER_SECOND = 10  # uvicorn's
+_BACKLOG = 2048
+# Files, pipes and libraries that are open beside the connections.
+_OTHER_DESCRIPTORS = 128
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serve a deployment until SIGTERM or SIGINT; a second signal ends it at once.
+    """Serve a deployment until SIGTERM, SIGINT or SIGHUP; a second signal ends it at once.
+
+    The process ends here where a batch still runs when the time to end is over: nothing can interrupt a model.
 
     Raises:
         ConfigError: the address can't be had.
@@ -37,7 +49,12 @@ def serve(settings: ServerSettings) -> None:
     with listener:
         model = open_model(settings)
         service = Service(settings, model)
-        connection = type("LimitedConnection", (Connection,), {"header_seconds": settings.header_timeout_ms / 1000})
+        limits = ConnectionLimits(
+            connections=_possible_connections(settings.max_connections),
+            header_seconds=settings.header_timeout_ms / 1000,
+            write_seconds=settings.write_timeout_ms / 1000,
+        )
+        connection = type("LimitedConnection", (Connection,), {"limits": limits})
         config = uvicorn.Config(
             create_app(settings, service),
             http=connection,
@@ -48,12 +65,15 @@ def serve(settings: ServerSettings) -> None:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            limit_concurrency=settings.max_connections,
             timeout_keep_alive=max(1, settings.header_timeout_ms // 1000),
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        listen(listener, settings.host, settings.port)
         _DrainingServer(config, service).run(sockets=[listener])
         log("stopped")
+        if not service.close():
+            logging.shutdown()
+            os._exit(0)
 
 
 class _DrainingServer(uvicorn.Server):
@@ -82,6 +102,24 @@ class _DrainingServer(uvicorn.Server):
             candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
         )
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle SIGHUP as the signals of uvicorn: a terminal or session that goes away ends the server as they do."""
+        with super().capture_signals():
+            before = signal.getsignal(signal.SIGHUP)
+            if before is not signal.SIG_IGN:  # nohup
+                signal.signal(signal.SIGHUP, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(signal.SIGHUP, before)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Once a second cut the connections whose clients don't read."""
+        if counter % _TICKS_PER_SECOND == 0:
+            end_unread(self.server_state.connections)
+        return await super().on_tick(counter)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal; the main loop looks every tenth of a second."""
         self._signals += 1
@@ -103,21 +141,74 @@ class _DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the door, then read what stands behind it: uvicorn alone resets a request that it has not read yet."""
         self._service.closing = True
+        for listener in sockets or []:
+            await self._take_all(listener)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()  # as long as it is open, the kernel goes on taking connections that nobody will read
         if not self.force_exit:
             await asyncio.sleep(_LINGER_SECONDS)
-        await super().shutdown()
+        late = asyncio.create_task(self._end_late())
+        await super().shutdown()  # cancels requests that are too late, and the endpoint tells their clients
+        late.cancel()
         if self.force_exit:
             self._service.abandon()
             await self.lifespan.shutdown()
+
+    async def _end_late(self) -> None:
+        """When the time for accepted requests is over, don't wait for the running batch either."""
+        await asyncio.sleep(max(self._service.settings.shutdown_seconds - _TICK_SECONDS, 0))
+        self._service.abandon()
+
+    async def _take_all(self, listener: socket.socket) -> None:
+        """Take the connections that the kernel has made and nobody accepted: closing the listener would reset them."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_BACKLOG):
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            client.setblocking(False)
+            await loop.connect_accepted_socket(self._new_connection, client)
+
+    def _new_connection(self) -> asyncio.Protocol:
+        state = self.lifespan.state
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=state
+        )
+        return made
+
+
+def _possible_connections(wanted: int) -> int:
+    """As many connections as this process may have descriptors for; the limit is raised as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + SPARE_CONNECTIONS + _OTHER_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    possible = max(1, soft - SPARE_CONNECTIONS - _OTHER_DESCRIPTORS)
+    log("fewer connections", logging.WARNING, wanted=wanted, connections=possible, descriptors=soft)
+    return possible
 
 
 def model_url(host: str, port: int, name: str) -> str:
     """Where a model is, as the log says it."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{name}"
+
+
+def listen(listener: socket.socket, host: str, port: int) -> None:
+    """Open the door.
+
+    Raises:
+        ConfigError: a server that started at the same time was first.
+    """
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise _address_error(host, port, error) from error
 
 
 def take_address(host: str, port: int) -> socket.socket:
@@ -134,8 +225,11 @@ def take_address(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
     except OSError as error:
-        raise ConfigError(
-            f"can't listen on {host}:{port}: {error.strerror}; choose another --host or --port"
-        ) from error
+        raise _address_error(host, port, error) from error
     listener.set_inheritable(False)
+    listener.setblocking(False)
     return listener
+
+
+def _address_error(host: str, port: int, error: OSError) -> ConfigError:
+    return ConfigError(f"can't listen on {host}:{port}: {error.strerror}; choose another --host or --port")

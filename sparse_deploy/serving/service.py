@@ -1,21 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the routes of a server share: one model, its batcher, its counters."""
 
+import asyncio
 import hmac
 import time
 from collections.abc import Mapping
 
+import anyio
 import numpy as np
-from starlette.concurrency import run_in_threadpool
 
+from sparse_deploy.machine import return_freed_memory
 from sparse_deploy.serving.batching import Batcher
-from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, build_response
+from sparse_deploy.serving.body_bytes import BodyBytes
+from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, RequestLimits, build_response
 from sparse_deploy.serving.metrics import Metrics
 from sparse_deploy.serving.model import VERSION, Prepared, ServedModel
 from sparse_deploy.serving.settings import ServerSettings
 
-# Tokenizing as many characters takes about 10 ms: more than that would keep other clients waiting, so a thread does it.
-_INLINE_CHARACTERS = 20_000
+# Tokenizing as many characters takes 3 ms of words, 15 of full stops: more than that would keep other clients waiting,
+# so a thread does it, one text at a time: its memory is that of one request.
+_INLINE_CHARACTERS = 5_000
+# Bodies that may be here at a time, as the number of largest ones.
+_BODIES = 16
+# A batch that runs so many times longer than a request may take will not end: liveness says so, and the orchestrator
+# starts another server. Readiness says so after once the time.
+_HANGING = 6
+_JOIN_SECONDS = 0.05
 
 
 class Service:
@@ -43,15 +53,40 @@ class Service:
             observer=self.metrics,
         )
         self.draining = self.closing = False
+        self.limits = RequestLimits(model.max_rows, model.max_tokens, settings.max_characters)
+        self.body_bytes = BodyBytes(_BODIES * settings.max_body_bytes)
+        self._tokenizer_turn = anyio.CapacityLimiter(1)
+        self._patience = float(settings.shutdown_seconds)
+
+    @property
+    def live(self) -> bool:
+        """Whether batches are computed: their thread is there, and the running batch is not hanging."""
+        return self.batcher.busy_seconds < _HANGING * self.settings.timeout_ms / 1000
+
+    @property
+    def ready(self) -> bool:
+        """Whether a new request can be answered in time."""
+        return not self.draining and self.batcher.busy_seconds < self.settings.timeout_ms / 1000
 
     def abandon(self) -> None:
-        """Drop what waits: somebody is in a hurry."""
+        """Drop what waits, and don't wait for what runs: the time to end is over, or somebody is in a hurry."""
+        self._patience = 0.0
         self.batcher.drop()
 
-    def close(self) -> None:
-        """Answer what waits, then free the model."""
-        self.batcher.close()
-        self.model.session.close()
+    def close(self) -> bool:
+        """Answer what waits, then free the model.
+
+        Returns:
+            False where a batch still runs; its thread ends with the process.
+        """
+        self.batcher.close(0)
+        begin = time.monotonic()
+        while not (ended := self.batcher.close(_JOIN_SECONDS)) and time.monotonic() - begin < self._patience:
+            pass  # another thread may have made the patience end
+        if ended:
+            self.model.session.close()
+        self._patience = 0.0
+        return ended
 
     async def infer(self, request: InferRequest, started: float) -> tuple[bytes, dict[str, str]]:
         """Answer one checked request.
@@ -63,22 +98,33 @@ class Service:
         Raises:
             RequestError: with the status that the client gets.
         """
-        timeout_ms = min(self.settings.timeout_ms, request.timeout_ms or self.settings.timeout_ms)
+        deadline = started + min(self.settings.timeout_ms, request.timeout_ms or self.settings.timeout_ms) / 1000
         begin = time.monotonic()
-        prepared = await self._prepare(request)
+        prepared = await self._prepare(request, deadline)
         self.metrics.tokenized(time.monotonic() - begin)
-        outputs = await self.batcher.answer(prepared.features, started + timeout_ms / 1000)
+        outputs = await self.batcher.answer(prepared.features, deadline)
         if not all(np.isfinite(values).all() for row in outputs for values in row):
             raise RequestError("the model answered with NaN or infinity", 500)
         return build_response(request, self.model.name, VERSION, prepared.answer(outputs))
 
-    async def _prepare(self, request: InferRequest) -> Prepared:
+    async def _prepare(self, request: InferRequest, deadline: float) -> Prepared:
         characters = sum(
             len(text) for tensor in request.inputs.values() if isinstance(tensor.values, list) for text in tensor.values
         )
         if characters <= _INLINE_CHARACTERS:
             return self.model.prepare(request)
-        return await run_in_threadpool(self.model.prepare, request)
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()):
+                return await anyio.to_thread.run_sync(self._prepare_large, request, limiter=self._tokenizer_turn)
+        except TimeoutError as error:
+            raise RequestError("the answer took longer than the request allows", 504) from error
+
+    def _prepare_large(self, request: InferRequest) -> Prepared:
+        """In a thread; what the tokenizer took, up to 170 MB, goes back to the system."""
+        try:
+            return self.model.prepare(request)
+        finally:
+            return_freed_memory()
 
     def authorize(self, headers: Mapping[bytes, bytes]) -> None:
         """Refuse who has not the token.
@@ -89,8 +135,9 @@ class Service:
         token = self.settings.token
         if token is None:
             return
-        expected = f"Bearer {token.get_secret_value()}".encode()
-        if not hmac.compare_digest(headers.get(b"authorization", b""), expected):
+        scheme, _, found = headers.get(b"authorization", b"").partition(b" ")  # RFC 9110: the scheme in any case
+        right = hmac.compare_digest(found.strip(), token.get_secret_value().encode())
+        if scheme.lower() != b"bearer" or not right:
             raise RequestError("expected header Authorization: Bearer with the server's token", 401)
 
     def check_path(self, path: Mapping[str, str]) -> None:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 RuntimeChoice = Literal["auto", "sparse", "openvino-sparse", "openvino", "onnxruntime"]
 Precision = Literal["int8", "fp32"]
 LogFormat = Literal["json", "text"]
+# Of a model in URLs.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
 class ServerSettings(BaseModel):
@@ -26,11 +28,13 @@ class ServerSettings(BaseModel):
         timeout_ms: from the first byte of a request to its answer; 504 after it.
         body_timeout_ms: for a client to send its body; 408 after it.
         header_timeout_ms: for a client to send a request line and headers, and longest idle time of a connection.
+        write_timeout_ms: that an answer may lie without the client reading any of it; then the connection is cut.
         drain_seconds: after SIGTERM, how long new requests are still taken while readiness says no.
         shutdown_seconds: after that, how long accepted requests may take.
         max_body_bytes: largest request.
         max_rows: texts or tensor rows in one request.
-        max_connections: open at a time.
+        max_characters: in the texts of one request.
+        max_connections: open at a time; beyond them only probes are answered.
         token: what ``Authorization: Bearer`` must carry, except for health and metrics; None asks for nothing.
         access_log: one line per request.
     """
@@ -38,7 +42,7 @@ class ServerSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     deployment: Path
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    name: str | None = Field(default=None, pattern=NAME_PATTERN)
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     runtime: RuntimeChoice = "auto"
@@ -50,10 +54,12 @@ class ServerSettings(BaseModel):
     timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)
     body_timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)
     header_timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)
+    write_timeout_ms: int = Field(default=10_000, ge=1000, le=3_600_000)
     drain_seconds: float = Field(default=2.0, ge=0, le=3600)
     shutdown_seconds: int = Field(default=20, ge=1, le=3600)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**30)
     max_rows: int = Field(default=256, ge=1, le=100_000)
+    max_characters: int = Field(default=500_000, ge=1, le=2**30)
     max_connections: int = Field(default=2048, ge=1, le=1_000_000)
     token: SecretStr | None = None
     log_format: LogFormat = "json"

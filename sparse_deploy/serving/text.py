@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text to model inputs with the ``tokenizers`` library alone; the same tokens as :mod:`sparse_deploy.data.features`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from sparse_deploy.serving.inference_protocol import RequestError
 
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_TOKENIZER_BYTES = 64 * 2**20
+# What the tokenizer makes of a text takes 100 to 400 bytes per token until its ids are copied out.
+_TEXTS_AT_ONCE = 32
 
 
 class TextEncoder:
@@ -39,8 +42,8 @@ class TextEncoder:
             self._cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
         self._max_length = max_length
         self._overlap = overlap or 0
-        self._special = self._plain.num_special_tokens_to_add(True)
-        room = max_length - MAX_QUESTION_TOKENS - self._special
+        self._special_of_pairs = self._plain.num_special_tokens_to_add(True)
+        room = max_length - MAX_QUESTION_TOKENS - self._special_of_pairs
         if overlap is not None and overlap >= room:
             raise ArtifactError(
                 f"{folder}: beside a question of {MAX_QUESTION_TOKENS} tokens, data.max_length {max_length} leaves "
@@ -49,20 +52,42 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Feature]:
         """Tokens of texts, or of pairs of texts, cut to the longest that the model was trained with."""
-        if len(texts) == 1:
-            found = [self._cutting.encode(texts[0], pairs[0] if pairs else None)]
-        else:
-            found = self._cutting.encode_batch(list(zip(texts, pairs, strict=True)) if pairs else list(texts))
-        return [_feature(encoding) for encoding in found]
+        rows = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
+        features: list[Feature] = []
+        for begin in range(0, len(rows), _TEXTS_AT_ONCE):
+            # A batch leaves the interpreter to other threads while it is computed, a single call does not.
+            found = self._cutting.encode_batch_fast(rows[begin : begin + _TEXTS_AT_ONCE])
+            features += [_feature(encoding) for encoding in found]
+        return features
 
-    def windows(self, question: str, context: str) -> tuple[list[Feature], list[WindowMap]]:
-        """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them."""
-        encoding = self._cutting.encode(self._cut_question(question.lstrip()), context)
+    def windows(self, question: str, context: str, most: int) -> tuple[list[Feature], list[WindowMap]]:
+        """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them.
+
+        Args:
+            question: cut where it is too long.
+            context: of any length.
+            most: windows that may be made.
+
+        Raises:
+            RequestError: 413, there are more. They are counted before they are made.
+        """
+        question = self._cut_question(question.lstrip())
+        if len(context) > most:  # fewer characters can't be more windows
+            check_rows(self._count_windows(question, context), most)
+        (encoding,) = self._cutting.encode_batch([(question, context)])
         windows = [encoding, *encoding.overflowing]
+        check_rows(len(windows), most)
         return [_feature(window) for window in windows], [_map(window) for window in windows]
 
+    def _count_windows(self, question: str, context: str) -> int:
+        """Windows of a context: each takes its room less what it shares with the one before."""
+        lengths = [len(one) for one in self._plain.encode_batch_fast([question, context], add_special_tokens=False)]
+        room = self._max_length - self._special_of_pairs - lengths[0]
+        return 1 + math.ceil(max(lengths[1] - room, 0) / (room - self._overlap))
+
     def _cut_question(self, question: str) -> str:
-        offsets = self._plain.encode(question, add_special_tokens=False).offsets
+        (encoding,) = self._plain.encode_batch([question], add_special_tokens=False)
+        offsets = encoding.offsets
         if len(offsets) <= MAX_QUESTION_TOKENS:
             return question
         return question[: offsets[MAX_QUESTION_TOKENS - 1][1]]
@@ -77,6 +102,16 @@ def count_rows(texts: Sequence[str], others: Sequence[str] | None, names: Sequen
     if others is not None and len(others) != len(texts):
         raise RequestError(f"{names[1]}: expected {len(texts)} texts, as many as {names[0]} has; got {len(others)}")
     return len(texts)
+
+
+def check_rows(rows: int, most: int) -> None:
+    """Refuse more sequences than a request may have.
+
+    Raises:
+        RequestError: 413.
+    """
+    if rows > most:
+        raise RequestError(f"one request may have {most} rows or windows here; this one has {rows} or more", 413)
 
 
 def _load(path: Path) -> Tokenizer:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server as a process: conformance, tasks, bad clients, bad deployments, signals."""
 
+import contextlib
 import json
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from serving_conformance import Conformance
 from tiny_deployment import BENCH_RECIPE, seal_deployment, write_models
 
 from sparse_deploy.errors import ExitCode
+from sparse_deploy.serving.connections import MAX_PIPELINED
 
 
 @pytest.fixture(scope="module")
@@ -138,13 +141,19 @@ def test_a_token_guards_all_but_health(tiny_deployment, tmp_path):
         wrong, right = ({"Authorization": f"Bearer {token}"} for token in ("s3cre", "s3cret"))
         assert server.request("GET", path, headers=wrong).status == 401
         assert server.request("GET", path, headers=right).status == 200
+        assert server.request("GET", path, headers={"Authorization": "bearer  s3cret"}).status == 200
         assert "s3cret" not in (tmp_path / "log").read_text()
 
 
 class TestBadClients:
     @pytest.fixture(scope="class")
     def server(self, tiny_deployment, tmp_path_factory):
-        environment = {"SPARSE_DEPLOY_BODY_TIMEOUT_MS": "1000", "SPARSE_DEPLOY_HEADER_TIMEOUT_MS": "1000"}
+        environment = {
+            "SPARSE_DEPLOY_BODY_TIMEOUT_MS": "1000",
+            "SPARSE_DEPLOY_HEADER_TIMEOUT_MS": "1000",
+            "SPARSE_DEPLOY_WRITE_TIMEOUT_MS": "1000",
+            "SPARSE_DEPLOY_MAX_CONNECTIONS": "40",
+        }
         log = tmp_path_factory.mktemp("log") / "log"
         with serving(tiny_deployment, log, "--runtime", "onnxruntime", environment=environment) as process:
             yield process
@@ -170,6 +179,85 @@ class TestBadClients:
         with self.connect(server) as client:
             client.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
             assert client.recv(1000).startswith(b"HTTP/1.1 400")
+
+    @pytest.mark.parametrize("header", [b"A: " + b"x" * 100_000, (b"A: " + b"x" * 1000 + b"\r\n") * 100])
+    def test_headers_of_any_size_are_431(self, server, header):
+        with self.connect(server) as client:
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\n" + header)
+            assert client.recv(1000).startswith(b"HTTP/1.1 431")
+
+    def test_pipelined_requests_are_answered_up_to_a_limit(self, server):
+        """The first ones in order; then the connection closes, and a client would ask again on another one."""
+        with self.connect(server) as client:
+            client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+            found = b""
+            while found.count(b'{"live":true}') < 3:
+                found += client.recv(65536)
+            with contextlib.suppress(OSError):
+                client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+            found = b""
+            with contextlib.suppress(OSError):
+                while part := client.recv(65536):
+                    found += part
+            assert 1 <= found.count(b'{"live":true}') <= 1 + MAX_PIPELINED
+
+    def test_a_request_to_upgrade_is_answered_without(self, server):
+        """As Java's HttpClient sends it."""
+        body = json.dumps({"inputs": [texts("text", "x")]}).encode()
+        head = (
+            b"POST /v2/models/tiny/infer HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Content-Length: %d\r\nHost: x\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\nUpgrade: h2c\r\n\r\n"
+        ) % len(body)
+        for pieces in ([head + body], [head, body[:5], body[5:]]):
+            with self.connect(server) as client:
+                for piece in pieces:
+                    client.sendall(piece)
+                    time.sleep(0.01)
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+                client.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+    @pytest.mark.parametrize("name", [b"Content-Length", b"Inference-Header-Content-Length"])
+    def test_numbers_of_any_length_are_refused(self, server, name):
+        with self.connect(server) as client:
+            client.sendall(
+                b"POST /v2/models/tiny/infer HTTP/1.1\r\n" + name + b": " + b"9" * 5000 + b"\r\nHost: x\r\n\r\n"
+            )
+            assert client.recv(1000).startswith(b"HTTP/1.1 400")
+
+    @pytest.mark.parametrize("target", [b"CONNECT a:1", b"GET http://[::", b"GET /\xff\xfe"])
+    def test_targets_that_are_no_path_are_refused_without_a_trace(self, server, target):
+        with self.connect(server) as client:
+            client.sendall(target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 4")
+
+    def test_probes_are_answered_beyond_the_limit_of_connections(self, server):
+        waiting = [self.connect(server) for _ in range(45)]
+        try:
+            assert server.request("GET", "/v2/health/live").status == 200
+            refused = server.request("GET", "/v2")
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        finally:
+            for client in waiting:
+                client.close()
+
+    def test_clients_that_never_read_lose_their_connection(self, server):
+        client = self.connect(server)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 10
+        with contextlib.suppress(OSError):  # reset, or a broken pipe
+            while True:  # the server stops reading, then cuts
+                client.sendall(request)
+        client.close()
+        assert server.infer(texts("text", "x")).status == 200
+
+    def test_pipelined_clients_that_leave_are_no_news(self, server):
+        for _ in range(10):
+            with self.connect(server) as client:
+                client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert server.infer(texts("text", "x")).status == 200
+        assert "Traceback" not in server.log()
 
     def test_clients_that_leave_do_not_hurt_the_others(self, server):
         body = json.dumps({"inputs": [texts("text", *["word " * 100] * 200)]}).encode()
@@ -256,6 +344,58 @@ class TestSignals:
             begin = time.monotonic()
             assert server.stop(signal.SIGTERM) == 0
             assert time.monotonic() - begin < 5
+
+
+STUCK = """
+import time
+import sparse_deploy.serving.server as server
+from sparse_deploy.cli.main import main
+opened = server.open_model
+def open_stuck(settings):
+    model = opened(settings)
+    model.session.run = lambda inputs: time.sleep(300)
+    return model
+server.open_model = open_stuck
+main()
+"""
+
+
+class TestStuckBatch:
+    """A batch that takes minutes: nothing can interrupt it, and nothing waits for it."""
+
+    @pytest.mark.parametrize(("first", "second"), [(signal.SIGHUP, None), (signal.SIGTERM, signal.SIGTERM)])
+    def test_the_end_comes_in_time_and_the_client_hears_of_it(self, tiny_deployment, tmp_path, first, second):
+        drain = "60" if second else "0"
+        arguments = ("--runtime", "onnxruntime", "--timeout-ms", "60000", "--drain-seconds", drain)
+        arguments += ("--shutdown-seconds", "1")
+        with serving(tiny_deployment, tmp_path / "log", *arguments, program=("-c", STUCK)) as server:
+            replies = []
+            client = threading.Thread(target=lambda: replies.append(server.infer(texts("text", "x"))))
+            client.start()
+            while 'requests_open{model="tiny"} 1.0' not in server.request("GET", "/metrics").body.decode():
+                time.sleep(0.01)
+            server.process.send_signal(first)
+            if second:
+                while server.request("GET", "/v2/health/ready").status != 503:
+                    time.sleep(0.01)
+                server.process.send_signal(second)
+            assert server.process.wait(30) == 0
+            client.join()
+            assert (replies[0].status, replies[0].headers["retry-after"]) == (503, "1")
+            assert "shutting down" in replies[0].json["error"]
+            assert server.events()[-1]["event"] == "stopped"
+            assert "Traceback" not in server.log()
+
+    def test_probes_say_that_nothing_is_computed_any_more(self, tiny_deployment, tmp_path):
+        arguments = ("--runtime", "onnxruntime", "--timeout-ms", "100")
+        with serving(tiny_deployment, tmp_path / "log", *arguments, program=("-c", STUCK)) as server:
+            assert server.request("GET", "/v2/health/live").json == {"live": True}
+            assert server.infer(texts("text", "x")).status == 504
+            while server.request("GET", "/v2/health/ready").json["ready"]:
+                time.sleep(0.01)
+            while server.request("GET", "/v2/health/live").json["live"]:
+                time.sleep(0.01)
+            assert server.request("GET", "/v2/health/live").status == 503
 
 
 class TestStart:

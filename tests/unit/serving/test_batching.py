@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from sparse_deploy.serving import batching
 from sparse_deploy.serving.batching import Batcher
 from sparse_deploy.serving.inference_protocol import RequestError
 
@@ -214,3 +215,82 @@ def test_close_answers_what_waits_and_refuses_what_comes(model):
 
     assert asyncio.run(run()).status == 503
     assert len(model.seen) == 2
+
+
+class Faulty:
+    """Whatever is asked of it fails, but only once."""
+
+    def __init__(self, whole):
+        self.whole, self.failed = whole, False
+
+    def __call__(self, *arguments):
+        if not self.failed:
+            self.failed = True
+            raise RuntimeError("a fault")
+        return self.whole(*arguments)
+
+
+FAULTS = {"padding": "pad_batch", "choosing": "choose_rows", "delivering": "_deliver"}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "observer", "rows"])
+def test_the_thread_survives_whatever_fails_and_the_next_request_is_answered(model, monkeypatch, fault):
+    observer = Observer()
+    if fault in FAULTS:
+        monkeypatch.setattr(batching, FAULTS[fault], Faulty(getattr(batching, FAULTS[fault])))
+    elif fault == "observer":
+        observer.waited, observer.batch = Faulty(observer.waited), Faulty(observer.batch)
+
+    def run(inputs):
+        values, same = model(inputs)
+        return (values[:1], same[:1]) if fault == "rows" else (values, same)
+
+    async def ask():
+        batcher = open_batcher(run, observer)
+        first = await asyncio.gather(
+            answer(batcher, sequence(2)), answer(batcher, sequence(3, 4)), return_exceptions=True
+        )
+        second = await answer(batcher, sequence(5))
+        batcher.close()
+        return first, second, batcher.busy_seconds
+
+    first, second, busy = asyncio.run(ask())
+    for found, expected in zip(first, ([2], [3, 4]), strict=True):
+        if isinstance(found, RequestError):
+            assert found.status == 500
+        else:
+            assert list(found[0][0]) == expected
+    assert list(second[0][0]) == [5]
+    assert busy == 0
+
+
+def test_how_long_a_batch_runs_is_known_and_a_dead_thread_is(model):
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        assert 0 < batcher.busy_seconds < 10
+        assert not batcher.close(0)
+        model.gate.set()
+        await first
+        assert batcher.close()
+        batcher._closing = False
+        return batcher.busy_seconds
+
+    assert asyncio.run(run()) == float("inf")
+
+
+def test_what_waits_is_refused_when_it_is_dropped(model):
+    async def run():
+        batcher = open_batcher(model)
+        first = await held(batcher, model, 1)
+        waiting = answer(batcher, sequence(2), sequence(3))
+        await asyncio.sleep(0.02)
+        batcher.drop()
+        with pytest.raises(RequestError) as caught:
+            await waiting
+        model.gate.set()
+        await first
+        batcher.close()
+        return caught.value
+
+    assert asyncio.run(run()).status == 503

@@ -11,6 +11,7 @@ from sparse_deploy.data.features import encode_split, load_tokenizer
 from sparse_deploy.data.squad import tokenize_windows
 from sparse_deploy.data.tasks import get_task
 from sparse_deploy.errors import ArtifactError
+from sparse_deploy.serving.inference_protocol import RequestError
 from sparse_deploy.serving.text import TextEncoder
 
 TEXTS = [
@@ -51,11 +52,23 @@ def test_same_tokens_as_evaluation(tiny_encoder, pairs):
 @pytest.mark.parametrize("context", ["The sparse engine keeps every zero.", "A b c, ä 漢字. " * 60])
 def test_same_windows_as_evaluation(tiny_encoder, question, context):
     encoding, maps, _ = tokenize_windows([question], [context], load_tokenizer(tiny_encoder), 128, 32)
-    features, own_maps = TextEncoder(tiny_encoder, 128, 32).windows(question, context)
+    features, own_maps = TextEncoder(tiny_encoder, 128, 32).windows(question, context, 100)
     assert [list(feature["input_ids"]) for feature in features] == encoding["input_ids"]
     assert [list(feature["token_type_ids"]) for feature in features] == encoding["token_type_ids"]
     for own, other in zip(own_maps, maps, strict=True):
         np.testing.assert_array_equal(own.spans, other.spans)
+
+
+def test_windows_are_counted_before_they_are_made(tiny_encoder):
+    encoder = TextEncoder(tiny_encoder, 128, 32)
+    for words in (1, 60, 61, 150, 151, 152, 400, 2000):
+        context = "word " * words
+        made, _ = encoder.windows("why?", context, 10_000)
+        assert encoder._count_windows("why?", context) == len(made)
+        if len(made) > 1:
+            with pytest.raises(RequestError, match="rows or windows") as caught:
+                encoder.windows("why?", context, len(made) - 1)
+            assert caught.value.status == 413
 
 
 def test_windows_that_could_not_overlap_are_refused_before_any_question_comes(tiny_encoder):

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many bytes of bodies a server holds at a time, whatever the number of its connections."""
+
+from sparse_deploy.serving.inference_protocol import RequestError
+
+
+class BodyBytes:
+    """The bytes of all requests that are read, wait or are computed.
+
+    Texts and tensors of a request take a small multiple of its body, so this bounds them, too.
+
+    Args:
+        limit: of all together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+
+    def share(self) -> "ByteShare":
+        """The part of one request, of which nothing is taken yet."""
+        return ByteShare(self)
+
+
+class ByteShare:
+    """The part of one request."""
+
+    def __init__(self, whole: BodyBytes) -> None:
+        self._whole = whole
+        self._taken = 0
+
+    def take(self, count: int) -> None:
+        """Add bytes.
+
+        Raises:
+            RequestError: 503, the requests here are as large as all together may be.
+        """
+        if self._whole.taken + count > self._whole.limit:
+            raise RequestError(f"requests of {self._whole.taken} bytes are here already; come back", 503, retry_after=1)
+        self._whole.taken += count
+        self._taken += count
+
+    def release(self) -> None:
+        """Give back what was taken: the request is answered or refused."""
+        self._whole.taken -= self._taken
+        self._taken = 0
