@@ -30,6 +30,9 @@ uint32_t cpu_features() {
   if ((low & 0xe6) == 0xe6)
     found |= bit(f && dq && bw && vl, kHasAvx512) | bit(c >> 11 & 1, kHasAvx512Vnni) |
              bit((c >> 1 & 1) && (c >> 6 & 1), kHasAvx512Vbmi) | bit(a1 >> 5 & 1, kHasAvx512Bf16);
+#ifdef SPARSE_DEPLOY_EVEX
+  if (found & kHasAvx512Vnni) found |= kHasAvxVnni;
+#endif
   return found;
 }
 #elif defined(__aarch64__)

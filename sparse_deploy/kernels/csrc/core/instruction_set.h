@@ -21,8 +21,8 @@ struct LayoutKernel {
   PackRules rules{};
   // Output columns whose packed weights stay in L2 while all tiles of tokens pass over them; 0: by the depth of k.
   int32_t chunk_columns = 0;
-  // int32 of Tile::scratch: so many, and so many more for each output column of the tile.
-  int32_t scratch = 0, scratch_per_column = 0;
+  // int32 of Tile::scratch: so many, and so many more for each output column of the tile and for each k.
+  int32_t scratch = 0, scratch_per_column = 0, scratch_per_k = 0;
 };
 
 struct InstructionSet {

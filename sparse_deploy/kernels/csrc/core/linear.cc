@@ -17,8 +17,9 @@ int64_t chunk_columns(const Weight &w) {
   return w.packed.k > 2048 ? 64 : 128;
 }
 
-int32_t *scratch(const LayoutKernel &kernel, int64_t columns) {
-  const int64_t count = kernel.scratch + kernel.scratch_per_column * round_up(columns, 64);
+int32_t *scratch(const LayoutKernel &kernel, int64_t columns, int64_t k) {
+  const int64_t count =
+      kernel.scratch + kernel.scratch_per_column * round_up(columns, 64) + kernel.scratch_per_k * k;
   if (!count) return nullptr;
   static thread_local Buffer buffer;
   buffer.reserve(Buffer::size<int32_t>(static_cast<size_t>(count)));
@@ -43,7 +44,7 @@ void multiply_columns(const Weight &weight, const Activations &x, int64_t tokens
     const uint8_t *ahead = stop < p.n ? p.data + first_step(tile.group_end) * step_bytes : next ? next->data : nullptr;
     const int64_t steps = first_step(tile.group_end) - first_step(tile.group_begin);
     tile.prefetch_lines = static_cast<int32_t>((lines + tiles - 1) / tiles);
-    tile.scratch = scratch(kernel, stop - column);
+    tile.scratch = scratch(kernel, stop - column, p.k);
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t from = tokens * i / tiles, to = tokens * (i + 1) / tiles;
       tile.x = x.x + from * x.stride;

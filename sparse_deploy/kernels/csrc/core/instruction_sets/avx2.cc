@@ -1,19 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// AVX2 and FMA, without VNNI.
+// AVX2 and FMA, without an 8-bit dot product.
 // flags: -mavx2 -mfma -mf16c
 #include "../instruction_set.h"
 
 #include <immintrin.h>
 
+#include "../layouts/block_1x4.h"
 #include "sparse_deploy_kernels.h"
 
 namespace sd {
 namespace avx2 {
 #include "../kernels/common.h"
-#include "../kernels/matmul_avx2.h"
+#include "../kernels/tile.h"
+#include "../kernels/dot.h"
+#include "../kernels/matmul_dense_split.h"
+#include "../kernels/matmul_narrow.h"
+#include "../kernels/matmul_block_1x4.h"
 
 constexpr LayoutKernel kKernels[] = {
-    {.layout = &kDense, .type = kU8, .cost = 1, .max_tokens = 2, .multiply = multiply_tile<DenseTile, 2>},
+    {.layout = &kDenseSplit, .type = kU8, .cost = 1, .max_tokens = 6, .multiply = multiply_tile<DenseSplitTile, 6>,
+     .scratch = 6 * 24, .scratch_per_k = 3},
+    {.layout = &kUnstructuredNarrow8, .type = kU8, .cost = 1.3, .max_tokens = 9,
+     .multiply = multiply_tile<UnstructuredNarrowTile, 9>, .rules = {.lane_weights = 2}},
+    {.layout = &kBlock4x1Narrow8, .type = kU8, .cost = 1.1, .max_tokens = 3,
+     .multiply = multiply_tile<Block4x1NarrowTile, 3>, .rules = {.lane_weights = 2}},
+    {.layout = &kBlock1x4, .type = kU8, .cost = 1.1, .max_tokens = 64, .multiply = multiply_block_1x4,
+     .rules = {.lane_weights = 4}, .chunk_columns = 768, .scratch = kPanelDwords, .scratch_per_column = 64},
 };
 
 }  // namespace avx2

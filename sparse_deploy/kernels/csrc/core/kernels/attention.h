@@ -7,6 +7,8 @@
 
 #ifdef __AVX512F__
 constexpr int kQueries = 6, kColumns = 4;  // 24 accumulators, 4 panel vectors, 1 broadcast: 29 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kQueries = 6, kColumns = 1;  // 12 accumulators, 2 panel registers, 1 broadcast: 15 of 16
 #else
 constexpr int kQueries = 2, kColumns = 1;
 #endif
@@ -35,7 +37,7 @@ SD_INLINE void multiply(const int32_t *const *a, const int32_t *panel, int64_t p
   for (int64_t i = 0; i < count; ++i, panel += panel_stride) {
     I32 b[kC];
 #pragma GCC unroll 4
-    for (int j = 0; j < kC; ++j) b[j] = *reinterpret_cast<const I32Unaligned *>(panel + j * 16);
+    for (int j = 0; j < kC; ++j) b[j] = load_i32(panel + j * 16);
 #pragma GCC unroll 6
     for (int t = 0; t < kQ; ++t) {
       const I32 left = splat_i32(rows[t][i]);
@@ -63,7 +65,7 @@ static void fill_value_panel(const Attention &a, int32_t *panel, int64_t columns
     for (; i + 16 <= a.head_size; i += 16) {
       const I32 l = __builtin_convertvector(*reinterpret_cast<const U16Unaligned *>(low + i), I32);
       const I32 h = __builtin_convertvector(*reinterpret_cast<const U16Unaligned *>(high + i), I32) << 16;
-      *reinterpret_cast<I32Unaligned *>(panel + i) = both ? l | h : l;
+      store_i32(panel + i, both ? l | h : l);
     }
     for (; i < columns; ++i) {
       const uint32_t l = i < a.head_size ? low[i] : 0, h = both && i < a.head_size ? high[i] : 0;
@@ -182,7 +184,7 @@ static void attention(const Attention &a) {
   for (; query + kQueries <= a.query_end; query += kQueries)
     attend<kQueries>(a, query, key_panel, value_panel, columns, scores, probabilities);
   switch (a.query_end - query) {
-#ifdef __AVX512F__
+#ifdef __AVX2__
     case 5: attend<5>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
     case 4: attend<4>(a, query, key_panel, value_panel, columns, scores, probabilities); break;
     case 3: attend<3>(a, query, key_panel, value_panel, columns, scores, probabilities); break;

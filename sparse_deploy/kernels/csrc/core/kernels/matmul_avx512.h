@@ -11,27 +11,6 @@ SD_INLINE void dot_u8(I32 &acc, __m512i x, __m512i w) {
   acc = I32(c);
 }
 
-// Brings what will be multiplied next from memory to L2, a few lines per step: bert-base's packed weights come from L3
-// or DRAM once per request, and the hardware's own prefetchers start too late at the end of every chunk.
-class Prefetcher {
- public:
-  SD_INLINE_MEMBER explicit Prefetcher(const Packed &p, const Tile &tile)
-      : at_(tile.prefetch ? tile.prefetch : p.data), advance_(tile.prefetch ? 64 : 0),
-        lines_(tile.prefetch ? tile.prefetch_lines : 1) {}
-  SD_INLINE_MEMBER void step() {
-    int32_t lines = lines_;
-    do {
-      _mm_prefetch(reinterpret_cast<const char *>(at_), _MM_HINT_T1);
-      at_ += advance_;
-    } while (--lines > 0);
-  }
-
- private:
-  const uint8_t *at_;
-  int64_t advance_;
-  int32_t lines_;
-};
-
 template <int kTokens>
 struct DenseTile {
   static void run(const Packed &p, const Tile &tile, const Epilogue &e) {
@@ -63,82 +42,6 @@ struct DenseTile {
     }
   }
 };
-
-// The sum over one block of k for the rows of a group: kVectors of 16 tokens. Two units at a time into two sets of
-// accumulators, which hides the 4 cycles of vpdpbusd; the pair's weights come with one load (Zen 4 does one per cycle,
-// and the tokens take four).
-template <int kVectors>
-static void sum_block_1x4(const uint16_t *runs, const uint8_t *data, const uint8_t *index, const int32_t *panel,
-                          bool first, int32_t *sums) {
-  for (int r = 0; r < 64; ++r) {
-    const int run = runs[r];
-    int32_t *sum = sums + (run & 63) * 64;
-    I32 a[kVectors], b[kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      a[j] = first ? I32{} : *reinterpret_cast<const I32 *>(sum + j * 16);
-      b[j] = I32{};
-    }
-    for (int n = run >> 8; n; --n, data += 8, index += 2) {
-      int64_t pair;
-      __builtin_memcpy(&pair, data, 8);
-      const __m512i weights = _mm512_set1_epi64(pair);
-      const __m512i w0 = _mm512_shuffle_epi32(weights, _MM_PERM_AAAA), w1 = _mm512_shuffle_epi32(weights, _MM_PERM_BBBB);
-      const int32_t *x0 = panel + static_cast<int64_t>(index[0]) * 64, *x1 = panel + static_cast<int64_t>(index[1]) * 64;
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) dot_u8(a[j], _mm512_load_si512(x0 + j * 16), w0);
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) dot_u8(b[j], _mm512_load_si512(x1 + j * 16), w1);
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) *reinterpret_cast<I32 *>(sum + j * 16) = a[j] + b[j];
-  }
-}
-
-static void multiply_block_1x4(const Packed &p, const Tile &tile, int32_t tokens, const Epilogue &e) {
-  int32_t *panel = tile.scratch, *sums = tile.scratch + kPanelDwords;
-  const int64_t units = round_up((p.k + 3) / 4, 16);
-  const int vectors = (tokens + 15) / 16;
-  for (int64_t block = 0; block < p.parts; ++block) {
-    const int64_t left = units - block * kPanelUnits;
-    for (int j = 0; j < vectors; ++j)
-      transpose16(reinterpret_cast<const int32_t *>(tile.x + j * 16 * tile.x_stride) + block * kPanelUnits,
-                  tile.x_stride / 4, tokens - j * 16, left < kPanelUnits ? left : kPanelUnits, panel + j * 16, 64);
-    for (int32_t g = tile.group_begin; g < tile.group_end; ++g) {
-      const int64_t at = static_cast<int64_t>(g) * p.parts + block;
-      const uint16_t *runs = p.meta + at * 64;
-      const uint8_t *data = p.data + p.first[at] * 8, *index = p.index + p.first[at] * 2;
-      int32_t *sum = sums + static_cast<int64_t>(g - tile.group_begin) * 64 * 64;
-      switch (vectors) {
-        case 4: sum_block_1x4<4>(runs, data, index, panel, block == 0, sum); break;
-        case 3: sum_block_1x4<3>(runs, data, index, panel, block == 0, sum); break;
-        case 2: sum_block_1x4<2>(runs, data, index, panel, block == 0, sum); break;
-        default: sum_block_1x4<1>(runs, data, index, panel, block == 0, sum); break;
-      }
-      if (block + 1 < p.parts) continue;
-      for (int c = 0; c < 64; c += 16) {
-        for (int j = 0; j < vectors; ++j) {
-          I32 out[16];
-#pragma GCC unroll 16
-          for (int i = 0; i < 16; ++i) out[i] = *reinterpret_cast<const I32 *>(sum + (c + i) * 64 + j * 16);
-          transpose(out);
-          const int64_t column = static_cast<int64_t>(g) * 64 + c, token = tile.token + j * 16;
-          if (tokens - j * 16 >= 16) {
-            finish<16>(out, e, column, token);
-            continue;
-          }
-          alignas(64) I32 rest[16];
-#pragma GCC unroll 16
-          for (int i = 0; i < 16; ++i) rest[i] = out[i];
-          for (int t = 0; t < tokens - j * 16; ++t) {
-            const I32 one[1] = {rest[t]};
-            finish<1>(one, e, column, token + t);
-          }
-        }
-      }
-    }
-  }
-}
 
 #ifdef SD_VBMI
 template <int kTokens>
@@ -267,14 +170,3 @@ struct Block4x1Tile {
   }
 };
 #endif
-
-// A tile of 1 ... kMax tokens.
-template <template <int> class TileOf, int kMax>
-static void multiply_tile(const Packed &p, const Tile &tile, int32_t tokens, const Epilogue &e) {
-  if constexpr (kMax > 0) {
-    if (tokens == kMax)
-      TileOf<kMax>::run(p, tile, e);
-    else
-      multiply_tile<TileOf, kMax - 1>(p, tile, tokens, e);
-  }
-}

@@ -110,10 +110,7 @@ static void quantize(const void *x, bool reduced, int64_t x_stride, int64_t rows
 static const float *restore_row(const float *x, int64_t n, const Reordered &order, int64_t r) {
   const float *residual = order.residual + r * order.residual_stride;
   int64_t i = 0;
-#ifdef __AVX512F__
-  for (; i + 16 <= n; i += 16)
-    store(order.row + i, load(residual + i) + F32(_mm512_i32gather_ps(_mm512_loadu_si512(order.position + i), x, 4)));
-#endif
+  for (; i + 16 <= n; i += 16) store(order.row + i, load(residual + i) + gather(x, order.position + i));
   for (; i < n; ++i) order.row[i] = x[order.position[i]] + residual[i];
   return order.row;
 }

@@ -7,15 +7,20 @@
 
 #define SD_INLINE static inline __attribute__((always_inline))
 #define SD_INLINE_MEMBER inline __attribute__((always_inline))
+#define SD_LAMBDA __attribute__((always_inline))
 
-typedef float F32 __attribute__((vector_size(64)));
-typedef float F32Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t I32 __attribute__((vector_size(64)));
-typedef int32_t I32Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t U16 __attribute__((vector_size(32)));
 typedef uint16_t U16Unaligned __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint8_t U8 __attribute__((vector_size(16)));
 typedef uint8_t U8Unaligned __attribute__((vector_size(16), aligned(1), may_alias));
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+#include "simd_256.h"
+#else
+typedef float F32 __attribute__((vector_size(64)));
+typedef float F32Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t I32 __attribute__((vector_size(64)));
+typedef int32_t I32Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
 
 SD_INLINE F32 load(const float *p) { return *reinterpret_cast<const F32Unaligned *>(p); }
 SD_INLINE void store(float *p, F32 v) { *reinterpret_cast<F32Unaligned *>(p) = v; }
@@ -24,7 +29,8 @@ SD_INLINE I32 splat_i32(int32_t v) { return I32{} + v; }
 SD_INLINE F32 as_f32(I32 v) { return reinterpret_cast<F32>(v); }
 SD_INLINE I32 as_i32(F32 v) { return reinterpret_cast<I32>(v); }
 SD_INLINE F32 to_f32(I32 v) { return __builtin_convertvector(v, F32); }
-SD_INLINE F32 abs(F32 v) { return as_f32(as_i32(v) & 0x7fffffff); }
+SD_INLINE I32 load_i32(const int32_t *p) { return *reinterpret_cast<const I32Unaligned *>(p); }
+SD_INLINE void store_i32(int32_t *p, I32 v) { *reinterpret_cast<I32Unaligned *>(p) = v; }
 
 #ifdef __AVX512F__
 // Of a NaN and a number both return b.
@@ -37,6 +43,9 @@ SD_INLINE float reduce_min(F32 v) { return _mm512_reduce_min_ps(__m512(v)); }
 SD_INLINE float reduce_max(F32 v) { return _mm512_reduce_max_ps(__m512(v)); }
 SD_INLINE F32 lookup(const float *table, I32 index) {
   return F32(_mm512_permutexvar_ps(__m512i(index), _mm512_load_ps(table)));
+}
+SD_INLINE F32 gather(const float *table, const int32_t *index) {
+  return F32(_mm512_i32gather_ps(_mm512_loadu_si512(index), table, 4));
 }
 // 0 ... 255, saturated.
 SD_INLINE void store_u8(uint8_t *p, I32 v) {
@@ -84,6 +93,11 @@ SD_INLINE F32 lookup(const float *table, I32 index) {
   for (int i = 0; i < 16; ++i) v[i] = table[index[i] & 15];
   return v;
 }
+SD_INLINE F32 gather(const float *table, const int32_t *index) {
+  F32 v;
+  for (int i = 0; i < 16; ++i) v[i] = table[index[i]];
+  return v;
+}
 SD_INLINE void store_u8(uint8_t *p, I32 v) {
   v = v < 0 ? splat_i32(0) : v;
   v = v > 255 ? splat_i32(255) : v;
@@ -101,6 +115,9 @@ SD_INLINE void store_i32(int32_t *p, I32 v, int count) {
   for (int i = 0; i < count; ++i) p[i] = v[i];
 }
 #endif
+#endif
+
+SD_INLINE F32 abs(F32 v) { return as_f32(as_i32(v) & 0x7fffffff); }
 
 // e^x for x <= 0 or so: 2^n * p(r), degree 5 Taylor in r * ln 2 over |r| <= 0.5; relative error below 4e-6. Below -87 the
 // result is the smallest normal number times p, which softmax cannot tell from 0.

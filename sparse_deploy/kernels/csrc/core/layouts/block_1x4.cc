@@ -6,8 +6,12 @@
 #include "block_1x4.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <utility>
+#include <vector>
 
 #include "layout.h"
+#include "narrow_window.h"
 #include "streams.h"
 #include "survey.h"
 #include "units.h"
@@ -36,12 +40,54 @@ struct Walk {
 
 double expected_fill(const Survey &survey) { return (1 - survey.zeros_1x4) * 1.03 + 0.003; }
 
-// The units of a row inside one part.
-struct Run {
-  size_t row, begin, count, pairs;
+struct Unit {
+  size_t index;  // inside its part
+  int8_t w[4];
 };
 
-const char *pack(const Matrix &m, const Survey &, const PackRules &, Streams &streams) {
+// Whether the products of two units (or of one and none) fit two 16-bit lanes: weights 0 and 1 of both, 2 and 3 of both.
+bool fits_lanes(const Unit &a, const Unit &b) {
+  for (int lane = 0; lane < 4; lane += 2) {
+    int high = 0, low = 0;
+    for (const int w : {a.w[lane], a.w[lane + 1], b.w[lane], b.w[lane + 1]}) (w > 0 ? high : low) += w;
+    if (!lane_fits(high, low)) return false;
+  }
+  return true;
+}
+
+// An order of a row's units in which each two neighbours fit; where nothing fits a unit its neighbour is empty, and a unit
+// that doesn't fit by itself becomes two.
+std::vector<Unit> pair_units(std::vector<Unit> units) {
+  for (size_t i = 0, count = units.size(); i < count; ++i) {
+    if (fits_lanes(units[i], {})) continue;
+    Unit rest = {units[i].index, {0, units[i].w[1], 0, units[i].w[3]}};
+    units[i].w[1] = units[i].w[3] = 0;
+    units.push_back(rest);
+  }
+  const auto heaviest = [](const Unit &u) {
+    return std::max(std::abs(u.w[0]) + std::abs(u.w[1]), std::abs(u.w[2]) + std::abs(u.w[3]));
+  };
+  std::stable_sort(units.begin(), units.end(), [&](const Unit &a, const Unit &b) { return heaviest(a) > heaviest(b); });
+  std::vector<Unit> paired;
+  std::vector<bool> taken(units.size(), false);
+  for (size_t i = 0; i < units.size(); ++i) {
+    if (taken[i]) continue;
+    size_t j = i + 1;
+    while (j < units.size() && (taken[j] || !fits_lanes(units[i], units[j]))) ++j;
+    paired.push_back(units[i]);
+    paired.push_back(j < units.size() ? units[j] : Unit{});
+    if (j < units.size()) taken[j] = true;
+  }
+  return paired;
+}
+
+struct Run {
+  size_t row;
+  std::vector<Unit> units;
+  size_t pairs() const { return (units.size() + 1) / 2; }
+};
+
+const char *pack(const Matrix &m, const Survey &, const PackRules &rules, Streams &streams) {
   const int64_t columns = (m.k + 3) / 4;
   streams.parts = static_cast<int32_t>((columns + kPanelUnits - 1) / kPanelUnits);
   for (int64_t row = 0; row < m.n; row += kRows) {
@@ -50,23 +96,26 @@ const char *pack(const Matrix &m, const Survey &, const PackRules &, Streams &st
     for (int64_t begin = 0; begin < columns; begin += kPanelUnits) {
       std::vector<Run> runs;
       for (size_t r = 0; r < kRows; ++r) {
-        const size_t from = next[r];
-        while (next[r] < rows[r].size() && rows[r][next[r]] < begin + kPanelUnits) ++next[r];
-        runs.push_back({r, from, next[r] - from, (next[r] - from + 1) / 2});
+        Run run = {r, {}};
+        for (; next[r] < rows[r].size() && rows[r][next[r]] < begin + kPanelUnits; ++next[r]) {
+          const int64_t unit = rows[r][next[r]];
+          run.units.push_back({static_cast<size_t>(unit - begin), {}});
+          for (int64_t i = 0; i < 4; ++i)
+            run.units.back().w[i] = m.at(row + static_cast<int64_t>(r), unit * 4 + i);
+        }
+        if (rules.lane_weights) run.units = pair_units(std::move(run.units));
+        runs.push_back(std::move(run));
       }
-      std::stable_sort(runs.begin(), runs.end(), [](const Run &a, const Run &b) { return a.pairs > b.pairs; });
+      std::stable_sort(runs.begin(), runs.end(), [](const Run &a, const Run &b) { return a.pairs() > b.pairs(); });
       size_t pairs = 0;
       for (const Run &run : runs) {
-        streams.meta.push_back(static_cast<uint16_t>(run.row | run.pairs << 8));
-        const size_t data = streams.add(run.pairs * kStep), index = Streams::grow(streams.index, run.pairs * 2);
-        for (size_t i = 0; i < run.count; ++i) {
-          const int64_t unit = rows[run.row][run.begin + i];
-          streams.index[index + i] = static_cast<uint8_t>(unit - begin);
-          for (size_t j = 0; j < 4; ++j)
-            streams.put(data + i * 4 + j,
-                        m.at(row + static_cast<int64_t>(run.row), unit * 4 + static_cast<int64_t>(j)));
+        streams.meta.push_back(static_cast<uint16_t>(run.row | run.pairs() << 8));
+        const size_t data = streams.add(run.pairs() * kStep), index = Streams::grow(streams.index, run.pairs() * 2);
+        for (size_t i = 0; i < run.units.size(); ++i) {
+          streams.index[index + i] = static_cast<uint8_t>(run.units[i].index);
+          for (size_t j = 0; j < 4; ++j) streams.put(data + i * 4 + j, run.units[i].w[j]);
         }
-        pairs += run.pairs;
+        pairs += run.pairs();
       }
       streams.end_group(static_cast<int64_t>(pairs));
     }

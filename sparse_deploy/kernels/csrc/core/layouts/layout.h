@@ -19,10 +19,10 @@ enum QuantizedType : int32_t { kU8 = 0, kS8 };
 
 // What the kernel of an instruction set demands of the weights that it is given.
 struct PackRules {
-  // The kernel adds two neighbouring products in a signed 16-bit lane that saturates (vpmaddubsw). The packer must not
-  // let two weights share a lane whose products could pass it: 255 * (w1 + w2) must stay inside -32768 ... 32767, for
-  // weights 2i and 2i + 1 of each four.
-  bool safe_pairs = false;
+  // 0, or how many products the kernel adds in a signed 16-bit lane that saturates: 2 (vpmaddubsw, of weights 2i and
+  // 2i + 1 of each four) or, for 1x4 blocks, 4 (the same of the two units of a step). The packer must not let weights
+  // share a lane whose products could leave -32768 ... 32767.
+  int32_t lane_weights = 0;
 };
 
 struct Layout {
@@ -43,7 +43,8 @@ struct Layout {
   void (*multiply)(const Packed &, int64_t group, const uint8_t *x, QuantizedType, int32_t *sums);
 };
 
-extern const Layout kDense, kUnstructured, kOneOfTwo, kBlock4x1, kBlock1x4;
+extern const Layout kDense, kDenseSplit, kUnstructured, kUnstructuredNarrow8, kUnstructuredNarrow16,
+    kOneOfTwo, kBlock4x1, kBlock4x1Narrow8, kBlock4x1Narrow16, kBlock1x4;
 
 // All layouts, ended by null.
 extern const Layout *const kLayouts[];

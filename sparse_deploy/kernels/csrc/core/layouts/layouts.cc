@@ -3,6 +3,8 @@
 
 namespace sd {
 
-const Layout *const kLayouts[] = {&kDense, &kUnstructured, &kOneOfTwo, &kBlock4x1, &kBlock1x4, nullptr};
+const Layout *const kLayouts[] = {
+    &kDense,     &kDenseSplit,      &kUnstructured,     &kUnstructuredNarrow8, &kUnstructuredNarrow16, &kOneOfTwo,
+    &kBlock4x1,  &kBlock4x1Narrow8, &kBlock4x1Narrow16, &kBlock1x4,            nullptr};
 
 }  // namespace sd

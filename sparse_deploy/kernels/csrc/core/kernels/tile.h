@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the products share. Included after epilogue.h.
+
+// Brings what will be multiplied next from memory to L2, a few lines per step: bert-base's packed weights come from L3
+// or DRAM once per request, and the hardware's own prefetchers start too late at the end of every chunk.
+class Prefetcher {
+ public:
+  SD_INLINE_MEMBER explicit Prefetcher(const Packed &p, const Tile &tile)
+      : at_(tile.prefetch ? tile.prefetch : p.data), advance_(tile.prefetch ? 64 : 0),
+        lines_(tile.prefetch ? tile.prefetch_lines : 1) {}
+  SD_INLINE_MEMBER void step() {
+    int32_t lines = lines_;
+    do {
+      _mm_prefetch(reinterpret_cast<const char *>(at_), _MM_HINT_T1);
+      at_ += advance_;
+    } while (--lines > 0);
+  }
+
+ private:
+  const uint8_t *at_;
+  int64_t advance_;
+  int32_t lines_;
+};
+
+// A tile of 1 ... kMax tokens.
+template <template <int> class TileOf, int kMax>
+static void multiply_tile(const Packed &p, const Tile &tile, int32_t tokens, const Epilogue &e) {
+  if constexpr (kMax > 0) {
+    if (tokens == kMax)
+      TileOf<kMax>::run(p, tile, e);
+    else
+      multiply_tile<TileOf, kMax - 1>(p, tile, tokens, e);
+  }
+}
