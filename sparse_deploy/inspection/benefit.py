@@ -9,7 +9,7 @@ bench``.
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 
-from sparse_deploy.inspection.operators import DENSE_KERNEL, OperatorDecisions, TensorDecision, grouped
+from sparse_deploy.inspection.operators import OperatorDecisions, TensorDecision, grouped, is_dense
 from sparse_deploy.runtimes.sparse_decompression import (
     SPARSE_RATE_PROPERTY,
     Condition,
@@ -132,7 +132,7 @@ def assess_operators(operators: OperatorDecisions | str) -> Finding:
             verdict=Verdict.NOT_INSTALLED,
             explanation=f"They could not be asked: {operators}. Without them model_sparse.onnx can't be opened.",
         )
-    chosen = [tensor for tensor in operators.tensors if tensor.kernel != DENSE_KERNEL]
+    chosen = [tensor for tensor in operators.tensors if not is_dense(tensor.kernel)]
     summary = f"{len(chosen)} of {len(operators.tensors)} tensors get a sparse kernel ({operators.instruction_set})"
     if not chosen:
         return Finding(
@@ -147,7 +147,7 @@ def assess_operators(operators: OperatorDecisions | str) -> Finding:
         explanation=f"{summary}, predicted from their packed form to take {_range(t.cost for t in chosen)} of the "
         f"dense INT8 kernel's time. Write the file with export --target sparse, measure it with bench.",
         conditions=tuple(
-            Condition(text=role, holds=kernel != DENSE_KERNEL, found=_group_words(kernel, tensors))
+            Condition(text=role, holds=not is_dense(kernel), found=_group_words(kernel, tensors))
             for (role, kernel), tensors in grouped(operators.tensors).items()
         ),
         tensors_ready=len(chosen),
@@ -159,7 +159,7 @@ def assess_operators(operators: OperatorDecisions | str) -> Finding:
 def _group_words(kernel: str, tensors: Sequence[TensorDecision]) -> str:
     patterns = ", ".join(sorted({tensor.pattern for tensor in tensors}))
     words = f"{kernel} kernel in {len(tensors)} {'layer' if len(tensors) == 1 else 'layers'} (pattern {patterns}"
-    if kernel == DENSE_KERNEL:
+    if is_dense(kernel):
         return f"{words})"
     return f"{words}, fill {_range(t.fill for t in tensors)}, cost {_range(t.cost for t in tensors)})"
 

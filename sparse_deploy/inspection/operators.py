@@ -10,15 +10,14 @@ from pydantic import BaseModel, ConfigDict
 from sparse_deploy.sparsity.packing import encode
 from sparse_deploy.sparsity.pattern import BoolArray
 
-DENSE_KERNEL = "dense"
-
 
 class TensorDecision(BaseModel):
     """How one tensor is multiplied.
 
     Attributes:
         name: parameter name.
-        kernel: the kernel chosen: ``dense``, ``unstructured``, ``one_of_two`` (1:2), ``block_4x1``, ``block_1x4``.
+        kernel: the kernel chosen: ``dense``, ``unstructured``, ``one_of_two`` (1:2), ``block_4x1``, ``block_1x4``;
+            a name may go on with the shape of its windows.
         pattern: the pattern that the kernels found.
         fill: multiply-add slots of the packed form by those of the dense one.
         cost: predicted time by that of the dense INT8 kernel.
@@ -67,6 +66,11 @@ def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
             TensorDecision(name=name, kernel=found.layout, pattern=found.pattern, fill=found.fill, cost=found.cost)
         )
     return OperatorDecisions(instruction_set=instructions, tensors=tuple(decisions))
+
+
+def is_dense(kernel: str) -> bool:
+    """Whether a kernel multiplies the zeros, too."""
+    return kernel.startswith("dense")
 
 
 def grouped(tensors: Sequence[TensorDecision]) -> dict[tuple[str, str], list[TensorDecision]]:

@@ -19,7 +19,22 @@ from sparse_deploy.kernels.loader import instruction_set
 from sparse_deploy.kernels.native import Layer, Linear, ThreadPool, Weight
 from sparse_deploy.sparsity.packing import encode
 
-LAYOUTS = ("dense", "unstructured", "one_of_two", "block_4x1", "block_1x4")
+# What a layout holds, and what each instruction set takes for it.
+PATTERNS = {
+    "dense": ("dense", "dense_split"),
+    "unstructured": ("unstructured", "unstructured_16x8", "unstructured_16x16"),
+    "one_of_two": ("one_of_two", "unstructured_16x8"),
+    "block_4x1": ("block_4x1", "block_4x1_16x8", "block_4x1_16x16"),
+    "block_1x4": ("block_1x4",),
+}
+LAYOUTS = {layout: pattern for pattern, layouts in reversed(PATTERNS.items()) for layout in layouts}
+CHOSEN = {
+    "avx512_bf16": ("dense", "unstructured", "one_of_two", "block_4x1", "block_1x4"),
+    "avx512_vbmi": ("dense", "unstructured", "one_of_two", "block_4x1", "block_1x4"),
+    "avx512_vnni": ("dense", "unstructured_16x16", "block_4x1_16x16", "block_1x4"),
+    "avx2_vnni": ("dense", "unstructured_16x8", "block_4x1_16x8", "block_1x4"),
+    "avx2": ("dense_split", "unstructured_16x8", "block_4x1_16x8", "block_1x4"),
+}
 SETS = instruction_set().supported
 SET = instruction_set().name
 TOKENS = (1, 2, 5, 6, 7, 12, 13, 16, 17, 48, 63, 64, 65, 80)
@@ -27,16 +42,17 @@ TOKENS = (1, 2, 5, 6, 7, 12, 13, 16, 17, 48, 63, 64, 65, 80)
 
 def random_matrix(rng, layout, rows, columns, kept=0.3):
     """An int8 matrix that the layout can represent, without accidental zeros."""
+    pattern = LAYOUTS[layout]
     weight = rng.integers(1, 128, (rows, columns)) * rng.choice((-1, 1), (rows, columns))
-    if layout == "dense":
+    if pattern == "dense":
         mask = np.ones((rows, columns), bool)
-    elif layout == "unstructured":
+    elif pattern == "unstructured":
         mask = rng.random((rows, columns)) < kept
-    elif layout == "one_of_two":
+    elif pattern == "one_of_two":
         mask = np.zeros((rows, (columns + 1) // 2, 2), bool)
         np.put_along_axis(mask, rng.integers(0, 2, (rows, (columns + 1) // 2, 1)), True, 2)
         mask = mask.reshape(rows, -1)[:, :columns]
-    elif layout == "block_4x1":
+    elif pattern == "block_4x1":
         mask = np.repeat(rng.random(((rows + 3) // 4, columns)) < kept, 4, 0)[:rows]
     else:
         mask = np.repeat(rng.random((rows, (columns + 3) // 4)) < kept, 4, 1)[:, :columns]
@@ -73,6 +89,8 @@ def test_accumulators_are_exact(layout, shape, isa):
     np.testing.assert_array_equal(packed.unpack(), weight)
     for tokens in TOKENS:
         x = rng.integers(0, 256, (tokens, shape[1]), dtype=np.uint8)
+        if tokens == 7:  # what a 16-bit lane can't hold of large weights
+            x[:] = 255
         np.testing.assert_array_equal(packed.matmul_i32(x), exact(weight, x), err_msg=f"{tokens} tokens")
 
 
@@ -100,7 +118,7 @@ def test_adversarial_matrices(layout, fill, isa):
 
 @settings(max_examples=80, deadline=None)
 @given(
-    isa=st.sampled_from(SETS), layout=st.sampled_from(LAYOUTS), rows=st.integers(1, 150),
+    isa=st.sampled_from(SETS), layout=st.sampled_from(tuple(LAYOUTS)), rows=st.integers(1, 150),
     columns=st.integers(1, 420), tokens=st.integers(1, 80),
     kept=st.sampled_from((0.02, 0.1, 0.5, 0.9)), seed=st.integers(0, 2**31),
 )  # fmt: skip
@@ -191,14 +209,17 @@ def test_threads_change_nothing(tokens, isa):
 )
 def test_choice_follows_the_pattern(made, kept, chosen, pattern, isa):
     rng = np.random.default_rng(3)
-    info = Weight(encode(random_matrix(rng, made, 256, 768, kept or 1)), isa=isa).describe()
+    # Where the zeros lie decides; large weights cost AVX2 some slots more.
+    weight = np.sign(random_matrix(rng, made, 256, 768, kept or 1))
+    info = Weight(encode(weight), isa=isa).describe()
     assert info.pattern == pattern
-    if isa in ("avx512_bf16", "avx512_vbmi"):
-        assert info.layout == chosen
-    elif isa == "avx512_vnni":
-        assert info.layout in ("dense", "block_1x4")
-    else:
-        assert info.layout == "dense"
+    offers = CHOSEN.get(isa, ("dense",))
+    wanted = [layout for layout in offers if layout in PATTERNS[chosen]] or [offers[0]]
+    if kept == 0.1:  # so few weights fit blocks, too
+        wanted.append("block_1x4")
+    if (made, isa) == ("one_of_two", "avx512_vnni"):  # half the zeros gain nothing there
+        wanted = ["dense"]
+    assert info.layout in wanted
     assert info.cost <= 1
     assert info.packed_bytes <= 1.05 * 256 * 768
 

@@ -20,9 +20,9 @@ namespace avx2 {
 constexpr LayoutKernel kKernels[] = {
     {.layout = &kDenseSplit, .type = kU8, .cost = 1, .max_tokens = 6, .multiply = multiply_tile<DenseSplitTile, 6>,
      .scratch = 6 * 24, .scratch_per_k = 3},
-    {.layout = &kUnstructuredNarrow8, .type = kU8, .cost = 1.3, .max_tokens = 9,
+    {.layout = &kUnstructuredNarrow8, .type = kU8, .cost = 1.35, .max_tokens = 9,
      .multiply = multiply_tile<UnstructuredNarrowTile, 9>, .rules = {.lane_weights = 2}},
-    {.layout = &kBlock4x1Narrow8, .type = kU8, .cost = 1.1, .max_tokens = 3,
+    {.layout = &kBlock4x1Narrow8, .type = kU8, .cost = 1.15, .max_tokens = 3,
      .multiply = multiply_tile<Block4x1NarrowTile, 3>, .rules = {.lane_weights = 2}},
     {.layout = &kBlock1x4, .type = kU8, .cost = 1.1, .max_tokens = 64, .multiply = multiply_block_1x4,
      .rules = {.lane_weights = 4}, .chunk_columns = 768, .scratch = kPanelDwords, .scratch_per_column = 64},

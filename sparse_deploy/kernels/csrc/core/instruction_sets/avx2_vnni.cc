@@ -20,11 +20,11 @@ namespace avx2_vnni {
 
 constexpr LayoutKernel kKernels[] = {
     {.layout = &kDense, .type = kU8, .cost = 1, .max_tokens = 6, .multiply = multiply_tile<DenseTile, 6>},
-    {.layout = &kUnstructuredNarrow8, .type = kU8, .cost = 1.5, .max_tokens = 11,
+    {.layout = &kUnstructuredNarrow8, .type = kU8, .cost = 1.6, .max_tokens = 11,
      .multiply = multiply_tile<UnstructuredNarrowTile, 11>},
-    {.layout = &kBlock4x1Narrow8, .type = kU8, .cost = 1.15, .max_tokens = 3,
+    {.layout = &kBlock4x1Narrow8, .type = kU8, .cost = 1.5, .max_tokens = 3,
      .multiply = multiply_tile<Block4x1NarrowTile, 3>},
-    {.layout = &kBlock1x4, .type = kU8, .cost = 1.3, .max_tokens = 64, .multiply = multiply_block_1x4,
+    {.layout = &kBlock1x4, .type = kU8, .cost = 1.5, .max_tokens = 64, .multiply = multiply_block_1x4,
      .chunk_columns = 768, .scratch = kPanelDwords, .scratch_per_column = 64},
 };
 

@@ -20,9 +20,9 @@ namespace avx512_vnni {
 
 constexpr LayoutKernel kKernels[] = {
     {.layout = &kDense, .type = kU8, .cost = 1, .max_tokens = 6, .multiply = multiply_tile<DenseTile, 6>},
-    {.layout = &kUnstructuredNarrow16, .type = kU8, .cost = 1.42, .max_tokens = 12,
+    {.layout = &kUnstructuredNarrow16, .type = kU8, .cost = 2, .max_tokens = 12,
      .multiply = multiply_tile<UnstructuredNarrowTile, 12>},
-    {.layout = &kBlock4x1Narrow16, .type = kU8, .cost = 1.05, .max_tokens = 6,
+    {.layout = &kBlock4x1Narrow16, .type = kU8, .cost = 1.45, .max_tokens = 6,
      .multiply = multiply_tile<Block4x1NarrowTile, 6>},
     {.layout = &kBlock1x4, .type = kU8, .cost = 1.45, .max_tokens = 64, .multiply = multiply_block_1x4,
      .chunk_columns = 768, .scratch = kPanelDwords, .scratch_per_column = 64},
