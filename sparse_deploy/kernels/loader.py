@@ -75,6 +75,15 @@ def instruction_set(library: str = KERNELS) -> InstructionSet:
     return InstructionSet(name, note, tuple(supported.split(",")))
 
 
+def layouts() -> tuple[str, ...]:
+    """The layouts that a weight can be packed in.
+
+    Raises:
+        RuntimeUnavailableError: as for :func:`onnxruntime_library`.
+    """
+    return tuple(_text(open_library(KERNELS).sd_layouts).split(","))
+
+
 def profile(library: str = KERNELS) -> dict[str, float]:
     """Seconds per phase since the last call, summed over threads; empty unless ``SPARSE_DEPLOY_PROFILE=1``.
 

@@ -46,6 +46,14 @@ int guarded(sd_error *error, Call call) {
   return 1;
 }
 
+// Text that is made when it is first asked for; "" where there is no memory for it.
+template <typename Make>
+const char *text(Make make) {
+  const char *result = "";
+  guarded(nullptr, [&] { result = make(); });
+  return result;
+}
+
 // Makes an object by `build(made, set)`, which returns "" or the problem.
 template <typename T, typename Build>
 T *create(sd_error *error, const char *isa, Build build) {
@@ -66,9 +74,15 @@ T *create(sd_error *error, const char *isa, Build build) {
 }  // namespace
 
 int sd_abi_version(void) { return SD_ABI_VERSION; }
-const char *sd_isa(void) { return sd::default_set().name; }
-const char *sd_isa_note(void) { return sd::choice_note(); }
-const char *sd_isa_supported(void) { return sd::supported_sets(); }
+const char *sd_isa(void) { return text([] { return sd::default_set().name; }); }
+const char *sd_isa_note(void) { return text(sd::choice_note); }
+const char *sd_isa_supported(void) { return text(sd::supported_sets); }
+const char *sd_layouts(void) {
+  return text([] {
+    static const std::string names = sd::layout_names();
+    return names.c_str();
+  });
+}
 
 sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *layout, const char *isa,
                             sd_error *error) {
@@ -140,6 +154,10 @@ int sd_layer_run(const sd_layer *layer, const float *x, const int64_t *mask, int
   return guarded(error, [&] { layer->layer.run(x, mask, batch, sequence, y, pool); });
 }
 
-size_t sd_profile(char *text, size_t size) { return sd::read_profile(text, size); }
+size_t sd_profile(char *lines, size_t size) {
+  size_t length = 0;
+  guarded(nullptr, [&] { length = sd::read_profile(lines, size); });
+  return length;
+}
 
 int64_t sd_fail_allocation(int64_t after) { return sd::fail_allocation(after); }

@@ -10,7 +10,7 @@
 namespace sd {
 namespace {
 
-constexpr uint32_t bit(bool there, Feature feature) { return there ? feature : 0; }
+constexpr uint32_t bit(bool there, Feature feature) { return there ? static_cast<uint32_t>(feature) : 0; }
 
 }  // namespace
 

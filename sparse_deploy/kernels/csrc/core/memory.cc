@@ -19,6 +19,7 @@ constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 // Allocations until one fails. Counting costs a locked addition, next to the hundreds of cycles of an allocation.
 std::atomic<int64_t> remaining{kNever};
 std::atomic<int64_t> counted_from{kNever};
+std::atomic<uint32_t> generation{0};  // buffers of an older one give up their memory
 
 bool may_allocate() { return remaining.fetch_sub(1, std::memory_order_relaxed) != 0; }
 
@@ -72,13 +73,15 @@ Buffer::~Buffer() { std::free(data_); }
 
 void Buffer::reserve(size_t bytes) {
   used_ = 0;
-  if (bytes <= capacity_) return;
+  const uint32_t current = generation.load(std::memory_order_relaxed);
+  if (bytes <= capacity_ && generation_ == current) return;
   bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   std::free(data_);
   data_ = nullptr;
   capacity_ = 0;
   data_ = static_cast<uint8_t *>(allocate_aligned(kHugePage, bytes));
   capacity_ = bytes;
+  generation_ = current;
   madvise(data_, bytes, MADV_HUGEPAGE);
 }
 
@@ -117,6 +120,12 @@ CallBuffer::~CallBuffer() {
 
 int64_t fail_allocation(int64_t after) {
   const int64_t from = after < 0 ? kNever : after;
+  generation.fetch_add(1, std::memory_order_relaxed);
+  {
+    std::lock_guard<std::mutex> lock(free_mutex);
+    free_buffers().clear();
+    free_buffers().shrink_to_fit();
+  }
   const int64_t left = remaining.exchange(from, std::memory_order_relaxed);
   return counted_from.exchange(from, std::memory_order_relaxed) - left;
 }

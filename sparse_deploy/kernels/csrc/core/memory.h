@@ -42,6 +42,7 @@ class Buffer {
  private:
   uint8_t *data_ = nullptr;
   size_t capacity_ = 0, used_ = 0;
+  uint32_t generation_ = 0;
 };
 
 // The calling thread's own buffer: what one task of a phase needs and the next task overwrites.
@@ -61,7 +62,8 @@ class CallBuffer {
 };
 
 // For tests: the allocation after the next `after` ones fails, once, in whichever thread it is; a negative number ends
-// that. Returns how many allocations were made since the last call.
+// that. Buffers give up the memory that they have kept, so that the next call allocates as the first one did. Returns how
+// many allocations were made since the last call.
 int64_t fail_allocation(int64_t after);
 
 }  // namespace sd

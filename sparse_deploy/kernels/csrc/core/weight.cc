@@ -19,8 +19,8 @@ const LayoutKernel *find_kernel(const InstructionSet &set, const Layout *layout)
   return nullptr;
 }
 
-// The kernel of a layout by name, or its reference product; null and known names where there is no such layout.
-bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &kernel, std::string &known) {
+// The kernel of a layout by name, or its reference product; false where there is no such layout.
+bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &kernel) {
   for (const Layout *const *at = kLayouts; *at; ++at) {
     if (std::strcmp((*at)->name, name) == 0) {
       const LayoutKernel *found = find_kernel(set, *at);
@@ -30,7 +30,6 @@ bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &ke
                                     .multiply = set.multiply_reference};
       return true;
     }
-    known += (known.empty() ? "" : ", ") + std::string((*at)->name);
   }
   return false;
 }
@@ -95,13 +94,18 @@ std::string pack_for(const LayoutKernel &kernel, const Matrix &matrix, const Sur
 
 }  // namespace
 
+std::string layout_names() {
+  std::string names;
+  for (const Layout *const *at = kLayouts; *at; ++at) names += (names.empty() ? "" : ",") + std::string((*at)->name);
+  return names;
+}
+
 std::string pack(const Matrix &matrix, const char *name, const InstructionSet &set, Weight &weight) {
   const Survey found = survey(matrix);
   const bool forced = name && *name;
   LayoutKernel kernel = set.kernels[0];
   if (forced) {
-    std::string known;
-    if (!forced_kernel(set, name, kernel, known)) return std::string("unknown layout ") + name + "; known: " + known;
+    if (!forced_kernel(set, name, kernel)) return std::string("unknown layout ") + name + "; known: " + layout_names();
   } else {
     kernel = cheapest_kernel(set, found);
   }

@@ -25,6 +25,9 @@ struct Weight {
   const char *pattern = "dense";
 };
 
+// Names of all layouts, separated by commas.
+std::string layout_names();
+
 // `layout`: "" or null lets the costs of the instruction set choose; a name forces that layout, by the reference product
 // where the set has no kernel for it. Returns "" or why the matrix can't have it.
 std::string pack(const Matrix &matrix, const char *layout, const InstructionSet &set, Weight &weight);

@@ -58,6 +58,7 @@ SD_EXPORT int sd_abi_version(void);
 SD_EXPORT const char *sd_isa(void);
 SD_EXPORT const char *sd_isa_note(void);        // "" or one line
 SD_EXPORT const char *sd_isa_supported(void);   // the sets that this CPU has, best first, separated by commas
+SD_EXPORT const char *sd_layouts(void);         // the layouts of a packed weight, separated by commas
 
 // ---- one weight --------------------------------------------------------------------------------------------------
 
@@ -141,7 +142,8 @@ SD_EXPORT int sd_layer_run(const sd_layer *layer, const float *x, const int64_t 
 SD_EXPORT size_t sd_profile(char *text, size_t size);
 
 // For tests: of the library's memory allocations, in whichever thread, the one after the next `after` fails, once; a
-// negative number ends that. Returns how many there were since the last call.
+// negative number ends that. What earlier calls have kept for the next is let go. Returns how many allocations there were
+// since the last call.
 SD_EXPORT int64_t sd_fail_allocation(int64_t after);
 
 #ifdef __cplusplus
