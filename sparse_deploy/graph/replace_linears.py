@@ -14,6 +14,7 @@ from sparse_deploy.graph.linears import Linear, find_linears
 from sparse_deploy.graph.matching import Refusal
 from sparse_deploy.graph.pack_weights import Packer
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
+from sparse_deploy.sparsity.packing import MOST_INPUTS, too_many_inputs
 
 # 1:2 is the densest pattern that the sparse kernels win with; a tensor of a model pruned to half on the whole may keep
 # a little more. Below, the operator would run its dense kernel, and INT8 where the file has FP32 on purpose.
@@ -59,7 +60,10 @@ class ReplaceLinears(SparsityKeepingPass):
     def _why_not(self, linear: Linear) -> str:
         if any(part in linear.name for part in self._exclude):
             return "it is excluded from INT8"
-        share = float(linear.zero_mask().mean())
+        zeros = linear.zero_mask()
+        if zeros.shape[1] > MOST_INPUTS:
+            return too_many_inputs(zeros.shape[1])
+        share = float(zeros.mean())
         if share < ENOUGH_ZEROS:
             return f"it has {share:.1%} zeros, a sparse product pays from {ENOUGH_ZEROS:.0%} on"
         return ""

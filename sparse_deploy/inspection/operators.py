@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from sparse_deploy.sparsity.packing import encode
+from sparse_deploy.sparsity.packing import MOST_INPUTS, encode
 from sparse_deploy.sparsity.pattern import BoolArray
 
 
@@ -61,6 +61,9 @@ def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
     instructions = instruction_set().name
     decisions = []
     for name, mask in masks.items():
+        if mask.shape[1] > MOST_INPUTS:  # export leaves it a standard operator
+            decisions.append(TensorDecision(name=name, kernel="dense", pattern="too many inputs", fill=1, cost=1))
+            continue
         found = Weight(encode((~mask).astype(np.int8))).describe()
         decisions.append(
             TensorDecision(name=name, kernel=found.layout, pattern=found.pattern, fill=found.fill, cost=found.cost)

@@ -99,7 +99,7 @@ class OpenVinoSession:
     def _infer(self, inputs: dict[str, Array]) -> Any:
         if self._threads > 1:
             return self._request.infer(inputs, share_inputs=True, share_outputs=True)
-        # With one thread, infer() of OpenVINO 2026.4 loses what a node throws, and gives the answer of an earlier request.
+        # With one thread, infer() of OpenVINO 2026.4 loses what a node throws and gives an earlier request's answer.
         self._request.start_async(inputs, share_inputs=True)
         self._request.wait()
         return self._request.results

@@ -22,6 +22,8 @@ Int8Matrix = NDArray[np.int8]
 MAGIC = 0x57445053  # "SPDW"
 VERSION = 1
 LARGEST_DIMENSION = 2**20
+# Packed layouts store positions in 16 bits, and a sum of so many products of u8 and int8 stays inside int32.
+MOST_INPUTS = 2**16 - 1
 
 _HEADER = struct.Struct("<IHHIIQII")
 _BLOCK = 4
@@ -129,6 +131,8 @@ def read_header(blob: Blob) -> PackedHeader:
         raise _damaged(f"expected encoding {', '.join(f'{kind.value}' for kind in Encoding)}, found {encoding}")
     if not (1 <= rows <= LARGEST_DIMENSION and 1 <= columns <= LARGEST_DIMENSION):
         raise _damaged(f"expected a shape of 1 to {LARGEST_DIMENSION} each way, found {rows} x {columns}")
+    if columns > MOST_INPUTS:
+        raise ArtifactError(f"compact weight: {too_many_inputs(columns)}; export again without this layer")
     if reserved:
         raise _damaged(f"expected 0 in the reserved field, found {reserved}")
     kind = Encoding(encoding)
@@ -136,6 +140,14 @@ def read_header(blob: Blob) -> PackedHeader:
     if units > grid or (kind is Encoding.DENSE and units != grid):
         raise _damaged(f"expected {'' if kind is Encoding.DENSE else 'at most '}{grid} units, found {units}")
     return PackedHeader(kind, (rows, columns), units, crc)
+
+
+def too_many_inputs(columns: int) -> str:
+    """Why a weight of more than :data:`MOST_INPUTS` columns can't be stored."""
+    return (
+        f"it has {columns} input channels, the sparse operators take at most {MOST_INPUTS}: positions fit 16 bits, "
+        f"sums fit INT32"
+    )
 
 
 def choose_encoding(weight: Int8Matrix) -> Encoding:
@@ -217,6 +229,8 @@ def _check_matrix(weight: Int8Matrix) -> None:
             f"compact weight: expected 1 to {LARGEST_DIMENSION} rows and columns, found {list(weight.shape)}; leave "
             f"the layer out"
         )
+    if weight.shape[1] > MOST_INPUTS:
+        raise QuantizationError(f"compact weight: {too_many_inputs(weight.shape[1])}; leave the layer out")
     if int(weight.min()) < -127:
         raise QuantizationError(
             "compact weight: expected values of -127 to 127, found -128, which has no positive twin; quantize "

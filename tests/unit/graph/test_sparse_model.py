@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from tiny_graphs import ARCHITECTURES, exported, inputs, kept
 
 from sparse_deploy.graph import operators
 from sparse_deploy.graph.model_file import load_onnx, save_onnx
+from sparse_deploy.graph.replace_linears import ReplaceLinears
 from sparse_deploy.graph.sparse_model import to_sparse_model
 from sparse_deploy.graph.weights import parameter_count, read_weights, read_zero_masks, zero_masks
 from sparse_deploy.kernels.reference import ReferenceSession
@@ -194,3 +196,26 @@ def test_a_damaged_weight_names_its_tensor(tmp_path):
     onnx.save(proto, path)
     with pytest.raises(ArtifactError, match=f"{name}: compact weight: expected checksum"):
         read_zero_masks(path)
+
+
+@pytest.mark.parametrize("columns", [65_535, 65_536])
+def test_a_weight_of_too_many_inputs_stays_standard(columns):
+    weight = np.zeros((columns, 4), np.float32)
+    weight[::4] = 0.5
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "wide.weight"], ["y"])],
+        "wide",
+        [value("x", onnx.TensorProto.FLOAT, ["batch", columns])],
+        [value("y", onnx.TensorProto.FLOAT, ["batch", 4])],
+        [onnx.numpy_helper.from_array(weight, "wide.weight")],
+    )
+    model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]))
+    replace = ReplaceLinears()
+    replace(model)
+    if columns == 65_535:
+        assert replace.replaced == ["wide.weight"]
+    else:
+        assert replace.replaced == []
+        (refusal,) = replace.refused
+        assert "65536 input channels, the sparse operators take at most 65535" in refusal.reason

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparse_deploy.errors import ArtifactError
+from sparse_deploy.errors import ArtifactError, QuantizationError
 from sparse_deploy.kernels import abi
 from sparse_deploy.kernels.loader import instruction_set
-from sparse_deploy.kernels.native import Layer, Linear, ThreadPool, Weight
-from sparse_deploy.sparsity.packing import encode
+from sparse_deploy.kernels.native import Layer, Linear, RunError, ThreadPool, Weight
+from sparse_deploy.sparsity.packing import decode, encode
 
 # What a layout holds, and what each instruction set takes for it.
 PATTERNS = {
@@ -174,6 +174,30 @@ def test_linear(layout, static, activation, isa):
         np.testing.assert_allclose(linear.run(x), expected, atol=4e-4, rtol=2e-5)
 
 
+@pytest.mark.parametrize("activation", ["none", "gelu", "gelu_tanh", "relu", "tanh"])
+@pytest.mark.parametrize("static", [None, (0.03, 131)])
+def test_what_is_not_a_number_stays_so(static, activation, isa):
+    weight = random_matrix(np.random.default_rng(1), "unstructured", 40, 75)
+    linear = Linear(encode(weight), np.full(40, 1e-3, np.float32), activation=activation, static=static, isa=isa)
+    x = np.random.default_rng(2).standard_normal((9, 75)).astype(np.float32)
+    expected = linear.run(x)
+    for value in (np.nan, -np.nan, np.inf, -np.inf):
+        for column in (0, 33, 74):
+            spoilt = x.copy()
+            spoilt[4, column] = value
+            found = linear.run(spoilt)
+            assert np.isnan(found[4]).all()
+            np.testing.assert_array_equal(np.delete(found, 4, 0), np.delete(expected, 4, 0))
+
+
+def test_the_ends_of_the_range_of_floats_are_finite(isa):
+    weight = random_matrix(np.random.default_rng(1), "unstructured", 16, 64)
+    linear = Linear(encode(weight), np.full(16, 1e-4, np.float32), isa=isa)
+    largest, smallest = np.finfo(np.float32).max, np.finfo(np.float32).tiny
+    for x in (np.array([largest, -largest]), np.array([smallest, 0]), np.array([1e-42, -1e-42])):
+        assert not np.isnan(linear.run(np.resize(x, (1, 64)).astype(np.float32))).any()
+
+
 def test_linear_without_bias_and_of_zero_rows():
     weight = random_matrix(np.random.default_rng(1), "unstructured", 20, 30)
     linear = Linear(encode(weight), np.ones(20, np.float32))
@@ -283,6 +307,53 @@ def test_lies_under_a_valid_checksum_are_refused():
         )
         with pytest.raises(ArtifactError):
             Weight(with_checksum(shape))
+
+
+def zeros_in_a_unit(made):
+    damaged = blob(made)
+    damaged[-4 if made.startswith("block") else -1 :] = 0
+    return with_checksum(damaged)
+
+
+def field(at, number, size=4):
+    damaged = blob()
+    damaged[at : at + size] = np.frombuffer(number.to_bytes(size, "little"), np.uint8)
+    return damaged
+
+
+DAMAGED = {
+    "a unit of zeros": zeros_in_a_unit("unstructured"),
+    "a 4x1 unit of zeros": zeros_in_a_unit("block_4x1"),
+    "a 1x4 unit of zeros": zeros_in_a_unit("block_1x4"),
+    "reserved field": field(28, 1),
+    "version": field(4, 2, 2),
+    "encoding": field(6, 4, 2),
+    "no rows": field(8, 0),
+    "rows past the limit": field(8, 2**20 + 1),
+    "columns past 16 bits": field(12, 2**16),
+    "checksum": field(24, 7),
+    "one byte more": np.append(blob(), np.uint8(0)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_both_readers_refuse_the_same(name):
+    for read in (Weight, decode):
+        with pytest.raises(ArtifactError):
+            read(DAMAGED[name])
+
+
+def test_more_inputs_than_16_bits_hold_are_refused_with_the_reason():
+    """65,535 * 127 * 255 is the largest sum that stays inside int32."""
+    widest = np.full((1, 65535), 127, np.int8)
+    x = np.full((1, 65535), 255, np.uint8)
+    for layout in ("dense", "unstructured", "block_4x1", "block_1x4"):
+        assert Weight(encode(widest), layout).matmul_i32(x) == 65535 * 127 * 255
+    with pytest.raises(QuantizationError, match="it has 65536 input channels, the sparse operators take at most 65535"):
+        encode(np.ones((1, 65536), np.int8))
+    for read in (Weight, decode):
+        with pytest.raises(ArtifactError, match=r"65536 input channels.* at most 65535"):
+            read(DAMAGED["columns past 16 bits"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -409,6 +480,27 @@ def test_sequence_without_any_token_attends_to_all():
     whole = layer.run(x, mask)
     mask[1] = 0
     np.testing.assert_array_equal(layer.run(x, mask), whole)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_what_is_not_a_number_spoils_its_sequence(threads, isa):
+    rng = np.random.default_rng(0)
+    layer = FloatLayer(64, 128, 4, rng).layer(isa=isa)
+    x = rng.standard_normal((2, 9, 64)).astype(np.float32)
+    mask = np.ones((2, 9), np.int64)
+    expected = layer.run(x, mask)
+    for value in (np.nan, np.inf):
+        spoilt = x.copy()
+        spoilt[1, 4, 3] = value
+        found = layer.run(spoilt, mask, ThreadPool(threads))
+        assert np.isnan(found[1]).all()
+        np.testing.assert_array_equal(found[0], expected[0])
+
+
+def test_a_sequence_whose_sums_could_pass_int32_is_refused():
+    layer = FloatLayer(4, 4, 1, np.random.default_rng(0)).layer()
+    with pytest.raises(RunError, match="a sequence of 65536 tokens: at most 65535 are supported"):
+        layer.run(np.zeros((1, 65536, 4), np.float32), np.ones((1, 65536), np.int64))
 
 
 def test_uneven_rows_are_sorted():
