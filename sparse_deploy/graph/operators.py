@@ -7,6 +7,7 @@ if TYPE_CHECKING:  # the tables serve readers of IR, too, where no onnx is insta
     import onnx_ir as ir
 
 DOMAIN = "sparse_deploy"
+# What a node is of unless set_version_2 raises it.
 VERSION = 1
 SPARSE_LINEAR = "SparseLinear"
 SPARSE_ENCODER_LAYER = "SparseEncoderLayer"
@@ -22,6 +23,21 @@ SCALE_INPUTS = {name: (*(index + 1 for index in PACKED_INPUTS[name]), *_STATIC[n
 def is_sparse_operator(node: "ir.Node") -> bool:
     """Whether a node is one of ours."""
     return node.domain == DOMAIN and node.op_type in PACKED_INPUTS
+
+
+def is_encoder_layer(node: "ir.Node") -> bool:
+    """Whether a node is a SparseEncoderLayer."""
+    return node.domain == DOMAIN and node.op_type == SPARSE_ENCODER_LAYER
+
+
+def set_version_2(model: "ir.Model", node: "ir.Node", **attributes: int) -> None:
+    """Give a node attributes that version 1 lacks; node and file then say that they need version 2."""
+    import onnx_ir as ir
+
+    for name, value in (*attributes.items(), ("operator_version", 2)):
+        node.attributes.add(ir.AttrInt64(name, value))
+    node.version = 2
+    model.graph.opset_imports[DOMAIN] = 2
 
 
 def packed_inputs(node: "ir.Node") -> tuple[int, ...]:

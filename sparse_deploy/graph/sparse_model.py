@@ -10,6 +10,8 @@ from sparse_deploy.graph.fuse_encoder_layers import FuseEncoderLayers
 from sparse_deploy.graph.matching import Refusal
 from sparse_deploy.graph.replace_linears import ReplaceLinears
 from sparse_deploy.graph.sparsity_check import run_passes
+from sparse_deploy.graph.trim_last_layer import TrimLastLayer
+from sparse_deploy.graph.unpad_between_layers import UnpadBetweenLayers
 
 
 @dataclass(frozen=True)
@@ -45,5 +47,5 @@ def to_sparse_model(model: ir.Model, *, static: bool = False, exclude: Sequence[
     """
     layers = FuseEncoderLayers(static=static, exclude=exclude)
     linears = ReplaceLinears(static=static, exclude=exclude)
-    rewritten = run_passes(model, layers, linears)
+    rewritten = run_passes(model, layers, linears, TrimLastLayer(), UnpadBetweenLayers())
     return SparseModel(rewritten, tuple(layers.fused), tuple(linears.replaced), (*layers.refused, *linears.refused))

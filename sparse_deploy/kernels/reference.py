@@ -22,6 +22,7 @@ Float = NDArray[np.float32]
 Array = NDArray[Any]
 
 DOMAIN = "sparse_deploy"
+NEWEST_VERSION = 2
 _LEVELS = 255
 # decode() of a layer takes 50 ms, a batch of short text less.
 _DECODED: dict[bytes, Int8Matrix] = {}
@@ -139,7 +140,16 @@ class SparseEncoderLayer(OpRun):
         num_heads: int = 0,
         epsilon: float = 0.0,
         activation: str = "gelu",
+        operator_version: int = 1,
+        output_tokens: int = 0,
+        unpadded_input: int = 0,
+        unpadded_output: int = 0,
     ) -> tuple[Float]:
+        if operator_version > NEWEST_VERSION:
+            raise RuntimeError(f"a SparseEncoderLayer needs operator version {operator_version}")
+        tokens = _up_to_the_last_token(mask)
+        if unpadded_input:
+            x = _padded(x, tokens)
         linears = [constants[start : start + 3] for start in range(0, 18, 3)]
         gamma1, beta1, gamma2, beta2 = constants[18:22]
         x_scale, x_zero_point = (*constants[22:], None, None)[:2]
@@ -149,7 +159,10 @@ class SparseEncoderLayer(OpRun):
         hidden = layer_norm(x + linear(context, *linears[3], static=static[1]), gamma1, beta1, epsilon)
         inner = ACTIVATIONS[activation](linear(hidden, *linears[4], static=static[2]))
         result = layer_norm(hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, epsilon)
-        return (np.where(_up_to_the_last_token(mask)[:, :, None], result, np.float32(0)),)
+        result = np.where(tokens[:, :, None], result, np.float32(0))
+        if unpadded_output:
+            return (_unpadded(result, tokens),)
+        return (result[:, : output_tokens or None],)
 
 
 class ReferenceSession:
@@ -186,6 +199,19 @@ def _up_to_the_last_token(mask: NDArray[np.int64]) -> NDArray[np.bool_]:
     tokens_behind = np.flip(np.cumsum(np.flip(mask != 0, axis=1), axis=1), axis=1)
     kept: NDArray[np.bool_] = (tokens_behind > 0) | ~mask.any(axis=1, keepdims=True)
     return kept
+
+
+def _unpadded(x: Float, tokens: NDArray[np.bool_]) -> Float:
+    """The rows of tokens in front of ``[batch, sequence, hidden]``; what comes behind them must not matter."""
+    result = np.full_like(x, np.nan)
+    result.reshape(-1, x.shape[2])[: tokens.sum()] = x[tokens]
+    return result
+
+
+def _padded(x: Float, tokens: NDArray[np.bool_]) -> Float:
+    result = np.zeros_like(x)
+    result[tokens] = x.reshape(-1, x.shape[2])[: tokens.sum()]
+    return result
 
 
 def _to_u8(x: Float, scale: Float, zero_point: NDArray[np.int32]) -> NDArray[np.uint8]:

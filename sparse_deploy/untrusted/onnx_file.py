@@ -27,7 +27,7 @@ MAX_NAME_BYTES = 1024
 MAX_NUMBERS = 4096
 MAX_OPERATOR_SETS = 8
 # Newest operator set per domain; ONNX 1.23 has 28. "ai.onnx" is another name of "".
-DOMAINS = {"": 28, "ai.onnx": 28, "com.microsoft": 1, "sparse_deploy": 1}
+DOMAINS = {"": 28, "ai.onnx": 28, "com.microsoft": 1, "sparse_deploy": 2}
 OLDEST_IR, NEWEST_IR = 3, 14
 # TensorProto.DataType to bytes per element. Strings, complex numbers and elements below one byte are left out.
 ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass: encoder layers hand each other rows without padding.
+
+A layer computes nothing for the padding behind a sequence: it gathers the rows of tokens and puts them back at the end.
+Between two layers with the same mask nothing else reads the tensor, so the first layer of a stack takes padding out
+once and the last one puts it back once.
+"""
+
+import onnx_ir as ir
+
+from sparse_deploy.graph import operators
+from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
+
+_X, _MASK = 0, 1
+
+
+class UnpadBetweenLayers(SparsityKeepingPass):
+    """Set ``unpadded_output`` and ``unpadded_input`` on both sides of each value that passes between two layers.
+
+    Attributes:
+        values: names of these values.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[str] = []
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Set the attributes in place."""
+        for node in model.graph:
+            if not operators.is_encoder_layer(node) or node.attributes.get_int("output_tokens", 0):
+                continue
+            readers = _layers_behind(node)
+            if readers:
+                operators.set_version_2(model, node, unpadded_output=1)
+                for reader in readers:
+                    operators.set_version_2(model, reader, unpadded_input=1)
+                self.values.append(str(node.outputs[0].name))
+        return ir.passes.PassResult(model, modified=bool(self.values))
+
+
+def _layers_behind(layer: ir.Node) -> list[ir.Node]:
+    """The layers that read a layer's output; none when anything else does, or with another mask."""
+    value = layer.outputs[0]
+    if value.is_graph_output():
+        return []
+    uses = value.uses()
+    fit = all(
+        use.idx == _X and operators.is_encoder_layer(use.node) and use.node.inputs[_MASK] is layer.inputs[_MASK]
+        for use in uses
+    )
+    return [use.node for use in uses] if fit else []
