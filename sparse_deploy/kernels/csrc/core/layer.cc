@@ -27,6 +27,11 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
   if (hidden / heads % 2) return "the head size must be even; found " + std::to_string(hidden / heads);
   if (config.activation < SD_ACTIVATION_GELU || config.activation > SD_ACTIVATION_RELU)
     return "the activation must be gelu, gelu_tanh or relu";
+  output_tokens = config.output_tokens;
+  unpadded_input = config.unpadded_input != 0;
+  unpadded_output = config.unpadded_output != 0;
+  if (output_tokens < 0) return "output_tokens must be 0 or more; found " + std::to_string(output_tokens);
+  if (output_tokens && unpadded_output) return "an unpadded output holds all tokens; found output_tokens beside it";
   Rows rows[SD_LINEARS];
   for (int i = 0; i < SD_LINEARS; ++i) {
     const auto &c = config.linears[i];
@@ -62,35 +67,42 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
 void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, int64_t sequence, float *y,
                        const sd_pool *pool) const {
   if (batch_size <= 0 || sequence <= 0) return;
-  const Batch batch(mask, batch_size, sequence);
+  const Batch batch(mask, batch_size, sequence, output_tokens);
   if (batch.longest > kMostInputs)
     throw std::length_error("a sequence of " + std::to_string(batch.longest) + " tokens: at most " +
                             std::to_string(kMostInputs) + " are supported, so that sums fit int32");
-  const int64_t rows = batch.tokens;
-  const bool by_tokens = split_by_tokens(rows, thread_count(pool)), int8 = uses_int8_attention(*this);
-  const size_t qkv_bytes = static_cast<size_t>(rows * qkv_stride(*this)) * set->reduced_size;
-  const size_t int8_bytes = int8 ? static_cast<size_t>(rows * 3 * hidden) : 0;
-  const size_t int8_scales = int8 ? static_cast<size_t>(rows * 3 * heads) : 0;
-  const size_t dense_rows = batch.whole ? 0 : static_cast<size_t>(rows * hidden);
+  const bool int8 = uses_int8_attention(*this);
+  const bool gathers = batch.padded_input() && !unpadded_input, scatters = batch.padded_output() && !unpadded_output;
+  const auto count = [](int64_t rows, int64_t columns, bool wanted = true) {
+    return wanted ? static_cast<size_t>(rows * columns) : 0;
+  };
+  const size_t qkv_bytes = count(batch.tokens, qkv_stride(*this)) * set->reduced_size;
+  const size_t int8_bytes = count(batch.tokens, 3 * hidden, int8), int8_scales = count(batch.tokens, 3 * heads, int8);
+  const size_t x_rows = count(batch.tokens, hidden, gathers);
+  const size_t residual_rows = count(batch.output_rows, hidden, batch.trimmed());
+  const size_t y_rows = count(batch.output_rows, hidden, scatters);
   CallBuffer buffer;
   buffer->reserve(Buffer::size<uint8_t>(qkv_bytes) + Buffer::size<uint8_t>(int8_bytes) +
-                  Buffer::size<float>(int8_scales) + 2 * Buffer::size<float>(dense_rows) +
-                  (by_tokens ? 0 : column_bytes(*this, rows)));
-  LayerCall call{*this, batch, int8, x, y, nullptr, qkv_stride(*this), nullptr, nullptr};
+                  Buffer::size<float>(int8_scales) + Buffer::size<float>(x_rows) +
+                  Buffer::size<float>(residual_rows) + Buffer::size<float>(y_rows) +
+                  schedule_bytes(*this, batch, pool));
+  LayerCall call{*this, batch, int8, x, x, y, nullptr, qkv_stride(*this), nullptr, nullptr};
   call.qkv = buffer->take<uint8_t>(qkv_bytes);
   call.qkv8 = buffer->take<uint8_t>(int8_bytes);
   call.qkv8_scale = buffer->take<float>(int8_scales);
-  if (!batch.whole) {
-    float *rows_in = buffer->take<float>(dense_rows);
-    call.x = rows_in;
-    call.y = buffer->take<float>(dense_rows);
-    gather(batch, hidden, x, rows_in);
+  if (gathers) {
+    float *rows = buffer->take<float>(x_rows);
+    gather(batch, hidden, x, rows);
+    call.x = call.residual = rows;
   }
-  if (by_tokens)
-    run_by_tokens(call, pool);
-  else
-    run_by_columns(call, *buffer, pool);
-  if (!batch.whole) scatter(batch, hidden, call.y, y);
+  if (batch.trimmed()) {
+    float *rows = buffer->take<float>(residual_rows);
+    gather_output(batch, hidden, call.x, rows);
+    call.residual = rows;
+  }
+  if (scatters) call.y = buffer->take<float>(y_rows);
+  run_steps(call, *buffer, pool);
+  if (scatters) scatter(batch, hidden, call.y, y);
 }
 
 }  // namespace sd

@@ -17,11 +17,13 @@ struct EncoderLayer {
   LayerNorm attention_norm{}, output_norm{};
   // Where column c of the attention's output and of the output is among the rows as they were packed; empty when in place.
   std::vector<int32_t> attention_position, output_position;
+  int64_t output_tokens = 0;
+  bool unpadded_input = false, unpadded_output = false;
 
   int64_t head_size() const { return hidden / heads; }
   // Returns "" or what is wrong with the configuration.
   std::string build(const sd_layer_config &config, const InstructionSet &set);
-  // x and y [batch, sequence, hidden], mask [batch, sequence]. Throws what ends a request: no memory, too long a sequence.
+  // x [batch, sequence, hidden], y [batch, output_sequence, hidden], mask [batch, sequence]. Throws what ends a request: no memory, too long a sequence.
   void run(const float *x, const int64_t *mask, int64_t batch, int64_t sequence, float *y, const sd_pool *pool) const;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <vector>
 
 namespace sd {
@@ -47,9 +48,17 @@ void run_step(const LayerCall &call, const Step &step, const Share &share, const
   step.run(call, share, tensors);
 }
 
+// The steps on one side of attention, and the rows that they are about.
+struct Half {
+  int begin, end;
+  int64_t rows;
+
+  bool output() const { return begin >= kFirstOutputStep; }
+};
+
 // ---- by tokens ----------------------------------------------------------------------------------------------------
 
-Tensors block_tensors(const LayerCall &call, int64_t from, int64_t to) {
+Tensors block_tensors(const LayerCall &call, const Half &half, int64_t from, int64_t to) {
   const EncoderLayer &layer = call.layer;
   const int64_t rows = to - from;
   const size_t scratch = attention_scratch(call);
@@ -61,6 +70,7 @@ Tensors block_tensors(const LayerCall &call, int64_t from, int64_t to) {
   t.first = from;
   t.rows = rows;
   t.a = take_activations(layer, buffer, rows);
+  if (!half.output()) return t;
   t.context = take<uint8_t>(buffer, context_bytes(layer, rows));
   t.wide = take<uint8_t>(buffer, wide_bytes(layer, rows));
   t.attended = t.hidden = take<float>(buffer, rows * layer.hidden);
@@ -70,15 +80,26 @@ Tensors block_tensors(const LayerCall &call, int64_t from, int64_t to) {
   return t;
 }
 
+Phase token_phase(const LayerCall &call, const Half &half, int64_t threads) {
+  const int64_t blocks = token_blocks(half.rows, threads);
+  return {blocks, [&call, half, blocks](int64_t block) {
+            const int64_t from = half.rows * block / blocks, to = half.rows * (block + 1) / blocks;
+            const Tensors tensors = block_tensors(call, half, from, to);
+            for (int i = half.begin; i < half.end; ++i)
+              run_step(call, kSteps[i], whole(call, kSteps[i], from, to), tensors);
+          }};
+}
+
 // ---- by columns ---------------------------------------------------------------------------------------------------
 
 class ColumnRun {
  public:
-  ColumnRun(const LayerCall &call, Buffer &buffer, const sd_pool *pool)
-      : call_(call), threads_(thread_count(pool)), id_(next_id()) {
+  ColumnRun(const LayerCall &call, const Half &half, Buffer &buffer, int64_t threads)
+      : call_(call), half_(half), threads_(threads), id_(next_id()) {
     const EncoderLayer &layer = call.layer;
-    const int64_t rows = call.batch.tokens;
+    const int64_t rows = half.rows;
     shared_.rows = rows;
+    if (!half.output()) return;
     shared_.context = take<uint8_t>(buffer, context_bytes(layer, rows));
     shared_.wide = take<uint8_t>(buffer, wide_bytes(layer, rows));
     shared_.attended = take<float>(buffer, rows * layer.hidden);
@@ -86,12 +107,10 @@ class ColumnRun {
   }
 
   // A phase for each step that is shared out; the steps between are done by each thread before it.
-  std::vector<Phase> phases() const {
-    std::vector<Phase> result;
-    for (int i = 0; i < kStepCount; ++i)
+  void add_phases(std::vector<Phase> &phases) const {
+    for (int i = half_.begin; i < half_.end; ++i)
       if (kSteps[i].split != kOwnRows)
-        result.push_back({items(kSteps[i]), [this, i](int64_t item) { run(i, item); }});
-    return result;
+        phases.push_back({items(kSteps[i]), [this, i](int64_t item) { run(i, item); }});
   }
 
  private:
@@ -122,8 +141,8 @@ class ColumnRun {
       s.chunk_end = item + 1;
     } else if (step.split == kHeads) {
       const size_t sequence = static_cast<size_t>(item / call_.layer.heads);
-      s.row_begin = call_.batch.first[sequence];
-      s.row_end = call_.batch.first[sequence + 1];
+      s.row_begin = call_.batch.output_first[sequence];
+      s.row_end = call_.batch.output_first[sequence + 1];
       s.head_begin = item % call_.layer.heads;
       s.head_end = s.head_begin + 1;
     } else {
@@ -153,7 +172,7 @@ class ColumnRun {
     if (own.id != id_) {
       own.id = 0;  // for as long as own_tensors() may fail
       own.tensors = own_tensors();
-      own.next = 0;
+      own.next = half_.begin;
       own.id = id_;
     }
     for (; own.next < i; ++own.next) {
@@ -164,6 +183,7 @@ class ColumnRun {
   }
 
   const LayerCall &call_;
+  const Half half_;
   const int64_t threads_;
   const uint64_t id_;
   Tensors shared_;
@@ -171,24 +191,24 @@ class ColumnRun {
 
 }  // namespace
 
-void run_by_tokens(const LayerCall &call, const sd_pool *pool) {
-  const int64_t rows = call.batch.tokens, blocks = token_blocks(rows, thread_count(pool));
-  int meeting = 0;
-  while (kSteps[meeting].split != kHeads) ++meeting;
-  const auto steps = [&](int begin, int end, int64_t block) {
-    const int64_t from = rows * block / blocks, to = rows * (block + 1) / blocks;
-    const Tensors tensors = block_tensors(call, from, to);
-    for (int i = begin; i < end; ++i) run_step(call, kSteps[i], whole(call, kSteps[i], from, to), tensors);
-  };
-  run_phases(pool, {{blocks, [&](int64_t block) { steps(0, meeting, block); }},
-                    {blocks, [&](int64_t block) { steps(meeting, kStepCount, block); }}});
+void run_steps(const LayerCall &call, Buffer &buffer, const sd_pool *pool) {
+  const int64_t threads = thread_count(pool);
+  const Half halves[] = {{0, kFirstOutputStep, call.batch.tokens},
+                         {kFirstOutputStep, kStepCount, call.batch.output_rows}};
+  std::vector<Phase> phases;
+  std::optional<ColumnRun> by_columns[2];
+  for (int i = 0; i < 2; ++i) {
+    if (split_by_tokens(halves[i].rows, threads))
+      phases.push_back(token_phase(call, halves[i], threads));
+    else
+      by_columns[i].emplace(call, halves[i], buffer, threads).add_phases(phases);
+  }
+  run_phases(pool, phases);
 }
 
-void run_by_columns(const LayerCall &call, Buffer &buffer, const sd_pool *pool) {
-  run_phases(pool, ColumnRun(call, buffer, pool).phases());
-}
-
-size_t column_bytes(const EncoderLayer &layer, int64_t rows) {
+size_t schedule_bytes(const EncoderLayer &layer, const Batch &batch, const sd_pool *pool) {
+  const int64_t rows = batch.output_rows;
+  if (split_by_tokens(rows, thread_count(pool))) return 0;
   return room<uint8_t>(context_bytes(layer, rows)) + room<uint8_t>(wide_bytes(layer, rows)) +
          2 * room<float>(rows * layer.hidden);
 }

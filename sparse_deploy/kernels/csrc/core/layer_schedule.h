@@ -6,13 +6,13 @@
 
 namespace sd {
 
-// The pool's threads take blocks of tokens through all steps, and meet once, before attention: it reads the keys and
-// values of other tokens.
-void run_by_tokens(const LayerCall &call, const sd_pool *pool);
-
-// Few tokens: the threads share out columns and heads, and meet after every such step. What is cheap (LayerNorm and
-// quantization of a few rows) each of them does for itself instead of waiting. `buffer` has column_bytes() to take.
-void run_by_columns(const LayerCall &call, Buffer &buffer, const sd_pool *pool);
-size_t column_bytes(const EncoderLayer &layer, int64_t rows);
+// Runs all steps: up to attention over all tokens, from there on over the rows of the output. The threads meet between
+// the two halves, because attention reads the keys and values of other tokens. Each half is shared out
+// - by tokens: a thread takes blocks of rows through all steps of the half, or
+// - where there are few rows, by columns: the threads share out columns and heads, and meet after every such step. What
+//   is cheap (LayerNorm and quantization of a few rows) each of them does for itself instead of waiting.
+// `buffer` has schedule_bytes() to take.
+void run_steps(const LayerCall &call, Buffer &buffer, const sd_pool *pool);
+size_t schedule_bytes(const EncoderLayer &layer, const Batch &batch, const sd_pool *pool);
 
 }  // namespace sd

@@ -17,15 +17,16 @@ struct LayerCall {
   const EncoderLayer &layer;
   const Batch &batch;
   bool int8_attention;
-  const float *x;     // [tokens, hidden]: rows without padding; the caller's own arrays when there is none
-  float *y;
+  const float *x;         // [tokens, hidden]: rows without padding; the caller's own arrays where these have none
+  const float *residual;  // [output rows, hidden]: the rows of x that y has
+  float *y;               // [output rows, hidden]
   uint8_t *qkv;       // reduced [tokens, 3 hidden]
   int64_t qkv_stride;
   uint8_t *qkv8;      // INT8 attention: u8, s8, s8 [tokens, 3 hidden], and
   float *qkv8_scale;  // [tokens, 3 heads]
 };
 
-// What is made between the steps. Row 0 of each tensor is token `first`.
+// What is made between the steps. Row 0 of each tensor is token `first`, from attention on row `first` of the output.
 struct Tensors {
   int64_t first = 0, rows = 0;
   Activations a{};               // the quantized input of the next product
@@ -58,7 +59,7 @@ enum Split {
 
 // A part of a step. kRows and kHeads read the rows, kHeads the heads, kColumns the chunks.
 struct Share {
-  int64_t row_begin, row_end;      // tokens
+  int64_t row_begin, row_end;      // tokens; from attention on rows of the output
   int64_t head_begin, head_end;
   int64_t chunk_begin, chunk_end;
 };
@@ -70,7 +71,8 @@ struct Step {
   int64_t (*chunks)(const EncoderLayer &);  // kColumns: how many there are
 };
 
-constexpr int kStepCount = 11;
+// Steps before kFirstOutputStep are about all tokens, the others about the rows of the output.
+constexpr int kStepCount = 11, kFirstOutputStep = 3;
 extern const Step kSteps[kStepCount];
 
 }  // namespace sd

@@ -126,6 +126,10 @@ typedef struct sd_layer_config {
     const float *bias;
   } linears[SD_LINEARS];
   const float *attention_gamma, *attention_beta, *output_gamma, *output_beta;  // [hidden]
+  // The rows of x and y (docs/sparse_operators.md). output_tokens: y holds the first so many tokens of each sequence;
+  // 0: all. Unpadded: the rows of tokens stand one behind the other at the start of the array. Not both for y.
+  int64_t output_tokens;
+  int32_t unpadded_input, unpadded_output;
   sd_quantization quantization[4];  // inputs of q/k/v, attention output, intermediate, output
   const char *isa;                  // as in sd_weight_create
 } sd_layer_config;

@@ -17,6 +17,7 @@ using CustomOpDomain = ::OrtCustomOpDomain;
 using KernelInfo = ::OrtKernelInfo;
 using KernelContext = ::OrtKernelContext;
 using ShapeInferContext = ::OrtShapeInferContext;
+using OpAttr = ::OrtOpAttr;
 using TensorTypeAndShapeInfo = ::OrtTensorTypeAndShapeInfo;
 using Value = ::OrtValue;
 using CustomOp = ::OrtCustomOp;
@@ -24,6 +25,7 @@ using ErrorCode = ::OrtErrorCode;
 using ElementType = ::ONNXTensorElementDataType;
 using Characteristic = ::OrtCustomOpInputOutputCharacteristic;
 using MemType = ::OrtMemType;
+using OpAttrType = ::OrtOpAttrType;
 }  // namespace ort
 #include "ort_abi.h"
 
@@ -36,6 +38,7 @@ static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED == 0 && ONNX_TENSOR_ELEMEN
               "ElementType");
 static_assert(INPUT_OUTPUT_REQUIRED == 0 && INPUT_OUTPUT_OPTIONAL == 1, "Characteristic");
 static_assert(OrtMemTypeDefault == 0, "MemType");
+static_assert(ORT_OP_ATTR_INT == 1 && sizeof(OpAttrType) == sizeof(int), "OpAttrType");
 static_assert(sizeof(ErrorCode) == sizeof(int) && sizeof(ElementType) == sizeof(int) &&
                   sizeof(Characteristic) == sizeof(int) && sizeof(MemType) == sizeof(int),
               "enumerations are as wide as int");

@@ -96,27 +96,33 @@ std::string NodeInfo::text(const char *attribute, const char *missing) const {
   try {
     return read_text(api_, api_.KernelInfoGetAttribute_string(), info_, attribute);
   } catch (const Failure &) {
-    // Missing and of another type look alike; only the second may not pass for the default.
-    int64_t whole = 0;
-    float real = 0;
-    Status *statuses[] = {api_.KernelInfoGetAttribute_int64()(info_, attribute, &whole),
-                          api_.KernelInfoGetAttribute_float()(info_, attribute, &real)};
-    bool present = false;
-    for (Status *status : statuses) {
-      present |= !status;
-      if (status) api_.ReleaseStatus()(status);
-    }
-    if (present || !missing) fail_attribute(attribute, "a string");
+    if (!missing || present(attribute)) fail_attribute(attribute, "a string");
     return missing;
   }
 }
 
-int64_t NodeInfo::whole_number(const char *attribute) const {
+bool NodeInfo::present(const char *attribute) const {
+  int64_t whole = 0;
+  float real = 0;
+  size_t size = 0;
+  Status *statuses[] = {api_.KernelInfoGetAttribute_int64()(info_, attribute, &whole),
+                        api_.KernelInfoGetAttribute_float()(info_, attribute, &real),
+                        api_.KernelInfoGetAttribute_string()(info_, attribute, nullptr, &size)};
+  bool found = false;
+  for (Status *status : statuses) {
+    found |= !status;
+    if (status) api_.ReleaseStatus()(status);
+  }
+  return found;
+}
+
+int64_t NodeInfo::whole_number(const char *attribute, const int64_t *missing) const {
   int64_t value = 0;
   Status *status = api_.KernelInfoGetAttribute_int64()(info_, attribute, &value);
   if (!status) return value;
   api_.ReleaseStatus()(status);
-  fail_attribute(attribute, "an int");
+  if (!missing || present(attribute)) fail_attribute(attribute, "an int");
+  return *missing;
 }
 
 float NodeInfo::number(const char *attribute) const {
@@ -161,6 +167,16 @@ std::vector<Dimension> ShapeInference::input(size_t index) const {
   std::vector<Dimension> dims;
   for (size_t i = 0; i < values.size(); ++i) dims.push_back({values[i], names[i] ? names[i] : ""});
   return dims;
+}
+
+int64_t ShapeInference::whole_number(const char *attribute, int64_t missing) const {
+  const OpAttr *found = nullptr;
+  int64_t value = missing;
+  size_t size = 0;
+  Status *status = api_.ShapeInferContext_GetAttribute()(context_, attribute, &found);
+  if (!status) status = api_.ReadOpAttr()(found, kOpAttrInt, &value, sizeof value, &size);
+  if (status) api_.ReleaseStatus()(status);
+  return status ? missing : value;
 }
 
 void ShapeInference::output(const std::vector<Dimension> &dims) {

@@ -42,13 +42,15 @@ class NodeInfo final : public operators::Node {
   Constant<float> floats(size_t index, const char *name, int64_t expected) const override;
 
   std::string text(const char *attribute, const char *missing) const override;
-  int64_t whole_number(const char *attribute) const override;
+  int64_t whole_number(const char *attribute, const int64_t *missing) const override;
   float number(const char *attribute) const override;
 
   [[noreturn]] void fail(const std::string &problem) const override;
 
  private:
   Tensor constant(size_t index, const char *name, ElementType type, int64_t expected) const;
+  // Missing and of another type look alike to the functions that read an attribute.
+  bool present(const char *attribute) const;
   [[noreturn]] void fail_attribute(const char *attribute, const char *kind) const;
 
   const Api &api_;
@@ -87,6 +89,7 @@ class ShapeInference {
  public:
   ShapeInference(const Api &api, ShapeInferContext *context) : api_(api), context_(context) {}
   std::vector<Dimension> input(size_t index) const;  // empty: nothing known
+  int64_t whole_number(const char *attribute, int64_t missing) const;
   void output(const std::vector<Dimension> &dims);
 
  private:

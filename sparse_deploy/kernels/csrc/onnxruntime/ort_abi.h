@@ -20,6 +20,7 @@ struct CustomOpDomain;
 struct KernelInfo;
 struct KernelContext;
 struct ShapeInferContext;
+struct OpAttr;
 struct TensorTypeAndShapeInfo;
 struct Value;
 struct CustomOp;
@@ -28,6 +29,7 @@ enum ErrorCode : int { kFail = 1, kInvalidArgument = 2 };
 enum ElementType : int { kUndefined = 0, kFloat = 1, kUint8 = 2, kInt64 = 7 };
 enum Characteristic : int { kRequired = 0, kOptional = 1 };
 enum MemType : int { kMemTypeDefault = 0 };
+enum OpAttrType : int { kOpAttrInt = 1 };
 
 struct Api;
 struct ApiBase {
@@ -74,9 +76,12 @@ struct ApiBase {
   X(267, ShapeInferContext_GetInputCount, Status *, (const ShapeInferContext *context, size_t *out))                \
   X(268, ShapeInferContext_GetInputTypeShape, Status *,                                                             \
     (const ShapeInferContext *context, size_t index, TensorTypeAndShapeInfo **out))                                 \
+  X(269, ShapeInferContext_GetAttribute, Status *,                                                                  \
+    (const ShapeInferContext *context, const char *name, const OpAttr **out))                                       \
   X(270, ShapeInferContext_SetOutputTypeShape, Status *,                                                            \
     (const ShapeInferContext *context, size_t index, const TensorTypeAndShapeInfo *info))                           \
   X(271, SetSymbolicDimensions, Status *, (TensorTypeAndShapeInfo * info, const char *names[], size_t count))       \
+  X(272, ReadOpAttr, Status *, (const OpAttr *attribute, OpAttrType type, void *out, size_t length, size_t *size))  \
   X(274, KernelContext_ParallelFor, Status *,                                                                       \
     (const KernelContext *context, void (*task)(void *, size_t), size_t total, size_t batches, void *arg))
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sparse_encoder_layer.h"
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@ namespace ort {
 SparseEncoderLayer::SparseEncoderLayer(const NodeInfo &node) {
   const sd_layer_config config = operators::read_layer(node);
   hidden_ = config.hidden;
+  output_tokens_ = config.output_tokens;
   sd_error error{};
   layer_.reset(sd_layer_create(&config, &error));
   if (!layer_) node.fail(error.message);
@@ -27,7 +29,7 @@ void SparseEncoderLayer::run(RunContext &context) const {
   if (mask.dims != std::vector<int64_t>{batch, sequence}) {
     context.fail("mask has shape " + shape_text(mask.dims) + ", expected " + shape_text({batch, sequence}));
   }
-  void *const y = context.output(x.dims);
+  void *const y = context.output({batch, output_tokens_ ? std::min(output_tokens_, sequence) : sequence, hidden_});
   if (batch == 0 || sequence == 0) return;
   sd_error error{};
   if (sd_layer_run(layer_.get(), static_cast<const float *>(x.data), static_cast<const int64_t *>(mask.data), batch,
@@ -36,6 +38,17 @@ void SparseEncoderLayer::run(RunContext &context) const {
   }
 }
 
-void SparseEncoderLayer::infer(ShapeInference &shapes) { shapes.output(shapes.input(0)); }
+void SparseEncoderLayer::infer(ShapeInference &shapes) {
+  std::vector<Dimension> dims = shapes.input(0);
+  const int64_t tokens = shapes.whole_number("output_tokens", 0);
+  if (tokens && dims.size() == 3) {
+    Dimension &sequence = dims[1];
+    if (tokens == 1 || sequence.value > tokens)
+      sequence = {tokens, ""};
+    else if (sequence.value < 0)
+      return;  // the smaller one of the two has no name
+  }
+  shapes.output(dims);
+}
 
 }  // namespace ort

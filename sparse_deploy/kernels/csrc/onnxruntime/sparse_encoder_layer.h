@@ -36,7 +36,7 @@ class SparseEncoderLayer {
   static void infer(ShapeInference &shapes);
 
  private:
-  int64_t hidden_;
+  int64_t hidden_, output_tokens_;
   std::unique_ptr<sd_layer, LayerDelete> layer_;
 };
 

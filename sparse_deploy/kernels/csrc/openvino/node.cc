@@ -3,6 +3,7 @@
 
 #include <openvino/op/constant.hpp>
 #include <stdexcept>
+#include <string_view>
 
 namespace sparse_deploy {
 
@@ -38,6 +39,16 @@ std::string NodeView::text(const char *attribute, const char *missing) const {
   if (!attributes_.activation.empty()) return attributes_.activation;
   if (!missing) fail("attribute " + std::string(attribute) + " must be there and be a string");
   return missing;
+}
+
+int64_t NodeView::whole_number(const char *attribute, const int64_t *) const {
+  const std::string_view name = attribute;
+  if (name == "num_heads") return attributes_.num_heads;
+  if (name == "operator_version") return attributes_.operator_version;
+  if (name == "output_tokens") return attributes_.output_tokens;
+  if (name == "unpadded_input") return attributes_.unpadded_input;
+  if (name == "unpadded_output") return attributes_.unpadded_output;
+  fail("attribute " + std::string(name) + " is unknown");
 }
 
 void NodeView::fail(const std::string &problem) const {

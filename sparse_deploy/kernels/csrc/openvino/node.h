@@ -16,6 +16,7 @@ struct Attributes {
   int64_t num_heads = 0;
   float epsilon = 0;
   std::string activation;
+  int64_t operator_version = 1, output_tokens = 0, unpadded_input = 0, unpadded_output = 0;
 };
 
 class NodeView final : public operators::Node {
@@ -30,7 +31,7 @@ class NodeView final : public operators::Node {
   operators::Constant<float> floats(size_t index, const char *name, int64_t expected) const override;
 
   std::string text(const char *, const char *missing) const override;
-  int64_t whole_number(const char *) const override { return attributes_.num_heads; }
+  int64_t whole_number(const char *attribute, const int64_t *) const override;
   float number(const char *) const override { return attributes_.epsilon; }
 
   [[noreturn]] void fail(const std::string &problem) const override;

@@ -3,6 +3,7 @@
 
 #include <sparse_deploy_kernels.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "../operators/config.h"
@@ -30,6 +31,7 @@ class LayerKernel final : public Kernel {
   explicit LayerKernel(const NodeView &node) {
     const sd_layer_config config = operators::read_layer(node);
     hidden_ = config.hidden;
+    output_tokens_ = config.output_tokens;
     sd_error error{};
     layer_.reset(sd_layer_create(&config, &error));
     if (!layer_) node.fail(error.message);
@@ -44,7 +46,9 @@ class LayerKernel final : public Kernel {
     if (mask_shape != ov::Shape{shape[0], shape[1]}) {
       fail(node, "mask", mask_shape, operators::shape_text({batch, sequence}));
     }
-    if (output.get_shape() != shape) output.set_shape(shape);
+    const int64_t tokens = output_tokens_ ? std::min(output_tokens_, sequence) : sequence;
+    const ov::Shape output_shape{shape[0], static_cast<size_t>(tokens), shape[2]};
+    if (output.get_shape() != output_shape) output.set_shape(output_shape);
     if (batch == 0 || sequence == 0) return;
     std::vector<int64_t> widened;
     const int64_t *const mask = read_mask(inputs[1], widened);
@@ -62,7 +66,7 @@ class LayerKernel final : public Kernel {
     node.fail(name + " has shape " + operators::shape_text({found.begin(), found.end()}) + ", expected " + expected);
   }
 
-  int64_t hidden_;
+  int64_t hidden_, output_tokens_;
   std::unique_ptr<sd_layer, Delete> layer_;
 };
 
@@ -72,6 +76,10 @@ bool SparseEncoderLayer::visit_attributes(ov::AttributeVisitor &visitor) {
   visitor.on_attribute("num_heads", attributes_.num_heads);
   visitor.on_attribute("epsilon", attributes_.epsilon);
   visitor.on_attribute("activation", attributes_.activation);
+  visitor.on_attribute("operator_version", attributes_.operator_version);
+  visitor.on_attribute("output_tokens", attributes_.output_tokens);
+  visitor.on_attribute("unpadded_input", attributes_.unpadded_input);
+  visitor.on_attribute("unpadded_output", attributes_.unpadded_output);
   return true;
 }
 
@@ -84,9 +92,14 @@ ov::PartialShape SparseEncoderLayer::infer(const NodeView &node) const {
   if (mask != ov::element::i64 && mask != ov::element::i32 && !mask.is_dynamic()) {
     node.fail("input 1 (mask) has element type " + mask.get_type_name() + ", expected i64");
   }
-  const ov::PartialShape &shape = get_input_partial_shape(0);
+  ov::PartialShape shape = get_input_partial_shape(0);
   if (shape.rank().is_static() && shape.size() != 3) {
     node.fail("X has " + std::to_string(shape.size()) + " dimensions, expected [batch, sequence, hidden]");
+  }
+  const int64_t tokens = attributes_.output_tokens;
+  if (tokens > 0 && shape.rank().is_static()) {
+    const int64_t least = shape[1].get_min_length(), most = shape[1].get_max_length();  // -1: no limit
+    shape[1] = ov::Dimension(std::min(least, tokens), most < 0 ? tokens : std::min(most, tokens));
   }
   return shape;
 }

@@ -2,6 +2,7 @@
 #include "config.h"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <initializer_list>
 #include <string>
@@ -10,6 +11,7 @@ namespace operators {
 namespace {
 
 constexpr size_t kHeaderSize = 32, kExtentOffset = 8;
+constexpr int64_t kNewestVersion = 2;
 constexpr const char *kLinears[SD_LINEARS] = {"query", "key", "value", "attention output", "intermediate", "output"};
 constexpr const char *kNorms[] = {"attention LayerNorm gamma", "attention LayerNorm beta", "output LayerNorm gamma",
                                   "output LayerNorm beta"};
@@ -62,6 +64,17 @@ sd_activation activation(const Node &node, std::initializer_list<const char *> a
   return chosen->value;
 }
 
+// An attribute that may be missing, within its limits.
+int64_t whole_number(const Node &node, const char *attribute, int64_t missing, int64_t least, int64_t most) {
+  const int64_t found = node.whole_number(attribute, &missing);
+  if (found < least || found > most) {
+    node.fail(std::string(attribute) + " is " + std::to_string(found) + ", expected " +
+              (most == INT64_MAX ? "at least " + std::to_string(least)
+                                 : std::to_string(least) + " to " + std::to_string(most)));
+  }
+  return found;
+}
+
 // x_scale at `index` and x_zero_point behind it, `count` of each; without them all stay dynamic.
 void read_quantization(const Node &node, size_t index, size_t count, sd_quantization *quantization) {
   const bool has_scale = node.has_input(index), has_zero_point = node.has_input(index + 1);
@@ -98,6 +111,14 @@ Linear read_linear(const Node &node) {
 
 sd_layer_config read_layer(const Node &node) {
   sd_layer_config config{};
+  const int64_t version = whole_number(node, "operator_version", 1, 1, INT64_MAX);
+  if (version > kNewestVersion) {
+    node.fail("it needs operator version " + std::to_string(version) + ", this library knows 1 to " +
+              std::to_string(kNewestVersion) + "; install a newer sparse-deploy");
+  }
+  config.output_tokens = whole_number(node, "output_tokens", 0, 0, INT64_MAX);
+  config.unpadded_input = static_cast<int32_t>(whole_number(node, "unpadded_input", 0, 0, 1));
+  config.unpadded_output = static_cast<int32_t>(whole_number(node, "unpadded_output", 0, 0, 1));
   config.heads = node.whole_number("num_heads");
   config.epsilon = node.number("epsilon");
   config.activation = activation(node, {"gelu", "gelu_tanh", "relu"}, nullptr);

@@ -33,7 +33,7 @@ class Node {
   virtual Constant<float> floats(size_t index, const char *name, int64_t expected) const = 0;
 
   virtual std::string text(const char *attribute, const char *missing) const = 0;  // missing: the default, or null
-  virtual int64_t whole_number(const char *attribute) const = 0;
+  virtual int64_t whole_number(const char *attribute, const int64_t *missing = nullptr) const = 0;  // as above
   virtual float number(const char *attribute) const = 0;
 
   [[noreturn]] virtual void fail(const std::string &problem) const = 0;
