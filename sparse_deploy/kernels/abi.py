@@ -72,6 +72,8 @@ class LayerConfig(ctypes.Structure):
         ("linears", LayerLinear * len(LINEARS)),
         ("attention_gamma", ctypes.c_void_p), ("attention_beta", ctypes.c_void_p),
         ("output_gamma", ctypes.c_void_p), ("output_beta", ctypes.c_void_p),
+        ("output_tokens", ctypes.c_int64),
+        ("unpadded_input", ctypes.c_int32), ("unpadded_output", ctypes.c_int32),
         ("quantization", Quantization * 4),
         ("isa", ctypes.c_char_p),
     )  # fmt: skip

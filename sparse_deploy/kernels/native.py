@@ -194,6 +194,9 @@ class Layer:
         epsilon: of both LayerNorms.
         activation: ``gelu``, ``gelu_tanh`` or ``relu``.
         static: scales and zero points of the inputs of query/key/value, attention output, intermediate and output.
+        output_tokens: the result holds only the first so many tokens of each sequence; 0 for all.
+        unpadded_input: ``x`` begins with the rows of tokens, without padding between them.
+        unpadded_output: so does the result.
         isa: as for :class:`Weight`.
 
     Raises:
@@ -209,6 +212,9 @@ class Layer:
         epsilon: float,
         activation: str = "gelu",
         static: Sequence[tuple[float, int]] | None = None,
+        output_tokens: int = 0,
+        unpadded_input: bool = False,
+        unpadded_output: bool = False,
         isa: str | None = None,
     ) -> None:
         arrays = _Arrays()
@@ -219,6 +225,9 @@ class Layer:
             heads=heads,
             epsilon=epsilon,
             activation=ACTIVATIONS.index(activation),
+            output_tokens=output_tokens,
+            unpadded_input=unpadded_input,
+            unpadded_output=unpadded_output,
             isa=_name(isa),
         )
         for index, name in enumerate(LINEARS):
@@ -230,7 +239,7 @@ class Layer:
             config.quantization[index] = abi.Quantization(scale_, zero_point)
         error = abi.Error()
         self._handle = _checked(abi.core().sd_layer_create(ctypes.byref(config), ctypes.byref(error)), error)
-        self._hidden = hidden
+        self._hidden, self._output_tokens = hidden, output_tokens
 
     def weight(self, name: str) -> Weight:
         """The packed matrix of one of :data:`LINEARS`."""
@@ -238,6 +247,8 @@ class Layer:
 
     def run(self, x: Float, mask: NDArray[np.int64], pool: ThreadPool | None = None) -> Float:
         """Float32 ``[batch, sequence, hidden]`` of the same, with ``mask [batch, sequence]``, 0 = padding.
+
+        With ``output_tokens`` it is ``[batch, min(output_tokens, sequence), hidden]``.
 
         Raises:
             RunError: there is no memory for it, or a sequence is too long.
@@ -247,7 +258,7 @@ class Layer:
             wanted = f"x [batch, sequence, {self._hidden}] and mask [batch, sequence]"
             raise ValueError(f"expected {wanted}, found {list(x.shape)} and {list(mask.shape)}")
         x, mask = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(mask, np.int64)
-        y = np.empty_like(x)
+        y = np.empty((batch, min(self._output_tokens or sequence, sequence), hidden), np.float32)
         _run("sd_layer_run", self._handle, x.ctypes.data, mask.ctypes.data, batch, sequence, y.ctypes.data, _pool(pool))
         return y
 
