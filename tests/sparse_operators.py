@@ -62,9 +62,18 @@ def linear_model(
 
 
 def layer_model(
-    layers: list[dict[str, np.ndarray]], *, hidden: int, heads: int, add_input: bool = False, **attributes: Any
+    layers: list[dict[str, np.ndarray]],
+    *,
+    hidden: int,
+    heads: int,
+    add_input: bool = False,
+    rows: list[dict[str, int]] | None = None,
+    **attributes: Any,
 ) -> onnx.ModelProto:
-    """X, mask → encoder layers one after the other → Y; with ``add_input`` X is added to the end."""
+    """X, mask → encoder layers one after the other → Y; with ``add_input`` X is added to the end.
+
+    ``rows`` are further attributes of each layer, of version 2.
+    """
     attributes = {"num_heads": heads, "epsilon": 1e-12, "activation": "gelu"} | attributes
     attributes = {name: value for name, value in attributes.items() if value is not None}
     nodes, initializers, flow = [], {}, "X"
@@ -79,6 +88,7 @@ def layer_model(
                 name=f"layer_{index}",
                 domain=DOMAIN,
                 **attributes,
+                **({"operator_version": 2} | rows[index] if rows else {}),
             )
         )
         initializers |= renamed
@@ -89,11 +99,11 @@ def layer_model(
         ("X", TensorProto.FLOAT, ("batch", "sequence", hidden)),
         ("mask", TensorProto.INT64, ("batch", "sequence")),
     ]
-    return _model(nodes, inputs, initializers)
+    return _model(nodes, inputs, initializers, 2 if rows else 1)
 
 
 def _model(
-    nodes: list[onnx.NodeProto], inputs: list[tuple[str, int, Any]], constants: dict[str, np.ndarray]
+    nodes: list[onnx.NodeProto], inputs: list[tuple[str, int, Any]], constants: dict[str, np.ndarray], version: int = 1
 ) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
@@ -102,5 +112,13 @@ def _model(
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, version)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+# Three layers that hand each other rows without padding, of which the last one computes one token of each sequence.
+STACK_ROWS = [
+    {"unpadded_output": 1},
+    {"unpadded_input": 1, "unpadded_output": 1},
+    {"unpadded_input": 1, "output_tokens": 1},
+]

@@ -16,7 +16,7 @@ import openvino as ov
 import pytest
 from onnx.reference import ReferenceEvaluator
 from openvino_extension import needs_extension
-from sparse_operators import layer_constants, layer_model, linear_constants, linear_model
+from sparse_operators import STACK_ROWS, layer_constants, layer_model, linear_constants, linear_model
 
 from sparse_deploy.kernels import openvino_extension, reference
 from sparse_deploy.sparsity.packing import Encoding
@@ -97,6 +97,21 @@ def test_one_model_takes_every_batch_and_length(core):
 @pytest.mark.parametrize("shape", [(0, 4), (2, 0)])
 def test_an_empty_batch_gives_an_empty_answer(core, shape):
     assert compiled(core, layers())(layer_inputs(*shape))[0].shape == (*shape, HIDDEN)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_stack_without_padding_whose_last_layer_computes_one_token(core, tmp_path, fixed):
+    whole = compiled(core, layers(3))
+    model = core.read_model(layers(3, rows=STACK_ROWS).SerializeToString())
+    ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    model = core.read_model(tmp_path / "model.xml")
+    if fixed:
+        model.reshape({"X": [2, 9, HIDDEN], "mask": [2, 9]})
+        assert list(model.outputs[0].shape) == [2, 1, HIDDEN]
+    opened = core.compile_model(model, "CPU")
+    for lengths in ((9, 9), (9, 4)) if fixed else ((9, 4), (40,), (33, 3, 17)):
+        inputs = layer_inputs(len(lengths), max(lengths), lengths)
+        np.testing.assert_array_equal(opened(inputs)[0], whole(inputs)[0][:, :1])
 
 
 @pytest.mark.parametrize("hint", ["f32", "bf16"])
@@ -313,6 +328,8 @@ class TestRefusals:
             ({"num_heads": 7}, "num_heads is 7, expected a divisor of the hidden size 64"),
             ({"activation": "swish"}, "activation is 'swish', expected one of gelu, gelu_tanh, relu"),
             ({"activation": None}, "attribute activation must be there"),
+            ({"rows": [{"operator_version": 3}]}, "it needs operator version 3, this library knows 1 to 2"),
+            ({"rows": [{"output_tokens": -1}]}, "output_tokens is -1, expected at least 0"),
         ],
     )
     def test_attributes(self, core, attributes, reason):

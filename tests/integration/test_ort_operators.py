@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from sparse_operators import layer_constants, layer_model, linear_constants, linear_model
+from sparse_operators import STACK_ROWS, layer_constants, layer_model, linear_constants, linear_model
 
 from sparse_deploy.kernels import reference
 from sparse_deploy.kernels.loader import onnxruntime_library
@@ -205,6 +205,21 @@ class TestSparseEncoderLayer:
     def test_output_shape_is_that_of_the_input(self):
         assert session(self.model()).get_outputs()[0].shape == ["batch", "sequence", self.HIDDEN]
 
+    def test_output_shape_of_a_layer_that_computes_a_few_tokens(self):
+        one, more = (self.model(rows=[{"output_tokens": tokens}]) for tokens in (1, 3))
+        assert session(one).get_outputs()[0].shape == ["batch", 1, self.HIDDEN]
+        opened = session(more)
+        for length in (2, 9):
+            assert opened.run(None, layer_inputs(2, length, self.HIDDEN))[0].shape == (2, min(length, 3), self.HIDDEN)
+
+    def test_a_stack_without_padding_whose_last_layer_computes_one_token(self):
+        opened, whole = session(self.model(3, rows=STACK_ROWS)), session(self.model(3))
+        for lengths in ((9,), (9, 4), (40, 3, 17), (0, 5)):
+            inputs = layer_inputs(len(lengths), max(lengths), self.HIDDEN, lengths=lengths)
+            before = inputs["X"].copy()
+            np.testing.assert_array_equal(opened.run(None, inputs)[0], whole.run(None, inputs)[0][:, :1])
+            np.testing.assert_array_equal(inputs["X"], before)
+
 
 class TestThreads:
     @pytest.mark.parametrize(
@@ -265,6 +280,20 @@ class TestRefusals:
         message = problem(model)
         assert "SparseLinear node 'dense_1': input 1 (weight) must be a constant" in message
         assert "Traceback" not in message
+
+    @pytest.mark.parametrize(
+        ("rows", "reason"),
+        [
+            ({"operator_version": 3}, "it needs operator version 3, this library knows 1 to 2"),
+            ({"output_tokens": -1}, "output_tokens is -1, expected at least 0"),
+            ({"output_tokens": "one"}, "attribute output_tokens must be there and be an int"),
+            ({"unpadded_input": 2}, "unpadded_input is 2, expected 0 to 1"),
+            ({"output_tokens": 1, "unpadded_output": 1}, "an unpadded output holds all tokens"),
+        ],
+    )
+    def test_rows(self, rows, reason):
+        model = layer_model([layer_constants(64, 160)], hidden=64, heads=4, rows=[rows])
+        assert f"SparseEncoderLayer node 'layer_0': {reason}" in problem(model)
 
     def test_a_scale_that_is_computed(self):
         model = linear_model(linear_constants(8, 40))
