@@ -32,7 +32,7 @@ class TrimLastLayer(SparsityKeepingPass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Set the attributes in place."""
         for node in model.graph:
-            if operators.is_encoder_layer(node) and not node.attributes.get_int("unpadded_output", 0):
+            if operators.is_encoder_layer(node) and "unpadded_output" not in node.attributes:
                 tokens = _tokens_read(node.outputs[0])
                 if tokens is not None and tokens != node.attributes.get_int("output_tokens", 0):
                     operators.set_version_2(model, node, output_tokens=tokens)

@@ -28,7 +28,7 @@ class UnpadBetweenLayers(SparsityKeepingPass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Set the attributes in place."""
         for node in model.graph:
-            if not operators.is_encoder_layer(node) or node.attributes.get_int("output_tokens", 0):
+            if not operators.is_encoder_layer(node) or "output_tokens" in node.attributes:
                 continue
             readers = _layers_behind(node)
             if readers:
