@@ -2,7 +2,7 @@
 """Open a checkpoint as a PyTorch model of a task. One place for every stage, so that all refuse the same things."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import transformers
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from sparse_deploy.architectures import Architecture, architecture_of, is_buffer
 from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.errors import CheckpointError, ConfigError
 
-_HEADS = ("classifier", "qa_outputs", "pooler")
+Note = Callable[[str], None]
 
 
-def load_finetuned(folder: Path, kind: TaskKind, *, allow_pickle: bool = False) -> PreTrainedModel:
+def load_finetuned(
+    folder: Path, kind: TaskKind, *, allow_pickle: bool = False, note: Note = lambda message: None
+) -> PreTrainedModel:
     """Load a model that has everything its task needs: FP32, eval mode, eager attention.
 
     Eager attention is plain MatMul and Softmax, which export keeps as such.
@@ -26,12 +29,14 @@ def load_finetuned(folder: Path, kind: TaskKind, *, allow_pickle: bool = False) 
         folder: a resolved checkpoint.
         kind: what the model answers.
         allow_pickle: accept ``pytorch_model.bin``; it is read with ``weights_only=True``.
+        note: called with a sentence where the checkpoint holds heads that the task has no use for.
 
     Raises:
-        CheckpointError: the weights don't load, or lack a part of the model such as its head.
+        CheckpointError: the weights don't load, lack a part of the model such as its head, or hold more than the model.
         ConfigError: transformers has no model of this type for the task.
     """
     model, report = _load(folder, kind, allow_pickle=allow_pickle, attn_implementation="eager")
+    _check_unused(folder, model, report, note)
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -42,7 +47,12 @@ def load_finetuned(folder: Path, kind: TaskKind, *, allow_pickle: bool = False) 
 
 
 def load_for_training(
-    folder: Path, task: Task, *, dropout: float | None = None, allow_pickle: bool = False
+    folder: Path,
+    task: Task,
+    *,
+    dropout: float | None = None,
+    allow_pickle: bool = False,
+    note: Note = lambda message: None,
 ) -> PreTrainedModel:
     """Load an encoder, with or without a head, and give it the head, labels and names of the task.
 
@@ -51,26 +61,30 @@ def load_for_training(
     Args:
         folder: a resolved checkpoint.
         task: decides the class, the number of labels and their names.
-        dropout: overrides hidden and attention dropout.
+        dropout: overrides what the family's config calls dropout (see :class:`Architecture`).
         allow_pickle: as in :func:`load_finetuned`.
+        note: as there.
 
     Raises:
-        CheckpointError: encoder weights are missing or don't fit.
+        CheckpointError: encoder weights are missing, don't fit, or are more than the model has.
+        ConfigError: the family has no dropout to override.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
     _set_head(config, task)
+    architecture = architecture_of(config.to_dict())
     if dropout is not None:
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout
+        _set_dropout(config, architecture, dropout)
     model, report = _load(folder, task.kind, allow_pickle=allow_pickle, config=config, ignore_mismatched_sizes=True)
-    absent = [name for name in [*report["missing_keys"], *_mismatched(report)] if not _in_head(name)]
+    absent = [name for name in [*report["missing_keys"], *_mismatched(report)] if not architecture.in_head(name)]
     if absent:
         raise CheckpointError(
-            f"{folder}: expected the encoder of a {type(model).__name__}, {absent[0]} is missing or of another shape; "
-            f"copy or download the checkpoint again"
+            f"{folder}: expected the encoder of a {type(model).__name__}, {absent[0]} is missing or of another shape "
+            f"({len(absent)} such weights); config.json and the weights are of two models, or the copy is incomplete"
         )
+    _check_unused(folder, model, report, note)
     return model
 
 
@@ -167,8 +181,38 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def _in_head(name: str) -> bool:
-    return any(part in _HEADS for part in name.split("."))
+def _check_unused(folder: Path, model: PreTrainedModel, report: dict[str, Any], note: Note) -> None:
+    """Weights that no part of the model takes: those of known heads are told, others are refused.
+
+    Raises:
+        CheckpointError: there are others.
+    """
+    architecture = architecture_of(model.config.to_dict())
+    unused = sorted(name for name in report["unexpected_keys"] if not is_buffer(name))
+    unknown = [name for name in unused if not architecture.in_head(name)]
+    if unknown:
+        raise CheckpointError(
+            f"{folder}: {len(unknown)} weights belong to no part of a {type(model).__name__} with this config "
+            f"({_some(unknown)}); the config names another class or fewer layers than the checkpoint has, or remove "
+            f"them from the file"
+        )
+    if unused:
+        note(f"not used: {len(unused)} weights of heads that this task does not have ({_some(unused)})")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _set_dropout(config: PretrainedConfig, architecture: Architecture, dropout: float) -> None:
+    keys = [key for key in architecture.dropout if hasattr(config, key)]
+    if not keys:
+        raise ConfigError(
+            f"model.dropout: {architecture.title} has no dropout that this package knows; leave it out, or set the "
+            f"keys of its config.json"
+        )
+    for key in keys:
+        setattr(config, key, dropout)
 
 
 def _mismatched(report: dict[str, Any]) -> list[str]:

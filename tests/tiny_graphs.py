@@ -64,6 +64,7 @@ def _exported(name: str, opset: int, int8: bool) -> bytes:
     model = make_model(name)
     outputs = ("start_logits", "end_logits") if name.endswith("-qa") else ("logits",)
     module: Any = ExportableModel(model, outputs).eval()
+    traced = example_inputs(module.input_names)
     parameters = {key: value.numpy() for key, value in model.state_dict().items()}
     if int8:
         with quiet():
@@ -71,7 +72,7 @@ def _exported(name: str, opset: int, int8: bool) -> bytes:
             from sparse_deploy.quantization.neural_compressor import quantize_static
         module = quantize_static(module, [inputs(4, tokens, padded=False) for tokens in (5, 9, 12)],
                                  QuantizationSection())  # fmt: skip
-    graph = to_onnx(module, example_inputs(), outputs, opset)
+    graph = to_onnx(module, traced, outputs, opset)
     run_passes(graph, NameWeights(parameters))
     passes = (FoldWeightQuantization(), TransposeWeights()) if int8 else (TransposeWeights(),)
     return ir.to_proto(run_passes(graph, *passes)).SerializeToString()

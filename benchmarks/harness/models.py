@@ -154,14 +154,14 @@ def _write_onnx(model: str, folder: Path) -> None:
     names = output_names(MODELS[model].task)
     network = ExportableModel(load_finetuned(folder, TaskKind(MODELS[model].task)), names).eval()
     parameters = {name: value.numpy() for name, value in network.model.state_dict().items()}
-    graph = to_onnx(network, example_inputs(), names, _OPSET)
+    graph = to_onnx(network, example_inputs(network.input_names), names, _OPSET)
     save_onnx(run_passes(graph, NameWeights(parameters), TransposeWeights()), folder / FP32_ONNX)
     del graph
     settings = QuantizationSection()
     save_onnx(quantize_dynamic(folder / FP32_ONNX, settings), folder / DYNAMIC_ONNX)
     batches = [random_inputs(*_CALIBRATION_SHAPE, seed=seed) for seed in range(1, 1 + _CALIBRATION_BATCHES)]
     quantized = quantize_static(network, batches, settings)
-    graph = to_onnx(quantized, example_inputs(), names, _OPSET)
+    graph = to_onnx(quantized, example_inputs(network.input_names), names, _OPSET)
     del quantized
     passes = (NameWeights(parameters), FoldWeightQuantization(), TransposeWeights())
     save_onnx(run_passes(graph, *passes), folder / QDQ_ONNX)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
+from sparse_deploy.architectures import dense_parts
 from sparse_deploy.sparsity.pattern import DENSE, PatternKind, SparsityPattern
 
 Pattern = Annotated[
@@ -66,7 +67,7 @@ class SparsityMode(StrEnum):
     PRUNE = "prune"
 
 
-DEFAULT_EXCLUDE = ("embeddings", "pooler", "classifier", "qa_outputs", "LayerNorm")
+DEFAULT_EXCLUDE = dense_parts()
 
 
 class SparsitySection(Section):

@@ -4,11 +4,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from sparse_deploy.architectures.architecture import MODEL_INPUTS as MODEL_INPUTS  # what tokenizers give
 from sparse_deploy.errors import ConfigError
-
-# What every model takes, int64 [batch, tokens] each. It stands here because the measuring processes need it and must
-# not import pydantic or datasets with it.
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class TaskKind(StrEnum):

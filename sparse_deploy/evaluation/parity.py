@@ -40,24 +40,23 @@ class Parity:
 
 
 def parity_batches(
-    features: Sequence[Feature], seed: int, *, max_length: int | None = None, pad_id: int = 0
+    features: Sequence[Feature], seed: int, *, usable_length: int | None = None, pad_id: int = 0
 ) -> list[Feature]:
     """Batches of real inputs for :func:`check_parity`.
 
     Args:
         features: encoded examples, ``[tokens]`` each; at least one.
         seed: which examples are drawn.
-        max_length: longest input that the deployment promises to take; the longest example is padded to it.
+        usable_length: tokens that the model reads at most; the longest example's when omitted.
         pad_id: the tokenizer's padding token.
 
     Returns:
-        The shortest example alone, the longest alone at ``max_length`` tokens, then batches of 3 and 8, padded
-        together, without repetition while there are examples.
+        The shortest example alone, one row of ``usable_length`` tokens without padding (examples end to end), then
+        batches of 3 and 8, padded together, without repetition while there are examples.
     """
     lengths = np.array([len(feature["input_ids"]) for feature in features])
-    shortest, longest = features[int(lengths.argmin())], features[int(lengths.argmax())]
-    length = max(int(lengths.max()), max_length or 0)
-    batches = [pad_batch([shortest], pad_id), pad_batch([longest], pad_id, length)]
+    full = _end_to_end(features, usable_length or int(lengths.max()), first=int(lengths.argmax()))
+    batches = [pad_batch([features[int(lengths.argmin())]], pad_id), pad_batch([full], pad_id)]
     order = np.random.default_rng(seed).permutation(len(features))
     drawn = np.resize(order, sum(_BATCH_SIZES))
     start = 0
@@ -65,6 +64,18 @@ def parity_batches(
         batches.append(pad_batch([features[index] for index in drawn[start : start + size]], pad_id))
         start += size
     return batches
+
+
+def _end_to_end(features: Sequence[Feature], tokens: int, *, first: int) -> Feature:
+    """Examples one behind the other, cut to a length: what a window or a position past the texts' own ends would show.
+
+    Every token is one of the text, because most models compute the same for padding wherever it stands.
+    """
+    order = [first, *(index for index in range(len(features)) if index != first)]
+    parts: list[Feature] = []
+    while sum(len(part["input_ids"]) for part in parts) < tokens:
+        parts.append(features[order[len(parts) % len(order)]])
+    return {name: np.concatenate([part[name] for part in parts])[:tokens] for name in parts[0]}
 
 
 def check_parity(

@@ -2,7 +2,6 @@
 """PyTorch to ONNX: one exporter for FP32 models and for Neural Compressor's quantized graphs."""
 
 import contextlib
-import inspect
 import io
 import logging
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.architectures import MODEL_INPUTS, MaskForm, architecture_of
 from sparse_deploy.errors import ExportError
 from sparse_deploy.graph.simplify import Simplify
 from sparse_deploy.graph.sparsity_check import run_passes
@@ -21,38 +20,70 @@ QUESTION_ANSWERING = "question-answering"
 
 
 class ExportableModel(torch.nn.Module):
-    """A transformers model with three positional inputs and a tuple of tensors as output.
+    """A transformers model with positional inputs and a tuple of tensors as output.
 
-    The padding mask is turned into the additive ``[batch, 1, 1, tokens]`` form here: transformers passes a 4-D mask
-    through, whereas its own code for a 2-D one traces to GatherND over index grids, 20 more nodes and a
-    ``[batch, 1, tokens, tokens]`` tensor per request.
+    The model gets its padding mask in the form that its family's :class:`MaskForm` names.
+
+    Attributes:
+        input_names: what :meth:`forward` takes, in order: all of :data:`MODEL_INPUTS`, or the first two of them where
+            the family has no token types.
     """
 
     def __init__(self, model: torch.nn.Module, output_names: Sequence[str]) -> None:
         super().__init__()
         self.model = model
         self.output_names = tuple(output_names)
-        self._takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        config: Any = model.config
+        content = config.to_dict()
+        architecture = architecture_of(content)
+        self.input_names = architecture.inputs(content)
+        self._mask_form = architecture.mask
+        if self._mask_form is MaskForm.WINDOWS:
+            self._window = int(config.sliding_window)
+            base: torch.nn.Module = getattr(model, str(model.base_model_prefix))
+            base.register_forward_pre_hook(self._with_windows, with_kwargs=True)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         """Run the model.
 
         Args:
             input_ids: int64 ``[batch, tokens]``.
             attention_mask: int64 ``[batch, tokens]``, 1 for text and 0 for padding.
-            token_type_ids: int64 ``[batch, tokens]``.
+            token_type_ids: int64 ``[batch, tokens]``; left out where :attr:`input_names` has none.
 
         Returns:
             The outputs in the order of ``output_names``, FP32.
         """
-        padding = 1.0 - attention_mask[:, None, None, :].to(torch.float32)
-        inputs = {"input_ids": input_ids, "attention_mask": padding * torch.finfo(torch.float32).min}
-        if self._takes_token_types:
+        inputs = {"input_ids": input_ids, "attention_mask": self._mask(attention_mask)}
+        if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         outputs = self.model(**inputs, return_dict=True)
         return tuple(outputs[name] for name in self.output_names)
+
+    def _mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
+        if self._mask_form is MaskForm.ADDITIVE:
+            return _additive(attention_mask[:, None, None, :].to(torch.float32))
+        if self._mask_form is MaskForm.KEYS:
+            return attention_mask[:, None, None, :].bool()
+        return attention_mask
+
+    def _with_windows(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Give an encoder one mask per kind of layer; its own code for a plain mask doesn't trace to few nodes."""
+        attention_mask = kwargs["attention_mask"]
+        kept = attention_mask[:, None, None, :].to(torch.float32)
+        places = torch.arange(attention_mask.shape[1])
+        near = ((places[:, None] - places[None, :]).abs() <= self._window).to(torch.float32)
+        masks = {"full_attention": _additive(kept), "sliding_attention": _additive(kept * near)}
+        return args, {**kwargs, "attention_mask": masks}
+
+
+def _additive(kept: torch.Tensor) -> torch.Tensor:
+    """What is added to attention scores: 0 where ``kept`` is 1, the lowest float where it is 0."""
+    return (1.0 - kept) * torch.finfo(torch.float32).min
 
 
 def output_names(task_kind: str) -> tuple[str, ...]:
@@ -60,12 +91,12 @@ def output_names(task_kind: str) -> tuple[str, ...]:
     return ("start_logits", "end_logits") if task_kind == QUESTION_ANSWERING else ("logits",)
 
 
-def example_inputs() -> tuple[torch.Tensor, ...]:
+def example_inputs(names: Sequence[str] = MODEL_INPUTS) -> tuple[torch.Tensor, ...]:
     """Inputs to trace with: a padded batch whose sizes differ from each other and from 1, which torch would fix."""
     ids = torch.zeros((2, 7), dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
-    return ids, mask, torch.zeros_like(ids)
+    return (ids, mask, torch.zeros_like(ids))[: len(names)]
 
 
 def to_onnx(
@@ -78,7 +109,8 @@ def to_onnx(
 
     Args:
         module: an :class:`ExportableModel`, or the graph that Neural Compressor made from one.
-        example_inputs: int64 ``[batch, tokens]`` for each of :data:`MODEL_INPUTS`; batch and tokens at least 2.
+        example_inputs: int64 ``[batch, tokens]`` for each of the model's inputs, which are the first of
+            :data:`MODEL_INPUTS`; batch and tokens at least 2.
         names: output names, in order.
         opset: ONNX operator set.
 
@@ -89,16 +121,17 @@ def to_onnx(
         ExportError: torch can't express the model in this operator set.
     """
     axes = {0: "batch", 1: "sequence"}
+    inputs = MODEL_INPUTS[: len(example_inputs)]
     with quiet(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
                 tuple(example_inputs),
                 dynamo=True,
-                input_names=list(MODEL_INPUTS),
+                input_names=list(inputs),
                 output_names=list(names),
                 opset_version=opset,
-                dynamic_shapes=tuple(dict(axes) for _ in MODEL_INPUTS),
+                dynamic_shapes=tuple(dict(axes) for _ in inputs),
                 optimize=False,  # see graph.simplify
                 verbose=False,
             )
@@ -109,7 +142,7 @@ def to_onnx(
         if program is None:
             raise ExportError("ONNX export gave no model; report this with the recipe")
         model = run_passes(program.model, Simplify())
-    _check_interface(model, names)
+    _check_interface(model, inputs, names)
     return model
 
 
@@ -126,11 +159,11 @@ def quiet() -> Iterator[None]:
         logging.disable(previous)
 
 
-def _check_interface(model: ir.Model, names: Sequence[str]) -> None:
+def _check_interface(model: ir.Model, inputs: Sequence[str], names: Sequence[str]) -> None:
     found = tuple(value.name for value in model.graph.inputs), tuple(value.name for value in model.graph.outputs)
-    if found != (MODEL_INPUTS, tuple(names)):
+    if found != (tuple(inputs), tuple(names)):
         raise ExportError(
-            f"ONNX export: expected inputs {', '.join(MODEL_INPUTS)} and outputs {', '.join(names)}, found {found}"
+            f"ONNX export: expected inputs {', '.join(inputs)} and outputs {', '.join(names)}, found {found}"
         )
     for value in model.graph.inputs:
         shape: Any = value.shape

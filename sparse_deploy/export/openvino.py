@@ -3,6 +3,7 @@
 
 import hashlib
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,8 +14,10 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from sparse_deploy.errors import ExportError
-from sparse_deploy.graph.model_file import load_onnx
+from sparse_deploy.graph.model_file import load_onnx, save_onnx
 from sparse_deploy.graph.openvino_ir import stored_weights
+from sparse_deploy.graph.sparsity_check import run_passes
+from sparse_deploy.graph.unshare_weights import UnshareWeights, shared_weights
 from sparse_deploy.graph.weights import Orientation, read_weights
 
 Array = NDArray[Any]
@@ -35,8 +38,8 @@ def convert_to_ir(onnx_path: Path, xml_path: Path, extension: Path | None = None
         OSError: the disk is full or not writable.
     """
     try:
-        with _without_telemetry():
-            model = ov.convert_model(onnx_path, extension=[str(extension)] if extension else None)
+        with _without_telemetry(), _with_weights_unshared(onnx_path) as source:
+            model = ov.convert_model(source, extension=[str(extension)] if extension else None)
     except Exception as error:  # OpenVINO's frontend raises RuntimeError and classes of its own
         raise ExportError(f"{onnx_path.name}: OpenVINO can't convert it: {_one_line(error)}") from error
     _restore_names(model, onnx_path)
@@ -44,6 +47,19 @@ def convert_to_ir(onnx_path: Path, xml_path: Path, extension: Path | None = None
         ov.save_model(model, xml_path, compress_to_fp16=False)
     except RuntimeError as error:
         raise OSError(f"{xml_path.name}: {_one_line(error)}") from error
+
+
+@contextmanager
+def _with_weights_unshared(onnx_path: Path) -> Iterator[Path]:
+    """The file, or a copy of it for as long as the block runs; see :mod:`sparse_deploy.graph.unshare_weights`."""
+    graph = load_onnx(onnx_path)
+    if not shared_weights(graph):
+        yield onnx_path
+        return
+    with tempfile.TemporaryDirectory(dir=onnx_path.parent) as folder:
+        copy = Path(folder, onnx_path.name)
+        save_onnx(run_passes(graph, UnshareWeights()), copy)
+        yield copy
 
 
 @contextmanager

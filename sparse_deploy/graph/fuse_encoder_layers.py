@@ -88,7 +88,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
             {"num_heads": layer.attention.heads, "epsilon": norms[0].epsilon, "activation": layer.activation},
             domain=operators.DOMAIN,
             version=operators.VERSION,
-            name=_name_of(layer),
+            name=free_name(model.graph, _name_of(layer)),
         )
         replace_value(model.graph, layer.output, node)
         return node.name or ""
@@ -107,6 +107,16 @@ class FuseEncoderLayers(SparsityKeepingPass):
 def static_scale(linear: Linear) -> StaticScale:
     """The calibrated scale of a layer's input; 0 where there is none, or where it is that of a smoothed input."""
     return linear.static if linear.static is not None and linear.smoothing is None else StaticScale(0.0, 0)
+
+
+def free_name(graph: ir.Graph, name: str) -> str:
+    """A name that no node has yet: layers that share their weights share the parameters' names, too."""
+    taken = {node.name for node in graph}
+    free, number = name, 1
+    while free in taken:
+        number += 1
+        free = f"{name}_{number}"
+    return free
 
 
 def replace_value(graph: ir.Graph, old: ir.Value, node: ir.Node) -> None:

@@ -9,7 +9,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sparse_deploy.graph import operators
 from sparse_deploy.graph.activations import activation_behind
-from sparse_deploy.graph.fuse_encoder_layers import replace_value, static_scale
+from sparse_deploy.graph.fuse_encoder_layers import free_name, replace_value, static_scale
 from sparse_deploy.graph.linears import Linear, find_linears
 from sparse_deploy.graph.matching import Refusal
 from sparse_deploy.graph.pack_weights import Packer
@@ -55,6 +55,7 @@ class ReplaceLinears(SparsityKeepingPass):
             model.graph.opset_imports[operators.DOMAIN] = operators.VERSION
             RemoveUnusedNodesPass()(model)
             packer.take_names()
+        self.replaced = list(dict.fromkeys(self.replaced))
         return ir.passes.PassResult(model, modified=bool(self.replaced))
 
     def _why_not(self, linear: Linear) -> str:
@@ -81,6 +82,6 @@ class ReplaceLinears(SparsityKeepingPass):
             {"activation": activation},
             domain=operators.DOMAIN,
             version=operators.VERSION,
-            name=linear.name.removesuffix(".weight"),
+            name=free_name(graph, linear.name.removesuffix(".weight")),
         )
         replace_value(graph, end, node)

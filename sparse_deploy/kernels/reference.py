@@ -185,8 +185,9 @@ class ReferenceSession:
         """
         try:
             with np.errstate(all="ignore"):
-                return tuple(self._evaluator.run(self._outputs, dict(inputs)))
-        except (TypeError, NotImplementedError, RuntimeError, ValueError, IndexError) as error:
+                taken = {name: inputs[name] for name in self._evaluator.input_names}
+                return tuple(self._evaluator.run(self._outputs, taken))
+        except (KeyError, TypeError, NotImplementedError, RuntimeError, ValueError, IndexError) as error:
             reason = " ".join(str(error).split())[:200]
             raise RuntimeUnavailableError(f"onnx's reference evaluator can't run this file: {reason}") from error
 

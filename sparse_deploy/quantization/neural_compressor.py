@@ -14,13 +14,19 @@ from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert,
 from torchao.quantization.pt2e import PerChannelMinMaxObserver
 
 from sparse_deploy.activation_ranges import ActivationRanges
+from sparse_deploy.architectures import MODEL_INPUTS
 from sparse_deploy.config.schema import QuantizationSection
-from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.quantization.calibration import Batch
 from sparse_deploy.quantization.learned_ranges import learned_linears, use_learned_ranges
 from sparse_deploy.quantization.observers import JointObserver, activation_observer, narrow_weights
-from sparse_deploy.quantization.smoothing import OutlierRanges, record_outliers, smooth_outliers, token_linears
+from sparse_deploy.quantization.smoothing import (
+    OutlierRanges,
+    graph_inputs,
+    record_outliers,
+    smooth_outliers,
+    token_linears,
+)
 
 _OBSERVER = "activation_post_process"
 # What Neural Compressor notes on an exported graph and asks for later.
@@ -154,9 +160,8 @@ def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
     # Batch and tokens of the example differ from each other and from 1, or the exporter would tie or fix them.
     ids = torch.zeros((2, 7), dtype=torch.int64)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    exported: torch.fx.GraphModule = export(
-        model, (ids, torch.ones_like(ids), torch.zeros_like(ids)), dynamic_shapes=(dynamic,) * len(MODEL_INPUTS)
-    )
+    inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(getattr(model, "input_names", MODEL_INPUTS))]
+    exported: torch.fx.GraphModule = export(model, inputs, dynamic_shapes=(dynamic,) * len(inputs))
     return exported
 
 
@@ -230,7 +235,7 @@ def _calibrate(
     prepared: torch.fx.GraphModule, batches: Sequence[Batch], progress: Callable[[int, int], None] | None
 ) -> None:
     for done, batch in enumerate(batches, start=1):
-        prepared(*(torch.from_numpy(batch[name]) for name in MODEL_INPUTS))
+        prepared(*(torch.from_numpy(batch[name]) for name in graph_inputs(prepared)))
         if progress:
             progress(done, len(batches))
 

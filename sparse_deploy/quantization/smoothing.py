@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.architectures import MODEL_INPUTS
 from sparse_deploy.quantization.calibration import Batch
 
 # Largest channel over median channel. MiniLM: 4.4 to 20.7 in feed-forward blocks, 2.2 to 4.7 at the attention output,
@@ -69,6 +69,13 @@ def smooth_outliers(exported: torch.fx.GraphModule, ranges: OutlierRanges, alpha
     exported.recompile()
 
 
+def graph_inputs(exported: torch.nn.Module) -> tuple[str, ...]:
+    """Names of what an exported graph takes: the first of :data:`MODEL_INPUTS`."""
+    graph = exported.graph
+    assert isinstance(graph, torch.fx.Graph)  # noqa: S101 - it is a GraphModule
+    return MODEL_INPUTS[: sum(node.op == "placeholder" for node in graph.nodes)]
+
+
 class _RangeRecorder(torch.fx.Interpreter):
     """Runs a graph and keeps the largest magnitude per channel of chosen nodes over all real tokens."""
 
@@ -80,7 +87,7 @@ class _RangeRecorder(torch.fx.Interpreter):
 
     def record(self, batch: Batch) -> None:
         self._tokens = torch.from_numpy(batch["attention_mask"]).bool()
-        self.run(*(torch.from_numpy(batch[name]) for name in MODEL_INPUTS))
+        self.run(*(torch.from_numpy(batch[name]) for name in graph_inputs(self.module)))
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)

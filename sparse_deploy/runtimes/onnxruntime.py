@@ -63,9 +63,9 @@ class OnnxRuntimeSession:
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
-        self._inputs.check(inputs)
+        taken = self._inputs.select(inputs)
         try:
-            outputs = self._session.run(self._outputs, dict(inputs))
+            outputs = self._session.run(self._outputs, taken)
         except Exception as error:
             raise ArtifactError(f"{self._path}: ONNX Runtime failed on a batch: {one_line(error)}") from error
         return tuple(as_float32(output) for output in outputs)

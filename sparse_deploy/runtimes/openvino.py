@@ -85,9 +85,9 @@ class OpenVinoSession:
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
-        self._inputs.check(inputs)
+        taken = self._inputs.select(inputs)
         try:
-            results = self._infer(dict(inputs))
+            results = self._infer(taken)
         except _BATCH_ERRORS as error:
             raise self._failure(error) from error
         return tuple(as_float32(results[port]) for port in self._outputs)
@@ -159,9 +159,9 @@ class OpenVinoStreams(OpenVinoSession):
         self._requests = []
 
     def _start(self, request: Any, batch: Mapping[str, Array]) -> None:
-        self._inputs.check(batch)
+        taken = self._inputs.select(batch)
         try:
-            request.start_async(dict(batch), share_inputs=True)  # the request keeps them until it is started again
+            request.start_async(taken, share_inputs=True)  # the request keeps them until it is started again
         except _BATCH_ERRORS as error:
             raise self._failure(error) from error
 

@@ -30,7 +30,7 @@ from sparse_deploy.errors import (
 )
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.runtimes.child_process import describe_end, end_with_parent, worker_environment
-from sparse_deploy.runtimes.protocol import Array, read_config
+from sparse_deploy.runtimes.protocol import Array, read_config, usable_length
 
 # Address space. bert-large in FP32, 1.27 GiB in its file, took 3.2 GiB in OpenVINO and 2.2 in ONNX Runtime, MiniLM 0.7
 # and 0.4 (2 threads, batch of 3 x 128). Libraries, stacks and allocator arenas are the rest and grow with the threads.
@@ -189,7 +189,7 @@ def _measure(runtime_name: str, folder: Path, precision: str, threads: int, toke
     start = time.perf_counter()
     session = runtime.open(folder, precision, threads)
     load_seconds = time.perf_counter() - start
-    tokens = max(min(tokens, _whole(config, "max_position_embeddings", tokens)), 1)
+    tokens = max(min(tokens, usable_length(folder) or tokens), 1)
     vocabulary = _whole(config, "vocab_size", 1)
     one = _batch(1, tokens, vocabulary)
     for batch in (_batch(3, max(tokens // 2, 1), vocabulary), *[one] * _WARM_UP):

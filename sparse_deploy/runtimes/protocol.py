@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_deploy.architectures import architecture_of
+from sparse_deploy.architectures.architecture import TOKEN_TYPE_IDS
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.strict_json import load_json_object, read_bounded
 from sparse_deploy.untrusted.model_file import check_model_file
@@ -163,7 +165,7 @@ class InputContract:
             input (ONNX Runtime and PyTorch do) and answers with rubbish.
     """
 
-    names: frozenset[str]
+    names: tuple[str, ...]
     path: Path
     longest: int | None
 
@@ -174,7 +176,16 @@ class InputContract:
         Raises:
             ArtifactError: the config is missing or damaged.
         """
-        return cls(frozenset(names), path, read_config(path.parent).get("max_position_embeddings"))
+        return cls(tuple(names), path, usable_length(path.parent))
+
+    def select(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """The arrays of a batch that the model takes. Token types are left out where it has none.
+
+        Raises:
+            ArtifactError: it is not what the model takes.
+        """
+        self.check(inputs)
+        return {name: inputs[name] for name in self.names}
 
     def check(self, inputs: Mapping[str, Array]) -> None:
         """Check a batch: names, one common shape, and length.
@@ -182,7 +193,7 @@ class InputContract:
         Raises:
             ArtifactError: it is not what the model takes.
         """
-        if self.names != inputs.keys():
+        if not set(self.names) <= inputs.keys() <= {*self.names, TOKEN_TYPE_IDS}:
             expected, found = ", ".join(sorted(self.names)), ", ".join(sorted(inputs))
             raise ArtifactError(f"{self.path}: the model takes {expected}; got {found}")
         shapes = {array.shape for array in inputs.values()}
@@ -192,6 +203,19 @@ class InputContract:
         tokens = next(iter(shapes))[-1]
         if self.longest is not None and tokens > self.longest:
             raise ArtifactError(f"{self.path}: the model reads at most {self.longest} tokens; got {tokens}")
+
+
+def usable_length(folder: Path) -> int | None:
+    """Tokens that the model of a folder reads at most; None where its config names no limit.
+
+    Raises:
+        ArtifactError: the config is missing or damaged.
+    """
+    config = read_config(folder)
+    try:
+        return architecture_of(config).usable_length(config)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(f"{folder / 'config.json'}: positions that are no number ({one_line(error)})") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

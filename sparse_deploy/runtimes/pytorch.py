@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.architectures import architecture_of
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
     OUTPUT_NAMES,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class PyTorchSession:
-    """A transformers model with scaled-dot-product attention, under ``inference_mode``."""
+    """A transformers model under ``inference_mode``, with scaled-dot-product attention where its class has that."""
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import torch
@@ -36,7 +36,8 @@ class PyTorchSession:
             torch.set_num_interop_threads(1)
         self._torch = torch
         self._path = path
-        self._inputs = InputContract.of(MODEL_INPUTS, path)
+        config = read_config(path.parent)
+        self._inputs = InputContract.of(architecture_of(config).inputs(config), path)
         self._outputs = OUTPUT_NAMES[1] if _answers_questions(path.parent) else OUTPUT_NAMES[0]
         model = _load_model(path, self._outputs)
         if precision == "int8":
@@ -47,12 +48,12 @@ class PyTorchSession:
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
-        self._inputs.check(inputs)
+        taken = self._inputs.select(inputs)
         if self._model is None:
             raise ArtifactError(f"{self._path}: the session was closed")
         try:
             with self._torch.inference_mode():
-                result = self._model(**{name: self._torch.from_numpy(array) for name, array in inputs.items()})
+                result = self._model(**{name: self._torch.from_numpy(array) for name, array in taken.items()})
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise ArtifactError(f"{self._path}: PyTorch failed on a batch: {one_line(error)}") from error
         return tuple(as_float32(result[name].numpy()) for name in self._outputs)
@@ -114,7 +115,6 @@ def _load_model(path: Path, outputs: tuple[str, ...]) -> "torch.nn.Module":
         model = auto.from_pretrained(
             path.parent,
             dtype=torch.float32,
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,

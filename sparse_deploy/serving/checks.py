@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_deploy.architectures import architecture_of
 from sparse_deploy.artifacts import Manifest
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind, get_task
@@ -52,7 +53,7 @@ def check_lengths(data: DataSection, config: dict[str, Any], folder: Path) -> in
     Raises:
         ArtifactError: texts are to be longer than that, or the config has no size of the vocabulary.
     """
-    longest = int(config.get("max_position_embeddings") or _LONGEST_UNKNOWN)
+    longest = architecture_of(config).usable_length(config) or _LONGEST_UNKNOWN
     if data.max_length > longest:
         raise ArtifactError(
             f"{folder}: the recipe's data.max_length is {data.max_length}, the model reads at most {longest} tokens; "

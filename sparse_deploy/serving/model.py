@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from sparse_deploy.architectures import architecture_of
 from sparse_deploy.artifacts import Manifest, load_manifest
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import Feature
 from sparse_deploy.data.squad import WindowMap
-from sparse_deploy.data.tasks import MODEL_INPUTS, TaskKind
+from sparse_deploy.data.tasks import TaskKind
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
@@ -86,6 +87,11 @@ class ServedModel:
         return ("question", "context") if self.kind is TaskKind.QUESTION_ANSWERING else ("text", "text_pair")
 
     @property
+    def tensor_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that take tensors."""
+        return architecture_of(self.config).inputs(self.config)
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the model's own outputs."""
         return OUTPUT_NAMES[1 if self.kind is TaskKind.QUESTION_ANSWERING else 0]
@@ -98,7 +104,7 @@ class ServedModel:
     def metadata(self) -> dict[str, Any]:
         """The model as OIP's metadata describes it; text or tensors come in, and their answers go out."""
         texts = [_described(name, "BYTES", [-1]) for name in self.text_inputs]
-        ids = [_described(name, "INT64", [-1, -1]) for name in MODEL_INPUTS]
+        ids = [_described(name, "INT64", [-1, -1]) for name in self.tensor_inputs]
         labels = len(self.labels)
         outputs = {
             TaskKind.CLASSIFICATION: [
@@ -139,7 +145,7 @@ class ServedModel:
         if not needed <= request.inputs.keys() <= {first, second}:
             found = ", ".join(name[:64] for name in request.inputs)
             raise RequestError(
-                f"expected inputs {first} and {second} as texts, or {', '.join(MODEL_INPUTS)}; got {found}"
+                f"expected inputs {first} and {second} as texts, or {', '.join(self.tensor_inputs)}; got {found}"
             )
         texts, others = _texts(request.inputs[first]), None
         if second in request.inputs:
@@ -168,9 +174,9 @@ class ServedModel:
         return Prepared(features, answer)
 
     def _prepare_tensors(self, inputs: dict[str, Tensor]) -> Prepared:
-        if not inputs.keys() <= set(MODEL_INPUTS):
+        if not inputs.keys() <= set(self.tensor_inputs):
             raise RequestError(
-                f"expected inputs {', '.join(MODEL_INPUTS)}; got {', '.join(name[:64] for name in inputs)}"
+                f"expected inputs {', '.join(self.tensor_inputs)}; got {', '.join(name[:64] for name in inputs)}"
             )
         ids = inputs["input_ids"]
         if len(ids.shape) != 2:
@@ -185,7 +191,7 @@ class ServedModel:
         }
         defaults = {"attention_mask": np.ones, "token_type_ids": np.zeros}
         arrays = {}
-        for name in MODEL_INPUTS:
+        for name in self.tensor_inputs:
             tensor = inputs.get(name)
             values = defaults[name](ids.shape, np.int64) if tensor is None else tensor.values
             if isinstance(values, list):

@@ -4,7 +4,7 @@
 from typing import Any
 
 from sparse_deploy import __version__
-from sparse_deploy.data.tasks import MODEL_INPUTS, TaskKind
+from sparse_deploy.data.tasks import TaskKind
 from sparse_deploy.serving.inference_protocol import MAX_DIMENSIONS, MAX_INPUTS, MAX_NAME
 from sparse_deploy.serving.model import VERSION, ServedModel
 
@@ -83,7 +83,7 @@ def _examples(model: ServedModel) -> Schema:
     inputs = [{"name": name, "datatype": "BYTES", "shape": [1], "data": [texts[name]]} for name in names]
     tensors = [
         {"name": name, "datatype": "INT64", "shape": [1, 3], "data": values}
-        for name, values in zip(MODEL_INPUTS, ([101, 2023, 102], [1, 1, 1], [0, 0, 0]), strict=True)
+        for name, values in zip(model.tensor_inputs, ([101, 2023, 102], [1, 1, 1], [0, 0, 0]), strict=False)
     ]
     return {"texts": {"value": {"inputs": inputs}}, "tensors": {"value": {"inputs": tensors}}}
 
@@ -98,7 +98,7 @@ def _schemas(model: ServedModel) -> Schema:
         "maxItems": MAX_DIMENSIONS,
     }
     texts = _input([*model.text_inputs], "BYTES", shape, {"type": "string"})
-    tensors = _input([*MODEL_INPUTS], "INT64", shape, {"type": "integer", "minimum": 0})
+    tensors = _input([*model.tensor_inputs], "INT64", shape, {"type": "integer", "minimum": 0})
     optional = {"type": ["object", "null"]}
     name = {"type": "string", "minLength": 1, "maxLength": MAX_NAME}
     output = {"type": "object", "required": ["name"], "properties": {"name": name, "parameters": optional}}

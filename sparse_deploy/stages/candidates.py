@@ -8,7 +8,7 @@ from pathlib import Path
 from sparse_deploy.config.schema import Int8Mode, Recipe
 from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from sparse_deploy.runtimes import Runtime, get_runtime
-from sparse_deploy.runtimes.protocol import read_config
+from sparse_deploy.runtimes.protocol import usable_length
 
 BASELINE = ("pytorch", "fp32")
 # Nothing is missing then, so it is no error even for somebody who named the runtime.
@@ -95,7 +95,7 @@ def check_lengths(deployment: Path, recipe: Recipe) -> None:
     Raises:
         ConfigError: it doesn't.
     """
-    longest = read_config(deployment).get("max_position_embeddings", math.inf)
+    longest = usable_length(deployment) or math.inf
     if recipe.data.max_length > longest:
         raise ConfigError(f"data.max_length: the model reads at most {longest} tokens; found {recipe.data.max_length}")
     for batch, tokens in recipe.bench.shapes:

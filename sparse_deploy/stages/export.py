@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.activation_ranges import ActivationRanges, read_ranges
+from sparse_deploy.architectures import architecture_of, check_length, read_config
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import WEIGHTS_FILE, ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 # Text that parity is checked on: enough to draw 61 rows of many lengths from.
 _PARITY_EXAMPLES = 256
+# Attention weights of 2048 tokens take 200 MB in a layer with 12 heads; those of ModernBERT's 8192 would take 3 GB.
+_LONGEST_PARITY_ROW = 2048
 
 
 def export_deployment(
@@ -81,6 +84,7 @@ def export_deployment(
     revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
     source = resolve_checkpoint(checkpoint, revision, allow_pickle=allow_pickle)
     check_task(source.folder, task)
+    check_length(read_config(source.folder), recipe.data.max_length, checkpoint)
     with staged_folder(output) as staging:
         export = _Export(recipe, task, staging, data_dir, progress)
         export.take_checkpoint(source, allow_pickle=allow_pickle)
@@ -158,10 +162,10 @@ class _Export:
 
         self._progress("FP32 ONNX")
         names = output_names(self._task.kind)
-        self._model = ExportableModel(load_finetuned(self._staging, self._task.kind), names).eval()
+        self._model = ExportableModel(load_finetuned(self._staging, self._task.kind, note=self._progress), names).eval()
         self._parameters = {name: value.numpy() for name, value in self._model.model.state_dict().items()}
         self._prepare_parity()
-        graph = to_onnx(self._model, example_inputs(), names, self._recipe.export.opset)
+        graph = to_onnx(self._model, example_inputs(self._model.input_names), names, self._recipe.export.opset)
         run_passes(graph, NameWeights(self._parameters))
         self._prove("naming the weights", weights.zero_masks(graph))
         self._write_onnx(run_passes(graph, TransposeWeights()), "model.onnx")
@@ -275,11 +279,17 @@ class _Export:
         seed = self._recipe.quantization.seed
         features = self._features(split, _PARITY_EXAMPLES, seed)
         pad_id = int(self._tokenizer.pad_token_id or 0)
-        self._batches = parity_batches(features, seed, max_length=self._recipe.data.max_length, pad_id=pad_id)
+        self._batches = parity_batches(features, seed, usable_length=self._usable_length(), pad_id=pad_id)
         session = self._open("pytorch", "fp32")
         # The same answers are the reference of every file.
         self._answers = {id(batch): session.run(batch) for batch in self._batches}
         session.close()
+
+    def _usable_length(self) -> int:
+        """Tokens of the longest parity row: all that the model reads, which for long models is bounded."""
+        config = read_config(self._staging)
+        longest = self._recipe.data.max_length
+        return min(architecture_of(config).usable_length(config) or longest, max(longest, _LONGEST_PARITY_ROW))
 
     def _open(self, runtime: str, precision: str) -> Session:
         return get_runtime(runtime).open(self._staging, precision, describe_machine().usable_cpus)

@@ -15,6 +15,7 @@ from torch import distributed
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from sparse_deploy.architectures import check_length, read_config
 from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.schema import Int8Mode, Recipe, SparsityMode
@@ -24,6 +25,8 @@ from sparse_deploy.data.metrics import score_split
 from sparse_deploy.data.tasks import Task, get_task
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import load_validation
+from sparse_deploy.export.exportable import check_exportable
+from sparse_deploy.export.exporter import output_names
 from sparse_deploy.modeling import load_finetuned, load_for_training, load_teacher
 from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.publishing import only_writer
@@ -79,8 +82,18 @@ def finetune(
     precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
+    check_length(read_config(source.folder), recipe.data.max_length, recipe.model.name_or_path)
     torch.manual_seed(recipe.finetune.seed)  # the new head's weights
-    model = load_for_training(source.folder, task, dropout=recipe.model.dropout, allow_pickle=allow_pickle)
+    model = load_for_training(
+        source.folder,
+        task,
+        dropout=recipe.model.dropout,
+        allow_pickle=allow_pickle,
+        note=lambda message: progress(message, 0.0),
+    )
+    if _is_main_process():
+        progress("testing whether the model can be exported", 0.0)
+        check_exportable(model, output_names(task.kind), recipe.export.opset)
     tokenizer = load_tokenizer(source.folder)
     if recipe.sparsity.mode is SparsityMode.LOCK:
         check_promise(zero_masks_of(prunable_parameters(model, recipe.sparsity.exclude)), recipe.sparsity)

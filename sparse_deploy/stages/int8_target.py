@@ -158,7 +158,8 @@ class StaticBuilder:
             found = self._quantizer.quantize(smoothing, tuple(dict.fromkeys((self._settings.observer, *observers))))
             self._source.progress("INT8 ONNX (static)")
             names = output_names(self._source.task.kind)
-            graph = to_onnx(found.graph, example_inputs(), names, self._source.recipe.export.opset)
+            inputs = example_inputs(self._source.model.input_names)
+            graph = to_onnx(found.graph, inputs, names, self._source.recipe.export.opset)
             run_passes(graph, NameWeights(self._source.parameters))
             assert_zeros_kept("static INT8", self._source.required, weights.zero_masks(graph))
             self._masters[smoothing] = graph, found.scales

@@ -24,11 +24,18 @@ def spans(batch):
 
 
 def test_batches_hold_the_extremes() -> None:
-    batches = parity_batches(FEATURES, 0, max_length=32)
+    batches = parity_batches(FEATURES, 0, usable_length=32)
     shapes = [batch["input_ids"].shape for batch in batches]
     assert shapes[:2] == [(1, 3), (1, 32)]
     assert {rows for rows, _ in shapes} == {1, 3, 8}
-    assert batches[1]["attention_mask"].sum() == 17
+
+
+def test_one_row_is_as_long_as_the_model_reads_and_all_of_it_is_text() -> None:
+    full = parity_batches(FEATURES, 0, usable_length=32)[1]
+    assert full["attention_mask"].all()
+    assert full["input_ids"].tolist() == [[17] * 17 + [5] * 5 + [3] * 3 + [9] * 7]
+    assert parity_batches(FEATURES, 0)[1]["input_ids"].shape == (1, 17)
+    assert parity_batches(FEATURES, 0, usable_length=100)[1]["input_ids"].shape == (1, 100)
 
 
 def test_equal_models_agree() -> None:
@@ -74,7 +81,7 @@ def test_padding_is_no_answer_and_no_difference() -> None:
         noise = 1000.0 * (1 - batch["attention_mask"])
         return tuple(array + noise.astype(np.float32) for array in spans(batch))
 
-    parity = check_parity(spans, noisy_padding, parity_batches(FEATURES, 0, max_length=32), atol=0.0)
+    parity = check_parity(spans, noisy_padding, parity_batches(FEATURES, 0, usable_length=32), atol=0.0)
     assert parity.argmax_agreement == 1.0
 
 

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Can a model be exported at all? Asked before hours of training, on a small model of the same class and config."""
+
+import copy
+
+import torch
+from transformers import PreTrainedModel
+
+from sparse_deploy.architectures import architecture_of
+from sparse_deploy.errors import ExportError
+from sparse_deploy.export.exporter import ExportableModel, example_inputs, quiet, to_onnx
+
+# Every kind of layer that a config can ask for is among the first two: ModernBERT's global and local attention, and
+# DeBERTa's convolution behind the first.
+_LAYERS = 2
+# Classes and configs that were exported in this process; a sweep in one process, and tests, ask for the same again.
+_SHOWN: set[str] = set()
+
+
+def check_exportable(model: PreTrainedModel, names: tuple[str, ...], opset: int) -> None:
+    """Export a model of the same class and config, with two layers and random weights.
+
+    Args:
+        model: what will be trained.
+        names: its outputs.
+        opset: ONNX operator set.
+
+    Raises:
+        ExportError: it can't be exported; the message names its class.
+    """
+    config = copy.deepcopy(model.config)
+    architecture = architecture_of(config.to_dict())
+    layers = getattr(config, architecture.layers, None)
+    if isinstance(layers, int) and layers > _LAYERS:
+        setattr(config, architecture.layers, _LAYERS)
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:_LAYERS]
+    key = f"{type(model).__name__} {names} {opset} {config.to_json_string(use_diff=False)}"
+    if key in _SHOWN:
+        return
+    state = torch.get_rng_state()
+    try:
+        with quiet():
+            config._attn_implementation = "eager"
+            small = ExportableModel(type(model)(config).eval(), names).eval()
+        to_onnx(small, example_inputs(small.input_names), names, opset)
+    except ExportError as error:
+        raise ExportError(f"{type(model).__name__} can't be exported, so it is not trained: {error}") from error
+    finally:
+        torch.set_rng_state(state)
+    _SHOWN.add(key)
