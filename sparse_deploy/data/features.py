@@ -50,6 +50,13 @@ class EncodedSplit:
         return np.array([len(feature["input_ids"]) for feature in self.features], dtype=np.int64)
 
 
+# Any of them makes a tokenizer: its own format, WordPiece, byte-level BPE (with merges.txt), or SentencePiece.
+TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model",
+    "tokenizer.model",
+)  # fmt: skip
+
+
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """Load the fast tokenizer of a checkpoint or deployment.
 
@@ -61,9 +68,9 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """
     from transformers import AutoTokenizer
 
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise CheckpointError(
-            f"{folder}: expected tokenizer.json or vocab.txt, found no tokenizer; copy its files here"
+            f"{folder}: expected a tokenizer, one of {', '.join(TOKENIZER_FILES)}, found none; copy its files here"
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
