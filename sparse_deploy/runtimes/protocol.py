@@ -25,7 +25,7 @@ _MAX_CONFIG_BYTES = 4 * 2**20
 # Keys of config.json that sizes are taken from, and what they may be.
 _CONFIG_NUMBERS = {
     "vocab_size": (1, 2**24),
-    "type_vocab_size": (1, 2**10),
+    "type_vocab_size": (0, 2**10),  # DeBERTa has none
     "max_position_embeddings": (1, 2**20),
     "pad_token_id": (0, 2**24),
 }
