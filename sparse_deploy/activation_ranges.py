@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparse_deploy.artifacts import write_text_atomically
 from sparse_deploy.errors import CheckpointError
+from sparse_deploy.sparsity.weight_grid import WeightGrid
 
 RANGES_FILE = "quantization_ranges.json"
 
@@ -22,8 +23,9 @@ class ActivationRanges(BaseModel):
 
     Attributes:
         schema_version: of this file.
-        weight_limits: smallest and largest integer of a weight; its scale is that of the output channel,
-            ``max|w| / ((largest - smallest) / 2)``.
+        weight_limits: smallest and largest integer of a weight.
+        weight_neighbours: how the scale of an output channel follows from its weights; see
+            :meth:`sparse_deploy.sparsity.weight_grid.WeightGrid.scale`.
         layers: module name of a Linear to the lowest and highest input; FP32 numbers, which JSON keeps exactly.
         batches: training batches that the ranges are an average of.
         frozen: the ranges don't move any more.
@@ -33,9 +35,15 @@ class ActivationRanges(BaseModel):
 
     schema_version: Literal[1] = 1
     weight_limits: tuple[int, int]
+    weight_neighbours: bool = False
     layers: dict[str, tuple[Finite, Finite]]
     batches: int
     frozen: bool
+
+    @property
+    def grid(self) -> WeightGrid:
+        """The grid that the weights were trained on."""
+        return WeightGrid(*self.weight_limits, neighbours=self.weight_neighbours)
 
     def write(self, folder: Path) -> None:
         """Write the file into a folder.

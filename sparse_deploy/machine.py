@@ -39,6 +39,11 @@ class Machine(BaseModel):
     python: str
 
     @property
+    def saturates(self) -> bool:
+        """Whether ONNX Runtime and OpenVINO add two products of u8 and s8 in 16 bits here (``docs/int8.md``)."""
+        return "avx2" in self.flags and not {"avx_vnni", "avx512_vnni"} & {*self.flags}
+
+    @property
     def usable_cpus(self) -> int:
         """Threads to use: the affinity mask or the quota (rounded down, at least one), whichever is smaller."""
         if self.quota_cpus is None:

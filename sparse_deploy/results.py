@@ -96,6 +96,7 @@ class Cell(Figures):
         id: ``RUNTIME-PRECISION``, such as ``onnxruntime-int8``.
         file: the model file, relative to the deployment.
         note: how the cell gets its model, where that needs saying.
+        warning: what is not as it should be: INT8 made for other CPUs than this one.
         metrics: task metrics over the whole validation split (shares 0 to 1; SQuAD 0 to 100).
         agreement: share of examples with the same prediction as the baseline cell.
         logit_difference: largest absolute difference of a logit from the baseline cell's, over all examples. For SQuAD
@@ -116,6 +117,7 @@ class Cell(Figures):
     precision: str
     file: str
     note: str = ""
+    warning: str = ""
     version: str = ""
     metrics: dict[str, float]
     agreement: float | None = None

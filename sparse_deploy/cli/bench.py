@@ -146,6 +146,9 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
             console.print(
                 f"UNSTABLE {cell.id}: {cell.instability}. Its times are not comparable; use a quieter machine."
             )
+    for cell in report.cells:
+        if cell.warning:
+            console.print(f"Warning: {cell.id}: {cell.warning}")
     if cut := report.settings.get("truncated_examples"):
         console.print(f"{cut} examples are longer than data.max_length ({report.settings['max_length']}) and were cut")
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():

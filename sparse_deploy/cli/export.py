@@ -72,7 +72,7 @@ def export_command(
         for name, record in manifest.sparsity.items()
     }
     if as_json:
-        details = {name: manifest.details.get(name) for name in ("sparse", "int8_search", "int8_weight_bits")}
+        details = {name: manifest.details.get(name) for name in ("sparse", "int8_search", "int8_weights", "unchecked")}
         found = {"output": str(folder), "task": manifest.task, "files": files, **details}
         typer.echo(json.dumps({"schema_version": 1, **found}))
         _end(manifest.details)
@@ -82,10 +82,16 @@ def export_command(
         line = f"  {name:<26}{sizes[name] / 1e6:9.1f} MB  {record.sparsity_of_prunable:6.1%} zeros"
         parity = files[name]["parity"]
         typer.echo(line + (f"  max difference {parity['max_abs']:.2g}" if parity else ""), err=True)
+    for name, reason in manifest.details.get("unchecked", {}).items():
+        typer.echo(f"  {name}: its answers were not checked: {reason}", err=True)
     if sparse := manifest.details.get("sparse"):
         typer.echo(f"  sparse operators: {_sparse_line(sparse)}", err=True)
-    if manifest.details.get("int8_weight_bits") == 7:
-        typer.echo("  INT8 weights in 7 bits, for CPUs without VNNI", err=True)
+    if int8 := manifest.details.get("int8_weights"):
+        asked = " (auto, for this machine)" if settings.quantization.target_cpu == "auto" else ""
+        where = "only on CPUs with VNNI" if int8["saturates_without_vnni"] else "on every x86 CPU"
+        typer.echo(
+            f"  INT8 weights for target_cpu {int8['target_cpu']}{asked}: {int8['bits']} bits, right {where}", err=True
+        )
     if search := manifest.details.get("int8_search"):
         typer.echo(f"  INT8 search: {_search_line(search)}", err=True)
     _end(manifest.details)

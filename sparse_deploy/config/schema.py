@@ -277,8 +277,11 @@ class QuantizationSection(Section):
         smoothing: share of a layer's activation outliers that moves into its weights (SmoothQuant's alpha); 0 is off.
         seed: which training examples are drawn.
         exclude: module names (substrings) that stay FP32.
-        target_cpu: ``vnni`` for CPUs with AVX512-VNNI, AVX-VNNI or AMX; ``avx2`` narrows the weights to 7 bits, because
-            older CPUs add two products of u8 and s8 in 16 bits, which saturates.
+        target_cpu: where the INT8 files are right. CPUs without VNNI add two products of u8 and s8 in 16 bits, which
+            saturates. ``any``: on every x86 CPU, because a row of weights is scaled down where two neighbours could
+            saturate. ``avx2``: the same by 7-bit weights, whatever a runtime takes for neighbours. ``vnni``: only on
+            CPUs with AVX512-VNNI, AVX-VNNI or AMX, with the whole 8 bits. ``auto``: ``vnni`` if this machine's CPU
+            is one of these, else ``any``.
         accuracy: search for the fastest model within a tolerance; off when omitted.
     """
 
@@ -290,7 +293,7 @@ class QuantizationSection(Section):
     smoothing: float = Field(default=0.8, ge=0.0, le=1.0)
     seed: int = Field(default=42, ge=0, lt=2**32)
     exclude: tuple[str, ...] = ()
-    target_cpu: Literal["vnni", "avx2"] = "vnni"
+    target_cpu: Literal["any", "vnni", "avx2", "auto"] = "any"
     accuracy: AccuracyTolerance | None = None
 
 

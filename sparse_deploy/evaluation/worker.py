@@ -51,8 +51,8 @@ class Worker:
         """Import the runtime, then time the opening of the file and the first request.
 
         Returns:
-            ``version``, ``load_ms`` (file only, the import is done before), ``first_inference_ms``, and a ``remark`` of
-            the opened model, for the report.
+            ``version``, ``load_ms`` (file only, the import is done before), ``first_inference_ms``, a ``remark`` and a
+            ``warning`` of the opened model, for the report.
         """
         self._requests = Requests.load(Path(requests))
         library = get_runtime(runtime)
@@ -70,6 +70,7 @@ class Worker:
             "load_ms": (opened - start) / _NANOSECONDS_PER_MS,
             "first_inference_ms": (answered - opened) / _NANOSECONDS_PER_MS,
             "remark": getattr(self._session, "remark", ""),
+            "warning": getattr(self._session, "warning", ""),
         }
 
     def predict(self, requests: str, batch_size: int, output: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 from sparse_deploy.graph.weights import Array, OnnxWeight, Orientation, read_weights
+from sparse_deploy.sparsity.integers import scale_between
 
 
 class CompressWeights(SparsityKeepingPass):
@@ -47,10 +48,7 @@ class CompressWeights(SparsityKeepingPass):
 
 def _replace(graph: ir.Graph, weight: OnnxWeight, int8: OnnxWeight) -> None:
     out_axis = 0 if weight.orientation is Orientation.OUT_IN else 1
-    # q = round(w / scale), so the largest weight of a channel gives the scale back.
-    steps = np.abs(int8.values.astype(np.int16)).max(axis=1 - out_axis)
-    scale = np.abs(weight.values).max(axis=1 - out_axis) / np.maximum(steps, 1)
-    scale = np.where(scale == 0, 1.0, scale).astype(np.float32)
+    scale = scale_between(int8.values, weight.values, axis=1 - out_axis)
     float_value = graph.initializers.pop(weight.initializer)
     float_value.name = f"{weight.initializer}_fp32"
     inputs = (

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.graph.operators import DOMAIN, PACKED_INPUTS, SCALE_INPUTS
 from sparse_deploy.kernels.openvino_extension import openvino_library
-from sparse_deploy.sparsity.integers import largest_integer
+from sparse_deploy.sparsity.integers import as_distances, largest_integer
 from sparse_deploy.sparsity.packing import decode, read_header
 from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.weight_grid import largest_neighbour_sum
 from sparse_deploy.untrusted.openvino_ir import check_openvino_ir, holds_sparse_operators
 
 Array = NDArray[Any]
-Integers = tuple[Array, Array | None]
 _MOVED_BY = ("Convert", "Multiply", "FakeQuantize")
 _INTEGER_WEIGHTS = ("i8", "u8", "i4", "u4")
 # Nodes between a quantized activation and its product that change no number.
@@ -35,7 +35,7 @@ class StoredWeight:
     constant: ov.Node
     values: Array
     zeros: BoolArray
-    integers: Integers
+    integers: Array
 
 
 @dataclass(frozen=True)
@@ -48,18 +48,22 @@ class IrWeight:
         stored_type: OpenVINO's name of the stored type, such as ``f32`` or ``i8``.
         activation_type: type in which the product's other operand reaches it: ``u8`` or ``i8`` when the file
             quantizes it with a stored scale, ``f32`` otherwise.
-        integers: the stored values where their zero point is taken off, and that zero point; None for none.
+        integers: ``[out, in]``, the stored values without their zero point; floating point where none are stored.
     """
 
     name: str
     zeros: BoolArray
     stored_type: str
     activation_type: str
-    integers: Integers
+    integers: Array
 
     def largest(self) -> int:
         """See :func:`sparse_deploy.sparsity.integers.largest_integer`."""
-        return largest_integer(*self.integers)
+        return largest_integer(self.integers)
+
+    def largest_neighbour_sum(self) -> int:
+        """See :func:`sparse_deploy.sparsity.weight_grid.largest_neighbour_sum`."""
+        return largest_neighbour_sum(self.integers)
 
 
 def read_weights_of_ir(xml_path: Path) -> list[IrWeight]:
@@ -133,7 +137,7 @@ def _packed_weights(model: ov.Model) -> dict[str, IrWeight]:
                 matrix = decode(np.asarray(constant.data))
             except ArtifactError as error:
                 raise ArtifactError(f"{name}: {error}") from error
-            found[name] = IrWeight(name, matrix == 0, "i8", "u8", (matrix, None))
+            found[name] = IrWeight(name, matrix == 0, "i8", "u8", matrix)
     return found
 
 
@@ -170,7 +174,8 @@ def stored_weights(model: ov.Model) -> Iterator[tuple[ov.Node, StoredWeight]]:
             if weight is not None and weight.zeros.ndim == 2:
                 zeros = weight.zeros if lies_out_in else weight.zeros.T
                 values = weight.values if lies_out_in else weight.values.T
-                yield product, StoredWeight(weight.constant, values, zeros, weight.integers)
+                integers = weight.integers if lies_out_in else weight.integers.T
+                yield product, StoredWeight(weight.constant, values, zeros, integers)
                 break
 
 
@@ -179,7 +184,7 @@ def _stored(node: ov.Node) -> StoredWeight | None:
     kind = node.get_type_name()
     if kind == "Constant":
         values = np.asarray(node.data)
-        return StoredWeight(node, values, np.asarray(values == 0), (values, None))
+        return StoredWeight(node, values, np.asarray(values == 0), values)
     if kind not in (*_MOVED_BY, "Subtract", "Transpose", "Reshape"):
         return None
     source = _stored(node.input_value(0).get_node())
@@ -190,11 +195,15 @@ def _stored(node: ov.Node) -> StoredWeight | None:
         return None
     if kind == "Subtract":
         zeros = np.asarray(source.values == other.values)
-        return StoredWeight(source.constant, source.values, zeros, (source.values, other.values))
+        stored = source.values
+        integers = as_distances(stored, other.values) if stored.dtype.kind in "iu" else stored
+        return StoredWeight(source.constant, stored, zeros, integers)
     move = _transposed if kind == "Transpose" else _reshaped
     shape = tuple(node.output(0).shape)
-    values, zeros = (move(array, other.values, shape) for array in (source.values, source.zeros))
-    return StoredWeight(source.constant, values, zeros, source.integers)
+    values, zeros, integers = (
+        move(array, other.values, shape) for array in (source.values, source.zeros, source.integers)
+    )
+    return StoredWeight(source.constant, values, zeros, integers)
 
 
 def _transposed(array: Array, order: Array, shape: tuple[int, ...]) -> Array:

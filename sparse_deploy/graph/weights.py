@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.graph.operators import packed_inputs, scale_inputs
-from sparse_deploy.sparsity.integers import largest_integer
+from sparse_deploy.sparsity.integers import as_distances, largest_integer
 from sparse_deploy.sparsity.packing import decode, read_header
 from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.weight_grid import largest_neighbour_sum
 
 Array = NDArray[Any]
 
@@ -70,6 +71,11 @@ class OnnxWeight:
     def largest(self) -> int:
         """How far stored integers lie from their zero point at most; 0 for floating point."""
         return largest_integer(self.values, self.zero_point)
+
+    def largest_neighbour_sum(self) -> int:
+        """See :func:`sparse_deploy.sparsity.weight_grid.largest_neighbour_sum`."""
+        integers = as_distances(self.values, self.zero_point) if self.quantized else self.values
+        return largest_neighbour_sum(integers if self.orientation is Orientation.OUT_IN else integers.T)
 
     def zero_mask(self) -> BoolArray:
         """``[out, in]``, true where the weight is zero (integers: equal to their zero point)."""

@@ -39,6 +39,7 @@ class InspectedFile(BaseModel):
         format: whose format it is.
         bytes: size of its weight files.
         weight_types: types of its prunable weights.
+        saturates_without_vnni: whether its INT8 products saturate on CPUs without VNNI, outside the sparse operators.
         weight_bits: bits that their 8-bit integers take: 8, or 7 as ``quantization.target_cpu`` avx2 makes them; None
             without such integers.
         record: per tensor, the required zeros and the stored ones.
@@ -57,6 +58,7 @@ class InspectedFile(BaseModel):
     bytes: int
     weight_types: tuple[str, ...]
     weight_bits: int | None = None
+    saturates_without_vnni: bool = False
     record: SparsityRecord
     required_zeros: int
     rounded_zeros: int
@@ -125,7 +127,17 @@ def inspect_path(path: str, *, exclude: tuple[str, ...] | None = None, machine: 
         ),
         machine=machine,
         exclude=exclude,
-        warnings=warnings,
+        warnings=(*warnings, *_saturation_warnings(contents, machine)),
+    )
+
+
+def _saturation_warnings(contents: Mapping[str, ModelContent], machine: Machine) -> tuple[str, ...]:
+    wrong = [name for name, content in contents.items() if content.saturates_without_vnni]
+    if not wrong or not machine.saturates:
+        return ()
+    return (
+        f"{', '.join(wrong)}: 8-bit weights saturate on this CPU, which has no VNNI; OpenVINO answers wrongly, ONNX "
+        f"Runtime does so without session.x64quantprecision; export again with quantization.target_cpu any",
     )
 
 
@@ -244,6 +256,7 @@ def _inspect_file(name: str, content: ModelContent, required: Mapping[str, BoolA
         bytes=content.bytes,
         weight_types=tuple(sorted({fact.weight_type for fact in content.facts})),
         weight_bits=content.weight_bits,
+        saturates_without_vnni=content.saturates_without_vnni,
         record=record,
         required_zeros=required_zeros,
         rounded_zeros=record.zeros - required_zeros,

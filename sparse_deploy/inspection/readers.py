@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparse_deploy import checkpoint
-from sparse_deploy.runtimes.sparse_decompression import TensorFacts
+from sparse_deploy.runtimes.sparse_decompression import INT8_ACTIVATIONS, TensorFacts
 from sparse_deploy.sparsity.integers import LARGEST_IN_7_BITS
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
+from sparse_deploy.sparsity.weight_grid import saturates
 from sparse_deploy.untrusted.openvino_ir import holds_sparse_operators
 from sparse_deploy.untrusted.safetensors_file import read_header
 
@@ -38,7 +39,9 @@ class ModelContent:
         parameters: number of all parameters.
         bytes: size of the weight files.
         weight_bits: bits that the prunable tensors' 8-bit integers take: 8, or 7 where none is further than 64 from its
-            zero point, which is what CPUs without VNNI need (``docs/int8.md``); None without such integers.
+            zero point; None without such integers.
+        saturates_without_vnni: whether a runtime that multiplies them in INT8 saturates on CPUs without VNNI
+            (``docs/int8.md``); the sparse operators don't.
         sparse_operators: whether only a runtime with our operators can open it.
     """
 
@@ -48,6 +51,7 @@ class ModelContent:
     parameters: int
     bytes: int
     weight_bits: int | None = None
+    saturates_without_vnni: bool = False
     sparse_operators: bool = False
 
 
@@ -87,7 +91,13 @@ def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     masks = {w.name: w.zero_mask() for w in weights}
     content = _content(masks, types, exclude, parameters=parameter_count(model), paths=[path])
     bits = _weight_bits(content, {w.name: w.largest() for w in weights})
-    return replace(content, weight_bits=bits, sparse_operators=uses_sparse_operators(model))
+    int8 = [w for w in weights if w.quantized and _multiplied_in_int8(stored[w.initializer])]
+    return replace(
+        content,
+        weight_bits=bits,
+        saturates_without_vnni=any(saturates(w.largest_neighbour_sum()) for w in int8),
+        sparse_operators=uses_sparse_operators(model),
+    )
 
 
 def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
@@ -106,7 +116,14 @@ def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     files = [path, path.with_suffix(".bin")]
     content = _content(masks, types, exclude, parameters=parameter_count(path), paths=files)
     bits = _weight_bits(content, {weight.name: weight.largest() for weight in weights})
-    return replace(content, weight_bits=bits, sparse_operators=holds_sparse_operators(path))
+    sparse = holds_sparse_operators(path)
+    int8 = [weight for weight in weights if weight.activation_type in INT8_ACTIVATIONS and not sparse]
+    return replace(
+        content,
+        weight_bits=bits,
+        saturates_without_vnni=any(saturates(weight.largest_neighbour_sum()) for weight in int8),
+        sparse_operators=sparse,
+    )
 
 
 def _content(
@@ -145,6 +162,15 @@ def _weight_bits(content: ModelContent, largest: Mapping[str, int]) -> int | Non
 def _short_type(numpy_name: str) -> str:
     """``int8`` to ``i8``, as OpenVINO and safetensors write it."""
     return numpy_name.replace("bfloat", "bf").replace("float", "f").replace("uint", "u").replace("int", "i")
+
+
+def _multiplied_in_int8(weight: "onnx_ir.Value") -> bool:
+    """Whether ONNX Runtime itself multiplies stored integers with integers: QDQ on both sides, or MatMulInteger."""
+    from sparse_deploy.graph.operators import packed_inputs
+
+    if any(index in packed_inputs(node) for node, index in weight.uses()):
+        return False
+    return _onnx_activation(weight) != FLOAT or not any(_products(weight))
 
 
 def _onnx_activation(weight: "onnx_ir.Value") -> str:

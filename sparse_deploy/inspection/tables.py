@@ -105,8 +105,10 @@ def _plain_columns(files: Sequence[InspectedFile]) -> list[_Column]:
 
 
 def _weights(file: InspectedFile) -> str:
-    """The stored types, and the bits in use where they are fewer than stored."""
+    """The stored types, the bits in use where they are fewer than stored, and whether it takes a CPU with VNNI."""
     types = ", ".join(file.weight_types)
+    if file.saturates_without_vnni:
+        return f"{types}, needs VNNI"
     return types if file.weight_bits in (None, 8) else f"{types} in {file.weight_bits} bits"
 
 

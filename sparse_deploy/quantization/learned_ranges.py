@@ -11,6 +11,7 @@ from sparse_deploy.activation_ranges import RANGES_FILE, ActivationRanges
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.quantization.observers import JointObserver
 from sparse_deploy.quantization.smoothing import token_linears
+from sparse_deploy.sparsity.weight_grid import WeightGrid
 
 
 class LearnedRange(MinMaxObserver):  # type: ignore[misc]
@@ -81,19 +82,19 @@ def use_learned_ranges(
             for method, like in observer.observers.items():
                 observer.observers[method] = LearnedRange(found, like)
         for reader in readers:
-            _check_grid(prepared, reader, ranges.weight_limits)
+            _check_grid(prepared, reader, ranges.grid)
     return left
 
 
-def _check_grid(prepared: torch.fx.GraphModule, linear: torch.fx.Node, expected: tuple[int, int]) -> None:
+def _check_grid(prepared: torch.fx.GraphModule, linear: torch.fx.Node, expected: WeightGrid) -> None:
     weight = linear.args[1]
     assert isinstance(weight, torch.fx.Node)  # noqa: S101 - an observed Linear has an observed weight
     observer: Any = prepared.get_submodule(str(weight.target))
-    found = (observer.quant_min, observer.quant_max)
+    found = observer.grid
     if found != expected:
         raise QuantizationError(
-            f"{_module_name(linear)}: trained for weights of {expected[0]} to {expected[1]}, found "
-            f"{found[0]} to {found[1]}; set quantization.target_cpu as it was in the recipe of finetune"
+            f"{_module_name(linear)}: trained for weights of {expected}; found {found}; set quantization.target_cpu as "
+            f"it was in the recipe of finetune"
         )
 
 

@@ -19,7 +19,7 @@ from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.quantization.calibration import Batch
 from sparse_deploy.quantization.learned_ranges import learned_linears, use_learned_ranges
-from sparse_deploy.quantization.observers import JointObserver, activation_observer, narrow_weights
+from sparse_deploy.quantization.observers import JointObserver, WeightObserver, activation_observer
 from sparse_deploy.quantization.smoothing import (
     OutlierRanges,
     graph_inputs,
@@ -27,6 +27,7 @@ from sparse_deploy.quantization.smoothing import (
     smooth_outliers,
     token_linears,
 )
+from sparse_deploy.sparsity.weight_grid import GRIDS
 
 _OBSERVER = "activation_post_process"
 # What Neural Compressor notes on an exported graph and asks for later.
@@ -58,7 +59,7 @@ class StaticQuantizer:
         model: takes ``(input_ids, attention_mask, token_type_ids)``, int64 ``[batch, tokens]``, by position. Put in
             eval mode, otherwise unchanged.
         batches: see :func:`sparse_deploy.quantization.calibration.calibration_batches`.
-        settings: ``percentile``, ``target_cpu`` and ``exclude``.
+        settings: ``percentile``, ``target_cpu`` (not ``auto``) and ``exclude``.
         learned: ranges of quantization-aware training; their layers are neither smoothed nor calibrated.
 
     Raises:
@@ -199,8 +200,7 @@ def _choose_observers(
     for node in [node for node in prepared.graph.nodes if _is_observer(node)]:
         old = prepared.get_submodule(node.target)
         if isinstance(old, PerChannelMinMaxObserver):
-            if settings.target_cpu == "avx2":
-                prepared.set_submodule(node.target, narrow_weights(old))
+            prepared.set_submodule(node.target, WeightObserver(GRIDS[settings.target_cpu], old))
             continue
         joint[node] = activation_observer(old, methods, settings.percentile)
         prepared.set_submodule(node.target, joint[node])

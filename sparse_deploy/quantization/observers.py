@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the range of an activation is chosen from what calibration shows, and how wide a weight may be."""
+"""How the range of an activation is chosen from what calibration shows, and the scale of a weight from its grid."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,12 +7,11 @@ from typing import Any
 import torch
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
 
+from sparse_deploy.sparsity.weight_grid import WeightGrid
+
 # Of the percentile's histogram. Between two edges the values count as evenly spread; 8192 bins instead of torchao's
 # 2048 keep that harmless where an outlier stretches the range a hundredfold.
 _BINS = 8192
-# Two products of u8 and s8 that are added in 16 bits (vpmaddubsw, all that AVX2 has) stay within 32767 up to
-# |weight| 64: 2 * 255 * 64 = 32640.
-_SEVEN_BITS = (-64, 63)
 
 
 class PercentileObserver(HistogramObserver):  # type: ignore[misc]
@@ -86,13 +85,30 @@ def activation_observer(like: Any, methods: Sequence[str], percentile: float) ->
     return JointObserver({method: kinds[method]() for method in dict.fromkeys(methods)}, **settings)
 
 
-def narrow_weights(observer: PerChannelMinMaxObserver) -> PerChannelMinMaxObserver:
-    """The same observer of weights, in 7 bits."""
-    low, high = _SEVEN_BITS
-    narrow: PerChannelMinMaxObserver = PerChannelMinMaxObserver(
-        ch_axis=observer.ch_axis, dtype=observer.dtype, qscheme=observer.qscheme, quant_min=low, quant_max=high
-    )
-    return narrow
+class WeightObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
+    """The scales of an ``[out, in]`` weight on a grid.
+
+    Args:
+        grid: see :class:`WeightGrid`.
+        like: the observer that Neural Compressor chose; its data type stays.
+    """
+
+    def __init__(self, grid: WeightGrid, like: PerChannelMinMaxObserver) -> None:
+        super().__init__(
+            ch_axis=like.ch_axis, dtype=like.dtype, qscheme=like.qscheme, quant_min=grid.low, quant_max=grid.high
+        )
+        self.grid = grid
+        self._scale = torch.empty(0)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Look at the weight."""
+        self._scale = self.grid.scale(weight.detach(), torch).clamp(min=torch.finfo(torch.float32).eps)
+        super().forward(weight)
+        return weight
+
+    def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale by output channel, and zero points, which are 0."""
+        return self._scale, torch.zeros(len(self._scale), dtype=torch.int64)
 
 
 def _where(reached: torch.Tensor, edges: torch.Tensor, share: float) -> torch.Tensor:

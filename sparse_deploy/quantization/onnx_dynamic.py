@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
@@ -16,8 +17,9 @@ from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.graph.model_file import load_onnx
-from sparse_deploy.graph.weights import OnnxWeight, read_weights, zero_masks
+from sparse_deploy.graph.weights import OnnxWeight, Orientation, read_weights, zero_masks
 from sparse_deploy.sparsity.mask import assert_zeros_kept
+from sparse_deploy.sparsity.weight_grid import GRIDS, WeightGrid
 
 
 def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection[str] = ()) -> ir.Model:
@@ -29,7 +31,7 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
 
     Args:
         fp32: model whose weights feed MatMul directly (see :mod:`sparse_deploy.graph.transpose_weights`).
-        settings: ``exclude`` and ``target_cpu``.
+        settings: ``exclude`` and ``target_cpu`` (not ``auto``).
         keep: weights that stay FP32 beside those.
 
     Raises:
@@ -67,6 +69,9 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
             ) from error
         quantized = load_onnx(target)
     _check_symmetric(read_weights(quantized))
+    grid = GRIDS[settings.target_cpu]
+    if grid.neighbours:
+        _put_on_grid(quantized, read_weights(model), grid)
     assert_zeros_kept("dynamic INT8", required, zero_masks(quantized))
     return quantized
 
@@ -95,6 +100,32 @@ def _without_weight_shapes(model: ir.Model) -> onnx.ModelProto:
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(kept)
     return proto
+
+
+def _put_on_grid(quantized: ir.Model, fp32: Sequence[OnnxWeight], grid: WeightGrid) -> None:
+    """Round the weights anew: ONNX Runtime's quantizer knows the largest weight of a channel, but no neighbours.
+
+    Raises:
+        QuantizationError: a weight has not the form that the quantizer gives it.
+    """
+    floats = {weight.name: weight for weight in fp32}
+    for weight in read_weights(quantized):
+        if not weight.quantized:
+            continue
+        scale = quantized.graph.initializers.get(f"{weight.name}_scale")
+        original = floats.get(weight.name)
+        if scale is None or original is None or original.values.shape != weight.values.shape:
+            raise QuantizationError(
+                f"{weight.name}: ONNX Runtime's quantizer gave the weight an unknown form; report it"
+            )
+        turned = original.orientation is not Orientation.OUT_IN
+        values = original.values.T if turned else original.values
+        steps = grid.scale(values).astype(np.float32)
+        steps = np.where(steps == 0, np.float32(1), steps)
+        integers = np.clip(np.rint(values / steps[:, None]), grid.low, grid.high).astype(np.int8)
+        stored = quantized.graph.initializers[weight.initializer]
+        stored.const_value = ir.tensor(np.ascontiguousarray(integers.T if turned else integers), name=stored.name)
+        scale.const_value = ir.tensor(steps, name=scale.name)
 
 
 def _check_symmetric(weights: list[OnnxWeight]) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sparse_deploy.graph.linears import Linear, StaticScale, find_linears
 from sparse_deploy.graph.weights import OnnxWeight, Orientation, read_weights
+from sparse_deploy.sparsity.integers import scale_between
 
 Array = NDArray[Any]
 _U8 = 255
@@ -81,8 +82,8 @@ def _dequantized(int8: OnnxWeight, fp32: Array, static: Linear | None) -> Array:
     if static is not None and static.weight.scale is not None:
         scale = static.weight.scale
         return np.asarray(values * (scale.T if turned else scale))
-    # ONNX Runtime's dynamic form scales behind the product; the largest weight of a channel gives the scale back.
-    return np.asarray(values * (np.abs(fp32).max(axis=0) / np.maximum(np.abs(values).max(axis=0), 1)))
+    # ONNX Runtime's dynamic form scales behind the product.
+    return np.asarray(values * scale_between(values, fp32, axis=0))
 
 
 def _rounded(x: Array, scale: StaticScale | None) -> Array:

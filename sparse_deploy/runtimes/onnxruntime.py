@@ -40,10 +40,18 @@ class OnnxRuntimeSession:
         path: the model.
         threads: threads that one request may use.
         operators: library of custom operators that the model needs.
+        int8: compute INT8 products exactly, also where this CPU would saturate.
+
+    Attributes:
+        warning: what is not as it should be; empty mostly. ``bench`` and ``serve`` show it.
     """
 
-    def __init__(self, path: Path, threads: int, operators: Path | None = None) -> None:
+    def __init__(self, path: Path, threads: int, operators: Path | None = None, *, int8: bool = False) -> None:
         import onnxruntime
+
+        from sparse_deploy.runtimes.saturation import EXACT_MODE, exact_mode_warning, needs_exact_mode
+
+        self.warning = ""
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -55,11 +63,20 @@ class OnnxRuntimeSession:
         # they sleep. That is what a user's session does, and the benchmark lets the machine settle between blocks.
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            if int8 and needs_exact_mode(self._session):
+                options.add_session_config_entry(*EXACT_MODE)
+                self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                self.warning = exact_mode_warning()
         except Exception as error:  # its exception classes derive from Exception alone
             raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {one_line(error)}; export again") from error
         self._path = path
         self._inputs = InputContract.of((node.name for node in self._session.get_inputs()), path)
         self._outputs = order_outputs([node.name for node in self._session.get_outputs()], path)
+
+    @property
+    def remark(self) -> str:
+        """For the cell of ``bench``."""
+        return self.warning
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
         """See :meth:`Session.run`."""
@@ -101,4 +118,4 @@ class OnnxRuntime:
         """See :meth:`Runtime.open`."""
         path = require_file(self.name, folder, self.files, precision)
         self.version()
-        return OnnxRuntimeSession(path, threads)
+        return OnnxRuntimeSession(path, threads, int8=precision == "int8")

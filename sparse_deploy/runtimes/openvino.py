@@ -22,6 +22,7 @@ from sparse_deploy.runtimes.protocol import (
 )
 
 if TYPE_CHECKING:
+    from sparse_deploy.graph.openvino_ir import IrWeight
     from sparse_deploy.runtimes.sparse_decompression import Decision
 
 # The extension of the sparse operators begins its errors so; OpenVINO wraps them in lines of its own.
@@ -37,12 +38,13 @@ class OpenVinoSession:
         path: the IR.
         threads: threads of the model.
         extension: library of the operators that the model needs.
-        native_sparse: switch OpenVINO's own sparse path on where it can run, and tell in :attr:`remark` whether it did.
+        int8: refuse a file whose products saturate on this CPU; switch OpenVINO's own sparse path on where it can run,
+            and tell in :attr:`remark` whether it did.
     """
 
     _hint: ClassVar[Hint] = "latency"
 
-    def __init__(self, path: Path, threads: int, extension: Path | None = None, *, native_sparse: bool = False) -> None:
+    def __init__(self, path: Path, threads: int, extension: Path | None = None, *, int8: bool = False) -> None:
         import openvino
         from openvino import properties
 
@@ -58,10 +60,14 @@ class OpenVinoSession:
             if extension is not None:
                 core.add_extension(str(extension))
             model = core.read_model(path)
-            decision = _decide(model) if native_sparse else None
+            if int8:
+                _refuse_saturating(model)
+            decision = _decide(model) if int8 else None
             if decision is not None and decision.rate is not None:
                 settings["CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"] = decision.rate
             compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeUnavailableError as error:
+            raise RuntimeUnavailableError(f"{path}: {error}") from error
         except (RuntimeError, OSError, ValueError) as error:
             raise ArtifactError(f"{path}: OpenVINO can't open the file: {_reason(error)}; export again") from error
         self._path, self._decision = path, decision
@@ -117,8 +123,8 @@ class OpenVinoStreams(OpenVinoSession):
 
     _hint: ClassVar[Hint] = "throughput"
 
-    def __init__(self, path: Path, threads: int, extension: Path | None = None, *, native_sparse: bool = False) -> None:
-        super().__init__(path, threads, extension, native_sparse=native_sparse)
+    def __init__(self, path: Path, threads: int, extension: Path | None = None, *, int8: bool = False) -> None:
+        super().__init__(path, threads, extension, int8=int8)
         # Twice what OpenVINO calls optimal, which is one per stream. Answers are taken in order, so a stream that is
         # done before the oldest batch must find another one waiting.
         count = 2 * self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
@@ -176,16 +182,14 @@ class OpenVinoStreams(OpenVinoSession):
             raise self._failure(error) from error
 
 
-def open_ir(
-    path: Path, threads: int, hint: Hint, extension: Path | None = None, *, native_sparse: bool = False
-) -> Session:
+def open_ir(path: Path, threads: int, hint: Hint, extension: Path | None = None, *, int8: bool = False) -> Session:
     """Open an IR for one request at a time, or for many; see :class:`OpenVinoSession`.
 
     Raises:
         ArtifactError: OpenVINO doesn't take the file.
     """
     session = OpenVinoStreams if hint == "throughput" else OpenVinoSession
-    return session(path, threads, extension, native_sparse=native_sparse)
+    return session(path, threads, extension, int8=int8)
 
 
 def _settle(running: Iterable[Any]) -> None:
@@ -193,6 +197,17 @@ def _settle(running: Iterable[Any]) -> None:
     for request in running:
         with contextlib.suppress(*_BATCH_ERRORS):
             request.wait()
+
+
+def _refuse_saturating(model: Any) -> None:
+    from sparse_deploy.runtimes.saturation import refuse_saturating_ir
+
+    def read() -> "list[IrWeight]":
+        from sparse_deploy.graph.openvino_ir import weights_of
+
+        return weights_of(model)
+
+    refuse_saturating_ir(read)
 
 
 def _decide(model: Any) -> "Decision":
@@ -245,7 +260,8 @@ class OpenVinoRuntime:
             import openvino
 
             import sparse_deploy.machine
-            import sparse_deploy.runtimes.sparse_decompression  # noqa: F401  opening needs both
+            import sparse_deploy.runtimes.saturation
+            import sparse_deploy.runtimes.sparse_decompression  # noqa: F401  opening needs all three
         except ImportError as error:
             raise RuntimeUnavailableError(
                 f"openvino can't be imported ({error}); install it with: pip install openvino"
@@ -256,4 +272,4 @@ class OpenVinoRuntime:
         """See :meth:`Runtime.open`."""
         path = require_file(self.name, folder, self.files, precision)
         self.version()
-        return open_ir(path, threads, hint, native_sparse=precision == "int8")
+        return open_ir(path, threads, hint, int8=precision == "int8")

@@ -116,7 +116,7 @@ class Runtime(Protocol):
                 which pays when batches run concurrently.
 
         Raises:
-            RuntimeUnavailableError: the library is not installed, or has no such precision.
+            RuntimeUnavailableError: the library is not installed, or it would answer this file wrongly on this CPU.
             ArtifactError: the file is missing or damaged.
         """
         ...

@@ -2,10 +2,10 @@
 """Which runtime a server uses: what the folder holds and this machine can run, measured side by side."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparse_deploy.errors import ArtifactError
+from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.runtimes.probe import probe
 
@@ -24,11 +24,13 @@ class Choice:
         runtime: its name.
         precision: ``int8`` or ``fp32``.
         milliseconds: median of one short request by candidate, such as ``sparse-int8``; empty when unmeasured.
+        refused: why a runtime can't be used for its file here, by candidate.
     """
 
     runtime: str
     precision: str
     milliseconds: dict[str, float]
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def cell(self) -> str:
@@ -55,7 +57,7 @@ def choose_runtime(
         measure: open and measure each candidate in a process of its own; otherwise take the first.
 
     Raises:
-        RuntimeUnavailableError: the runtime that was asked for is not installed.
+        RuntimeUnavailableError: the runtime that was asked for is not installed, or no candidate is right on this CPU.
         ArtifactError: no file of the folder fits, or one kills or stalls the process that opens it.
     """
     names = SERVED_RUNTIMES if runtime == "auto" else (runtime,)
@@ -79,6 +81,18 @@ def _can_open(name: str, folder: Path, precision: str) -> bool:
 
 
 def _fastest(folder: Path, candidates: Sequence[str], precision: str, threads: int, tokens: int) -> Choice:
-    measured = {name: probe(name, folder, precision, threads, tokens=tokens).median_ms for name in candidates}
+    measured, refused = dict[str, float](), dict[str, str]()
+    for name in candidates:
+        try:
+            measured[name] = probe(name, folder, precision, threads, tokens=tokens).median_ms
+        except RuntimeUnavailableError as error:
+            refused[name] = str(error)
+    if not measured:
+        raise RuntimeUnavailableError("; ".join(refused.values()))
     best = min(measured, key=lambda name: measured[name])
-    return Choice(best, precision, {f"{name}-{precision}": value for name, value in measured.items()})
+    return Choice(
+        best,
+        precision,
+        {f"{name}-{precision}": value for name, value in measured.items()},
+        {f"{name}-{precision}": reason for name, reason in refused.items()},
+    )

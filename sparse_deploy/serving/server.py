@@ -101,6 +101,10 @@ class _DrainingServer(uvicorn.Server):
             threads=model.threads,
             candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
         )
+        for cell, reason in model.choice.refused.items():
+            log("runtime left out", logging.WARNING, runtime=cell, reason=reason)
+        if warning := getattr(model.session, "warning", ""):
+            log("slow runtime", logging.WARNING, runtime=model.choice.cell, reason=warning)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -223,6 +223,7 @@ class _Run:
             precision=candidate.precision,
             file=candidate.file,
             note="; ".join(filter(None, (candidate.runtime.notes.get(candidate.precision), opened["remark"]))),
+            warning=opened["warning"],
             version=opened["version"],
             metrics=score.metrics,
             load_ms=opened["load_ms"],

@@ -4,11 +4,16 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sparse_deploy.config.schema import Int8Mode, Recipe
 from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from sparse_deploy.runtimes import Runtime, get_runtime
 from sparse_deploy.runtimes.protocol import usable_length
+from sparse_deploy.runtimes.saturation import refuse_saturating_ir
+
+if TYPE_CHECKING:
+    from sparse_deploy.graph.openvino_ir import IrWeight
 
 BASELINE = ("pytorch", "fp32")
 # Nothing is missing then, so it is no error even for somebody who named the runtime.
@@ -78,6 +83,21 @@ def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
         return _NO_INT8
     if not (deployment / candidate.file).is_file():
         return f"the deployment has no {candidate.file}"
+    return _saturation(deployment / candidate.file) if candidate.id == "openvino-int8" else ""
+
+
+def _saturation(ir: Path) -> str:
+    """Why OpenVINO would answer an IR wrongly on this CPU; empty where it would not."""
+
+    def read() -> "list[IrWeight]":
+        from sparse_deploy.graph.openvino_ir import read_weights_of_ir
+
+        return read_weights_of_ir(ir)
+
+    try:
+        refuse_saturating_ir(read)
+    except RuntimeUnavailableError as error:
+        return str(error)
     return ""
 
 

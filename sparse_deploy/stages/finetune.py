@@ -34,6 +34,7 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
+from sparse_deploy.stages.target_cpu import with_target_cpu
 from sparse_deploy.training.distillation import check_teacher
 from sparse_deploy.training.phases import PhasesOutcome, train_phases
 from sparse_deploy.training.precision import TrainingPrecision, choose_precision
@@ -78,6 +79,7 @@ def finetune(
     datasets.disable_progress_bars()
     check_writable_target(output)
     _check_qat(recipe)
+    recipe = with_target_cpu(recipe)
     task = get_task(recipe.task)
     precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
@@ -178,6 +180,7 @@ def _details(
         "metrics": {"fp32_before": before, "fp32_after": details["metrics"], "fake_int8_after": fake_int8},
         "steps": qat.steps,
         "layers": len(ranges.layers),
+        "weights": str(ranges.grid),
         "observed_batches": ranges.batches,
         "history": qat.history,
     }

@@ -17,6 +17,7 @@ from sparse_deploy.quantization.search import Calibration
 from sparse_deploy.sparsity.integers import LARGEST_IN_7_BITS
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.weight_grid import NEIGHBOUR_SUM_KEY, saturates
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -224,14 +225,27 @@ class DynamicBuilder:
         return graph
 
 
+def describe_weights(graph: "ir.Model", settings: QuantizationSection) -> dict[str, Any]:
+    """What the integers of an INT8 graph are, for the manifest."""
+    quantized = [weight for weight in weights.read_weights(graph) if weight.quantized]
+    neighbours = max((weight.largest_neighbour_sum() for weight in quantized), default=0)
+    largest = max((weight.largest() for weight in quantized), default=0)
+    return {
+        "target_cpu": settings.target_cpu,
+        "bits": 7 if largest <= LARGEST_IN_7_BITS else 8,
+        "largest_neighbour_sum": neighbours,
+        "saturates_without_vnni": saturates(neighbours),
+    }
+
+
 def _check(graph: "ir.Model", stage: str, source: Int8Source) -> None:
-    """Zeros, and the narrow weights that a CPU without VNNI needs."""
+    """Zeros, and the weights that a CPU without VNNI needs; the file itself will say which CPUs it is for."""
     assert_zeros_kept(stage, source.required, weights.zero_masks(graph))
-    if source.settings.target_cpu != "avx2":
-        return
-    for weight in weights.read_weights(graph):
-        if weight.largest() > LARGEST_IN_7_BITS:
-            raise QuantizationError(
-                f"{weight.name}: expected 7-bit weights for target_cpu avx2, found {weight.largest()}; report this "
-                f"with the recipe"
-            )
+    target = source.settings.target_cpu
+    found = describe_weights(graph, source.settings)
+    if (target == "avx2" and found["bits"] != 7) or (target != "vnni" and found["saturates_without_vnni"]):
+        raise QuantizationError(
+            f"expected weights that don't saturate for quantization.target_cpu {target}, found {found['bits']} bits "
+            f"and neighbours of {found['largest_neighbour_sum']} together; report this with the recipe"
+        )
+    graph.metadata_props[NEIGHBOUR_SUM_KEY] = str(found["largest_neighbour_sum"])

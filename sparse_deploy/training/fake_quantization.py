@@ -20,16 +20,17 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from sparse_deploy.activation_ranges import ActivationRanges
 from sparse_deploy.errors import ConfigError
+from sparse_deploy.sparsity.weight_grid import WeightGrid
 
 # Weight of a batch in the moving average of the ranges: a plain mean of the first 100 batches, then torch's default.
 _AVERAGING = 0.01
 _EPSILON = torch.finfo(torch.float32).eps
 
 
-def weight_scale(weight: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
-    """Scale per output channel, ``[out, 1]``, as torchao's PerChannelMinMaxObserver has it (symmetric)."""
-    half_range = float(limits[1] - limits[0]) / 2
-    return (weight.abs().amax(dim=1, keepdim=True) / half_range).clamp(min=_EPSILON)
+def weight_scale(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
+    """Scale per output channel, ``[out, 1]``, as the export's observer has it."""
+    scale: torch.Tensor = grid.scale(weight, torch)[:, None].clamp(min=_EPSILON)
+    return scale
 
 
 def input_scale(limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,18 +49,18 @@ class _RoundWeight(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, low: int, high: int) -> torch.Tensor:
-        scale = weight_scale(weight, (low, high))
-        return torch.round(weight / scale).clamp_(low, high).mul_(scale)
+    def forward(ctx: Any, weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
+        scale = weight_scale(weight, grid)
+        return torch.round(weight / scale).clamp_(grid.low, grid.high).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradients[0], None, None
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
 
 
-def fake_quantize_weight(weight: torch.Tensor, limits: tuple[int, int]) -> torch.Tensor:
+def fake_quantize_weight(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
     """Round an FP32 ``[out, in]`` weight to its int8 grid; zero stays exactly zero, gradients pass straight through."""
-    rounded: torch.Tensor = _RoundWeight.apply(weight, *limits)  # type: ignore[no-untyped-call]
+    rounded: torch.Tensor = _RoundWeight.apply(weight, grid)  # type: ignore[no-untyped-call]
     return rounded
 
 
@@ -114,13 +115,13 @@ class FakeQuantization:
     Args:
         model: gets other ``forward`` functions on the layers while attached.
         layers: module names, see :func:`token_linear_names`.
-        weight_limits: smallest and largest integer of a weight.
+        grid: of the weights.
     """
 
-    def __init__(self, model: PreTrainedModel, layers: Sequence[str], weight_limits: tuple[int, int]) -> None:
+    def __init__(self, model: PreTrainedModel, layers: Sequence[str], grid: WeightGrid) -> None:
         self._model = model
         self._linears = {name: model.get_submodule(name) for name in layers}
-        self._limits = weight_limits
+        self._grid = grid
         self._ranges: dict[str, torch.Tensor] = {}
         self._batches = dict.fromkeys(layers, 0)
         self._tokens: torch.Tensor | None = None
@@ -138,7 +139,8 @@ class FakeQuantization:
             if not limits.isfinite().all():
                 raise ConfigError(f"{name}: the inputs are not finite numbers any more; lower the learning rate")
         return ActivationRanges(
-            weight_limits=self._limits,
+            weight_limits=(self._grid.low, self._grid.high),
+            weight_neighbours=self._grid.neighbours,
             layers={name: (float(limits[0]), float(limits[1])) for name, limits in self._ranges.items()},
             batches=max(self._batches.values()),
             frozen=self.frozen,
@@ -183,7 +185,7 @@ class FakeQuantization:
             self._observe(name, values.detach())
         if name in self._ranges:
             values = fake_quantize_input(values, self._ranges[name])
-        return functional.linear(values, fake_quantize_weight(linear.weight, self._limits), linear.bias)
+        return functional.linear(values, fake_quantize_weight(linear.weight, self._grid), linear.bias)
 
     def _observe(self, name: str, values: torch.Tensor) -> None:
         if self._tokens is not None and self._tokens.shape == values.shape[:-1]:

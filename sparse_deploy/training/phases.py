@@ -19,14 +19,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sparse_deploy.activation_ranges import read_ranges
 from sparse_deploy.artifacts import write_json_atomically
-from sparse_deploy.config.schema import FinetuneSection, QatSection, QuantizationSection, Recipe, SparsityMode
+from sparse_deploy.config.schema import FinetuneSection, QatSection, Recipe, SparsityMode
+from sparse_deploy.sparsity.weight_grid import GRIDS
 from sparse_deploy.training.fake_quantization import FakeQuantization, FakeQuantizationCallback, token_linear_names
 from sparse_deploy.training.resume import QAT_FOLDER, QAT_START, drop_checkpoints, mark_complete
 from sparse_deploy.training.trainer import Progress, TrainingOutcome, train
 
 _OUTCOME_FILE = "normal_phase.json"
-# torchao's int8 observers under Neural Compressor's x86 recipe, and the 7 bits of quantization.target_cpu avx2.
-_WEIGHT_LIMITS = {"vnni": (-128, 127), "avx2": (-64, 63)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ def train_phases(
         model: student.
         tokenizer: pads batches.
         train_features: as for :func:`sparse_deploy.training.trainer.train`.
-        recipe: what to do in both phases.
+        recipe: what to do in both phases; `quantization.target_cpu` is not `auto`.
         folder: the training folder.
         teacher: for distillation, in both phases.
         resume_from: what :func:`sparse_deploy.training.resume.open_run` found in it.
@@ -109,7 +108,7 @@ def train_phases(
             return PhasesOutcome(normal)
         _write_start(model, normal, folder)
         resume_from = start
-    fake = FakeQuantization(model, layers, weight_limits(recipe.quantization))
+    fake = FakeQuantization(model, layers, GRIDS[recipe.quantization.target_cpu])
     if ranges := read_ranges(resume_from):
         fake.restore(ranges)
     with fake.attached():
@@ -120,11 +119,6 @@ def train_phases(
             extra_callbacks=[FakeQuantizationCallback(fake, qat.observe_steps)],
         )  # fmt: skip
     return PhasesOutcome(normal, outcome, fake, start)
-
-
-def weight_limits(settings: QuantizationSection) -> tuple[int, int]:
-    """Smallest and largest integer of an INT8 weight on the recipe's target CPU."""
-    return _WEIGHT_LIMITS[settings.target_cpu]
 
 
 def planned_steps(settings: FinetuneSection, examples: int) -> int:

@@ -62,7 +62,7 @@ def test_every_runtime_answers_as_the_trained_model(line):
     features = encode_split(task, rows, tokenizer, recipe.data, name="validation").features
     model = load_finetuned(line / "trained", TaskKind.CLASSIFICATION)
     ranges = read_ranges(line / "trained")
-    fake = FakeQuantization(model, list(ranges.layers), ranges.weight_limits)
+    fake = FakeQuantization(model, list(ranges.layers), ranges.grid)
     fake.restore(ranges)
     with fake.attached():
         trained = np.stack([found[0] for found in predict(model, features, batch_size=1)])
@@ -84,8 +84,10 @@ def test_the_same_weights_are_in_both_files(line):
     state = load_finetuned(line / "trained", TaskKind.CLASSIFICATION).state_dict()
     for name, weight in ours.items():
         if weight.quantized:
-            largest = state[name].abs().amax(dim=1) / 127.5
-            np.testing.assert_array_equal(weight.scale.ravel(), largest.clamp(min=torch.finfo().eps).numpy())
+            pairs = state[name].unflatten(1, (-1, 2))
+            same_sign = torch.maximum(pairs.clamp(min=0).sum(dim=2), -pairs.clamp(max=0).sum(dim=2))
+            scale = same_sign.amax(dim=1) / 127
+            np.testing.assert_array_equal(weight.scale.ravel(), scale.clamp(min=torch.finfo().eps).numpy())
     assert ours.keys() == theirs.keys()
 
 

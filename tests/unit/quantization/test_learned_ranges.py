@@ -17,6 +17,7 @@ from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.weights import Orientation, read_weights
 from sparse_deploy.quantization.calibration import calibration_batches
 from sparse_deploy.quantization.neural_compressor import quantize_static
+from sparse_deploy.sparsity.weight_grid import GRIDS
 from sparse_deploy.training.fake_quantization import (
     FakeQuantization,
     input_scale,
@@ -24,7 +25,7 @@ from sparse_deploy.training.fake_quantization import (
     weight_scale,
 )
 
-INT8 = (-128, 127)
+INT8 = GRIDS["any"]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_exported_scales_are_the_learnt_ranges_and_the_trained_grid(model, learn
         trained = parameters[weight.name].detach()
         scale = weight_scale(trained, INT8)
         np.testing.assert_array_equal(weight.scale.ravel(), scale.numpy().ravel(), err_msg=weight.name)
-        rounded = torch.round(trained / scale).clamp(*INT8).numpy()
+        rounded = torch.round(trained / scale).clamp(INT8.low, INT8.high).numpy()
         stored = weight.values if weight.orientation is Orientation.OUT_IN else weight.values.T
         np.testing.assert_array_equal(stored, rounded)
 
@@ -130,7 +131,8 @@ def test_excluded_layers_stay_fp32(model, features, fake):
     ("change", "settings", "message"),
     [
         ({"layers": {"other.dense": (0.0, 1.0)}}, {}, r"found only those of 'other\.dense'"),
-        ({}, {"target_cpu": "avx2"}, "trained for weights of -128 to 127, found -64 to 63"),
+        ({}, {"target_cpu": "avx2"}, r"-127 to 127, neighbours up to 128 together; found -64 to 63; set"),
+        ({"weight_limits": (-128, 127), "weight_neighbours": False}, {}, "weights of -128 to 127; found -127 to 127, "),
         ({"layers": {"layer.0.attention.self.query": (0.0, 1.0), "layer.0.attention.self.key": (0.0, 2.0)}}, {},
          "expected one range"),
     ],

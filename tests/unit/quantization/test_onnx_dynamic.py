@@ -86,8 +86,17 @@ def test_kept_weights_stay_fp32(fp32_file):
     assert [weight.name for weight in weights if weight.quantized] == [*names[:2], *names[4:]]
 
 
-def test_weights_fit_seven_bits_for_cpus_without_vnni(fp32_file, int8_file):
-    narrow = read_weights(quantize_dynamic(fp32_file, QuantizationSection(target_cpu="avx2")))
-    assert max(np.abs(weight.values.astype(int)).max() for weight in narrow if weight.quantized) == 64
-    wide = read_weights(load_onnx(int8_file))
-    assert max(np.abs(weight.values.astype(int)).max() for weight in wide if weight.quantized) == 127
+@pytest.mark.parametrize(
+    ("target_cpu", "largest", "neighbours"),
+    [("any", (64, 127), 128), ("vnni", (127, 127), None), ("avx2", (64, 64), 128)],
+)
+def test_weights_are_on_the_grid_of_the_target_cpu(fp32_file, target_cpu, largest, neighbours):
+    fp32 = {weight.name: weight.values for weight in read_weights(load_onnx(fp32_file))}
+    model = quantize_dynamic(fp32_file, QuantizationSection(target_cpu=target_cpu))
+    weights = [weight for weight in read_weights(model) if weight.quantized]
+    assert largest[0] <= max(weight.largest() for weight in weights) <= largest[1]
+    sums = max(weight.largest_neighbour_sum() for weight in weights)
+    assert sums > 128 if neighbours is None else sums in (neighbours - 1, neighbours)
+    for weight in weights:
+        scale = model.graph.initializers[f"{weight.name}_scale"].const_value.numpy()
+        assert (np.abs(weight.values * scale - fp32[weight.name]) <= 0.51 * scale).all()

@@ -33,6 +33,7 @@ from sparse_deploy.evaluation.zeros import recount_zeros
 from sparse_deploy.graph import openvino_ir, weights
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.inspection.inspect import inspect_path
+from sparse_deploy.inspection.readers import read_onnx, read_openvino
 from sparse_deploy.stages.export import export_deployment
 
 MODEL_FILES = (
@@ -209,24 +210,39 @@ def test_dynamic_int8_keeps_int8_weights_in_onnx_and_ir(source: Path, tmp_path: 
     assert not [path for path in output.iterdir() if path.is_dir()]
 
 
-def test_inspect_counts_the_bits_that_a_cpu_without_vnni_needs(source, deployment, tmp_path, capsys):
-    narrow = tmp_path / "narrow"
-    settings = recipe(quantization={"calibration_samples": 16, "target_cpu": "avx2"})
-    assert export_deployment(str(source), settings, narrow).details["int8_weight_bits"] == 7
-
-    def bits(folder: Path) -> dict[str, int | None]:
-        assert run(["inspect", "--json", str(folder)]) == ExitCode.OK
-        return {file["path"]: file["weight_bits"] for file in json.loads(capsys.readouterr().out)["files"]}
-
-    fp32 = dict.fromkeys(("model.safetensors", "model.onnx", "openvino_model.xml"))
+@pytest.mark.parametrize(
+    ("target", "written", "bits", "words"),
+    [
+        ("avx2", {"target_cpu": "avx2", "bits": 7, "saturates_without_vnni": False}, 7, "i8 in 7 bits"),
+        ("vnni", {"target_cpu": "vnni", "bits": 8, "saturates_without_vnni": True}, 8, "i8, needs VNNI"),
+    ],
+)
+def test_what_the_int8_weights_are_is_in_manifest_and_inspection(
+    source, tmp_path, capsys, target, written, bits, words
+):
+    output = tmp_path / "deployment"
+    settings = recipe(quantization={"calibration_samples": 16, "target_cpu": target})
+    found = export_deployment(str(source), settings, output).details["int8_weights"]
+    assert written.items() <= found.items()
+    assert (found["largest_neighbour_sum"] > 128) == written["saturates_without_vnni"]
+    assert run(["inspect", "--json", str(output)]) == ExitCode.OK
+    inspection = json.loads(capsys.readouterr().out)
+    int8 = {"model_int8.onnx", "openvino_model_int8.xml"}
     sparse = {"model_sparse.onnx": 8}  # from the FP32 weights; its operators don't saturate
-    assert bits(narrow) == {**fp32, **sparse, "model_int8.onnx": 7, "openvino_model_int8.xml": 7}
-    assert bits(deployment) == {**fp32, **sparse, "model_int8.onnx": 8, "openvino_model_int8.xml": 8}
-    assert run(["inspect", str(narrow)]) == ExitCode.OK
-    lines = capsys.readouterr().out.splitlines()
-    assert {line.split()[0] for line in lines if "i8 in 7 bits" in line} == {
-        "model_int8.onnx", "openvino_model_int8.xml",
+    fp32 = dict.fromkeys(("model.safetensors", "model.onnx", "openvino_model.xml"))
+    assert {file["path"]: file["weight_bits"] for file in inspection["files"]} == {
+        **fp32, **sparse, **dict.fromkeys(int8, bits),
     }  # fmt: skip
+    wrong = {file["path"] for file in inspection["files"] if file["saturates_without_vnni"]}
+    assert wrong == (int8 if target == "vnni" else set())
+    assert run(["inspect", str(output)]) == ExitCode.OK
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if words in line} == int8
+
+
+def test_the_default_is_right_on_every_cpu(deployment):
+    assert load_manifest(deployment).details["int8_weights"]["largest_neighbour_sum"] in (127, 128)
+    for name, read in (("model_int8.onnx", read_onnx), ("openvino_model_int8.xml", read_openvino)):
+        assert not read(deployment / name, ()).saturates_without_vnni
 
 
 class TestSparseTarget:

@@ -9,6 +9,8 @@ from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceCl
 
 from sparse_deploy.activation_ranges import RANGES_FILE, read_ranges
 from sparse_deploy.errors import CheckpointError, ConfigError
+from sparse_deploy.quantization.observers import WeightObserver
+from sparse_deploy.sparsity.weight_grid import GRIDS, largest_neighbour_sum
 from sparse_deploy.training.fake_quantization import (
     FakeQuantization,
     fake_quantize_input,
@@ -18,7 +20,7 @@ from sparse_deploy.training.fake_quantization import (
     weight_scale,
 )
 
-INT8, SEVEN_BITS = (-128, 127), (-64, 63)
+INT8, SEVEN_BITS, NEIGHBOURS = GRIDS["vnni"], GRIDS["avx2"], GRIDS["any"]
 QUERY = "bert.encoder.layer.0.attention.self.query"
 
 
@@ -40,23 +42,30 @@ def text(rows: int = 3, tokens: int = 9, seed: int = 0) -> dict[str, torch.Tenso
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-@pytest.mark.parametrize("limits", [INT8, SEVEN_BITS])
-def test_rounded_weights_are_those_of_the_exported_file(limits):
+@pytest.mark.parametrize("grid", [INT8, SEVEN_BITS, NEIGHBOURS])
+def test_rounded_weights_are_those_of_the_exported_file(grid):
     torch.manual_seed(1)
     weight = torch.randn(64, 48)
     weight[weight.abs() < 0.6] = 0.0
     weight[5] = 0.0
-    observer = PerChannelMinMaxObserver(
-        dtype=torch.int8, qscheme=torch.per_channel_symmetric, quant_min=limits[0], quant_max=limits[1]
+    torchao = PerChannelMinMaxObserver(
+        dtype=torch.int8, qscheme=torch.per_channel_symmetric, quant_min=grid.low, quant_max=grid.high
     )
-    observer(weight)
+    observer = WeightObserver(grid, torchao)
+    for one in (torchao, observer):
+        one(weight)
     scale = observer.calculate_qparams()[0].numpy()[:, None]
-    stored = np.clip(np.rint(weight.numpy() / scale), *limits)  # graph.fold_weight_quantization
-    assert np.array_equal(weight_scale(weight, limits).numpy(), scale)
-    found = fake_quantize_weight(weight, limits)
+    if not grid.neighbours:
+        assert np.array_equal(torchao.calculate_qparams()[0].numpy()[:, None], scale)
+    stored = np.clip(np.rint(weight.numpy() / scale), grid.low, grid.high)  # graph.fold_weight_quantization
+    assert np.array_equal(weight_scale(weight, grid).numpy(), scale)
+    found = fake_quantize_weight(weight, grid)
     np.testing.assert_array_equal(found.numpy(), (stored * scale).astype(np.float32))
     assert not found[weight == 0].any()
-    assert np.abs(stored).max() in (limits[1], -limits[0])
+    if grid.neighbours:
+        assert 127 <= largest_neighbour_sum(stored.astype(np.int8)) <= 128
+    else:
+        assert np.abs(stored).max() in (grid.high, -grid.low)
 
 
 @pytest.mark.parametrize("limits", [(-1.3, 2.9), (0.5, 3.0), (-4.0, -1.0), (0.0, 0.0), (-0.17, 11.0)])
