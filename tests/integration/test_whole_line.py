@@ -2,8 +2,11 @@
 """A tiny BERT through the whole line by the command line: finetune, export, bench, inspect."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import hidden_instructions
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,11 +18,25 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.cli.main import run
 from sparse_deploy.errors import ExitCode
+from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import sparse_session
 
 PATTERNS = {"unstructured": 0.7, "1:2": 0.5, "4x1": 0.8, "1x4": 0.8}
 
 
+INT8_ANSWERS = """
+import json, sys
+from pathlib import Path
+import numpy
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.runtimes import get_runtime
+
+ids = numpy.random.default_rng(0).integers(5, 60, (24, 12))
+batch = {"input_ids": ids, "attention_mask": numpy.ones_like(ids), "token_type_ids": numpy.zeros_like(ids)}
+sessions = {name: get_runtime(name).open(Path(sys.argv[1]), "int8", 1) for name in ("onnxruntime", "openvino")}
+answers = {name: session.run(batch)[0].tolist() for name, session in sessions.items()}
+print(json.dumps({**answers, "saturates": describe_machine().saturates}))
+"""
 ONE_PATTERN = pytest.mark.parametrize("line", ["unstructured"], indirect=True)  # what does not depend on the pattern
 
 
@@ -102,6 +119,20 @@ def test_the_folder_opens_in_plain_runtimes_and_answers_like_pytorch(line):
     np.testing.assert_allclose(session.run(None, inputs)[0], expected, atol=1e-4)
     compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled(arrays)["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.skipif(not hidden_instructions.available(), reason="needs gcc and objdump (Debian: binutils)")
+def test_int8_answers_the_same_on_a_cpu_without_vnni(line):
+    command = [sys.executable, "-c", INT8_ANSWERS, str(line / "deployment")]
+    here, hidden = (
+        json.loads(subprocess.run(command, capture_output=True, check=True, env=environment).stdout.splitlines()[-1])
+        for environment in (None, hidden_instructions.environment())
+    )
+    assert here["saturates"] == describe_machine().saturates
+    assert hidden["saturates"]
+    for runtime in ("onnxruntime", "openvino"):
+        # Products of integers are exact in both; FP32 in between may fall on the other side of a step.
+        np.testing.assert_allclose(hidden[runtime], here[runtime], atol=0.02, err_msg=runtime)
 
 
 @ONE_PATTERN

@@ -53,6 +53,20 @@ def test_no_file_that_fits(tmp_path, measured):
         choose_runtime(tmp_path, "sparse", "fp32", 1, tokens=8)
 
 
+def test_a_runtime_that_would_answer_wrongly_here_is_left_out(tiny_deployment, monkeypatch):
+    def probe(name, folder, precision, threads, *, tokens):
+        if name == "openvino":
+            raise RuntimeUnavailableError("its 8-bit weights saturate")
+        return ProbeResult(0.1, 1.0, 1)
+
+    monkeypatch.setattr(choice, "probe", probe)
+    found = choose_runtime(tiny_deployment, "auto", None, 1, tokens=8)
+    assert found.cell == "sparse-int8"
+    assert found.refused == {"openvino-int8": "its 8-bit weights saturate"}
+    with pytest.raises(RuntimeUnavailableError, match="8-bit weights saturate"):
+        choose_runtime(tiny_deployment, "openvino", None, 1, tokens=8)
+
+
 def test_without_the_operators_the_others_serve(tiny_deployment, measured, without_operators):
     assert set(choose_runtime(tiny_deployment, "auto", None, 1, tokens=8).milliseconds) == {
         "openvino-int8", "onnxruntime-int8",

@@ -34,6 +34,10 @@ from sparse_deploy.graph import openvino_ir, weights
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.inspection.inspect import inspect_path
 from sparse_deploy.inspection.readers import read_onnx, read_openvino
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.runtimes import get_runtime, saturation
+from sparse_deploy.stages import target_cpu
+from sparse_deploy.stages.candidates import find_candidates
 from sparse_deploy.stages.export import export_deployment
 
 MODEL_FILES = (
@@ -210,33 +214,54 @@ def test_dynamic_int8_keeps_int8_weights_in_onnx_and_ir(source: Path, tmp_path: 
     assert not [path for path in output.iterdir() if path.is_dir()]
 
 
-@pytest.mark.parametrize(
-    ("target", "written", "bits", "words"),
-    [
-        ("avx2", {"target_cpu": "avx2", "bits": 7, "saturates_without_vnni": False}, 7, "i8 in 7 bits"),
-        ("vnni", {"target_cpu": "vnni", "bits": 8, "saturates_without_vnni": True}, 8, "i8, needs VNNI"),
-    ],
-)
-def test_what_the_int8_weights_are_is_in_manifest_and_inspection(
-    source, tmp_path, capsys, target, written, bits, words
-):
-    output = tmp_path / "deployment"
-    settings = recipe(quantization={"calibration_samples": 16, "target_cpu": target})
-    found = export_deployment(str(source), settings, output).details["int8_weights"]
-    assert written.items() <= found.items()
-    assert (found["largest_neighbour_sum"] > 128) == written["saturates_without_vnni"]
-    assert run(["inspect", "--json", str(output)]) == ExitCode.OK
-    inspection = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def eight_bits(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployment for CPUs with VNNI only."""
+    output = tmp_path_factory.mktemp("eight-bits") / "deployment"
+    export_deployment(str(source), recipe(quantization={"calibration_samples": 16, "target_cpu": "vnni"}), output)
+    return output
+
+
+def test_what_the_int8_weights_are_is_in_manifest_and_inspection(eight_bits, capsys):
+    found = load_manifest(eight_bits).details["int8_weights"]
+    assert {"target_cpu": "vnni", "bits": 8, "saturates_without_vnni": True}.items() <= found.items()
+    assert found["largest_neighbour_sum"] > 128
+    assert run(["inspect", "--json", str(eight_bits)]) == ExitCode.OK
+    files = json.loads(capsys.readouterr().out)["files"]
     int8 = {"model_int8.onnx", "openvino_model_int8.xml"}
-    sparse = {"model_sparse.onnx": 8}  # from the FP32 weights; its operators don't saturate
-    fp32 = dict.fromkeys(("model.safetensors", "model.onnx", "openvino_model.xml"))
-    assert {file["path"]: file["weight_bits"] for file in inspection["files"]} == {
-        **fp32, **sparse, **dict.fromkeys(int8, bits),
-    }  # fmt: skip
-    wrong = {file["path"] for file in inspection["files"] if file["saturates_without_vnni"]}
-    assert wrong == (int8 if target == "vnni" else set())
-    assert run(["inspect", str(output)]) == ExitCode.OK
-    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if words in line} == int8
+    assert {file["path"] for file in files if file["weight_bits"] == 8} == {*int8, "model_sparse.onnx"}
+    assert {file["path"] for file in files if file["saturates_without_vnni"]} == int8  # not the sparse operators
+    assert run(["inspect", str(eight_bits)]) == ExitCode.OK
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if "i8, needs VNNI" in line} == int8
+
+
+def test_runtimes_do_not_answer_wrongly_where_a_file_saturates(eight_bits, deployment, monkeypatch):
+    small = describe_machine().model_copy(update={"flags": ("avx2", "fma")})
+    monkeypatch.setattr(saturation, "describe_machine", lambda: small)
+    assert "session.x64quantprecision" in get_runtime("onnxruntime").open(eight_bits, "int8", 1).warning
+    with pytest.raises(RuntimeUnavailableError, match=r"openvino_model_int8\.xml: its 8-bit .* target_cpu any"):
+        get_runtime("openvino").open(eight_bits, "int8", 1)
+    cells, skipped = find_candidates(eight_bits, recipe())
+    assert {cell.id for cell in cells} >= {"onnxruntime-int8", "openvino-fp32", "sparse-int8"}
+    assert "saturate" in skipped["openvino-int8"]
+    (warning,) = inspect_path(str(eight_bits), machine=small).warnings
+    assert "model_int8.onnx, openvino_model_int8.xml" in warning
+    # The default is made for it.
+    assert not get_runtime("onnxruntime").open(deployment, "int8", 1).warning
+    get_runtime("openvino").open(deployment, "int8", 1).close()
+    assert "openvino-int8" not in find_candidates(deployment, recipe())[1]
+    assert not inspect_path(str(deployment), machine=small).warnings
+
+
+@pytest.mark.parametrize(("saturates", "chosen"), [(True, "any"), (False, "vnni")])
+def test_auto_is_this_machine(monkeypatch, saturates, chosen):
+    flags = ("avx2",) if saturates else ("avx2", "avx_vnni")
+    machine = describe_machine().model_copy(update={"flags": flags})
+    monkeypatch.setattr(target_cpu, "describe_machine", lambda: machine)
+    asked = recipe(quantization={"target_cpu": "auto"})
+    assert target_cpu.with_target_cpu(asked).quantization.target_cpu == chosen
+    assert target_cpu.with_target_cpu(recipe()) == recipe()
 
 
 def test_the_default_is_right_on_every_cpu(deployment):
