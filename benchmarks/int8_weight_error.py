@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
+from sparse_deploy.training.pruning import magnitude_masks
 
 from sparse_deploy.sparsity.pattern import SparsityPattern
 from sparse_deploy.sparsity.weight_grid import GRIDS
-from sparse_deploy.training.pruning import magnitude_masks
 
 Array = NDArray[Any]
 PATTERNS = {"dense": 0.0, "unstructured": 0.7, "1:2": 0.5, "4x1": 0.8, "1x4": 0.8}
