@@ -16,6 +16,7 @@ namespace avx2 {
 #include "../kernels/matmul_dense_split.h"
 #include "../kernels/matmul_narrow.h"
 #include "../kernels/matmul_block_1x4.h"
+#include "../kernels/attention_int8.h"
 
 constexpr LayoutKernel kKernels[] = {
     {.layout = &kDenseSplit, .type = kU8, .cost = 1, .max_tokens = 6, .multiply = multiply_tile<DenseSplitTile, 6>,
@@ -31,6 +32,6 @@ constexpr LayoutKernel kKernels[] = {
 }  // namespace avx2
 
 extern const InstructionSet kAvx2;
-constinit const InstructionSet kAvx2 = avx2::describe("avx2", kHasAvx2, avx2::kKernels);
+constinit const InstructionSet kAvx2 = avx2::with_attention_int8(avx2::describe("avx2", kHasAvx2, avx2::kKernels));
 
 }  // namespace sd

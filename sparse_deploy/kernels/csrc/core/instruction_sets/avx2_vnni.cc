@@ -17,6 +17,7 @@ namespace avx2_vnni {
 #include "../kernels/matmul_dense.h"
 #include "../kernels/matmul_narrow.h"
 #include "../kernels/matmul_block_1x4.h"
+#include "../kernels/attention_int8.h"
 
 constexpr LayoutKernel kKernels[] = {
     {.layout = &kDense, .type = kU8, .cost = 1, .max_tokens = 6, .multiply = multiply_tile<DenseTile, 6>},
@@ -31,6 +32,7 @@ constexpr LayoutKernel kKernels[] = {
 }  // namespace avx2_vnni
 
 extern const InstructionSet kAvx2Vnni;
-constinit const InstructionSet kAvx2Vnni = avx2_vnni::describe("avx2_vnni", kHasAvx2 | kHasAvxVnni, avx2_vnni::kKernels);
+constinit const InstructionSet kAvx2Vnni = avx2_vnni::with_attention_int8(
+    avx2_vnni::describe("avx2_vnni", kHasAvx2 | kHasAvxVnni, avx2_vnni::kKernels));
 
 }  // namespace sd

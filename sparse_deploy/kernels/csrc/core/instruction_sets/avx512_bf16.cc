@@ -14,6 +14,7 @@ namespace sd {
 namespace avx512_bf16 {
 #include "../kernels/common.h"
 #include "../kernels/tile.h"
+#include "../kernels/dot.h"
 #include "../kernels/matmul_avx512.h"
 #include "../kernels/matmul_block_1x4.h"
 #include "../kernels/attention_int8.h"

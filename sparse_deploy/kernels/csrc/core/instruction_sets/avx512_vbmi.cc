@@ -13,6 +13,7 @@ namespace sd {
 namespace avx512_vbmi {
 #include "../kernels/common.h"
 #include "../kernels/tile.h"
+#include "../kernels/dot.h"
 #include "../kernels/matmul_avx512.h"
 #include "../kernels/matmul_block_1x4.h"
 #include "../kernels/attention_int8.h"
