@@ -4,13 +4,15 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from sparse_deploy.artifacts import write_text_atomically
 from sparse_deploy.errors import CheckpointError
 from sparse_deploy.sparsity.weight_grid import WeightGrid
+from sparse_deploy.strict_json import read_bounded
 
 RANGES_FILE = "quantization_ranges.json"
+_MAX_BYTES = 16 * 2**20
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -64,8 +66,8 @@ def read_ranges(folder: Path) -> ActivationRanges | None:
     if not path.is_file():
         return None
     try:
-        return ActivationRanges.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
+        return ActivationRanges.model_validate_json(read_bounded(path, _MAX_BYTES))
+    except (ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"{path}: not readable as activation ranges: {reason}; copy the checkpoint again, or delete the file to "

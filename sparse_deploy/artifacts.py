@@ -6,31 +6,34 @@ sparsity record of every model file, the resolved recipe and the versions that m
 """
 
 import contextlib
-import errno
 import importlib.metadata
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sparse_deploy.artifact_target import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    FolderKind,
+    check_writable_target,
+)
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.file_records import FileRecord, check_listing, record_files, verify_files
 from sparse_deploy.publishing import clear_leftovers, publish, staging_beside, write_bytes_atomically, write_error
 from sparse_deploy.sparsity.statistics import SparsityRecord
+from sparse_deploy.strict_json import load_json_object, read_bounded
 
-MANIFEST_NAME = "manifest.json"
 SCHEMA_VERSION: Final = 1
 _VERSIONED_PACKAGES = (
     "sparse-deploy", "torch", "transformers", "datasets", "optimum", "onnx", "onnxscript", "onnxruntime", "openvino",
     "neural-compressor", "numpy",
 )  # fmt: skip
 
-_MAX_JSON_BYTES = 256 * 2**20
-_MAX_MANIFEST_BYTES = 16 * 2**20  # bert-large's has 0.2 MB
+MAX_JSON_BYTES = 256 * 2**20
 
 ArtifactKind = Literal["checkpoint", "deployment"]
 Content = TypeVar("Content", bound=BaseModel)
@@ -84,64 +87,29 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def check_writable_target(target: Path) -> None:
-    """Refuse early to write over something that is not an artifact.
-
-    Raises:
-        ConfigError: ``target`` exists and is neither empty nor one of our folders.
-        ArtifactError: it can't be read.
-    """
-    while True:
-        try:
-            names, still_there = _look_into(target)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno not in (errno.ENOTDIR, errno.ELOOP) or not os.path.lexists(target):
-                raise write_error(target, error) from error
-            raise ConfigError(
-                f"{target}: expected a folder to write to, found a file or link. Choose another --output."
-            ) from error
-        if not names or MANIFEST_NAME in names:
-            return
-        if still_there:
-            raise ConfigError(
-                f"{target}: the folder holds files and no {MANIFEST_NAME}, so it was not written by sparse-deploy and "
-                f"is not replaced. Choose another --output or empty it."
-            )
-
-
-def _look_into(folder: Path) -> tuple[list[str], bool]:
-    """Names in a folder, and whether it is still at its path: another writer may be replacing and removing it.
-
-    Raises:
-        OSError: no folder, or a link.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        names = os.listdir(descriptor)  # noqa: PTH208 (pathlib takes no descriptor)
-        return names, os.path.samestat(os.fstat(descriptor), folder.lstat())
-    finally:
-        os.close(descriptor)
-
-
 @contextlib.contextmanager
-def staged_folder(target: Path) -> Iterator[Path]:
+def staged_folder(target: Path, kind: FolderKind, sources: Sequence[Path] = ()) -> Iterator[Path]:
     """Give a fresh folder beside ``target`` that becomes ``target`` only if the block ends well.
 
     The block must call :func:`seal` last. On any error, and on Ctrl-C, the staging folder is removed and ``target``
     is as it was. An earlier artifact at ``target`` is replaced.
 
+    Args:
+        target: the new folder.
+        kind: of the artifact.
+        sources: folders that it is made from; see :func:`check_writable_target`.
+
     Raises:
+        ConfigError: ``target`` is something else than an earlier artifact of this kind.
         ArtifactError: disk full, no permission, or the block did not seal the folder.
     """
-    check_writable_target(target)
+    check_writable_target(target, kind, sources)
     try:
         with staging_beside(target) as staging:
             yield staging
             if not (staging / MANIFEST_NAME).is_file():
                 raise ArtifactError(f"{target}: the stage ended without a manifest; nothing was written")
-            check_writable_target(target)  # hours may have passed
+            check_writable_target(target, kind, sources)  # hours may have passed
             publish(staging, target)
     except OSError as error:
         raise write_error(target, error) from error
@@ -184,11 +152,11 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise ArtifactError(f"{folder}: no {MANIFEST_NAME}, so this is not a finished artifact. {_how(kind)}")
-    if path.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise ArtifactError(f"{path}: not a readable manifest: larger than {_MAX_MANIFEST_BYTES} bytes. {_how(kind)}")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
-    except (ValidationError, OSError) as error:
+        data = read_bounded(path, MAX_MANIFEST_BYTES)
+        load_json_object(data)  # pydantic's parser takes the last of two equal keys
+        manifest = Manifest.model_validate_json(data)
+    except (ValueError, OSError) as error:  # pydantic's error is a ValueError
         reason = " ".join(str(error).split())[:200]
         raise ArtifactError(f"{path}: not a readable manifest: {reason}. {_how(kind)}") from error
     if kind is not None and manifest.kind != kind:
@@ -212,15 +180,15 @@ def read_json_file(path: Path, content: type[Content], what: str, how: str) -> C
         ArtifactError: missing, larger than 256 MiB, no JSON, or of another form.
     """
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise ArtifactError(f"{path}: expected a {what} of at most {_MAX_JSON_BYTES} bytes; this is larger")
-        return content.model_validate_json(path.read_bytes())
+        return content.model_validate_json(read_bounded(path, MAX_JSON_BYTES))
     except OSError as error:
         raise ArtifactError(f"{path}: can't read the {what}: {error.strerror}. {how}") from error
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"]) or "file"
         raise ArtifactError(f"{path}: not a readable {what}: {place}: {problem['msg']}. {how}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{path}: expected a {what} of at most {MAX_JSON_BYTES} bytes; this is larger") from error
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 
 import hashlib
 import importlib.util
-import json
 import math
 import mmap
 from dataclasses import dataclass
@@ -12,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from sparse_deploy.artifacts import MANIFEST_NAME, Source, load_manifest
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import Source, load_manifest
 from sparse_deploy.errors import CheckpointError, ConfigError
 from sparse_deploy.file_records import file_sha256
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
+from sparse_deploy.strict_json import load_json_object, read_bounded
 from sparse_deploy.untrusted.safetensors_file import read_header
 
 PACKAGE_SCHEME = "package:"
@@ -30,6 +31,7 @@ _MAGNITUDE_BITS: dict[str, tuple[Any, int]] = {
     "BF16": (np.uint16, 0x7FFF),
     "I8": (np.uint8, 0xFF),
 }
+_MAX_JSON_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -199,11 +201,8 @@ def _from_hub(name: str, revision: str, allow_pickle: bool) -> ResolvedCheckpoin
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        return load_json_object(read_bounded(path, _MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent}: expected a checkpoint folder with {what}, found none") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    return data

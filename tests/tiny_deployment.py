@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, Source, seal
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import Manifest, Source, seal
 from sparse_deploy.checkpoint import parameter_count, zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.sparsity.statistics import record_masks

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``sparse-deploy serve``."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from sparse_deploy.serving.settings import LogFormat, Precision, RuntimeChoice, ServerSettings
 
 _ENV = "SPARSE_DEPLOY_"
+_TOKEN_VARIABLE = f"{_ENV}TOKEN_FILE"
+_MAX_TOKEN_BYTES = 65_536
 _DEFAULTS = ServerSettings.model_construct()
 
 
@@ -142,13 +145,16 @@ def _token(path: Path | None) -> Any:
     from pydantic import SecretStr
 
     from sparse_deploy.errors import ConfigError
+    from sparse_deploy.strict_json import read_bounded
 
     if path is None:
+        if os.environ.get(_TOKEN_VARIABLE) == "":  # a template that was not filled in must not open the door
+            raise ConfigError(f"{_TOKEN_VARIABLE}: expected a file with a token, found nothing; unset it for no token")
         return None
     try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        token = read_bounded(path, _MAX_TOKEN_BYTES).decode("utf-8").strip()
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: can't read the token: {error}") from error
-    if not token:
-        raise ConfigError(f"{path}: expected a token, found an empty file")
+    if not token or not token.isprintable() or " " in token:
+        raise ConfigError(f"{path}: expected a token of printable characters without spaces, found none")
     return SecretStr(token)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from sparse_deploy.artifacts import package_versions, read_json_file, write_text_atomically
+from sparse_deploy.artifacts import MAX_JSON_BYTES, package_versions, read_json_file, write_text_atomically
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.metrics import metrics_of_rows
 from sparse_deploy.data.tasks import Task, TaskKind, get_task
@@ -23,6 +23,7 @@ from sparse_deploy.gate.companions import agreement, logit_difference
 from sparse_deploy.gate.figures import Contestant
 from sparse_deploy.machine import Machine
 from sparse_deploy.results import BenchReport, Cell, Drift, Figures, Identity, SplitIdentity
+from sparse_deploy.strict_json import read_bounded
 
 KIND: Final = "sparse-deploy baseline"
 _HOW = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
@@ -268,8 +269,9 @@ def _as_rows(task: Task, shared: Columns, own: Columns, count: int) -> list[Row]
 
 def _read_rows(path: Path) -> list[Row]:
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        text = read_bounded(path, MAX_JSON_BYTES).decode("utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: expected predictions, one JSON object per line: {error}") from error
 
 

@@ -12,7 +12,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, load_manifest
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import Manifest, load_manifest
 from sparse_deploy.checkpoint import resolve_checkpoint
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError, SparsityLostError

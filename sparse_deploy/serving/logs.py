@@ -39,14 +39,26 @@ class _JsonFormatter(logging.Formatter):
         content |= getattr(record, _FIELDS, {})
         if record.exc_info:
             content["trace"] = self.formatException(record.exc_info)
-        return orjson.dumps(content, default=str).decode()
+        line = orjson.dumps(content, default=str).decode()
+        return line if line.isprintable() else "".join(one if one.isprintable() else _json_escape(one) for one in line)
 
 
 class _TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {name}={value}" for name, value in getattr(record, _FIELDS, {}).items())
+        fields = "".join(f" {name}={_printable(value)}" for name, value in getattr(record, _FIELDS, {}).items())
         trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
-        return f"{_time(record)} {record.levelname.lower()} {record.getMessage()}{fields}{trace}"
+        return f"{_time(record)} {record.levelname.lower()} {_printable(record.getMessage())}{fields}{trace}"
+
+
+def _json_escape(character: str) -> str:
+    """What orjson leaves as it is: DEL, controls of 8 bits, line separators, direction marks."""
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def _printable(value: Any) -> str:
+    """On one line, without control characters: a client's words must not look like other lines or move the cursor."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
 
 
 def _time(record: logging.LogRecord) -> str:

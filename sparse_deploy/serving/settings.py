@@ -61,6 +61,6 @@ class ServerSettings(BaseModel):
     max_rows: int = Field(default=256, ge=1, le=100_000)
     max_characters: int = Field(default=500_000, ge=1, le=2**30)
     max_connections: int = Field(default=2048, ge=1, le=1_000_000)
-    token: SecretStr | None = None
+    token: SecretStr | None = Field(default=None, min_length=1)
     log_format: LogFormat = "json"
     access_log: bool = False

@@ -36,10 +36,6 @@ class TextEncoder:
         if not path.is_file() or path.stat().st_size > _MAX_TOKENIZER_BYTES:
             raise ArtifactError(f"{path}: expected a tokenizer of at most {_MAX_TOKENIZER_BYTES} bytes; export again")
         self._plain, self._cutting = _load(path), _load(path)
-        if overlap is None:
-            self._cutting.enable_truncation(max_length)
-        else:
-            self._cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
         self._max_length = max_length
         self._overlap = overlap or 0
         self._special_of_pairs = self._plain.num_special_tokens_to_add(True)
@@ -49,6 +45,10 @@ class TextEncoder:
                 f"{folder}: beside a question of {MAX_QUESTION_TOKENS} tokens, data.max_length {max_length} leaves "
                 f"{room} for the context, too few for data.doc_stride {overlap}; export with a smaller doc_stride"
             )
+        if overlap is None:
+            self._cutting.enable_truncation(max_length)
+        else:
+            self._cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
 
     def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Feature]:
         """Tokens of texts, or of pairs of texts, cut to the longest that the model was trained with."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from sparse_deploy.artifact_target import check_outside
 from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.config.loader import recipe_with_overrides
@@ -78,6 +79,9 @@ def bench_deployment(
     Raises:
         SparseDeployError: see the subclasses.
     """
+    check_outside(report_dir, deployment, "--report")
+    if new_baseline:
+        check_outside(new_baseline, deployment, "--save-baseline")
     manifest = load_manifest(deployment, "deployment")
     recipe = recipe_with_overrides(manifest.recipe, overrides, f"{deployment}: recipe")
     task = get_task(recipe.task)

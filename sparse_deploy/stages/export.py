@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.activation_ranges import ActivationRanges, read_ranges
 from sparse_deploy.architectures import architecture_of, check_length, read_config
-from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
+from sparse_deploy.artifact_target import check_writable_target
+from sparse_deploy.artifacts import Manifest, seal, staged_folder
 from sparse_deploy.checkpoint import WEIGHTS_FILE, ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
@@ -79,14 +80,14 @@ def export_deployment(
         ParityError: a file answers differently from PyTorch.
         SparseDeployError: see the other subclasses.
     """
-    check_writable_target(output)
+    check_writable_target(output, "deployment")
     recipe = with_target_cpu(_with_options(recipe, int8, targets))
     task = get_task(recipe.task)
     revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
     source = resolve_checkpoint(checkpoint, revision, allow_pickle=allow_pickle)
     check_task(source.folder, task)
     check_length(read_config(source.folder), recipe.data.max_length, checkpoint)
-    with staged_folder(output) as staging:
+    with staged_folder(output, "deployment", [source.folder]) as staging:
         export = _Export(recipe, task, staging, data_dir, progress)
         export.take_checkpoint(source, allow_pickle=allow_pickle)
         export.write_fp32()

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from sparse_deploy.architectures import check_length, read_config
-from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
+from sparse_deploy.artifact_target import check_writable_target
+from sparse_deploy.artifacts import Manifest, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.schema import Int8Mode, Recipe, SparsityMode
 from sparse_deploy.data.features import load_tokenizer, tokenize_training
@@ -77,13 +78,14 @@ def finetune(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    check_writable_target(output)
+    check_writable_target(output, "checkpoint")
     _check_qat(recipe)
     recipe = with_target_cpu(recipe)
     task = get_task(recipe.task)
     precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
+    check_writable_target(output, "checkpoint", [source.folder])
     check_length(read_config(source.folder), recipe.data.max_length, recipe.model.name_or_path)
     torch.manual_seed(recipe.finetune.seed)  # the new head's weights
     model = load_for_training(
@@ -253,7 +255,7 @@ def _write(
     details: dict[str, Any],
     output: Path,
 ) -> Manifest:
-    with staged_folder(output) as staging:
+    with staged_folder(output, "checkpoint", [source.folder]) as staging:
         model.save_pretrained(staging)
         # Tokenizing for training set a truncation that save_pretrained would pass on to every reader of the file.
         tokenizer.backend_tokenizer.no_truncation()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from sparse_deploy import __version__
-from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, load_manifest, staged_folder, write_text_atomically
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import Manifest, load_manifest, staged_folder, write_text_atomically
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.file_records import FileRecord, file_sha256, record_files
 from sparse_deploy.stages.server_configs import (
@@ -111,7 +112,7 @@ def write_model_repository(deployment: Path, output: Path, options: RepositoryOp
         raise ConfigError(f"--sparse: {_SPARSE_FILE} is INT8; leave out --precision fp32")
     kubernetes = options.server == "kserve"
     name = check_model_name(options.name or _default_name(manifest, kubernetes=kubernetes), kubernetes=kubernetes)
-    with staged_folder(output) as staging:
+    with staged_folder(output, "model-repository", [deployment]) as staging:
         _WRITERS[options.server](deployment, staging, name, options)
         return _seal(deployment, staging, manifest, name, options.server)
 

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sparse_deploy.activation_ranges import RANGES_FILE
-from sparse_deploy.artifacts import Manifest, check_writable_target, seal, staged_folder
+from sparse_deploy.artifact_target import check_writable_target
+from sparse_deploy.artifacts import Manifest, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.pruning import PruneSettings
 from sparse_deploy.config.schema import SparsityMode, SparsitySection
@@ -105,8 +106,9 @@ def prune(
     Raises:
         SparseDeployError: see the subclasses; nothing was written.
     """
-    check_writable_target(output)
+    check_writable_target(output, "checkpoint")
     source = resolve_checkpoint(name_or_path, revision, allow_pickle=allow_pickle)
+    check_writable_target(output, "checkpoint", [source.folder])
     tokenizer = load_tokenizer(source.folder)
     text_read = _read(text, settings)
     progress("loading the model", 0.0)
@@ -254,7 +256,7 @@ def _write(
     recipe: dict[str, Any],
     details: dict[str, Any],
 ) -> Manifest:
-    with staged_folder(output) as staging:
+    with staged_folder(output, "checkpoint", [source.folder]) as staging:
         _copy_companions(source.folder, staging)
         model.save_pretrained(staging, max_shard_size="100GB")
         saved = zero_masks(staging, exclude)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest, package_versions
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import load_manifest, package_versions
 from sparse_deploy.checkpoint import resolve_checkpoint
 from sparse_deploy.config.schema import Recipe
 from sparse_deploy.data.loading import split_file

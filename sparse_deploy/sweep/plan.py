@@ -5,7 +5,7 @@ import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sparse_deploy.artifacts import MANIFEST_NAME
+from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.config.schema import Recipe
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.file_records import file_sha256

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from tiny_checkpoint import demo_recipe
 
+from sparse_deploy import artifacts
+from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.cli.main import run
 from sparse_deploy.errors import ExitCode
 
@@ -44,6 +46,35 @@ def write_rows(folder: Path, split: str, rows: list[dict]) -> None:
     (folder / "demo").mkdir(parents=True, exist_ok=True)
     with gzip.open(folder / "demo" / f"{split}.jsonl.gz", "wt", encoding="utf-8") as stream:
         stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_nothing_is_written_into_or_over_what_is_read(recipe, tiny_deployment, tmp_path, capsys):
+    deployment = tmp_path / "deployment"
+    shutil.copytree(tiny_deployment, deployment)
+    for option in ("--report", "--save-baseline"):
+        refused(capsys, ["bench", deployment, option, deployment / "x"], ExitCode.USAGE, option, "outside of")
+    command = ["export", deployment, "-c", recipe, "--output"]
+    refused(capsys, [*command, deployment], ExitCode.USAGE, "expected a place outside of")
+    command = ["repository", deployment, "--server", "kserve", "--output"]
+    refused(capsys, [*command, deployment], ExitCode.USAGE, "expected a place outside of")
+    refused(capsys, [*command, tmp_path], ExitCode.USAGE, "expected a place outside of")
+    load_manifest(deployment, "deployment")
+
+
+def test_devices_without_end_are_read_to_a_limit(tiny_deployment, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(artifacts, "MAX_JSON_BYTES", 2**20)
+    command = ["bench", tiny_deployment, "--report", tmp_path / "report", "--against", "/dev/zero", "--no-latency"]
+    refused(capsys, command, ExitCode.BAD_ARTIFACT, "/dev/zero", "at most 1048576 bytes")
+    refused(capsys, ["serve", tiny_deployment, "--token-file", "/dev/zero"], ExitCode.USAGE, "larger than 65536 bytes")
+
+
+@pytest.mark.parametrize("content", ["", "\n", "two words", "\x00"])
+def test_a_token_file_without_a_token_starts_no_server(tiny_deployment, tmp_path, capsys, monkeypatch, content):
+    (tmp_path / "token").write_text(content)
+    command = ["serve", tiny_deployment]
+    refused(capsys, [*command, "--token-file", tmp_path / "token"], ExitCode.USAGE, "expected a token")
+    monkeypatch.setenv("SPARSE_DEPLOY_TOKEN_FILE", "")
+    refused(capsys, command, ExitCode.USAGE, "expected a file with a token")
 
 
 def test_missing_folders(recipe, tmp_path, capsys):

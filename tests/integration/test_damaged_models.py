@@ -18,7 +18,8 @@ import pytest
 from learnt_deployment import write_text
 from onnx import numpy_helper
 
-from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest, seal
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import load_manifest, seal
 from sparse_deploy.cli.main import run
 from sparse_deploy.errors import ExitCode
 from sparse_deploy.sparsity.packing import decode, encode, read_header

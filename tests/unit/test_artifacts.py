@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sparse_deploy.artifact_target import MANIFEST_NAME, check_writable_target
 from sparse_deploy.artifacts import (
-    MANIFEST_NAME,
     Manifest,
     Source,
-    check_writable_target,
     load_manifest,
     seal,
     staged_folder,
@@ -31,7 +30,7 @@ def manifest(kind="deployment", **fields):
 
 
 def make_artifact(target, content="weights", kind="deployment", extra=()):
-    with staged_folder(target) as staging:
+    with staged_folder(target, kind) as staging:
         (staging / "tokenizer").mkdir()
         (staging / "model.onnx").write_text(content)
         (staging / "tokenizer" / "vocab.txt").write_text("[PAD]\n")
@@ -59,7 +58,7 @@ def test_sealed_folder_is_published_with_hashes_of_all_files(tmp_path):
 
 def test_nothing_is_visible_before_the_end(tmp_path):
     target = tmp_path / "out"
-    with staged_folder(target) as staging:
+    with staged_folder(target, "deployment") as staging:
         seal(staging, manifest())
         assert not target.exists()
         assert staging.parent == target.parent  # same file system, so that the rename is atomic
@@ -70,7 +69,7 @@ def test_nothing_is_visible_before_the_end(tmp_path):
 @pytest.mark.parametrize("sealed", [False, True])
 def test_error_leaves_nothing(tmp_path, error, sealed):
     target = tmp_path / "out"
-    with pytest.raises(type(error)), staged_folder(target) as staging:  # noqa: PT012
+    with pytest.raises(type(error)), staged_folder(target, "deployment") as staging:  # noqa: PT012
         (staging / "model.onnx").write_text("half")
         if sealed:
             seal(staging, manifest())
@@ -81,7 +80,7 @@ def test_error_leaves_nothing(tmp_path, error, sealed):
 def test_error_leaves_the_earlier_artifact(tmp_path):
     target = tmp_path / "out"
     first = make_artifact(target)
-    with pytest.raises(ValueError, match="broken"), staged_folder(target):
+    with pytest.raises(ValueError, match="broken"), staged_folder(target, "deployment"):
         raise ValueError("broken")
     assert load_manifest(target) == first
     assert everything_beside(target) == []
@@ -89,7 +88,7 @@ def test_error_leaves_the_earlier_artifact(tmp_path):
 
 def test_unsealed_folder_is_not_published(tmp_path):
     target = tmp_path / "out"
-    with pytest.raises(ArtifactError, match="without a manifest"), staged_folder(target) as staging:
+    with pytest.raises(ArtifactError, match="without a manifest"), staged_folder(target, "deployment") as staging:
         (staging / "model.onnx").write_text("half")
     assert list(tmp_path.iterdir()) == []
 
@@ -112,16 +111,64 @@ def test_foreign_folder_and_file_are_not_overwritten(tmp_path):
     file.write_text("x")
     link.symlink_to(foreign)
     for target in (foreign, file, link):
-        with pytest.raises(ConfigError, match="Choose another --output"), staged_folder(target) as staging:
+        with (
+            pytest.raises(ConfigError, match="Choose another --output"),
+            staged_folder(target, "deployment") as staging,
+        ):
             seal(staging, manifest())
     assert (foreign / "chapter1.tex").read_text() == "years of work"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "thesis"]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "My site", "icons": []}', '{"kind": "deployment"}', "[]", "", "[" * 100_000,
+        '{"kind": "deployment", "files": [1]}', '{"kind": "model-repository", "files": []}',
+    ],
+)  # fmt: skip
+def test_a_folder_with_somebody_elses_manifest_is_kept(tmp_path, text):
+    site = tmp_path / "site"
+    (site / ".git").mkdir(parents=True)
+    (site / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    (site / "manifest.json").write_text(text)
+    with pytest.raises(ConfigError, match="not replaced"), staged_folder(site, "deployment") as staging:
+        seal(staging, manifest())
+    assert (site / ".git" / "HEAD").is_file()
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "notes.txt", "README.md", "link"])
+def test_what_somebody_put_into_an_artifact_is_kept(tmp_path, name):
+    target = tmp_path / "out"
+    make_artifact(target)
+    added = target / name
+    added.parent.mkdir(exist_ok=True)
+    if name == "link":
+        added.symlink_to(tmp_path, target_is_directory=True)
+    else:
+        added.write_text("mine")
+    with pytest.raises(ConfigError, match="which the manifest does not list, so it is not replaced"):
+        make_artifact(target)
+    assert added.exists()
+    assert everything_beside(target) == []
+
+
+def test_another_kind_and_the_source_are_kept(tmp_path):
+    checkpoint = tmp_path / "checkpoint"
+    make_artifact(checkpoint, kind="checkpoint")
+    with pytest.raises(ConfigError, match="it is a 'checkpoint' and not a deployment, so it is not replaced"):
+        make_artifact(checkpoint)
+    (tmp_path / "link").symlink_to(checkpoint)
+    for target in (checkpoint, checkpoint / "out", tmp_path, tmp_path / "link", tmp_path / "x" / ".." / "checkpoint"):
+        with pytest.raises(ConfigError, match="expected a place outside of"):
+            check_writable_target(target, "checkpoint", [checkpoint])
+    check_writable_target(tmp_path / "checkpoint2", "checkpoint", [checkpoint])
+
+
 def test_empty_folder_may_be_used(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
-    check_writable_target(target)
+    check_writable_target(target, "deployment")
     make_artifact(target)
     load_manifest(target)
 
@@ -163,8 +210,8 @@ def test_manifest_can_not_point_outside(tmp_path, path):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", '{"kind": "deployment"}', None, b"\xff\xfe"],
-    ids=["empty", "cut", "list", "too little", "unknown key", "not utf-8"],
+    ["", "{", "[]", '{"kind": "deployment"}', None, b"\xff\xfe", "[" * 100_000, b" " * (16 * 2**20 + 1)],
+    ids=["empty", "cut", "list", "too little", "unknown key", "not utf-8", "deep", "long"],
 )
 def test_damaged_manifest(tmp_path, content):
     target = tmp_path / "out"
@@ -176,6 +223,16 @@ def test_damaged_manifest(tmp_path, content):
     with pytest.raises(ArtifactError, match="not a readable manifest") as caught:
         load_manifest(target)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_comes_twice_is_refused(tmp_path):
+    """Readers differ in which one they take: one would verify what another does not run."""
+    target = tmp_path / "out"
+    make_artifact(target)
+    path = target / MANIFEST_NAME
+    path.write_text(path.read_text().replace('"task": "sst2"', '"task": "squad", "task": "sst2"'))
+    with pytest.raises(ArtifactError, match="key 'task' is there twice"):
+        load_manifest(target)
 
 
 def test_missing_unfinished_and_wrong_kind(tmp_path):
@@ -193,7 +250,7 @@ CHILD = """
 import os, sys, time
 from pathlib import Path
 from sparse_deploy.artifacts import Manifest, Source, seal, staged_folder
-with staged_folder(Path(sys.argv[1])) as staging:
+with staged_folder(Path(sys.argv[1]), "deployment") as staging:
     (staging / "model.onnx").write_bytes(os.urandom(1 << 20))
     if sys.argv[2] == "sealed":
         seal(staging, Manifest(kind="deployment", task="sst2", source=Source(name_or_path="x"), recipe={}, sparsity={}))
@@ -235,7 +292,10 @@ def tiny_disk(tmp_path):
 
 def test_full_disk_is_one_clear_line_and_leaves_nothing(tiny_disk):
     target = tiny_disk / "out"
-    with pytest.raises(ArtifactError, match="the disk is full") as caught, staged_folder(target) as staging:
+    with (
+        pytest.raises(ArtifactError, match="the disk is full") as caught,
+        staged_folder(target, "deployment") as staging,
+    ):
         (staging / "model.onnx").write_bytes(bytes(1 << 20))
     assert caught.value.exit_code is ExitCode.BAD_ARTIFACT
     assert list(tiny_disk.iterdir()) == []
@@ -244,7 +304,7 @@ def test_full_disk_is_one_clear_line_and_leaves_nothing(tiny_disk):
 def test_disk_full_at_the_manifest_keeps_the_earlier_artifact(tiny_disk):
     target = tiny_disk / "out"
     before = make_artifact(target)
-    with pytest.raises(ArtifactError, match="the disk is full"), staged_folder(target) as staging:  # noqa: PT012
+    with pytest.raises(ArtifactError, match="the disk is full"), staged_folder(target, "deployment") as staging:  # noqa: PT012
         free = os.statvfs(tiny_disk).f_bavail * os.statvfs(tiny_disk).f_frsize
         (staging / "model.onnx").write_bytes(bytes(free))
         seal(staging, manifest())
@@ -254,19 +314,19 @@ def test_disk_full_at_the_manifest_keeps_the_earlier_artifact(tiny_disk):
 
 def test_parent_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtifactError, match="can't write"), staged_folder(tmp_path / "file" / "out"):
+    with pytest.raises(ArtifactError, match="can't write"), staged_folder(tmp_path / "file" / "out", "deployment"):
         pass
 
 
 def test_io_error_inside_the_block_is_mapped(tmp_path):
-    with pytest.raises(ArtifactError, match="disk is full"), staged_folder(tmp_path / "out"):
+    with pytest.raises(ArtifactError, match="disk is full"), staged_folder(tmp_path / "out", "deployment"):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_read_only_source_files_can_be_sealed(tmp_path):
     # Files copied from a read-only store (the hub cache, a Nix or pip store) keep their mode.
-    with staged_folder(tmp_path / "out") as staging:
+    with staged_folder(tmp_path / "out", "deployment") as staging:
         (staging / "vocab.txt").write_text("[PAD]\n")
         (staging / "vocab.txt").chmod(0o444)
         seal(staging, manifest())

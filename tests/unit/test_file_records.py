@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from sparse_deploy import artifacts, file_records
-from sparse_deploy.artifacts import MANIFEST_NAME, Manifest, Source, load_manifest, seal, staged_folder
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import Manifest, Source, load_manifest, seal, staged_folder
 from sparse_deploy.errors import ArtifactError, ExitCode
 
 
 def make(target: Path, kind: str = "deployment") -> Path:
-    with staged_folder(target) as staging:
+    with staged_folder(target, "deployment") as staging:
         (staging / "tokenizer").mkdir()
         (staging / "model.onnx").write_text("weights")
         (staging / "tokenizer" / "vocab.txt").write_text("[PAD]\n")
@@ -143,7 +144,7 @@ def test_limits(deployment, monkeypatch, limit, value, said):
 
 
 def test_a_huge_manifest_is_not_read(deployment, monkeypatch):
-    monkeypatch.setattr(artifacts, "_MAX_MANIFEST_BYTES", 100)
+    monkeypatch.setattr(artifacts, "MAX_MANIFEST_BYTES", 100)
     with pytest.raises(ArtifactError, match="larger than 100 bytes"):
         load_manifest(deployment)
 
@@ -165,7 +166,7 @@ def test_records_that_are_none(deployment, change):
 
 
 def test_hidden_files_of_a_stage_are_not_listed(tmp_path):
-    with staged_folder(tmp_path / "out") as staging:
+    with staged_folder(tmp_path / "out", "deployment") as staging:
         (staging / ".cache").write_text("x")
         manifest = seal(
             staging, Manifest(kind="deployment", task="t", source=Source(name_or_path="x"), recipe={}, sparsity={})

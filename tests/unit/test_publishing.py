@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from sparse_deploy import publishing
-from sparse_deploy.artifacts import Manifest, Source, check_writable_target, load_manifest, seal, staged_folder
+from sparse_deploy.artifact_target import check_writable_target
+from sparse_deploy.artifacts import Manifest, Source, load_manifest, seal, staged_folder
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.publishing import clear_leftovers, exchange, only_writer, write_bytes_atomically
 
@@ -38,7 +39,7 @@ def write(content):
     if kind == "file":
         write_text_atomically(target, content)
         return
-    with staged_folder(target) as staging:
+    with staged_folder(target, "deployment") as staging:
         for name in ("model.onnx", "config.json"):
             (staging / name).write_text(content + name)
         source = Source(name_or_path="x")
@@ -121,7 +122,7 @@ from sparse_deploy.artifacts import Manifest, Source, seal, staged_folder, write
 target, name = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True); sys.stdin.readline()
 for turn in range(25):
-    with staged_folder(target) as staging:
+    with staged_folder(target, "deployment") as staging:
         for part in range(5):
             (staging / f"part{part}.bin").write_text(f"{name} {turn}")
         seal(staging, Manifest(kind="deployment", task="t", source=Source(name_or_path=name), recipe={}, sparsity={}))
@@ -171,8 +172,10 @@ print("ready", flush=True)
 for turn in range(100_000):
     fresh = Path(f"{target}.{turn}")
     fresh.mkdir()
-    for name in ("manifest.json", "a", "b", "c"):
+    for name in ("a", "b", "c"):
         (fresh / name).touch()
+    listed = '[{"path": "a"}, {"path": "b"}, {"path": "c"}]'
+    (fresh / "manifest.json").write_text('{"kind": "deployment", "files": ' + listed + "}")
     if target.exists():
         target.rename(old)
     fresh.rename(target)
@@ -185,8 +188,8 @@ def test_a_folder_that_others_keep_replacing_is_never_taken_for_a_foreign_one(in
     replacer = subprocess.Popen([sys.executable, "-c", REPLACER, str(target)], stdout=subprocess.PIPE)
     try:
         assert replacer.stdout.readline() == b"ready\n"
-        for _ in range(20_000):
-            check_writable_target(target)
+        for _ in range(5_000):
+            check_writable_target(target, "deployment")
         assert replacer.poll() is None
     finally:
         replacer.kill()
@@ -194,7 +197,7 @@ def test_a_folder_that_others_keep_replacing_is_never_taken_for_a_foreign_one(in
 
 
 def make(target: Path, content: str = "old") -> None:
-    with staged_folder(target) as staging:
+    with staged_folder(target, "deployment") as staging:
         (staging / "model.onnx").write_text(content)
         seal(staging, Manifest(kind="deployment", task="t", source=Source(name_or_path="x"), recipe={}, sparsity={}))
 
@@ -217,7 +220,7 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     others = [tmp_path / ".other.abcd1234.partial", tmp_path / ".out.partial", tmp_path / ".out.abcd1234.backup"]
     for other in others:
         other.mkdir()
-    with staged_folder(tmp_path / "out") as living:
+    with staged_folder(tmp_path / "out", "deployment") as living:
         make(tmp_path / "out")
         assert living.is_dir()
         assert not dead.exists()
@@ -236,7 +239,7 @@ def test_what_stepped_aside_comes_back_to_the_next_reader(tmp_path):
 
 def test_files_that_appeared_at_the_target_in_the_meantime_are_not_replaced(tmp_path):
     target = tmp_path / "out"
-    with pytest.raises(ConfigError, match="not replaced"), staged_folder(target) as staging:  # noqa: PT012
+    with pytest.raises(ConfigError, match="not replaced"), staged_folder(target, "deployment") as staging:  # noqa: PT012
         seal(staging, Manifest(kind="deployment", task="t", source=Source(name_or_path="x"), recipe={}, sparsity={}))
         target.mkdir()
         (target / "thesis.tex").write_text("years of work")

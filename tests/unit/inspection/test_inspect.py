@@ -117,7 +117,7 @@ def make_deployment(target, pattern, *, revive=None, extra_zeros=0, ir=True):
     int8 = {name: weight.copy() for name, weight in stored.items()}
     if revive is not None:
         int8[DOWN][tuple(np.argwhere(required[DOWN])[revive])] = 1.0
-    with staged_folder(target) as staging:
+    with staged_folder(target, "deployment") as staging:
         save_file(stored, staging / "model.safetensors")
         (staging / "config.json").write_text("{}")
         onnx.save(fp32_model(stored), staging / "model.onnx")
@@ -253,7 +253,7 @@ def test_places_that_can_not_be_proven_are_a_warning(built):
 
 def test_too_few_zeros_everywhere_is_an_error(tmp_path, built):
     weights = make_weights("unstructured")
-    with staged_folder(tmp_path / "worse") as staging:
+    with staged_folder(tmp_path / "worse", "deployment") as staging:
         worse = {name: weight.copy() for name, weight in weights.items()}
         worse[UP][tuple(np.argwhere(weights[UP] == 0)[0])] = 2.0
         save_file(worse, staging / "model.safetensors")

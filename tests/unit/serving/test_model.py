@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a server learns of a model as it opens it."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
+from tiny_deployment import BENCH_RECIPE, seal_deployment
 
+from sparse_deploy.errors import ArtifactError
 from sparse_deploy.serving import model
 from sparse_deploy.serving.model import open_model
 from sparse_deploy.serving.settings import ServerSettings
@@ -38,3 +42,39 @@ def test_only_where_padding_is_computed_the_overhead_matters(tiny_deployment, ru
     opened = open_model(ServerSettings(deployment=tiny_deployment, runtime=runtime, threads=1), isolated=False)
     opened.session.close()
     assert (opened.batch_overhead is not None) == measured
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe", "message"),
+    [
+        ({}, {"data": {"max_length": 10**9}}, "no readable data section"),
+        ({}, {"data": {"max_length": 1000}}, "data.max_length is 1000, the model reads at most 128 tokens"),
+        ({"max_position_embeddings": None}, {"data": {"max_length": 100_000}}, "reads at most 8192 tokens"),
+        ({"max_position_embeddings": 10**12}, {}, "expected max_position_embeddings of 1 to"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, {}, "with 3 labels in id2label"),
+        ({"id2label": {"0": "a"}}, {}, "with 1 labels in id2label"),
+        ({"vocab_size": None}, {}, "expected vocab_size"),
+        ({"vocab_size": "many"}, {}, "expected vocab_size of 1 to"),
+        ({"pad_token_id": "[PAD]"}, {}, "expected pad_token_id of 0 to"),
+        ({"pad_token_id": 2**70}, {}, "expected pad_token_id of 0 to"),
+        ({"pad_token_id": 2**23}, {}, "lies outside the vocabulary"),
+        ({"type_vocab_size": True}, {}, "expected type_vocab_size of 1 to"),
+        ("[" * 100_000, {}, "not a readable model config: nested too deep"),
+        ('{"vocab_size": 1, "vocab_size": 2}', {}, "key 'vocab_size' is there twice"),
+        ({}, {"task": "squad"}, "leaves -35 for the context"),
+        ({}, {"task": "squad", "data": {"max_length": 100, "doc_stride": 16}}, "question-answering"),
+        ({}, {"task": "stsb"}, "regression"),
+        ({}, {"task": "nonsense"}, "unknown task 'nonsense'"),
+        ({}, {"name": "a/b"}, "the recipe's name 'a/b' can't be part of a URL"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_in_a_line(tiny_deployment, tmp_path, config, recipe, message):
+    folder = tmp_path / "deployment"
+    shutil.copytree(tiny_deployment, folder)
+    path = folder / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(json.loads(path.read_text()) | config))
+    seal_deployment(folder, BENCH_RECIPE | recipe)
+    settings = ServerSettings(deployment=folder, runtime="onnxruntime", threads=1)
+    with pytest.raises(ArtifactError, match=message) as caught:
+        open_model(settings, isolated=False)
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import typer
 from tiny_deployment import BENCH_RECIPE as RECIPE
 from typer.testing import CliRunner
 
-from sparse_deploy.artifacts import MANIFEST_NAME
+from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.cli.bench import bench_command
 from sparse_deploy.config import recipe_from_mapping
 from sparse_deploy.errors import (

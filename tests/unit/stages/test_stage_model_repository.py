@@ -14,7 +14,7 @@ from google.protobuf import text_format
 from tiny_deployment import BENCH_RECIPE, seal_deployment, write_models
 from tritonclient.grpc import model_config_pb2
 
-from sparse_deploy.artifacts import MANIFEST_NAME
+from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.cli.main import run
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.file_records import file_sha256
