@@ -25,6 +25,7 @@ _INTEGER_WEIGHTS = ("i8", "u8", "i4", "u4")
 # Nodes between a quantized activation and its product that change no number.
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
 _INT8_LEVELS = 256
+_PRODUCTS = ("MatMul", "Einsum", "Convolution")
 _FLOAT = "f32"
 
 
@@ -122,6 +123,36 @@ def weights_of(model: ov.Model) -> list[IrWeight]:
             integers=weight.integers,
         )
     return list(found.values())
+
+
+def products_not_understood(xml_path: Path) -> list[str]:
+    """Products that multiply with something stored that :func:`read_weights_of_ir` can't read, by their names.
+
+    Raises:
+        ConfigError, ArtifactError, RuntimeUnavailableError: as there.
+    """
+    model = _read_ir(xml_path)
+    read = {product.get_friendly_name() for product, _ in stored_weights(model)}
+    return [
+        f"{op.get_type_name()} {op.get_friendly_name()}"
+        for op in model.get_ordered_ops()
+        if op.get_type_name() in _PRODUCTS
+        and op.get_friendly_name() not in read
+        and any(_is_computed_from_constants(op.input_value(index).get_node()) for index in range(2))
+    ]
+
+
+def _is_computed_from_constants(node: ov.Node) -> bool:
+    stack, seen = [node], set()
+    while stack:
+        one = stack.pop()
+        name = one.get_friendly_name()
+        if one.get_type_name() == "Parameter":
+            return False
+        if name not in seen:
+            seen.add(name)
+            stack.extend(one.input_value(index).get_node() for index in range(one.get_input_size()))
+    return True
 
 
 def _packed_weights(model: ov.Model) -> dict[str, IrWeight]:
@@ -235,11 +266,15 @@ def _parameter_name(constant: str, product: str) -> str:
     """The parameter behind a constant.
 
     Optimum's IR calls it ``self.bert...weight``, or leaves the constant unnamed and the product
-    ``__module.bert.encoder.layer.0.attention.self.query/ov_ext::linear/MatMul``.
+    ``__module.bert.encoder.layer.0.attention.self.query/ov_ext::linear/MatMul``; from an ONNX file of TorchScript's
+    exporter the product is ``/bert/encoder/layer.0/attention/self/query/MatMul``.
     """
-    if product.startswith("__module.") and not constant.endswith(".weight"):
+    if constant.endswith(".weight"):
+        return constant.removeprefix("self.")
+    if product.startswith("__module."):
         return product.removeprefix("__module.").split("/")[0] + ".weight"
-    return constant.removeprefix("self.")
+    path = product.strip("/").split("/")[:-1]
+    return ".".join([*path, "weight"]) if path else constant.removeprefix("self.")
 
 
 def _parameters_in(constant: ov.Node) -> int:

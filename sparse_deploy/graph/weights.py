@@ -54,6 +54,7 @@ class OnnxWeight:
         zero_point: what a stored zero weight equals, broadcastable to ``values``; None for floating point.
         scale: real value per step, broadcastable to ``values``; None for floating point, or where the scale is
             applied after the product (``MatMulInteger``).
+        part: which part of the initializer it is, where one holds several; empty elsewhere.
     """
 
     name: str
@@ -62,6 +63,7 @@ class OnnxWeight:
     orientation: Orientation
     zero_point: Array | None = None
     scale: Array | None = None
+    part: str = ""
 
     @property
     def quantized(self) -> bool:
@@ -91,16 +93,46 @@ def read_weights(model: ir.Model) -> list[OnnxWeight]:
     Raises:
         ArtifactError: the packed weight of a sparse operator is damaged.
     """
-    found: dict[str, OnnxWeight] = {}
+    found: dict[tuple[str, str], OnnxWeight] = {}
     names: set[str] = set()
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for weight in weights_of(node):
-            if weight.initializer in found:
+            key = weight.initializer, weight.part
+            if key in found:
                 continue
-            name = weight.initializer if weight.name in names else weight.name
+            name = weight.initializer + weight.part if weight.name in names else weight.name
             names.add(name)
-            found[weight.initializer] = replace(weight, name=name)
+            found[key] = replace(weight, name=name)
     return list(found.values())
+
+
+def products_not_understood(model: ir.Model) -> list[str]:
+    """Matrix products that multiply with something stored that :func:`read_weights` can't read, by their names.
+
+    A product of two computed tensors, as in attention, is none of them.
+    """
+    names = []
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.op_type not in _PRODUCTS or next(weights_of(node), None) is not None:
+            continue
+        operands = [value for value in node.inputs[: _OPERANDS.get(node.op_type, 2)] if value is not None]
+        if any(_is_stored(value) for value in operands):
+            names.append(f"{node.op_type} {node.name or node.outputs[0].name}")
+    return names
+
+
+def _is_stored(value: ir.Value) -> bool:
+    """Whether a value is computed from constants alone."""
+    stack, seen = [value], set()
+    while stack:
+        one = stack.pop()
+        producer = one.producer()
+        if producer is None and constant(one) is None:
+            return False
+        if producer is not None and producer not in seen:
+            seen.add(producer)
+            stack.extend(source for source in producer.inputs if source is not None)
+    return True
 
 
 def weights_of(node: ir.Node) -> Iterator[OnnxWeight]:
@@ -110,7 +142,9 @@ def weights_of(node: ir.Node) -> Iterator[OnnxWeight]:
         ArtifactError: as :func:`read_weights`.
     """
     weight = _find_weight(node)
-    if weight is not None:
+    if weight is not None and node.op_type in _FUSED_ATTENTION:
+        yield from _split(weight, node)
+    elif weight is not None:
         yield weight
     for index in packed_inputs(node):
         packed = _packed(node, index)
@@ -175,7 +209,16 @@ _FORMS: dict[tuple[str, str], _Form] = {
     (MICROSOFT, "DynamicQuantizeMatMul"): _Form(1, scale=2, zero_point=3),
     (MICROSOFT, "MatMulIntegerToFloat"): _Form(1, scale=3, zero_point=5),
     (MICROSOFT, "QGemm"): _Form(3, scale=4, zero_point=5),
+    (MICROSOFT, "Attention"): _Form(1),
+    (MICROSOFT, "QAttention"): _Form(1, scale=4, zero_point=7),
 }
+# Their weight holds those of query, key and value side by side, [in, 3 x out].
+_FUSED_ATTENTION = ("Attention", "QAttention")
+_PARTS = (".query", ".key", ".value")
+# What multiplies with a stored matrix, whether its form is known here or not.
+_PRODUCTS = frozenset(name for _, name in _FORMS) | {"Einsum", "Conv", "MatMulNBits", "MatMulBnb4", "MatMulFpQ4"}
+# Inputs that may be operands, where they are not the first two.
+_OPERANDS = {"QLinearMatMul": 4, "QGemm": 4}
 
 
 @dataclass(frozen=True)
@@ -224,6 +267,28 @@ def _find_weight(node: ir.Node) -> OnnxWeight | None:
     return weight
 
 
+def _split(weight: OnnxWeight, node: ir.Node) -> Iterator[OnnxWeight]:
+    """The weights of query, key and value out of the one of a fused attention, ``[in, query + key + value]``."""
+    columns = weight.values.shape[1]
+    widths = node.attributes.get_ints("qkv_hidden_sizes", ()) or (columns // 3,) * 3
+    end = 0
+    for part, width in zip(_PARTS, widths, strict=True):
+        begin, end = end, end + width
+        yield replace(
+            weight,
+            name=weight.name.removesuffix(".weight") + part + ".weight",
+            values=weight.values[:, begin:end],
+            zero_point=_columns(weight.zero_point, columns, begin, end),
+            scale=_columns(weight.scale, columns, begin, end),
+            part=part,
+        )
+
+
+def _columns(along: Array | None, columns: int, begin: int, end: int) -> Array | None:
+    """The part of a scale or zero point that belongs to some columns; all of it where there is one for all."""
+    return along if along is None or along.shape[-1] != columns else along[..., begin:end]
+
+
 def _packed(node: ir.Node, index: int) -> OnnxWeight | None:
     value = _input(node, index)
     tensor = constant(value)
@@ -257,11 +322,11 @@ def _parameter_name(initializer: str, node: str) -> str:
     """The parameter a value holds: its own name without a quantizer's suffix.
 
     TorchScript exports call a weight ``onnx::MatMul_123`` and its node ``/bert/encoder/layer.0/.../query/MatMul``;
-    there the node's path is the module's.
+    there, and wherever else a name is not that of a parameter, the node's path is the module's.
     """
     name = _NAME_SUFFIX.sub("", initializer)
     path = node.strip("/").split("/")[:-1]
-    if "::" in name and path:
+    if not name.endswith(".weight") and path:
         return ".".join([*path, "weight"])
     return name
 

@@ -50,6 +50,7 @@ class InspectedFile(BaseModel):
         sparsity_of_model: required zeros over all parameters of the file.
         left_out: matrices that the exclusion list keeps out.
         sparse_operators: whether it holds this package's sparse operators.
+        not_understood: products with a stored weight that could not be read; no figure counts them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,6 +68,7 @@ class InspectedFile(BaseModel):
     sparsity_of_model: float
     left_out: tuple[str, ...]
     sparse_operators: bool = False
+    not_understood: tuple[str, ...] = ()
 
 
 class Inspection(BaseModel):
@@ -128,7 +130,7 @@ def inspect_path(path: str, *, exclude: tuple[str, ...] | None = None, machine: 
         ),
         machine=machine,
         exclude=exclude,
-        warnings=(*warnings, *_saturation_warnings(contents, machine)),
+        warnings=(*warnings, *_not_understood(contents), *_saturation_warnings(contents, machine)),
     )
 
 
@@ -140,6 +142,15 @@ def _saturation_warnings(contents: Mapping[str, ModelContent], machine: Machine)
         f"{', '.join(wrong)}: 8-bit weights saturate on this CPU, which has no VNNI; OpenVINO answers wrongly, ONNX "
         f"Runtime does so without session.x64quantprecision; export again with quantization.target_cpu any",
     )
+
+
+def _not_understood(contents: Mapping[str, ModelContent]) -> list[str]:
+    return [
+        f"{name}: the weights of {len(content.not_understood)} products were not understood and are in no figure: "
+        f"{', '.join(content.not_understood)}"
+        for name, content in contents.items()
+        if content.not_understood
+    ]
 
 
 def _operator_decisions(contents: Collection[ModelContent]) -> OperatorDecisions | str:
@@ -265,4 +276,5 @@ def _inspect_file(name: str, content: ModelContent, required: Mapping[str, BoolA
         sparsity_of_model=required_zeros / content.parameters if content.parameters else 0.0,
         left_out=content.left_out,
         sparse_operators=content.sparse_operators,
+        not_understood=content.not_understood,
     )

@@ -43,6 +43,7 @@ class ModelContent:
         saturates_without_vnni: whether a runtime that multiplies them in INT8 saturates on CPUs without VNNI
             (``docs/int8.md``); the sparse operators don't.
         sparse_operators: whether only a runtime with our operators can open it.
+        not_understood: products with a stored weight that could not be read.
     """
 
     masks: dict[str, BoolArray]
@@ -53,6 +54,7 @@ class ModelContent:
     weight_bits: int | None = None
     saturates_without_vnni: bool = False
     sparse_operators: bool = False
+    not_understood: tuple[str, ...] = ()
 
 
 def read_checkpoint(folder: Path, exclude: tuple[str, ...]) -> ModelContent:
@@ -82,14 +84,14 @@ def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
     """
     from sparse_deploy.graph.model_file import load_onnx
     from sparse_deploy.graph.operators import uses_sparse_operators
-    from sparse_deploy.graph.weights import constants, parameter_count, read_weights
+    from sparse_deploy.graph.weights import constants, parameter_count, products_not_understood, read_weights
 
     model = load_onnx(path)
     weights = read_weights(model)
     stored = {value.name: value for value, _ in constants(model)}
     types = {w.name: (_short_type(w.values.dtype.name), _onnx_activation(stored[w.initializer])) for w in weights}
     masks = {w.name: w.zero_mask() for w in weights}
-    content = _content(masks, types, exclude, parameters=parameter_count(model), paths=[path])
+    content = _content(masks, types, exclude, parameters=parameter_count(model), paths=[path], products=True)
     bits = _weight_bits(content, {w.name: w.largest() for w in weights})
     int8 = [w for w in weights if w.quantized and _multiplied_in_int8(stored[w.initializer])]
     return replace(
@@ -97,6 +99,7 @@ def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
         weight_bits=bits,
         saturates_without_vnni=any(saturates(w.largest_neighbour_sum()) for w in int8),
         sparse_operators=uses_sparse_operators(model),
+        not_understood=tuple(products_not_understood(model)),
     )
 
 
@@ -108,13 +111,13 @@ def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
         ArtifactError: not a readable IR.
         RuntimeUnavailableError: it has sparse operators, and their extension is not built.
     """
-    from sparse_deploy.graph.openvino_ir import parameter_count, read_weights_of_ir
+    from sparse_deploy.graph.openvino_ir import parameter_count, products_not_understood, read_weights_of_ir
 
     weights = read_weights_of_ir(path)
     types = {weight.name: (weight.stored_type, weight.activation_type) for weight in weights}
     masks = {weight.name: weight.zeros for weight in weights}
     files = [path, path.with_suffix(".bin")]
-    content = _content(masks, types, exclude, parameters=parameter_count(path), paths=files)
+    content = _content(masks, types, exclude, parameters=parameter_count(path), paths=files, products=True)
     bits = _weight_bits(content, {weight.name: weight.largest() for weight in weights})
     sparse = holds_sparse_operators(path)
     int8 = [weight for weight in weights if weight.activation_type in INT8_ACTIVATIONS and not sparse]
@@ -123,6 +126,7 @@ def read_openvino(path: Path, exclude: tuple[str, ...]) -> ModelContent:
         weight_bits=bits,
         saturates_without_vnni=any(saturates(weight.largest_neighbour_sum()) for weight in int8),
         sparse_operators=sparse,
+        not_understood=tuple(products_not_understood(path)),
     )
 
 
@@ -133,8 +137,11 @@ def _content(
     *,
     parameters: int,
     paths: list[Path],
+    products: bool = False,
 ) -> ModelContent:
-    names = sorted(prunable_names(every, exclude), key=checkpoint.natural_order)
+    """The prunable part of some matrices: those of matrix products by any name, others by a parameter's."""
+    prunable = [name for name in every if not any(part in name for part in exclude)]
+    names = sorted(prunable if products else prunable_names(every, exclude), key=checkpoint.natural_order)
     masks = {name: every[name] for name in names}
     return ModelContent(
         masks=masks,

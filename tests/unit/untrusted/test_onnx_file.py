@@ -141,7 +141,9 @@ CHANGES = {
     "foreign domain": (set_field(node, domain="evil"), "'evil'"),
     "foreign domain that looks like ours": (set_field(node, domain="sparse_deploy\0"), "NUL"),
     "domain without import": (set_field(node, domain="sparse_deploy"), "without importing"),
-    "foreign operator set": (lambda m: m.opset_import.append(helper.make_opsetid("evil", 1)), "imports operators"),
+    "many operator sets": (
+        lambda m: m.opset_import.extend(helper.make_opsetid(f"o{number}", 1) for number in range(65)), "more than 64"
+    ),
     "operator set of the future": (set_field(lambda m: m.opset_import[0], version=999), "version 999"),
     "operator set of no version": (set_field(lambda m: m.opset_import[0], version=-1), "version"),
     "operator set twice": (lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 20)), "twice"),
