@@ -310,7 +310,9 @@ def test_data_types_are_those_that_openvino_runs(tmp_path, build, weight, activa
     if activation != "f32":
         ov.save_model(ov.convert_model(path), tmp_path / "model.xml", compress_to_fp16=False)
         facts.append(read_openvino(tmp_path / "model.xml", EXCLUDE).facts)
-    assert all((f.weight_type, f.activation_type) == (weight, activation) for file in facts for f in file)
+    encoder = [f for file in facts for f in file if f.shape != SHAPES[HEAD]]  # the converter drops names
+    assert all((f.weight_type, f.activation_type) == (weight, activation) for f in encoder)
+    assert len(encoder) == 2 * len(facts)
 
     def width(node):
         return node.output(0).get_partial_shape()[-1].get_length()
