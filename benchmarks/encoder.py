@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from harness.bars import CELL_BARS, CELLS
+from harness.bars import CELLS, cell_bars
 from harness.cells import Cell, select_cells
 from harness.console import show_progress
 from harness.interleave import Plan
@@ -164,7 +164,7 @@ def _parse() -> argparse.Namespace:
         parser.error("--plot: expected --sweep, and a file named .svg or .png")
     here = context(max(options.threads))
     forced = is_forced(here)
-    options.bars = {} if forced else CELL_BARS.get(here["instruction_set"]["name"], {})
+    options.bars = {} if forced else cell_bars(here["instruction_set"]["name"])
     ours = (OURS, OURS_OPENVINO) if whole else (OURS,)
     options.rivals = (*(() if options.rivals_only else ours), *_rivals(options, forced=forced))
     first = min(usual.first_rounds, rounds)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write RESULTS.md, and the plots in it, from the records in results/SECTION/*.json and the hand-written notes.md.
+"""Write RESULTS.md with its plots, and what `sparse-deploy inspect` quotes, from the records of measurements.
+
+The records are results/SECTION/*.json, the page ends with the hand-written notes.md, and the quoted figures are
+sparse_deploy/inspection/recorded_speed.json.
 
 python benchmarks/results_markdown.py
-python benchmarks/results_markdown.py --check     # exit 1 when RESULTS.md is not what the records say
+python benchmarks/results_markdown.py --check     # exit 1 when one of the two is not what the records say
 """
 
 import argparse
@@ -11,9 +14,11 @@ from pathlib import Path
 
 from harness.page import render_page
 from harness.plots import plot_sweep
+from harness.recorded_speed import recorded_speeds_text
 from harness.records import read_records
 
 FOLDER = Path(__file__).resolve().parent
+SPEEDS = FOLDER.parent / "sparse_deploy" / "inspection" / "recorded_speed.json"
 RESULTS, PAGE, NOTES = FOLDER / "results", FOLDER / "RESULTS.md", FOLDER / "notes.md"
 
 
@@ -30,16 +35,22 @@ def main() -> None:
     if not sections:
         raise SystemExit(f"results_markdown.py: no records in {RESULTS}/*/*.json; measure first, see README.md")
     page = render_page(sections, NOTES.read_text(encoding="utf-8") if NOTES.is_file() else "")
+    speeds = recorded_speeds_text(record for records in sections.values() for record in records)
+    written = {PAGE: page, SPEEDS: speeds}
     if options.check:
-        if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page:
-            raise SystemExit("results_markdown.py: RESULTS.md is not what the records say; run it without --check")
+        for path, text in written.items():
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                raise SystemExit(
+                    f"results_markdown.py: {path.name} is not what the records say; run it without --check"
+                )
         return
     for name, records in sections.items():
         for record in records:
             if record["kind"] == "sweep":
                 plot_sweep(record, RESULTS / name / f"sweep-{record['sweep']}.svg")
-    PAGE.write_text(page, encoding="utf-8")
-    print(f"wrote {PAGE}", file=sys.stderr)
+    for path, text in written.items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,11 @@ class Bar:
     aim: float
 
 
+# avx512_bf16 is avx512_vbmi with other products in attention where that is not in INT8.
+_SAME_SET = {"avx512_bf16": "avx512_vbmi"}
+
 # Whole encoders against the best dense rival of any precision, on a CPU whose best set it is.
-CELL_BARS = {
+_CELL_BARS = {
     "avx512_vbmi": {
         "base-u70-b1-s128": Bar(1.8, 2.5),
         "base-12-b1-s128": Bar(1.45, 2.0),
@@ -39,10 +42,10 @@ CELL_BARS = {
     },
 }
 # Every cell that some set has a bar for, in the order of the tables.
-CELLS = tuple(dict.fromkeys(cell for bars in CELL_BARS.values() for cell in bars))
+CELLS = tuple(dict.fromkeys(cell for bars in _CELL_BARS.values() for cell in bars))
 
 # The same operators inside OpenVINO, against the best dense rival.
-OPENVINO_BARS = {"avx512_vbmi": {"base-u70-b1-s128": 1.6, "base-b80_4x1-b1-s128": 2.3}}
+_OPENVINO_BARS = {"avx512_vbmi": {"base-u70-b1-s128": 1.6, "base-b80_4x1-b1-s128": 2.3}}
 
 # One kernel on one thread against the dense kernel of the same set, by pattern, at K = 768 … 4096, and from how many
 # tokens on: with fewer, both kernels wait for memory.
@@ -58,8 +61,19 @@ SCALING_BAR = 1.8
 PACKED_BARS = {"u70": 0.9, "b80_4x1": 0.35, "b80_1x4": 0.35}
 
 
+def cell_bars(instruction_set: str) -> dict[str, Bar]:
+    """What whole encoders must reach, by cell."""
+    return _CELL_BARS.get(_SAME_SET.get(instruction_set, instruction_set), {})
+
+
+def openvino_bars(instruction_set: str) -> dict[str, float]:
+    """What the operators inside OpenVINO must reach, by cell."""
+    return _OPENVINO_BARS.get(_SAME_SET.get(instruction_set, instruction_set), {})
+
+
 def kernel_bar(instruction_set: str, pattern: str, k: int, tokens: int) -> float | None:
     """The ratio to the dense kernel that a product must reach; None where none was set."""
+    instruction_set = _SAME_SET.get(instruction_set, instruction_set)
     least = KERNEL_BARS_FROM_TOKENS.get(instruction_set)
     if least is None or tokens < least or not 768 <= k <= 4096:
         return None

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.bars import CELLS, CREATION_BAR_S, OPENVINO_BARS, PACKED_BARS, SCALING_BAR
+from harness.bars import CELLS, CREATION_BAR_S, PACKED_BARS, SCALING_BAR, openvino_bars
 from harness.records import Record, is_forced
 from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
 
@@ -166,7 +166,7 @@ def _labels(records: Sequence[Record], _: str) -> str:
 def _inside_openvino(records: Sequence[Record], _: str) -> str:
     rows = []
     for record in _of(records, "cell"):
-        bars = {} if is_forced(record) else OPENVINO_BARS.get(record["instruction_set"]["name"], {})
+        bars = {} if is_forced(record) else openvino_bars(record["instruction_set"]["name"])
         bar = bars.get(record["cell"])
         for label, found in record["by_label"].items():
             inside = found.get(OURS_OPENVINO)

@@ -121,6 +121,7 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from sparse_deploy.report.findings import slower_sparse_file
     from sparse_deploy.report.tables import gate_rows, shape_rows, stream_rows, summary_rows
 
     console = Console(soft_wrap=False)
@@ -149,6 +150,8 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     for cell in report.cells:
         if cell.warning:
             console.print(f"Warning: {cell.id}: {cell.warning}")
+    if slower := slower_sparse_file(report):
+        console.print(slower)
     if cut := report.settings.get("truncated_examples"):
         console.print(f"{cut} examples are longer than data.max_length ({report.settings['max_length']}) and were cut")
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():

@@ -9,6 +9,7 @@ bench``.
 from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 
+from sparse_deploy.inspection.expected_speed import expected_speed
 from sparse_deploy.inspection.operators import OperatorDecisions, TensorDecision, grouped, is_dense
 from sparse_deploy.runtimes.sparse_decompression import (
     SPARSE_RATE_PROPERTY,
@@ -27,6 +28,9 @@ class Verdict(StrEnum):
     WITH_SETTING = "with a setting"
     IN_SPARSE_FILE = "skipped in model_sparse.onnx"
     NOT_INSTALLED = "not installed"
+    FASTER = "faster by recorded figures"
+    SLOWER = "slower expected"
+    UNKNOWN = "no figure decides"
 
 
 class Finding(Fact):
@@ -79,6 +83,7 @@ def assess_runtimes(
         ),
         *(assess_openvino(flags, facts, file=name) for name, facts in files.items()),
         assess_operators(operators),
+        *assess_speed(flags, operators),
         Finding(
             runtime="file size",
             verdict=Verdict.NO_EFFECT,
@@ -153,6 +158,26 @@ def assess_operators(operators: OperatorDecisions | str) -> Finding:
         tensors_ready=len(chosen),
         tensors_sparse=len(operators.tensors),
         decisions=operators.tensors,
+    )
+
+
+def assess_speed(flags: Collection[str], operators: OperatorDecisions | str) -> tuple[Finding, ...]:
+    """Whether the operators are expected to beat ONNX Runtime INT8 on this instruction set; nothing without them.
+
+    Args:
+        flags: the CPU's flags.
+        operators: their decisions, or why they can't be asked.
+    """
+    if isinstance(operators, str):
+        return ()
+    verdict, explanation = expected_speed(flags, operators)
+    verdicts = {"faster": Verdict.FASTER, "slower": Verdict.SLOWER}
+    return (
+        Finding(
+            runtime="sparse-deploy operators against ONNX Runtime INT8",
+            verdict=verdicts.get(verdict, Verdict.UNKNOWN),
+            explanation=explanation,
+        ),
     )
 
 

@@ -19,6 +19,7 @@ class TensorDecision(BaseModel):
         kernel: the kernel chosen: ``dense``, ``unstructured``, ``one_of_two`` (1:2), ``block_4x1``, ``block_1x4``;
             a name may go on with the shape of its windows.
         pattern: the pattern that the kernels found.
+        zero_share: zeros by all weights.
         fill: multiply-add slots of the packed form by those of the dense one.
         cost: predicted time by that of the dense INT8 kernel.
     """
@@ -28,6 +29,7 @@ class TensorDecision(BaseModel):
     name: str
     kernel: str
     pattern: str
+    zero_share: float
     fill: float
     cost: float
 
@@ -62,11 +64,21 @@ def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
     decisions = []
     for name, mask in masks.items():
         if mask.shape[1] > MOST_INPUTS:  # export leaves it a standard operator
-            decisions.append(TensorDecision(name=name, kernel="dense", pattern="too many inputs", fill=1, cost=1))
+            share = float(mask.mean())
+            decisions.append(
+                TensorDecision(name=name, kernel="dense", pattern="too many inputs", zero_share=share, fill=1, cost=1)
+            )
             continue
         found = Weight(encode((~mask).astype(np.int8))).describe()
         decisions.append(
-            TensorDecision(name=name, kernel=found.layout, pattern=found.pattern, fill=found.fill, cost=found.cost)
+            TensorDecision(
+                name=name,
+                kernel=found.layout,
+                pattern=found.pattern,
+                zero_share=float(mask.mean()),
+                fill=found.fill,
+                cost=found.cost,
+            )
         )
     return OperatorDecisions(instruction_set=instructions, tensors=tuple(decisions))
 

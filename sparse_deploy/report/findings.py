@@ -15,6 +15,7 @@ from sparse_deploy.report.verdict import worst_first
 from sparse_deploy.results import BenchReport, Cell
 from sparse_deploy.sparsity.pattern import DENSE
 
+_SPARSE_RUNTIMES = ("sparse", "openvino-sparse")
 Tone = Literal["good", "bad", "warn", "neutral"]
 
 
@@ -60,6 +61,25 @@ def zeros_kept(report: BenchReport) -> Finding:
         f"kept in {where}",
         f"{required:,} required zeros ({100 * required / weights:.1f} % of the prunable weights; {patterns}).",
         "good" if len(recorded) == len(report.cells) else "warn",
+    )
+
+
+def slower_sparse_file(report: BenchReport) -> str | None:
+    """One line when a dense cell is faster than every cell of the sparse file; None when none is, or nothing was timed.
+
+    Only steady cells count.
+    """
+    timed = {cell.id: cell.latency.p50_ms for cell in report.cells if cell.latency and cell.stable}
+    sparse = {cell.id for cell in report.cells if cell.runtime in _SPARSE_RUNTIMES} & timed.keys()
+    dense = timed.keys() - sparse
+    if not sparse or not dense:
+        return None
+    best, rival = (min(cells, key=lambda cell: timed[cell]) for cells in (sparse, dense))
+    if timed[best] <= timed[rival]:
+        return None
+    return (
+        f"the sparse file is not the fastest here: {rival} takes {short_number(timed[rival])} ms, {best} "
+        f"{short_number(timed[best])} ms; take {rival}, as serve --runtime auto does where it measures the same"
     )
 
 

@@ -24,6 +24,7 @@ def test_a_cell_outside_the_table_can_be_measured():
     [
         ("avx512_vbmi", "u70", 768, 128, 1.9),
         ("avx512_vbmi", "u70", 768, 16, None),
+        ("avx512_bf16", "u70", 768, 128, 1.9),
         ("avx2", "u70", 768, 16, 1.9),
         ("avx2", "u90", 4096, 384, 2.8),
         ("avx2", "u70", 384, 128, None),

@@ -2,9 +2,12 @@
 """RESULTS.md from records: latest record of a cell, verdicts, and the hand-written notes at the end."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from harness.bars import CELL_BARS
+from harness.bars import cell_bars
 from harness.cells import parse_cell
 from harness.machine_state import State
 from harness.micro import MicroCell, operator_record
@@ -23,7 +26,7 @@ def cell(name, ours, rival):
     times = (("ours", ours), ("openvino_int8", rival))
     blocks = [Block(rival, turn, (ms,), (STATE, STATE)) for turn in range(3) for rival, ms in times]
     variants = {"ours": {"variant": "", "relative_error": 0.0123}}
-    bar = CELL_BARS["avx512_vbmi"].get(name)
+    bar = cell_bars("avx512_vbmi").get(name)
     return {**cell_record(parse_cell(name), blocks, variants, {}, bar), **context(2), **ZEN4}
 
 
@@ -115,6 +118,11 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
     (tmp_path / "x.json").write_text(line)
     with pytest.raises(ValueError, match=r"x\.json, line 1"):
         read_records(tmp_path)
+
+
+def test_the_committed_page_and_figures_are_what_the_records_say():
+    script = Path(__file__).parents[3] / "benchmarks" / "results_markdown.py"
+    subprocess.run([sys.executable, str(script), "--check"], check=True)
 
 
 def test_the_page_shows_cells_with_their_verdicts_and_the_notes():

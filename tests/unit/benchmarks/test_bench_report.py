@@ -4,7 +4,7 @@
 import json
 
 import pytest
-from harness.bars import CELL_BARS, Bar
+from harness.bars import Bar, cell_bars
 from harness.cells import parse_cell
 from harness.machine_state import FAR, NEAR, State
 from harness.measure import largest_step, relative_errors
@@ -13,7 +13,7 @@ from harness.profile import operator_times
 from harness.report import cell_line, cell_record, context, summarize, verdict
 from harness.sessions import RIVALS
 
-BAR = CELL_BARS["avx512_vbmi"]["base-u70-b1-s128"]
+BAR = cell_bars("avx512_vbmi")["base-u70-b1-s128"]
 NEAR_STATE, FAR_STATE = State(30.0, 3.6), State(160.0, 3.6)
 
 

@@ -124,7 +124,7 @@ def test_verdict_agrees_with_the_conditions(flags, facts):
 
 
 def decision(name, kernel="unstructured", pattern="unstructured", fill=0.35, cost=0.5):
-    return TensorDecision(name=name, kernel=kernel, pattern=pattern, fill=fill, cost=cost)
+    return TensorDecision(name=name, kernel=kernel, pattern=pattern, zero_share=0.7, fill=fill, cost=cost)
 
 
 def test_every_runtime_answers_and_openvino_for_each_file():

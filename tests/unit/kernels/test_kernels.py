@@ -79,6 +79,24 @@ def test_wish_for_an_instruction_set_is_granted_or_explained():
     assert out.startswith(f"{SETS[0]} SPARSE_DEPLOY_ISA=sse9 is unknown; expected one of {','.join(SETS)}")
 
 
+@pytest.mark.parametrize(("wish", "expected"), [("dense", "True"), ("cubic", "unknown layout cubic")])
+def test_wish_for_a_layout_holds_where_none_is_named(wish, expected):
+    code = """
+import numpy as np
+from sparse_deploy.errors import ArtifactError
+from sparse_deploy.kernels.native import Weight
+from sparse_deploy.sparsity.packing import encode
+matrix = encode(np.eye(64, dtype=np.int8))
+try:
+    print(Weight(matrix).describe().fill == 1)
+except ArtifactError as error:
+    print(error)
+"""
+    environment = {**os.environ, "SPARSE_DEPLOY_LAYOUT": wish}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(expected)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (16, 64), (70, 100), (64, 385), (130, 257), (17, 1031), (65, 768)])
 def test_accumulators_are_exact(layout, shape, isa):

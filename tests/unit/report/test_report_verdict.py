@@ -4,7 +4,7 @@
 import pytest
 
 from sparse_deploy.config.schema import Goal
-from sparse_deploy.report.findings import headline
+from sparse_deploy.report.findings import headline, slower_sparse_file
 from sparse_deploy.report.tables import gate_rows
 from sparse_deploy.report.verdict import whole_verdict, worst_first
 
@@ -63,3 +63,22 @@ def test_a_gate_table_shows_drops_in_points_and_plain_figures_as_they_are(make_r
     assert (first["drop"], first["bounds"], first["allowed"]) == ("+0.63", "-0.12 to +1.38 at 95 %", "≤ 1.00")
     assert first["rows changed"] == "17 of 872 (10 worse, 7 better)"
     assert (second["measured"], second["drop"], second["allowed"]) == ("0.012346", "-", "≤ 0.05")
+
+
+@pytest.mark.parametrize(
+    ("sparse_ms", "stable", "told"), [(5.0, True, True), (3.0, True, False), (5.0, False, False)],
+    ids=["slower", "faster", "unsteady"],
+)  # fmt: skip
+def test_a_sparse_file_that_is_not_the_fastest_is_told(make_report, sparse_ms, stable, told):
+    report = make_report()
+    cell = report.cell("onnxruntime-int8")
+    latency = cell.latency.model_copy(update={"p50_ms": sparse_ms})
+    sparse = cell.model_copy(update={"id": "sparse-int8", "runtime": "sparse", "latency": latency, "stable": stable})
+    line = slower_sparse_file(report.model_copy(update={"cells": (*report.cells, sparse)}))
+    assert (line is not None) == told
+    if line:
+        assert "openvino-int8 takes 3.60 ms, sparse-int8 5.00 ms; take openvino-int8" in line
+
+
+def test_without_a_sparse_file_nothing_is_said_about_one(make_report):
+    assert slower_sparse_file(make_report()) is None

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "weight.h"
 
+#include <cstdlib>
 #include <cstring>
+#include <string>
 
 #include "layouts/streams.h"
 #include "layouts/survey.h"
@@ -32,6 +34,16 @@ bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &ke
     }
   }
   return false;
+}
+
+// The layout that SPARSE_DEPLOY_LAYOUT asks for where the caller asks for none; "dense" is the set's own dense one, with
+// which benchmarks compare a model. "" lets the costs choose.
+const char *wished_layout(const InstructionSet &set) {
+  static const std::string wish = [] {
+    const char *value = std::getenv("SPARSE_DEPLOY_LAYOUT");
+    return std::string(value ? value : "");
+  }();
+  return wish == "dense" ? set.kernels[0].layout->name : wish.c_str();
 }
 
 const LayoutKernel &cheapest_kernel(const InstructionSet &set, const Survey &survey) {
@@ -102,7 +114,8 @@ std::string layout_names() {
 
 std::string pack(const Matrix &matrix, const char *name, const InstructionSet &set, Weight &weight) {
   const Survey found = survey(matrix);
-  const bool forced = name && *name;
+  if (!name || !*name) name = wished_layout(set);
+  const bool forced = *name;
   LayoutKernel kernel = set.kernels[0];
   if (forced) {
     if (!forced_kernel(set, name, kernel)) return std::string("unknown layout ") + name + "; known: " + layout_names();

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Are our operators expected to be faster than doing nothing on this CPU? From recorded figures, named as such."""
+
+from collections import Counter
+from collections.abc import Collection
+
+from sparse_deploy.inspection.operators import OperatorDecisions
+from sparse_deploy.inspection.recorded_speed import RecordedSpeed, nearest_speed
+
+_AMX_INT8 = ("amx_tile", "amx_int8")
+_RUNTIMES = (("onnxruntime_int8", "ONNX Runtime INT8"), ("openvino_int8", "OpenVINO INT8"))
+_NAMES = {"base": "bert-base", "large": "bert-large", "minilm": "MiniLM"}
+_ADVICE = "bench measures this model, and serve takes the fastest runtime by itself"
+
+
+def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tuple[str, str]:
+    """What to expect of ``model_sparse.onnx`` against ONNX Runtime INT8 here.
+
+    Args:
+        flags: the CPU's flags.
+        operators: what the kernels chose for the model's tensors.
+
+    Returns:
+        ``faster``, ``slower`` or ``unknown``, and the reason in one or two sentences.
+    """
+    if all(flag in flags for flag in _AMX_INT8):
+        return "slower", (
+            "This CPU has AMX, whose dense INT8 tiles do 16 times the products of a vector instruction: skipping zeros "
+            "can't win (from the instructions' throughput, not measured). Take OpenVINO INT8; serve measures both."
+        )
+    if not operators.tensors:
+        return "unknown", f"No tensor to judge; {_ADVICE}."
+    pattern = Counter(tensor.pattern for tensor in operators.tensors).most_common(1)[0][0]
+    share = sum(tensor.zero_share for tensor in operators.tensors) / len(operators.tensors)
+    found = nearest_speed(operators.instruction_set, pattern, share)
+    if found is None:
+        return "unknown", (
+            f"Nothing was recorded for {operators.instruction_set} and the pattern {pattern}; {_ADVICE}."
+        )
+    return _words(found)
+
+
+def _words(speed: RecordedSpeed) -> tuple[str, str]:
+    times = speed.milliseconds
+    what = (
+        f"Recorded with {speed.instruction_set}{', forced' if speed.forced else ''} on {speed.cpu} ({speed.date}, "
+        f"`{speed.command}`): {_NAMES.get(speed.model, speed.model)} with {100 * speed.zero_share:.0f} % zeros "
+        f"({speed.pattern}), {speed.batch} x {speed.tokens} tokens, {times['ours']:.3g} ms"
+    )
+    if speed.forced:
+        return "unknown", (
+            f"{what}, {speed.speedup:.2f} times as fast as the own dense kernels. Against ONNX Runtime INT8 nothing "
+            f"was measured on a CPU that has no more than {speed.instruction_set}; {_ADVICE}."
+        )
+    against = [f"{times[name]:.3g} ms in {text}" for name, text in _RUNTIMES if name in times]
+    best = f"{speed.speedup:.2f} times as fast as the best dense runtime ({speed.best_dense.replace('_', ' ')})"
+    verdict = "faster" if speed.interval[0] > 1 else "slower" if speed.interval[1] < 1 else "unknown"
+    return verdict, f"{what}, against {' and '.join(against)}; {best}. For this model {_ADVICE}."
