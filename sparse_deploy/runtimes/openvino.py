@@ -57,6 +57,8 @@ class OpenVinoSession:
         }
         try:
             core = openvino.Core()
+            # Mapped, weights would change, or end the process, when somebody writes to the file.
+            core.set_property({"ENABLE_MMAP": False})
             if extension is not None:
                 core.add_extension(str(extension))
             model = core.read_model(path)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which runtime a server uses: what the folder holds and this machine can run, measured side by side."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,10 +9,13 @@ from pathlib import Path
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.runtimes.probe import probe
+from sparse_deploy.untrusted.onnx_file import operators_of
 
 # In the order of a tie, and of what is taken unmeasured.
 SERVED_RUNTIMES = ("sparse", "openvino-sparse", "openvino", "onnxruntime")
 PRECISIONS = ("int8", "fp32")
+# The scale is taken from the whole tensor as it comes.
+_DYNAMIC_SCALE = "DynamicQuantizeLinear"
 # Their layers compute no padding (docs/sparse_operators.md).
 _WITHOUT_PADDING = ("sparse", "openvino-sparse")
 
@@ -25,12 +29,14 @@ class Choice:
         precision: ``int8`` or ``fp32``.
         milliseconds: median of one short request by candidate, such as ``sparse-int8``; empty when unmeasured.
         refused: why a runtime can't be used for its file here, by candidate.
+        batch_invariant: whether a sequence gets the same answer alone and beside others; else each is computed alone.
     """
 
     runtime: str
     precision: str
     milliseconds: dict[str, float]
     refused: dict[str, str] = field(default_factory=dict)
+    batch_invariant: bool = True
 
     @property
     def cell(self) -> str:
@@ -50,7 +56,8 @@ def choose_runtime(
 
     Args:
         folder: the deployment.
-        runtime: a name, or ``auto`` for the fastest.
+        runtime: a name, or ``auto`` for the fastest of those whose answers don't depend on the batch; if there is none,
+            of all.
         precision: None for INT8 where a runtime at hand has it.
         threads: of one request.
         tokens: length of the requests that are measured.
@@ -65,14 +72,25 @@ def choose_runtime(
         get_runtime(runtime).version()  # says what is missing
     for wanted in PRECISIONS if precision is None else (precision,):
         candidates = [name for name in names if _can_open(name, folder, wanted)]
+        invariant = [name for name in candidates if is_batch_invariant(name, folder, wanted)]
         if candidates:
-            return (
-                _fastest(folder, candidates, wanted, threads, tokens) if measure else Choice(candidates[0], wanted, {})
-            )
+            chosen = invariant or candidates
+            found = _fastest(folder, chosen, wanted, threads, tokens) if measure else Choice(chosen[0], wanted, {})
+            return dataclasses.replace(found, batch_invariant=bool(invariant))
     raise ArtifactError(
         f"{folder}: no {precision or 'model'} file for {', '.join(names)} here; install the runtime, ask for another "
         f"one, or export again with its target"
     )
+
+
+def is_batch_invariant(name: str, folder: Path, precision: str) -> bool:
+    """Whether a sequence gets the same answer alone and beside others.
+
+    Dynamic INT8 in ONNX files takes one scale for all rows of a batch, padding included. OpenVINO runs such products in
+    FP32 or with a scale per token, and the sparse operators have a scale per token.
+    """
+    path = folder / get_runtime(name).files[precision]
+    return path.suffix != ".onnx" or _DYNAMIC_SCALE not in operators_of(path)
 
 
 def _can_open(name: str, folder: Path, precision: str) -> bool:

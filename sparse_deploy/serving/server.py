@@ -99,6 +99,7 @@ class _DrainingServer(uvicorn.Server):
             url=model_url(host, port, model.name),
             runtime=model.choice.cell,
             threads=model.threads,
+            batches=None if model.choice.batch_invariant else "of one sequence: dynamic INT8 depends on its batch",
             candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
         )
         for cell, reason in model.choice.refused.items():

@@ -46,7 +46,8 @@ class Service:
         self.batcher = Batcher(
             model.session.run,
             pad_id=model.pad_id,
-            max_batch=settings.max_batch,
+            # Where a batch changes answers, none is made: each client gets what it would get alone.
+            max_batch=settings.max_batch if model.choice.batch_invariant else 1,
             max_delay=settings.max_delay_ms / 1000,
             overhead=model.batch_overhead,
             capacity=settings.queue,

@@ -101,8 +101,19 @@ def check_onnx(path: Path) -> None:
     Raises:
         ArtifactError: what was found.
     """
+    operators_of(path)
+
+
+def operators_of(path: Path) -> frozenset[str]:
+    """The names of the operators in a file that :func:`check_onnx` takes.
+
+    Raises:
+        ArtifactError: as :func:`check_onnx`.
+    """
+    check = _Check()
     with refusing(path):
-        _Check().model(map_file(path, MAX_FILE_BYTES))
+        check.model(map_file(path, MAX_FILE_BYTES))
+    return frozenset(check.operators)
 
 
 class _Check:
@@ -110,6 +121,7 @@ class _Check:
 
     def __init__(self) -> None:
         self._reader = WireReader(MAX_FIELDS)
+        self.operators: set[str] = set()
         self._declared: set[str] = set()
         self._used: set[str] = set()
         self._foreign = 0
@@ -185,6 +197,7 @@ class _Check:
         if attributes > MAX_ATTRIBUTES:
             raise Refusal(f"operator {operator} has more than {MAX_ATTRIBUTES} attributes")
         self._used.add(_canonical(domain))
+        self.operators.add(operator)
 
     def _attribute(self, view: memoryview) -> None:
         kind, held = 0, set()

@@ -46,7 +46,7 @@ class TestConformance(Conformance):
 def test_the_fastest_candidate_is_measured_and_taken(tiny_deployment, tmp_path):
     with serving(tiny_deployment, tmp_path / "log") as server:
         (event,) = [event for event in server.events() if event["event"] == "serving"]
-        assert set(event["candidates"]) == {"sparse-int8", "openvino-int8", "onnxruntime-int8"}
+        assert set(event["candidates"]) == {"sparse-int8", "openvino-int8"}
         assert event["candidates"][event["runtime"]] == min(event["candidates"].values())
         assert server.infer(texts("text", "x")).status == 200
 

@@ -28,7 +28,16 @@ def measured(monkeypatch):
 def test_the_fastest_of_all_that_the_folder_has(tiny_deployment, measured):
     found = choose_runtime(tiny_deployment, "auto", None, 1, tokens=8)
     assert found.cell == "openvino-int8"
-    assert found.milliseconds == {"sparse-int8": 2.0, "openvino-int8": 1.0, "onnxruntime-int8": 3.0}
+    assert found.milliseconds == {"sparse-int8": 2.0, "openvino-int8": 1.0}  # dynamic INT8 depends on its batch
+    assert found.batch_invariant
+
+
+def test_dynamic_int8_is_taken_where_there_is_no_other_and_makes_no_batches(tiny_deployment, tmp_path, measured):
+    for name in ("model.onnx", "model_int8.onnx"):
+        shutil.copy(tiny_deployment / name, tmp_path)
+    found = choose_runtime(tmp_path, "auto", None, 1, tokens=8)
+    assert (found.cell, found.batch_invariant) == ("onnxruntime-int8", False)
+    assert choose_runtime(tmp_path, "auto", "fp32", 1, tokens=8).batch_invariant
 
 
 def test_a_name_is_obeyed_and_opened_apart_all_the_same(tiny_deployment, measured):
@@ -68,9 +77,7 @@ def test_a_runtime_that_would_answer_wrongly_here_is_left_out(tiny_deployment, m
 
 
 def test_without_the_operators_the_others_serve(tiny_deployment, measured, without_operators):
-    assert set(choose_runtime(tiny_deployment, "auto", None, 1, tokens=8).milliseconds) == {
-        "openvino-int8", "onnxruntime-int8",
-    }  # fmt: skip
+    assert set(choose_runtime(tiny_deployment, "auto", None, 1, tokens=8).milliseconds) == {"openvino-int8"}
     with pytest.raises(RuntimeUnavailableError):
         choose_runtime(tiny_deployment, "sparse", None, 1, tokens=8)
 
