@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from sparse_deploy.errors import ConfigError
+from sparse_deploy.file_records import SIGNATURE_NAME
 from sparse_deploy.publishing import write_error
 from sparse_deploy.strict_json import load_json_object
 
@@ -100,7 +101,7 @@ class _Content:
             return f"its {MANIFEST_NAME} was not written by sparse-deploy"
         if manifest.get("kind") != kind:
             return f"it is a {ascii(manifest.get('kind'))[:40]} and not a {kind}"
-        if others := sorted(self.files - listed - {MANIFEST_NAME}):
+        if others := sorted(self.files - listed - {MANIFEST_NAME, SIGNATURE_NAME}):
             more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
             return f"it holds {ascii(others[0])[:80]}{more}, which the manifest does not list"
         return None

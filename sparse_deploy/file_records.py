@@ -23,6 +23,8 @@ MAX_TOTAL_BYTES = 2**36
 MAX_PATH_CHARACTERS = 512
 # What people and tools add to a folder, and what no reader of ours opens.
 _FOR_PEOPLE = frozenset({".md", ".rst"})
+# Over all other files, the manifest's included, so it can't be listed (sparse_deploy/signing.py).
+SIGNATURE_NAME = "model.sig"
 _NAMES_FOR_PEOPLE = frozenset({"LICENSE", "NOTICE", "README"})
 
 
@@ -94,7 +96,7 @@ def verify_files(folder: Path, records: Sequence[FileRecord], *, unlisted: str, 
     Raises:
         ArtifactError: the first difference.
     """
-    listed = {unlisted, *(record.path for record in records)}
+    listed = {unlisted, SIGNATURE_NAME, *(record.path for record in records)}
     for name in _files_in(folder, links=links):
         if name not in listed and not _is_for_people(PurePosixPath(name)):
             raise ArtifactError(f"{folder}: {ascii(name)[:80]} is not in the manifest; remove it or copy again")

@@ -33,6 +33,12 @@ def export_command(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
     ] = False,
+    sign: Annotated[
+        Path | None,
+        typer.Option(
+            help="Private key (elliptic curve, PEM) to sign the deployment with; `serve --verify-key` checks it."
+        ),
+    ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
@@ -57,6 +63,7 @@ def export_command(
             targets=target or (),
             data_dir=data_dir,
             allow_pickle=allow_pickle,
+            sign_key=sign,
             progress=progress,
         )
     sizes = {record.path: record.bytes for record in manifest.files}

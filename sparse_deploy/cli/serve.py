@@ -11,6 +11,7 @@ from sparse_deploy.serving.settings import LogFormat, Precision, RuntimeChoice, 
 
 _ENV = "SPARSE_DEPLOY_"
 _TOKEN_VARIABLE = f"{_ENV}TOKEN_FILE"
+_KEY_VARIABLE = f"{_ENV}VERIFY_KEY"
 _MAX_TOKEN_BYTES = 65_536
 _DEFAULTS = ServerSettings.model_construct()
 
@@ -81,6 +82,10 @@ def serve_command(
         Path | None,
         _option("--token-file", help="File with the token that `Authorization: Bearer` must carry."),
     ] = None,
+    verify_key: Annotated[
+        Path | None,
+        _option("--verify-key", help="Public key whose owner must have signed the deployment (`export --sign`)."),
+    ] = None,
     log_format: Annotated[LogFormat, _option("--log-format", help="Form of the log lines.")] = _DEFAULTS.log_format,
     access_log: Annotated[bool, _option("--access-log", help="One log line per request.")] = _DEFAULTS.access_log,
     replicas: Annotated[
@@ -123,6 +128,7 @@ def serve_command(
             token=_token(token_file),
             log_format=log_format,
             access_log=access_log,
+            verify_key=_verify_key(verify_key),
         )
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
@@ -139,6 +145,14 @@ def serve_command(
     from sparse_deploy.serving.server import serve
 
     serve(settings)
+
+
+def _verify_key(path: Path | None) -> Path | None:
+    from sparse_deploy.errors import ConfigError
+
+    if path is None and os.environ.get(_KEY_VARIABLE) == "":  # as for the token
+        raise ConfigError(f"{_KEY_VARIABLE}: expected a file with a public key, found nothing; unset it for no check")
+    return path
 
 
 def _token(path: Path | None) -> Any:

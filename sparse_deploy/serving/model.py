@@ -27,6 +27,7 @@ from sparse_deploy.serving.choice import Choice, choose_runtime
 from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, Tensor
 from sparse_deploy.serving.settings import ServerSettings
 from sparse_deploy.serving.text import TextEncoder, check_rows, count_rows
+from sparse_deploy.signing import verify
 
 VERSION = "1"
 PLATFORMS = {
@@ -222,6 +223,8 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
     """
     folder = settings.deployment
     manifest = load_manifest(folder, "deployment")
+    if settings.verify_key is not None:
+        verify(folder, settings.verify_key)
     name = served_name(manifest, settings.name, folder)
     task, config = served_task(manifest, folder), read_config(folder)
     data = _data_section(manifest, folder)

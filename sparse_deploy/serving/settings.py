@@ -37,6 +37,7 @@ class ServerSettings(BaseModel):
         max_connections: open at a time; beyond them only probes are answered.
         token: what ``Authorization: Bearer`` must carry, except for health and metrics; None asks for nothing.
         access_log: one line per request.
+        verify_key: public key whose owner must have signed the deployment.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,3 +65,4 @@ class ServerSettings(BaseModel):
     token: SecretStr | None = Field(default=None, min_length=1)
     log_format: LogFormat = "json"
     access_log: bool = False
+    verify_key: Path | None = None

@@ -25,6 +25,7 @@ from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.openvino_sparse import SPARSE_IR_FILE
 from sparse_deploy.runtimes.sparse import SPARSE_FILE
+from sparse_deploy.signing import open_signer, sign
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
@@ -54,6 +55,7 @@ def export_deployment(
     targets: Sequence[Target] = (),
     data_dir: Path | None = None,
     allow_pickle: bool = False,
+    sign_key: Path | None = None,
     progress: Progress = lambda message: None,
 ) -> Manifest:
     """Turn a fine-tuned checkpoint into a deployment folder.
@@ -68,6 +70,7 @@ def export_deployment(
         targets: written even where the recipe leaves them out.
         data_dir: folder with the task's text, for calibration and parity; the hub when omitted.
         allow_pickle: accept a checkpoint without safetensors.
+        sign_key: private key whose owner vouches for the folder; see :mod:`sparse_deploy.signing`.
         progress: called with a short message before each step.
 
     Returns:
@@ -81,6 +84,7 @@ def export_deployment(
         SparseDeployError: see the other subclasses.
     """
     check_writable_target(output, "deployment")
+    signer = open_signer(sign_key) if sign_key else None
     recipe = with_target_cpu(_with_options(recipe, int8, targets))
     task = get_task(recipe.task)
     revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
@@ -93,7 +97,7 @@ def export_deployment(
         export.write_fp32()
         export.write_int8()
         export.write_sparse()
-        return seal(
+        manifest = seal(
             staging,
             Manifest(
                 kind="deployment",
@@ -104,6 +108,9 @@ def export_deployment(
                 details=export.details,
             ),
         )
+        if signer is not None:
+            sign(staging, signer)
+        return manifest
 
 
 def _with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
