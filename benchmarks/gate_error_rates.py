@@ -33,8 +33,11 @@ from harness.populations import (
 )
 from scipy import stats
 
+from sparse_deploy.data.tasks import QuestionAnswering, Regression, TextClassification
+from sparse_deploy.data.tasks.regression import CORRELATIONS
 from sparse_deploy.gate.bootstrap import compare_metric
 from sparse_deploy.gate.holm import holm
+from sparse_deploy.gate.metric import Metric
 from sparse_deploy.gate.score_test import drop_exceeds_margin, set_error_for
 
 CONFIDENCE = 0.95
@@ -55,6 +58,13 @@ class Simulated:
     population: Population
     drops: tuple[float, ...] = DROPS
     clustered: bool = True
+
+    @property
+    def tested(self) -> Metric:
+        """The metric as the gate knows it."""
+        questions = self.margin >= 1.0  # of 100
+        known = QuestionAnswering if questions else Regression if self.metric in CORRELATIONS else TextClassification
+        return known.known_metrics[self.metric]
 
 
 ACCURACIES = tuple(
@@ -174,7 +184,7 @@ def _simulate(name: str, times: float, simulations: int, resamples: int, seed: i
     for number in range(simulations):
         sample = case.population(times * case.margin, rng)
         evidence = compare_metric(
-            case.metric,
+            case.tested,
             sample.baseline,
             sample.cell,
             margin=case.margin,

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from sparse_deploy.architectures import Architecture, architecture_of, is_buffer
-from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.data.tasks import KINDS, Head, Task, TaskKind
 from sparse_deploy.errors import CheckpointError, ConfigError
 
 Note = Callable[[str], None]
@@ -38,6 +38,8 @@ def load_finetuned(
     model, report = _load(folder, kind, allow_pickle=allow_pickle, attn_implementation="eager")
     _check_unused(folder, model, report, note)
     missing = sorted(report["missing_keys"])
+    if KINDS[kind].head is Head.NONE:  # its output is made of token vectors; the pooler of the class has no part in it
+        missing = [name for name in missing if "pooler" not in name.split(".")]
     if missing:
         raise CheckpointError(
             f"{folder}: expected all weights of a {kind} model, {len(missing)} are missing (first: {missing[0]!r}); "
@@ -73,7 +75,8 @@ def load_for_training(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
-    _set_head(config, task)
+    config.finetuning_task = task.name
+    task.configure(config)
     architecture = architecture_of(config.to_dict())
     if dropout is not None:
         _set_dropout(config, architecture, dropout)
@@ -139,9 +142,7 @@ def _load(
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     from optimum.exporters.tasks import TasksManager
 
-    auto = TasksManager.get_model_class_for_task(
-        str(TaskKind.CLASSIFICATION if kind is TaskKind.REGRESSION else kind), framework="pt", library="transformers"
-    )
+    auto = TasksManager.get_model_class_for_task(str(KINDS[kind].head), framework="pt", library="transformers")
     try:
         return _load_with(auto, folder, allow_pickle=allow_pickle, **options)
     except ValueError as error:
@@ -217,17 +218,6 @@ def _set_dropout(config: PretrainedConfig, architecture: Architecture, dropout: 
 
 def _mismatched(report: dict[str, Any]) -> list[str]:
     return [entry if isinstance(entry, str) else str(entry[0]) for entry in report["mismatched_keys"]]
-
-
-def _set_head(config: PretrainedConfig, task: Task) -> None:
-    config.finetuning_task = task.name
-    if task.kind is TaskKind.QUESTION_ANSWERING:
-        return
-    labels = task.labels or (task.name,)
-    config.num_labels = len(labels)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
-    config.problem_type = "regression" if task.kind is TaskKind.REGRESSION else "single_label_classification"
 
 
 def _one_line(error: Exception) -> str:

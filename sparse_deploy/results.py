@@ -3,7 +3,7 @@
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from sparse_deploy.config.schema import Goal, Reference
 from sparse_deploy.machine import Machine
@@ -232,6 +232,7 @@ class BenchReport(Figures):
     Attributes:
         identity: what was measured on what, for ``bench --against``; None in reports of earlier versions.
         primary_metric: the metric of the table's accuracy column.
+        points: points per unit of each task metric: 100 for shares and correlations, 1 for those of 0 to 100.
         baseline: id of the cell that speed-ups and degradations refer to.
         settings: threads, blocks, batch sizes, environment variables that matter.
     """
@@ -242,6 +243,7 @@ class BenchReport(Figures):
     deployment: str
     task: str
     primary_metric: str
+    points: dict[str, float] = {}
     examples: int
     baseline: str
     machine: Machine
@@ -252,6 +254,14 @@ class BenchReport(Figures):
     cells: tuple[Cell, ...]
     gates: tuple[GateResult, ...] = ()
     reference: tuple[Reference, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _units_of_earlier_reports(cls, content: Any) -> Any:
+        """Reports that say no unit are of tasks whose metrics are shares, or of SQuAD v1.1."""
+        if isinstance(content, dict) and "points" not in content and content.get("task") == "squad":
+            return {**content, "points": {"exact_match": 1.0, "f1": 1.0}}
+        return content
 
     def cell(self, cell_id: str) -> Cell:
         """The cell of that id.

@@ -8,9 +8,12 @@ those have a word for the thing.
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from sparse_deploy.architectures import dense_parts
+from sparse_deploy.config.data_section import DataSection as DataSection
+from sparse_deploy.config.data_section import TaskSection as TaskSection
+from sparse_deploy.config.section import Section as Section
 from sparse_deploy.sparsity.pattern import DENSE, PatternKind, SparsityPattern
 
 Pattern = Annotated[
@@ -20,10 +23,7 @@ Pattern = Annotated[
 ]
 
 
-class Section(BaseModel):
-    """Base of every part of a recipe: immutable, and no key passes unread."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+KnownTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "squad", "squad_v2", "demo"]
 
 
 class ModelSection(Section):
@@ -31,32 +31,14 @@ class ModelSection(Section):
 
     Attributes:
         name_or_path: hub id, local folder, or ``package:NAME/PATH`` for weights that an installed Python package
-            carries (the demo's MiniLM encoder).
+            carries (the demo's MiniLM encoder); ``finetune`` needs it, here or on the command line.
         revision: branch, tag or commit on the hub; the resolved commit goes into the manifest.
         dropout: overrides the hidden and attention dropout of the model's config when set.
     """
 
-    name_or_path: str
+    name_or_path: str = ""
     revision: str = "main"
     dropout: float | None = Field(default=None, ge=0.0, lt=1.0)
-
-
-class DataSection(Section):
-    """How text becomes model input.
-
-    Attributes:
-        max_length: longest input in tokens, special tokens included; longer text is cut (SQuAD: windowed).
-        doc_stride: overlap of two SQuAD windows, in tokens.
-        max_answer_length: longest SQuAD answer span, in tokens.
-        train_samples: use only so many training examples (the first ones after a seeded shuffle).
-        validation_samples: use only the first so many validation examples.
-    """
-
-    max_length: int = Field(default=128, ge=8, le=131_072)
-    doc_stride: int = Field(default=128, ge=1)
-    max_answer_length: int = Field(default=30, ge=1)
-    train_samples: int | None = Field(default=None, ge=1)
-    validation_samples: int | None = Field(default=None, ge=1)
 
 
 class SparsityMode(StrEnum):
@@ -200,6 +182,8 @@ class FinetuneSection(Section):
         precision: ``auto`` trains in bf16 (autocast) where the device computes it: GPUs, and CPUs with AVX512-BF16,
             AMX or Arm's bf16; else in FP32. ``bf16`` and ``fp32`` are taken as they stand.
         seed: of the head's weights, dropout and the order of the examples.
+        class_weights: ``balanced`` weighs each label of a classification by the inverse of its share of the training
+            rows, so that rare labels count as much as frequent ones.
         group_by_length: batches hold examples of like length, so that less is padding.
         save_steps: optimizer steps between resumable checkpoints.
         logging_steps: optimizer steps between two entries of the training history.
@@ -221,6 +205,7 @@ class FinetuneSection(Section):
     warmup: float = Field(default=0.0, ge=0.0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = Field(default=42, ge=0, lt=2**32)
+    class_weights: Literal["none", "balanced"] = "none"
     group_by_length: bool = True
     save_steps: int = Field(default=500, ge=1)
     logging_steps: int = Field(default=50, ge=1)
@@ -453,15 +438,16 @@ class Recipe(Section):
     Attributes:
         name: of the output folders; the file's name without ``.yaml``.
         description: one line for people.
-        task: a GLUE task, ``squad``, or ``demo`` (the text that the package makes itself).
+        task: a name (a GLUE task, ``squad``, ``squad_v2``, or ``demo``, the text that the package makes itself), a
+            description, or nothing: then the model's ``config.json`` says it.
         goals: gates of ``bench``: a miss ends it with exit code 3.
         reference: published figures to compare with; nothing is enforced.
     """
 
-    name: str
+    name: str = "model"
     description: str = ""
-    task: Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "squad", "demo"]
-    model: ModelSection
+    task: TaskSection | KnownTask | None = None
+    model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     sparsity: SparsitySection = SparsitySection()
     distillation: DistillationSection | None = None
@@ -480,6 +466,11 @@ class Recipe(Section):
         if self.finetune.max_steps == 0 and self.sparsity.mode is SparsityMode.PRUNE:
             raise ValueError("sparsity.mode prune needs steps to prune in; finetune.max_steps is 0")
         return self
+
+    @property
+    def described_task(self) -> TaskSection | None:
+        """The description in ``task``; None where that is a name or nothing."""
+        return self.task if isinstance(self.task, TaskSection) else None
 
     @property
     def wants_sparse_file(self) -> bool:

@@ -4,50 +4,22 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sparse_deploy.architectures.architecture import MODEL_INPUTS
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.squad import WindowMap, answer_positions, tokenize_windows
-from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind
+from sparse_deploy.data.encoded import EncodedSplit as EncodedSplit
+from sparse_deploy.data.encoded import Feature as Feature
+from sparse_deploy.data.encoded import IntArray as IntArray
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import CheckpointError
 
 if TYPE_CHECKING:
     import datasets
-    from transformers import BatchEncoding, PreTrainedTokenizerFast
-
-IntArray = npt.NDArray[np.int64]
-Feature = dict[str, IntArray]
-
-
-@dataclass(frozen=True)
-class EncodedSplit:
-    """A split as model inputs, with what scoring needs.
-
-    Attributes:
-        name: split name.
-        features: unpadded inputs, each array int64 ``[tokens]``; several per example for SQuAD.
-        example_of: ``[features]`` row of ``examples`` that each feature belongs to, ascending.
-        examples: original rows, each with an ``id`` (row number, or SQuAD's own).
-        windows: one map per feature for SQuAD, else None.
-        truncated: how many examples were longer than the window and lost text (never for SQuAD).
-    """
-
-    name: str
-    features: list[Feature]
-    example_of: IntArray
-    examples: list[dict[str, Any]]
-    windows: list[WindowMap] | None
-    truncated: int = 0
-
-    @property
-    def lengths(self) -> IntArray:
-        """``[features]`` tokens of each feature."""
-        return np.array([len(feature["input_ids"]) for feature in self.features], dtype=np.int64)
+    from transformers import PreTrainedTokenizerFast
 
 
 # Any of them makes a tokenizer: its own format, WordPiece, byte-level BPE (with merges.txt), or SentencePiece.
@@ -104,18 +76,15 @@ def tokenize_training(
     """Tokenize rows for training; batches are padded later.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``token_type_ids``, ``length``, and ``labels`` or, for SQuAD, one row per
-        window with ``start_positions`` and ``end_positions`` (CLS where the window lacks the answer).
+        ``input_ids``, ``attention_mask``, ``token_type_ids``, ``length``, and what the loss is computed from: see
+        :meth:`sparse_deploy.data.tasks.Task.training_columns`.
 
     Raises:
         ConfigError: SQuAD's overlap leaves no room in the window.
     """
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        if task.kind is TaskKind.QUESTION_ANSWERING:
-            return _training_windows(batch, tokenizer, data)
-        encoding = _encode_text(task, batch, tokenizer, data)
-        return {**_inputs(encoding), "labels": batch["label"]}
+        return task.training_columns(batch, tokenizer, data)
 
     # A fingerprint of our own keeps datasets from hashing the tokenizer for a cache that memory tables don't use.
     return rows.map(
@@ -143,15 +112,7 @@ def encode_split(
         ConfigError: SQuAD's overlap leaves no room in the window.
     """
     examples = [{"id": number, **row} for number, row in enumerate(rows.to_list())]
-    batch = {column: [example[column] for example in examples] for column in task.text_columns}
-    if task.kind is TaskKind.QUESTION_ANSWERING:
-        encoding, windows, example_of = tokenize_windows(
-            batch["question"], batch["context"], tokenizer, data.max_length, data.doc_stride
-        )
-        return EncodedSplit(name, _features(encoding), example_of, examples, windows)
-    encoding = _encode_text(task, batch, tokenizer, data)
-    truncated = sum(bool(one.overflowing) for one in encoding.encodings or ())
-    return EncodedSplit(name, _features(encoding), np.arange(len(examples)), examples, None, truncated)
+    return task.encode(examples, tokenizer, data, name)
 
 
 def pad_batch(features: Sequence[Feature], pad_id: int = 0, length: int | None = None) -> Feature:
@@ -172,42 +133,3 @@ def pad_batch(features: Sequence[Feature], pad_id: int = 0, length: int | None =
         for row, feature in enumerate(features):
             batch[key][row, : len(feature[key])] = feature[key]
     return batch
-
-
-def _encode_text(
-    task: Task, batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: DataSection
-) -> "BatchEncoding":
-    return tokenizer(
-        *(batch[column] for column in task.text_columns),
-        truncation=True,
-        max_length=data.max_length,
-        padding=False,
-        return_token_type_ids=True,
-    )
-
-
-def _training_windows(
-    batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: DataSection
-) -> dict[str, list[Any]]:
-    encoding, windows, example_of = tokenize_windows(
-        batch["question"], batch["context"], tokenizer, data.max_length, data.doc_stride
-    )
-    positions = [
-        answer_positions(window, batch["answers"][example], ids.index(tokenizer.cls_token_id))
-        for window, example, ids in zip(windows, example_of, encoding["input_ids"], strict=True)
-    ]
-    return {
-        **_inputs(encoding),
-        "start_positions": [start for start, _ in positions],
-        "end_positions": [end for _, end in positions],
-    }
-
-
-def _inputs(encoding: "BatchEncoding") -> dict[str, list[Any]]:
-    inputs = {key: encoding[key] for key in MODEL_INPUTS}
-    return {**inputs, "length": [len(ids) for ids in encoding["input_ids"]]}
-
-
-def _features(encoding: "BatchEncoding") -> list[Feature]:
-    columns = [[np.asarray(values, dtype=np.int64) for values in encoding[key]] for key in MODEL_INPUTS]
-    return [dict(zip(MODEL_INPUTS, values, strict=True)) for values in zip(*columns, strict=True)]

@@ -1,34 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled text from a local folder, from the hub, or from the embedded demo, checked row by row."""
 
-import gzip
 import hashlib
 import json
-import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.demo_text import demo_rows
-from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.data.own_data import own_split
+from sparse_deploy.data.problems import Problems, RowProblem
+from sparse_deploy.data.row_checks import Row
+from sparse_deploy.data.tables import Table
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
 
-Row = dict[str, Any]
 SUFFIXES = (".jsonl.gz", ".jsonl")
-MAX_STSB_SCORE = 5.0
-
-
-class _RowError(Exception):
-    """What is wrong with one row; the file and the row number are added where they are known."""
 
 
 def load_split(
-    task: Task, split: str, data_dir: Path | None, *, limit: int | None = None, shuffle_seed: int | None = None
+    task: Task,
+    split: str,
+    data_dir: Path | None,
+    *,
+    data: DataSection | None = None,
+    limit: int | None = None,
+    shuffle_seed: int | None = None,
+    note: Callable[[str], None] = lambda message: None,
 ) -> "datasets.Dataset":
     """Load one split of a task.
 
@@ -37,8 +41,10 @@ def load_split(
         split: split name, such as ``train`` or ``validation_matched``.
         data_dir: folder that holds ``<task>/<split>.jsonl.gz`` or ``.jsonl``; the hub is asked when None. The demo
             task falls back to its embedded text when the folder has no ``demo``.
+        data: the recipe's section: data of the user's own, and what becomes of bad rows.
         limit: keep only so many rows, after the shuffle.
         shuffle_seed: shuffle with this seed; file order when None.
+        note: called with a sentence per kind of row that was left out.
 
     Returns:
         The columns ``task.columns``. Labels are ids (int64), scores of a regression float64.
@@ -48,14 +54,26 @@ def load_split(
     """
     import datasets
 
-    if data_dir is not None and not (task.name == "demo" and not (data_dir / task.name).is_dir()):
+    data = data or DataSection()
+    problems = Problems(f"{task.hub_dataset} ({split})", data.on_problem)
+    if data.source:
+        problems.source = data.source
+        rows = own_split(task, split, data, problems)
+    elif data_dir is not None and not (task.name == "demo" and not (data_dir / task.name).is_dir()):
         path = split_file(task, split, data_dir)
-        rows = _checked_rows(task, _read_jsonl(path), str(path))
+        problems.source = str(path)
+        rows = _checked_rows(task, Table(str(path)).rows(data.on_problem, problems), problems)
     elif task.name == "demo":
         rows = _demo_split(split)
+    elif task.hub_dataset:
+        rows = _checked_rows(task, enumerate(_from_hub(task, split), start=1), problems)
     else:
-        source = f"{task.hub_dataset} ({split})"
-        rows = _checked_rows(task, _from_hub(task, split), source)
+        raise DataError(
+            f"{task.name}: expected labelled rows; name them with --data FILE --label-column COLUMN (data.source and "
+            f"data.label_column in a recipe)"
+        )
+    for line in problems.summary():
+        note(line)
     if shuffle_seed is not None:
         rows = [rows[i] for i in np.random.default_rng(shuffle_seed).permutation(len(rows))]
     return datasets.Dataset.from_list(rows[:limit])
@@ -63,7 +81,7 @@ def load_split(
 
 def row_sha256(task: Task, row: Row) -> str:
     """Fingerprint of one checked row, 16 hexadecimal digits: its texts and what it is scored against."""
-    text = json.dumps([row[column] for column in task.columns], ensure_ascii=False)
+    text = json.dumps([row[column] for column in task.columns if column in row], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -93,25 +111,6 @@ def split_file(task: Task, split: str, data_dir: Path) -> Path:
     raise DataError(f"{data_dir}: expected {task.name}/{split}.jsonl.gz or {task.name}/{split}.jsonl, {found}")
 
 
-def _read_jsonl(path: Path) -> list[Any]:
-    rows: list[Any] = []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for line in lines:
-                rows.append(json.loads(line))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(
-            f"{path}, row {len(rows) + 1}: expected one JSON object per line, found broken JSON ({error}); repair or "
-            f"remove the line"
-        ) from error
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path}: unreadable after row {len(rows)} ({error}); expected UTF-8 JSON lines"
-            f"{', gzip-compressed' if path.suffix == '.gz' else ''}; copy or download the file again"
-        ) from error
-    return rows
-
-
 def _from_hub(task: Task, split: str) -> list[Any]:
     import datasets
 
@@ -127,79 +126,19 @@ def _from_hub(task: Task, split: str) -> list[Any]:
     return rows
 
 
-def _checked_rows(task: Task, rows: Sequence[Any], source: str) -> list[Row]:
-    if not rows:
-        raise DataError(f"{source}: the split is empty; expected at least one row")
-    check = _checked_question if task.kind is TaskKind.QUESTION_ANSWERING else _checked_example
+def _checked_rows(task: Task, rows: Iterable[tuple[int, Any]], problems: Problems) -> list[Row]:
+    """The rows that the task can use.
+
+    Raises:
+        DataError: there is none, or one that the task can't use where the policy is ``error``.
+    """
     checked = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         try:
-            _check_text(task, row)
-            checked.append(check(task, row))
-        except _RowError as error:
-            raise DataError(f"{source}, row {number}: {error}") from error
+            checked.append(task.check_row(row))
+        except RowProblem as problem:
+            problems.add(number, problem)
+    if not checked:
+        left_out = f"; {'; '.join(problems.summary())}" if problems.total else ""
+        raise DataError(f"{problems.source}: the split is empty; expected at least one row{left_out}")
     return checked
-
-
-def _check_text(task: Task, row: object) -> None:
-    if not isinstance(row, dict):
-        raise _RowError(f"expected a JSON object with {', '.join(task.columns)}, found {_quote(row)}")
-    missing = [column for column in task.columns if column not in row]
-    if missing:
-        raise _RowError(f"expected the columns {', '.join(task.columns)}; {', '.join(missing)} missing, found {[*row]}")
-    for column in task.text_columns:
-        if not isinstance(row[column], str):
-            raise _RowError(f"{column}: expected text, found {_quote(row[column])}")
-        if not row[column].strip():
-            raise _RowError(f"{column}: the text is empty; remove the row or give it text")
-
-
-def _checked_example(task: Task, row: Row) -> Row:
-    label = _score(row["label"]) if task.kind is TaskKind.REGRESSION else _label_id(task, row["label"])
-    return {**{column: row[column] for column in task.text_columns}, "label": label}
-
-
-def _label_id(task: Task, label: object) -> int:
-    if label in task.labels:
-        return task.labels.index(label)
-    if label is None or label == -1:
-        raise _RowError(f"no label (found {_quote(label)}); scoring and training need labelled rows, use another split")
-    if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(task.labels):
-        return label
-    known = ", ".join(f"{i} {name}" for i, name in enumerate(task.labels))
-    raise _RowError(f"unknown label {_quote(label)}; {task.name} knows {known}")
-
-
-def _score(label: object) -> float:
-    if label is None or label == -1:
-        raise _RowError(f"no label (found {_quote(label)}); scoring and training need labelled rows, use another split")
-    if isinstance(label, bool) or not isinstance(label, int | float) or not 0.0 <= label <= MAX_STSB_SCORE:
-        raise _RowError(f"unknown label {_quote(label)}; expected a similarity score from 0 to {MAX_STSB_SCORE:g}")
-    return float(label)
-
-
-def _checked_question(task: Task, row: Row) -> Row:
-    answers = row["answers"]
-    texts, starts = (answers.get("text"), answers.get("answer_start")) if isinstance(answers, dict) else (None, None)
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        raise _RowError(
-            f"answers: expected {{text: [...], answer_start: [...]}} of equal length, found {_quote(answers)}"
-        )
-    if not texts:
-        raise _RowError("no answer; SQuAD v1.1 has one for each question (v2 data are not supported)")
-    for text, start in zip(texts, starts, strict=True):
-        if not isinstance(text, str) or not isinstance(start, int) or not text:
-            raise _RowError(f"answers: expected text and its integer offset, found {_quote([text, start])}")
-        found = row["context"][start : start + len(text)] if start >= 0 else ""
-        if found != text:
-            raise _RowError(f"answer {_quote(text)} is not at offset {start} of the context, which has {_quote(found)}")
-    return {
-        "id": str(row["id"]),
-        **{column: row[column] for column in task.text_columns},
-        "answers": {"text": texts, "answer_start": starts},
-    }
-
-
-def _quote(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

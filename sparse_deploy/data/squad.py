@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sparse_deploy.data.encoded import WindowMap as WindowMap
 from sparse_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,29 +17,6 @@ if TYPE_CHECKING:
 IntArray = npt.NDArray[np.int64]
 # BERT's own limit for the question, so that a long one leaves room for context (Devlin et al. 2019, run_squad).
 MAX_QUESTION_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class WindowMap:
-    """Where the tokens of one window lie in the context.
-
-    Attributes:
-        spans: ``[tokens, 2]`` first and past-the-end character of each context token; -1 for all other tokens.
-    """
-
-    spans: IntArray
-
-    def tokens_of(self, start: int, end: int) -> tuple[int, int] | None:
-        """First and last token of the characters ``start`` to ``end`` (exclusive).
-
-        Returns:
-            Token indices, or None when the window does not hold the whole span.
-        """
-        context = np.flatnonzero(self.spans[:, 0] >= 0)
-        if not context.size or self.spans[context[0], 0] > start or self.spans[context[-1], 1] < end:
-            return None
-        covering = context[(self.spans[context, 1] > start) & (self.spans[context, 0] < end)]
-        return (int(covering[0]), int(covering[-1])) if covering.size else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +82,8 @@ def tokenize_windows(
 
 def answer_positions(window: WindowMap, answers: dict[str, Any], cls_index: int) -> tuple[int, int]:
     """Training targets of one window: tokens of the first answer, or CLS twice where the window lacks it."""
+    if not answers["text"]:
+        return cls_index, cls_index
     start = answers["answer_start"][0]
     return window.tokens_of(start, start + len(answers["text"][0])) or (cls_index, cls_index)
 
@@ -149,6 +129,28 @@ def best_span(
         if candidate is not None and (best is None or candidate[0] > best[0]):
             best = candidate
     return best
+
+
+def no_answer_score(logits: Sequence[tuple[npt.NDArray[Any], ...]]) -> float:
+    """How likely it is that no window has an answer: the lowest score of their first tokens (SQuAD v2's baseline)."""
+    return min(float(start_logits[0] + end_logits[0]) for start_logits, end_logits in logits)
+
+
+def squad_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
+    """Official exact match and F1 of one answer, 0 to 100, the best over the accepted answers (0.3 ms per call).
+
+    A question without an accepted answer scores 100 where the prediction is empty (evaluate-v2.0.py).
+    """
+    if not answers or not prediction.strip():
+        same = 100.0 * (not answers and not prediction.strip())
+        return same, same
+    from torchmetrics.functional.text import squad
+
+    result = squad(
+        [{"prediction_text": prediction, "id": ""}],
+        [{"answers": {"text": list(answers), "answer_start": [0] * len(answers)}, "id": ""}],
+    )
+    return float(result["exact_match"]), float(result["f1"])
 
 
 def _best_span(

@@ -17,11 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from sparse_deploy.data.problems import Policy, Problems, RowProblem
+from sparse_deploy.data.row_checks import Row
 from sparse_deploy.errors import ConfigError, DataError
 
-Row = dict[str, Any]
-# What stands where bytes were no UTF-8.
-REPLACEMENT = "\ufffd"
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet",
@@ -184,8 +182,6 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Row]]:
                 yield from enumerate(json.loads(first + lines.read()), start=1)
                 return
             for line in _with_first(first, lines):
-                if not line.strip():
-                    continue
                 number += 1
                 try:
                     yield number, json.loads(line)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sparse_deploy.data.problems import Policy, Problems, RowProblem
-from sparse_deploy.data.tables import REPLACEMENT, Row, Table
+from sparse_deploy.data.row_checks import check_text
+from sparse_deploy.data.tables import Table
 from sparse_deploy.errors import ConfigError, DataError
 
 
@@ -104,30 +105,3 @@ def choose_text_columns(table: Table, wanted: Sequence[str], apart: Sequence[str
             f"{f'several: {named}' if texts else 'none'}; name it with --text-column (or --column)"
         )
     return (texts[0],)
-
-
-def check_text(row: Row, column: str) -> str:
-    """The text of a column.
-
-    Raises:
-        RowProblem: there is none.
-    """
-    if not isinstance(row, dict) or column not in row:
-        found = f"the columns {[*row]}" if isinstance(row, dict) else quote(row)
-        raise RowProblem("missing column", f"expected the column {column}, found {found}")
-    value = row[column]
-    if value is None:
-        raise RowProblem("missing value", f"{column}: expected text, found no value")
-    if not isinstance(value, str):
-        raise RowProblem("no text", f"{column}: expected text, found {quote(value)}")
-    if not value.strip():
-        raise RowProblem("empty text", f"{column}: the text is empty; give it text")
-    if REPLACEMENT in value:
-        raise RowProblem("encoding", f"{column}: expected UTF-8, found other bytes in {quote(value)}; convert the file")
-    return value
-
-
-def quote(value: object) -> str:
-    """A value for a message, never at length."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

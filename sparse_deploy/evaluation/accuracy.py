@@ -2,7 +2,7 @@
 """Task metrics of a cell over whole validation splits, with the prediction of every example kept."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class CellScore:
 
     Attributes:
         metrics: of all splits, those of a second split with its suffix.
-        rows: per-example results by suffix, as :class:`sparse_deploy.data.metrics.SplitScore` has them, each with the
+        rows: per-example results by suffix, as :class:`sparse_deploy.data.encoded.SplitScore` has them, each with the
             row's fingerprint as ``sha256``.
     """
 
@@ -60,9 +60,20 @@ class CellScore:
 
 
 def load_validation(
-    task: Task, data: DataSection, model_folder: Path, data_dir: Path | None
+    task: Task,
+    data: DataSection,
+    model_folder: Path,
+    data_dir: Path | None,
+    note: Callable[[str], None] = lambda message: None,
 ) -> tuple[ValidationSplit, ...]:
     """Load and encode every validation split of a task with a model's own tokenizer.
+
+    Args:
+        task: whose splits.
+        data: the recipe's section.
+        model_folder: with the tokenizer.
+        data_dir: folder with the text of named tasks; the hub when None.
+        note: called with a sentence per kind of row that was left out.
 
     Raises:
         DataError: a split is missing or unusable.
@@ -71,7 +82,7 @@ def load_validation(
     tokenizer = load_tokenizer(model_folder)
     splits = []
     for suffix, name in task.validation_splits.items():
-        rows = load_split(task, name, data_dir, limit=data.validation_samples)
+        rows = load_split(task, name, data_dir, data=data, limit=data.validation_samples, note=note)
         encoded = encode_split(task, rows, tokenizer, data, name=name)
         requests = Requests.from_features(encoded.features, tokenizer.pad_token_id or 0)
         digests = tuple(row_sha256(task, example) for example in encoded.examples)
@@ -99,8 +110,8 @@ def score_cell(
     metrics: dict[str, float] = {}
     rows: dict[str, list[Row]] = {}
     for split in splits:
-        outputs = _answer(rival, split, scratch, batch_size)
-        score = score_split(task, split.encoded, outputs, max_answer_length=data.max_answer_length)
+        outputs = _answer(rival, task, split, scratch, batch_size)
+        score = score_split(task, split.encoded, outputs, data)
         metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
         rows[split.suffix] = [row | {"sha256": sha} for row, sha in zip(score.rows, split.digests, strict=True)]
     return CellScore(metrics, rows)
@@ -134,13 +145,15 @@ def predictions_file(cell: str, suffix: str) -> str:
 
 
 def _answer(
-    rival: Rival, split: ValidationSplit, scratch: Path, batch_size: int
+    rival: Rival, task: Task, split: ValidationSplit, scratch: Path, batch_size: int
 ) -> list[tuple[NDArray[np.floating[Any]], ...]]:
     questions = scratch / f"requests-{split.suffix or 'main'}.npz"
     answers = scratch / "answers.npz"
     if not questions.is_file():
         split.requests.save(questions)
-    rival.call("predict", requests=str(questions), batch_size=batch_size, output=str(answers))
+    rival.call(
+        "predict", requests=str(questions), batch_size=batch_size, output=str(answers), per_token=list(task.per_token)
+    )
     with np.load(answers, allow_pickle=False) as stored:
         ends = np.cumsum(stored["sizes"])[:-1]
         columns = [np.split(stored[name], ends) for name in stored.files if name != "sizes"]

@@ -15,8 +15,7 @@ from typing import Any, Final, Literal
 
 from sparse_deploy.artifacts import MAX_JSON_BYTES, package_versions, read_json_file, write_text_atomically
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.metrics import metrics_of_rows
-from sparse_deploy.data.tasks import Task, TaskKind, get_task
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.evaluation.accuracy import PREDICTIONS_FOLDER, Row, ValidationSplit, predictions_file
 from sparse_deploy.gate.companions import agreement, logit_difference
@@ -28,9 +27,8 @@ from sparse_deploy.strict_json import read_bounded
 KIND: Final = "sparse-deploy baseline"
 _HOW = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
 _LOGIT_DIGITS = 6
-# Columns that all cells share, and those of each cell. What follows from them (correct, score) is not stored.
-_SHARED = ("id", "sha256", "label", "paragraph")
-_OWN = ("prediction", "logits", "exact_match", "f1")
+# Columns that all cells share beside those of the task. What follows from them (correct, score) is not stored.
+_SHARED = ("id", "sha256")
 Columns = dict[str, list[Any]]
 
 
@@ -60,12 +58,11 @@ class Baseline(Figures):
     rows: dict[str, Columns]
     cells: tuple[StoredCell, ...]
 
-    def contestant(self, cell_id: str, examples: Mapping[str, int]) -> Contestant | None:
+    def contestant(self, cell_id: str, examples: Mapping[str, int], task: Task) -> Contestant | None:
         """A stored cell on the first so many examples of each split, its metrics made of those; None without it."""
         stored = next((one for one in self.cells if one.cell.id == cell_id), None)
         if stored is None:
             return None
-        task = get_task(self.identity.task)
         rows = {
             suffix: _as_rows(task, self.rows[suffix], stored.answers[suffix], count)
             for suffix, count in examples.items()
@@ -73,7 +70,7 @@ class Baseline(Figures):
         metrics = {
             f"{name}_{suffix}" if suffix else name: value
             for suffix, lines in rows.items()
-            for name, value in metrics_of_rows(task, lines).items()
+            for name, value in task.metrics_of_rows(lines).items()
         }
         return Contestant(stored.cell.model_copy(update={"metrics": metrics}), rows)
 
@@ -97,12 +94,9 @@ def identify(
         checkpoint_sha256: of the deployment's ``model.safetensors``.
         batch_size: requests per batch.
     """
-    inputs = {"max_length": data.max_length}
-    if task.kind is TaskKind.QUESTION_ANSWERING:
-        inputs |= {"doc_stride": data.doc_stride, "max_answer_length": data.max_answer_length}
     return Identity(
         task=task.name,
-        inputs=inputs,
+        inputs=task.input_settings(data),
         splits={split.suffix: _split_identity(split.digests) for split in splits},
         tokenizer_sha256=tokenizer_sha256,
         checkpoint_sha256=checkpoint_sha256,
@@ -111,7 +105,7 @@ def identify(
 
 
 def make_baseline(
-    name: str, identity: Identity, cells: Sequence[Contestant], baseline: str, machine: Machine
+    name: str, identity: Identity, cells: Sequence[Contestant], baseline: str, machine: Machine, task: Task
 ) -> Baseline:
     """The answers of a run, ready to be stored."""
     return Baseline(
@@ -121,13 +115,13 @@ def make_baseline(
         versions=package_versions(),
         machine=machine,
         baseline=baseline,
-        rows={suffix: _columns(rows, _SHARED) for suffix, rows in cells[0].rows.items()},
+        rows={suffix: _columns(rows, (*_SHARED, *task.shared_scores)) for suffix, rows in cells[0].rows.items()},
         cells=tuple(
             StoredCell(
                 cell=one.cell.model_copy(
                     update={"latency": None, "throughput": None, "streamed": None, "shapes": (), "predictions": ""}
                 ),
-                answers={suffix: _columns(rows, _OWN) for suffix, rows in one.rows.items()},
+                answers={suffix: _columns(rows, task.own_scores) for suffix, rows in one.rows.items()},
             )
             for one in cells
         ),
@@ -164,18 +158,18 @@ def is_baseline(path: Path) -> bool:
         return False
 
 
-def load_baseline(path: Path) -> Baseline:
+def load_baseline(path: Path, task: Task) -> Baseline:
     """Read what :func:`save_baseline` wrote.
 
     Raises:
         ArtifactError: unreadable, of another version, or its columns contradict each other.
     """
     baseline = read_json_file(path, Baseline, "baseline", _HOW)
-    _check_columns(baseline, path)
+    _check_columns(baseline, path, task)
     return baseline
 
 
-def baseline_of_report(report: BenchReport, folder: Path) -> Baseline:
+def baseline_of_report(report: BenchReport, folder: Path, task: Task) -> Baseline:
     """The same out of a report and the predictions beside it.
 
     Raises:
@@ -188,10 +182,10 @@ def baseline_of_report(report: BenchReport, folder: Path) -> Baseline:
     answers = {cell.id: {s: _read_rows(path / predictions_file(cell.id, s)) for s in suffixes} for cell in report.cells}
     try:
         cells = [Contestant(cell, answers[cell.id]) for cell in report.cells]
-        baseline = make_baseline(report.name, report.identity, cells, report.baseline, report.machine)
+        baseline = make_baseline(report.name, report.identity, cells, report.baseline, report.machine, task)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path}: not readable as predictions: {error}; bench that deployment again") from error
-    _check_columns(baseline, path)
+    _check_columns(baseline, path, task)
     return baseline
 
 
@@ -259,12 +253,7 @@ def _as_rows(task: Task, shared: Columns, own: Columns, count: int) -> list[Row]
     rows: list[Row] = [
         {**{key: shared[key][n] for key in shared}, **{key: own[key][n] for key in own}} for n in range(count)
     ]
-    for row in rows:
-        if task.kind is TaskKind.CLASSIFICATION:
-            row["correct"] = row["prediction"] == row["label"]
-        elif task.kind is TaskKind.REGRESSION:
-            row["score"] = -((row["prediction"] - row["label"]) ** 2)
-    return rows
+    return [task.complete_row(row) for row in rows]
 
 
 def _read_rows(path: Path) -> list[Row]:
@@ -275,18 +264,22 @@ def _read_rows(path: Path) -> list[Row]:
         raise ArtifactError(f"{path}: expected predictions, one JSON object per line: {error}") from error
 
 
-def _check_columns(baseline: Baseline, path: Path) -> None:
-    """What pydantic does not see: equal lengths, the columns of the task, and the fingerprint of the rows."""
-    task = get_task(baseline.identity.task)
-    kind = task.kind is TaskKind.QUESTION_ANSWERING
-    wanted = {"prediction", "logits", *(task.metrics if kind else ())}
+def _check_columns(baseline: Baseline, path: Path, task: Task) -> None:
+    """What pydantic does not see: equal lengths, the columns of the task, and the fingerprint of the rows.
+
+    A baseline of another task is refused later, with a better word.
+    """
+    if baseline.identity.task != task.name:
+        return
+    # Retrieval's columns are those of its metrics only where the data are pairs without labels.
+    wanted = {name for name in task.own_scores if name in ("prediction", "logits") or name in task.metrics}
     if baseline.baseline not in {one.cell.id for one in baseline.cells}:
         raise ArtifactError(f"{path}: the baseline {baseline.baseline!r} is not among its cells. {_HOW}")
     for suffix, split in baseline.identity.splits.items():
         shared = baseline.rows.get(suffix, {})
         sides = [shared, *(one.answers.get(suffix, {}) for one in baseline.cells)]
         lengths = {len(column) for side in sides for column in side.values()}
-        whole = {"id", "sha256", "paragraph" if kind else "label"} <= shared.keys()
+        whole = {*_SHARED, *task.shared_scores} <= shared.keys()
         whole &= all(wanted <= side.keys() and _even(side["logits"]) for side in sides[1:])
         if lengths != {split.examples} or not whole:
             raise ArtifactError(f"{path}: its columns of the split {suffix!r} contradict each other. {_HOW}")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_deploy.data.features import Feature, pad_batch
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ParityError
 
 Array = NDArray[Any]
@@ -17,8 +18,6 @@ Model = Callable[[Mapping[str, Array]], Sequence[Array]]
 # Single requests at the ends of the length range, an odd batch, and enough rows of 8 that one differing INT8
 # prediction weighs less than 2 %.
 _BATCH_SIZES = (3, 8, 8, 8, 8, 8, 8, 8)
-# STS-B scores (0 to 5) are means of whole numbers; a prediction half a step away is another one.
-_SAME_SCORE = 0.25
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,7 @@ class Parity:
     Attributes:
         max_abs: largest absolute difference of any output at any token that is not padding.
         mean_abs: mean absolute difference of those.
-        argmax_agreement: share of predictions that are the same: the label; start and end of a span, each; a score
-            within 0.25.
+        argmax_agreement: share of predictions that are the same, as the task counts them.
         rows: compared examples.
     """
 
@@ -82,6 +80,7 @@ def check_parity(
     reference: Model,
     candidate: Model,
     batches: Sequence[Feature],
+    task: Task,
     *,
     name: str = "exported model",
     atol: float | None = None,
@@ -91,10 +90,10 @@ def check_parity(
     """Compare two models batch by batch.
 
     Args:
-        reference: takes int64 ``[batch, tokens]`` inputs by name, gives ``(logits,)`` or
-            ``(start_logits, end_logits)``.
+        reference: takes int64 ``[batch, tokens]`` inputs by name, gives the task's outputs.
         candidate: the same for the exported model.
         batches: see :func:`parity_batches`.
+        task: says which outputs are per token, and which predictions are the same.
         name: what is compared, for the error.
         atol: largest allowed ``max_abs``; not checked when None.
         agreement: smallest allowed ``argmax_agreement``; not checked when None.
@@ -115,8 +114,8 @@ def check_parity(
                 worst=float("inf"),
                 tolerance=atol or 0.0,
             )
-        kept = batch["attention_mask"].astype(bool) if len(expected) == 2 else None
-        differences = _differences(expected, found, kept)
+        kept = batch["attention_mask"].astype(bool)
+        differences = _differences(expected, found, kept, task.per_token)
         largest = float(differences.max())
         if not np.isfinite(largest) or (atol is not None and largest > atol):
             raise ParityError(
@@ -127,7 +126,7 @@ def check_parity(
             )
         worst = max(worst, largest)
         total, count = total + float(differences.sum()), count + differences.size
-        same += sum(_same_predictions(a, b, kept) for a, b in zip(expected, found, strict=True)) / len(expected)
+        same += task.same_predictions(expected, found, kept)
         rows += len(batch["input_ids"])
     parity = Parity(worst, total / count, same / rows, rows)
     if agreement is not None and parity.argmax_agreement < agreement:
@@ -140,15 +139,9 @@ def check_parity(
     return parity
 
 
-def _differences(expected: Sequence[Array], found: Sequence[Array], kept: Array | None) -> Array:
-    """Absolute differences of all outputs, flat; of a logit per token only where the token is kept."""
+def _differences(expected: Sequence[Array], found: Sequence[Array], kept: Array, per_token: Sequence[bool]) -> Array:
+    """Absolute differences of all outputs, flat; of an output per token only where the token is kept."""
     differences = [np.abs(a - b) for a, b in zip(expected, found, strict=True)]
-    return np.concatenate([array.ravel() if kept is None else array[kept] for array in differences])
-
-
-def _same_predictions(expected: Array, found: Array, kept: Array | None) -> int:
-    if kept is not None:  # padding is no answer
-        expected, found = (np.where(kept, array, -np.inf) for array in (expected, found))
-    elif expected.shape[1] == 1:
-        return int((np.abs(expected - found) <= _SAME_SCORE).sum())
-    return int((expected.argmax(axis=1) == found.argmax(axis=1)).sum())
+    return np.concatenate(
+        [array[kept].ravel() if each else array.ravel() for array, each in zip(differences, per_token, strict=True)]
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_deploy.data.tasks import MODEL_INPUTS
+from sparse_deploy.architectures.architecture import MODEL_INPUTS
 
 IntArray = NDArray[np.int64]
 
@@ -114,14 +114,18 @@ def sorted_batches(lengths: IntArray, batch_size: int) -> list[list[int]]:
 
 
 def answer(
-    run: Callable[[dict[str, IntArray]], Sequence[NDArray[Any]]], requests: Requests, batch_size: int
+    run: Callable[[dict[str, IntArray]], Sequence[NDArray[Any]]],
+    requests: Requests,
+    batch_size: int,
+    per_token: Sequence[bool],
 ) -> list[tuple[NDArray[Any], ...]]:
     """The outputs of every request, in its order.
 
     Args:
-        run: a model: inputs by name, ``[batch, tokens]``, to one output, or one per token each for start and end.
+        run: a model: inputs by name, ``[batch, tokens]``, to its outputs.
         requests: run in batches of like length.
         batch_size: requests per batch.
+        per_token: for each output, whether its second axis is the tokens.
 
     Returns:
         Copies without the batch dimension; what stands on padding is cut off.
@@ -129,10 +133,11 @@ def answer(
     found: dict[int, tuple[NDArray[Any], ...]] = {}
     for indices in sorted_batches(requests.lengths, batch_size):
         outputs = run(requests.batch(indices))
-        per_token = len(outputs) > 1
         for row, index in enumerate(indices):
-            length = int(requests.lengths[index]) if per_token else None
-            found[index] = tuple(values[row][:length].copy() for values in outputs)
+            length = int(requests.lengths[index])
+            found[index] = tuple(
+                values[row][: length if cut else None].copy() for values, cut in zip(outputs, per_token, strict=True)
+            )
     return [found[index] for index in range(len(requests))]
 
 

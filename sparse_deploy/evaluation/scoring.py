@@ -2,7 +2,8 @@
 """Scores of a session in this process: for ``export``, which measures many models and times none."""
 
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.metrics import SplitScore, score_split
+from sparse_deploy.data.encoded import SplitScore
+from sparse_deploy.data.metrics import score_split
 from sparse_deploy.data.tasks import Task
 from sparse_deploy.evaluation.accuracy import ValidationSplit
 from sparse_deploy.evaluation.requests import answer
@@ -25,5 +26,5 @@ def score_session(
         ArtifactError: the model fails on a batch.
         DataError: it answers with outputs of another width, or with NaN.
     """
-    outputs = answer(session.run, split.requests, batch_size)
-    return score_split(task, split.encoded, outputs, max_answer_length=data.max_answer_length)
+    outputs = answer(session.run, split.requests, batch_size, task.per_token)
+    return score_split(task, split.encoded, outputs, data)

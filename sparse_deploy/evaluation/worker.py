@@ -73,7 +73,7 @@ class Worker:
             "warning": getattr(self._session, "warning", ""),
         }
 
-    def predict(self, requests: str, batch_size: int, output: str) -> dict[str, Any]:
+    def predict(self, requests: str, batch_size: int, output: str, per_token: list[bool]) -> dict[str, Any]:
         """Answer all requests of a file and write the outputs to an ``.npz``.
 
         Requests run in batches of like length. The file holds ``0``, ``1`` … per model output: all requests' values
@@ -85,7 +85,7 @@ class Worker:
             self._alive()
             return outputs
 
-        rows = answer(run, Requests.load(Path(requests)), batch_size)
+        rows = answer(run, Requests.load(Path(requests)), batch_size, per_token)
         columns = {str(k): np.concatenate(values) for k, values in enumerate(zip(*rows, strict=True))}
         np.savez(output, allow_pickle=False, sizes=np.array([len(row[0]) for row in rows]), **columns)
         return {"requests": len(rows)}

@@ -12,11 +12,11 @@ import onnx_ir as ir
 import torch
 
 from sparse_deploy.architectures import MODEL_INPUTS, MaskForm, architecture_of
+from sparse_deploy.data.tasks import KINDS, TaskKind
+from sparse_deploy.data.tasks.pooling import Pooling
 from sparse_deploy.errors import ExportError
 from sparse_deploy.graph.simplify import Simplify
 from sparse_deploy.graph.sparsity_check import run_passes
-
-QUESTION_ANSWERING = "question-answering"
 
 
 class ExportableModel(torch.nn.Module):
@@ -29,10 +29,11 @@ class ExportableModel(torch.nn.Module):
             the family has no token types.
     """
 
-    def __init__(self, model: torch.nn.Module, output_names: Sequence[str]) -> None:
+    def __init__(self, model: torch.nn.Module, output_names: Sequence[str], pooling: Pooling | None = None) -> None:
         super().__init__()
         self.model = model
         self.output_names = tuple(output_names)
+        self._pooling = pooling
         config: Any = model.config
         content = config.to_dict()
         architecture = architecture_of(content)
@@ -60,6 +61,8 @@ class ExportableModel(torch.nn.Module):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         outputs = self.model(**inputs, return_dict=True)
+        if self._pooling is not None:
+            return (self._pooling(outputs["last_hidden_state"], attention_mask),)
         return tuple(outputs[name] for name in self.output_names)
 
     def _mask(self, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -88,7 +91,7 @@ def _additive(kept: torch.Tensor) -> torch.Tensor:
 
 def output_names(task_kind: str) -> tuple[str, ...]:
     """Names of a model's outputs for a task kind (see :class:`sparse_deploy.data.tasks.TaskKind`)."""
-    return ("start_logits", "end_logits") if task_kind == QUESTION_ANSWERING else ("logits",)
+    return tuple(output.name for output in KINDS[TaskKind(task_kind)].outputs)
 
 
 def example_inputs(names: Sequence[str] = MODEL_INPUTS) -> tuple[torch.Tensor, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from sparse_deploy.errors import DataError
 from sparse_deploy.gate.bca import Distribution, acceleration_of, bias_of
+from sparse_deploy.gate.metric import Metric
 from sparse_deploy.gate.metric_samples import PairedMetric, paired_metric
 from sparse_deploy.gate.resampling import Sample
 from sparse_deploy.gate.rows_needed import rows_needed_for_metric
@@ -24,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 def compare_metric(
-    metric: str,
+    metric: Metric,
     baseline: Sequence[Row],
     cell: Sequence[Row],
     *,
@@ -37,9 +38,8 @@ def compare_metric(
     """Test a metric for a drop by resampling examples, or clusters of them, with both answers together.
 
     Args:
-        metric: ``f1``, ``precision``, ``recall`` or ``matthews`` of two labels; ``pearson`` or ``spearman``;
-            ``exact_match`` or ``f1`` of SQuAD, as a mean of 0 to 100.
-        baseline: rows of :class:`~sparse_deploy.data.metrics.SplitScore`.
+        metric: any but one of :attr:`PairedTest.CORRECT`.
+        baseline: rows of :class:`~sparse_deploy.data.encoded.SplitScore`.
         cell: rows of the same examples in the same order.
         margin: largest allowed drop, in the metric's own unit; negative when an improvement is demanded.
         confidence: of each bound.
@@ -52,7 +52,7 @@ def compare_metric(
     """
     if [row["id"] for row in baseline] != [row["id"] for row in cell] or not cell:
         raise DataError(
-            f"{metric}: expected the same examples in the same order from both, and at least one; found "
+            f"{metric.name}: expected the same examples in the same order from both, and at least one; found "
             f"{len(baseline)} of the baseline and {len(cell)} of the cell"
         )
     paired = paired_metric(metric, baseline, cell, clusters)

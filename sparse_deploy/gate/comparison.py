@@ -9,13 +9,9 @@ import numpy as np
 from sparse_deploy.errors import DataError
 from sparse_deploy.gate.bootstrap import compare_metric
 from sparse_deploy.gate.companions import Row, Rows
+from sparse_deploy.gate.metric import Metric, PairedTest
 from sparse_deploy.gate.paired import compare_correct
 from sparse_deploy.results import Evidence
-
-# One right or wrong per row: an exact test. Everything else is a function of all rows, or clustered: the bootstrap.
-EXACT_METRIC = "accuracy"
-BOOTSTRAP_METRICS = ("exact_match", "f1", "precision", "recall", "matthews", "pearson", "spearman")
-PAIRED_METRICS = (EXACT_METRIC, *BOOTSTRAP_METRICS)
 
 
 class SplitMetric(NamedTuple):
@@ -32,7 +28,7 @@ def split_metric(name: str, rows: Rows) -> SplitMetric:
 
 
 def compare_rows(
-    metric: str,
+    metric: Metric,
     baseline: Sequence[Row],
     cell: Sequence[Row],
     *,
@@ -44,7 +40,7 @@ def compare_rows(
     """Test whether a metric drops by more than a margin.
 
     Args:
-        metric: one of :data:`PAIRED_METRICS`.
+        metric: a metric of the task.
         baseline: per-example results of one split.
         cell: of the same examples, in the same order.
         margin: largest allowed drop, in the metric's own unit.
@@ -56,8 +52,9 @@ def compare_rows(
         DataError: the two have other examples.
     """
     if [row["id"] for row in baseline] != [row["id"] for row in cell]:
-        raise DataError(f"{metric}: expected the same examples from both, in the same order; found others")
-    if metric == EXACT_METRIC:
+        raise DataError(f"{metric.name}: expected the same examples from both, in the same order; found others")
+    # One right or wrong per row: an exact test. All else is a function of all rows, or clustered: the bootstrap.
+    if metric.test is PairedTest.CORRECT:
         before, after = (np.array([bool(row["correct"]) for row in rows]) for rows in (baseline, cell))
         return compare_correct(before, after, margin=margin, confidence=confidence)
     paragraphs = [row["paragraph"] for row in cell] if "paragraph" in cell[0] else None

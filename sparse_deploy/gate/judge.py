@@ -6,13 +6,12 @@ simply counted or measured (a threshold, zeros, bytes) is compared as it is.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sparse_deploy.config.schema import GateSection, Goal
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.gate import wording
-from sparse_deploy.gate.companions import Rows
 from sparse_deploy.gate.comparison import compare_rows, split_metric
 from sparse_deploy.gate.figures import (
     AGAINST_BASELINE,
@@ -24,6 +23,7 @@ from sparse_deploy.gate.figures import (
     figure,
 )
 from sparse_deploy.gate.holm import holm
+from sparse_deploy.gate.metric import Metric
 from sparse_deploy.results import Cell, Evidence, GateResult
 
 RELATIVE_TYPES = ("max-degradation", "percent-of-baseline")
@@ -38,6 +38,7 @@ class _Pairing:
     """One paired test before the correction: what was compared, and what came out."""
 
     goal: Goal
+    metric: Metric
     cell: Contestant
     baseline: Contestant
     value: float
@@ -47,7 +48,11 @@ class _Pairing:
 
 
 def judge_goals(
-    goals: Sequence[Goal], cells: Sequence[Contestant], baseline: Contestant, settings: GateSection
+    goals: Sequence[Goal],
+    cells: Sequence[Contestant],
+    baseline: Contestant,
+    settings: GateSection,
+    metrics: Mapping[str, Metric],
 ) -> tuple[GateResult, ...]:
     """Judge every goal on every cell that it binds, but for ``latency_ratio``; see :func:`judge_latency`.
 
@@ -59,6 +64,7 @@ def judge_goals(
         cells: what was measured.
         baseline: what relative goals refer to; one of ``cells``, which they then skip, or a stored one.
         settings: the recipe's ``gate`` section.
+        metrics: of the task, by name.
 
     Returns:
         One result per goal and cell, in that order.
@@ -71,7 +77,7 @@ def judge_goals(
         _check_metric(goal)
         bound = _bound_cells(goal, cells, baseline)
         if goal.metric != LATENCY_METRIC:
-            drafts += [_judge(goal, cell, baseline, settings) for cell in bound]
+            drafts += [_judge(goal, cell, baseline, settings, metrics) for cell in bound]
     tested = [draft for draft in drafts if isinstance(draft, _Pairing)]
     verdicts = iter(_verdicts(tested, settings))
     return tuple(next(verdicts) if isinstance(draft, _Pairing) else draft for draft in drafts)
@@ -102,7 +108,9 @@ def judge_latency(
     )
 
 
-def _judge(goal: Goal, cell: Contestant, baseline: Contestant, settings: GateSection) -> GateResult | _Pairing:
+def _judge(
+    goal: Goal, cell: Contestant, baseline: Contestant, settings: GateSection, metrics: Mapping[str, Metric]
+) -> GateResult | _Pairing:
     if goal.metric in AGAINST_ITSELF and (cell.cell.drift is None):
         return _unmeasured(goal, cell.cell, wording.NO_DRIFT)
     value = _required(goal, cell, baseline)
@@ -113,9 +121,9 @@ def _judge(goal: Goal, cell: Contestant, baseline: Contestant, settings: GateSec
     if goal.metric == SPARSITY_METRIC or not (math.isfinite(value) and math.isfinite(reference)):
         origin = wording.origin_of(goal, baseline.cell.id, reference)
         return _compared(goal, cell.cell, value, reference, reference - margin, origin)
-    return _Pairing(
-        goal, cell, baseline, value, reference, margin, _test(goal, cell, baseline, margin, settings, tests=1)
-    )
+    metric = metrics[split_metric(goal.metric, cell.rows).metric]
+    evidence = _test(goal, metric, cell, baseline, margin, settings, tests=1)
+    return _Pairing(goal, metric, cell, baseline, value, reference, margin, evidence)
 
 
 def _margin(goal: Goal, reference: float) -> float:
@@ -123,10 +131,17 @@ def _margin(goal: Goal, reference: float) -> float:
 
 
 def _test(
-    goal: Goal, cell: Contestant, baseline: Contestant, margin: float, settings: GateSection, *, tests: int
+    goal: Goal,
+    metric: Metric,
+    cell: Contestant,
+    baseline: Contestant,
+    margin: float,
+    settings: GateSection,
+    *,
+    tests: int,
 ) -> Evidence:
     """The paired test of a goal, as strict as if it were the most significant of so many."""
-    metric, suffix = split_metric(goal.metric, cell.rows)
+    suffix = split_metric(goal.metric, cell.rows).suffix
     confidence = goal.confidence or settings.confidence
     return compare_rows(
         metric,
@@ -158,7 +173,9 @@ def _verdict(pairing: _Pairing, p_pass: float, p_fail: float, settings: GateSect
     needed = None
     if verdict == "inconclusive":
         strict = (
-            found if tests == 1 else _test(goal, pairing.cell, pairing.baseline, pairing.margin, settings, tests=tests)
+            found
+            if tests == 1
+            else _test(goal, pairing.metric, pairing.cell, pairing.baseline, pairing.margin, settings, tests=tests)
         )
         needed = strict.rows_needed
     evidence = found.model_copy(update={"p_pass": p_pass, "p_fail": p_fail, "rows_needed": needed})
@@ -176,17 +193,12 @@ def _verdict(pairing: _Pairing, p_pass: float, p_fail: float, settings: GateSect
             (pairing.value, pairing.reference),
             evidence,
             margin=pairing.margin,
-            scale=1.0 if _in_percent(pairing.cell.rows) else 100.0,
+            scale=pairing.metric.points,
             alone=wording.verdict_of(found.p_pass, found.p_fail, alpha),
             tests=tests,
         ),
         evidence=evidence,
     )
-
-
-def _in_percent(rows: Rows) -> bool:
-    """SQuAD's official script answers in percent; every other metric of the project is a share."""
-    return "exact_match" in next(iter(rows.values()))[0]
 
 
 def _judge_ratio(goal: Goal, cell: Cell, baseline: Cell, *, informational: bool) -> GateResult:

@@ -3,7 +3,8 @@
 
 * Two labels: the changed answer, of the four that exist, whose addition moves the metric most. For F1 that is mostly
   a positive row no longer found, for Matthews one of the rarer class.
-* SQuAD: a question, alone in its paragraph, that falls from 100 to 0.
+* Means of a value per row: a row (SQuAD: a question, alone in its paragraph) that falls from the best value to 0.
+* Counts of all rows, and means over labels: one answer, of those that exist, whose loss moves the metric most.
 * Correlations: a row of the sample that the other model answers with the mean: all that was known of it is lost. It is
   the row that matters more than 95 % of the others do: with a typical one instead, rare losses among 1,500 rows
   passed in 7 to 12 % of samples, since a few far from the mean do most of the harm. After INT8 nearly every prediction
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from sparse_deploy.errors import DataError
+from sparse_deploy.gate.metric import Metric, PairedTest
 from sparse_deploy.gate.resampling import RankedSample, Sample, SummedSample
 
 FloatArray = npt.NDArray[np.float64]
@@ -57,7 +59,7 @@ class PairedMetric:
 
 
 def paired_metric(
-    metric: str, baseline: Sequence[Row], cell: Sequence[Row], clusters: Sequence[str] | None
+    metric: Metric, baseline: Sequence[Row], cell: Sequence[Row], clusters: Sequence[str] | None
 ) -> PairedMetric:
     """Read the rows for a metric.
 
@@ -70,43 +72,139 @@ def paired_metric(
     Raises:
         DataError: rows without what the metric needs, or clusters for a metric that has none.
     """
-    if metric in ("exact_match", "f1") and metric in cell[0]:
-        return _squad(metric, baseline, cell, clusters)
+    _check_columns(metric, (*baseline, *cell))
+    if metric.test is PairedTest.MEAN:
+        return _means(metric, baseline, cell, clusters)
     if clusters is not None:
-        raise DataError(f"{metric}: only SQuAD's metrics are clustered; found clusters for rows without {metric!r}")
-    if metric in _LABEL_METRICS:
-        return _labels(metric, baseline, cell)
-    if metric in ("pearson", "spearman"):
-        return _regression(metric, baseline, cell)
-    raise DataError(
-        f"{metric}: no paired test for that metric; there is one for {', '.join(sorted(_LABEL_METRICS))}, pearson, "
-        "spearman, and exact_match and f1 of SQuAD"
-    )
+        raise DataError(f"{metric.name}: only means of a value per row are clustered; found clusters")
+    match metric.test:
+        case PairedTest.BINARY:
+            return _labels(metric.name, baseline, cell)
+        case PairedTest.MACRO:
+            return _macro(baseline, cell)
+        case PairedTest.COUNTS:
+            return _counts(metric.name, baseline, cell)
+        case PairedTest.CORRELATION:
+            return _regression(metric.name, baseline, cell)
+    raise DataError(f"{metric.name}: one right or wrong per row has an exact test, not this one")
 
 
-def _squad(metric: str, baseline: Sequence[Row], cell: Sequence[Row], clusters: Sequence[str] | None) -> PairedMetric:
-    drops = np.array([before[metric] - after[metric] for before, after in zip(baseline, cell, strict=True)])
+def _check_columns(metric: Metric, rows: Sequence[Row]) -> None:
+    needed = {PairedTest.MEAN: (metric.name,), PairedTest.COUNTS: ("counts",)}.get(metric.test, ("label", "prediction"))
+    missing = next((name for name in needed for row in rows if name not in row), None)
+    if missing is not None:
+        raise DataError(f"{metric.name}: expected rows with {' and '.join(needed)}, found one without {missing!r}")
+
+
+def _means(
+    metric: Metric, baseline: Sequence[Row], cell: Sequence[Row], clusters: Sequence[str] | None
+) -> PairedMetric:
+    name, best = metric.name, metric.best
+    drops = np.array([before[name] - after[name] for before, after in zip(baseline, cell, strict=True)])
     changed = sum(before["prediction"] != after["prediction"] for before, after in zip(baseline, cell, strict=True))
     if clusters is None:
         summands = np.stack([drops, np.ones_like(drops)], axis=1)
     else:
         if len(clusters) != len(drops):
-            raise DataError(f"{metric}: expected a cluster per row, found {len(clusters)} for {len(drops)} rows")
+            raise DataError(f"{name}: expected a cluster per row, found {len(clusters)} for {len(drops)} rows")
         _, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
         summands = np.stack([np.bincount(cluster_of, weights=drops), np.bincount(cluster_of)], axis=1)
-    extreme = np.array([100.0, 1.0])
     return PairedMetric(
         sample=SummedSample(summands, _mean),
-        with_worse=SummedSample(np.vstack([summands, extreme]), _mean),
-        with_better=SummedSample(np.vstack([summands, [-100.0, 1.0]]), _mean),
+        with_worse=SummedSample(np.vstack([summands, [best, 1.0]]), _mean),
+        with_better=SummedSample(np.vstack([summands, [-best, 1.0]]), _mean),
         guarded=True,
-        guard="a question from 100 to 0",
+        guard=f"a {'question' if clusters is not None or best != 1.0 else 'row'} from {best:g} to 0",
         units=f"{len(summands):,} {'rows' if clusters is None else 'clusters of rows'}",
         changed=changed,
         worse=int(np.sum(drops > 0.0)),
         better=int(np.sum(drops < 0.0)),
-        limit=100.0,
+        limit=best,
     )
+
+
+def _counts(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
+    """F1, precision or recall of counts that every row gives: of entities, or of several labels."""
+    before, after = (np.array([row["counts"] for row in rows], dtype=np.float64) for rows in (baseline, cell))
+    summands = np.column_stack([before, after])
+    score = _COUNT_METRICS[metric.removeprefix("micro_")]
+
+    def drop_of(sums: FloatArray) -> FloatArray:
+        return score(sums[..., :3]) - score(sums[..., 3:])
+
+    # One hit that the other model misses and puts in a wrong place instead: the largest loss of one answer.
+    hit, missed = [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]
+    drops = np.array([score(b) - score(a) for b, a in zip(before, after, strict=True)])
+    changed = [b["prediction"] != a["prediction"] for b, a in zip(baseline, cell, strict=True)]
+    return PairedMetric(
+        sample=SummedSample(summands, drop_of),
+        with_worse=SummedSample(np.vstack([summands, hit + missed]), drop_of),
+        with_better=SummedSample(np.vstack([summands, missed + hit]), drop_of),
+        guarded=True,
+        guard="a row whose one answer is missed",
+        units=f"{len(summands):,} rows",
+        changed=int(np.sum(changed)),
+        worse=int(np.sum(drops > 0.0)),
+        better=int(np.sum(drops < 0.0)),
+        limit=1.0,
+    )
+
+
+def _macro(baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
+    """The mean of the F1 of all labels that rows have; one that a resample lacks counts as 0 there, for all models."""
+    labels, before, after = (
+        [_ids(row[name]) for row in rows]
+        for rows, name in ((cell, "label"), (baseline, "prediction"), (cell, "prediction"))
+    )
+    named = sorted(set().union(*labels))
+    there, said, now = (_indicator(rows, named) for rows in (labels, before, after))
+    summands = np.concatenate([_label_counts(there, said), _label_counts(there, now)], axis=1)
+    width = len(named)
+
+    def drop_of(sums: FloatArray) -> FloatArray:
+        return _macro_f1(sums[..., : 3 * width], width) - _macro_f1(sums[..., 3 * width :], width)
+
+    # A row of one label turned into one of another: of all such changes, the one that moves the metric most.
+    one = np.eye(width)
+    turned = [
+        np.concatenate([_label_counts(one[[a]], one[[a]]), _label_counts(one[[a]], one[[b]])], axis=1)[0]
+        for a in range(width)
+        for b in range(width)
+        if a != b
+    ] or [np.zeros(6 * width)]
+    worst = turned[int(np.argmax(drop_of(summands.sum(axis=0) + np.array(turned))))]
+    better = np.concatenate([worst[3 * width :], worst[: 3 * width]])
+    rights = [[side == label for side, label in zip(sides, labels, strict=True)] for sides in (before, after)]
+    return PairedMetric(
+        sample=SummedSample(summands, drop_of),
+        with_worse=SummedSample(np.vstack([summands, worst]), drop_of),
+        with_better=SummedSample(np.vstack([summands, better]), drop_of),
+        guarded=True,
+        guard="an answer of the label that weighs most turned wrong",
+        units=f"{len(summands):,} rows",
+        changed=sum(a != b for a, b in zip(before, after, strict=True)),
+        worse=sum(a and not b for a, b in zip(*rights, strict=True)),
+        better=sum(b and not a for a, b in zip(*rights, strict=True)),
+        limit=1.0,
+    )
+
+
+def _ids(value: Any) -> set[int]:
+    return {int(one) for one in value} if isinstance(value, list | tuple) else {int(value)}
+
+
+def _indicator(rows: Sequence[set[int]], named: Sequence[int]) -> FloatArray:
+    return np.array([[float(one in row) for one in named] for row in rows])
+
+
+def _label_counts(there: FloatArray, said: FloatArray) -> FloatArray:
+    """True positives, false positives and false negatives per label, ``[rows, 3 * labels]``."""
+    return np.concatenate([there * said, (1 - there) * said, there * (1 - said)], axis=1)
+
+
+def _macro_f1(sums: FloatArray, labels: int) -> FloatArray:
+    tp, fp, fn = (sums[..., part * labels : (part + 1) * labels] for part in range(3))
+    return np.asarray(_ratio(2.0 * tp, 2.0 * tp + fp + fn).mean(axis=-1))
 
 
 def _labels(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
@@ -222,7 +320,14 @@ def _matthews(sums: FloatArray) -> FloatArray:
     return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
 
-# Zero where nothing is to be divided by, as data/metrics.py has it.
+# Of true positives, false positives and false negatives [..., 3].
+_COUNT_METRICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
+    "f1": lambda sums: _ratio(2.0 * sums[..., 0], 2.0 * sums[..., 0] + sums[..., 1] + sums[..., 2]),
+    "precision": lambda sums: _ratio(sums[..., 0], sums[..., 0] + sums[..., 1]),
+    "recall": lambda sums: _ratio(sums[..., 0], sums[..., 0] + sums[..., 2]),
+}
+
+# Zero where nothing is to be divided by, as the tasks have it.
 _LABEL_METRICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
     "f1": lambda sums: _ratio(2.0 * sums[..., 0], 2.0 * sums[..., 0] + sums[..., 1] + sums[..., 2]),
     "precision": lambda sums: _ratio(sums[..., 0], sums[..., 0] + sums[..., 1]),

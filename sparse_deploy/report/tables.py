@@ -13,8 +13,7 @@ from sparse_deploy.sparsity.statistics import TensorRecord
 MISSING = "-"
 UNSTABLE = "unstable"
 _MEGABYTE = 1e6
-# SQuAD's official script answers in percent; every other metric of the project is a share.
-_TASKS_IN_PERCENT = frozenset({"squad"})
+_POINTS_OF_SHARES = 100.0
 
 
 class Table(NamedTuple):
@@ -144,9 +143,11 @@ def metric_rows(report: BenchReport) -> Table:
 
 
 def points(report: BenchReport, metric: str, value: float) -> float:
-    """A metric in percent: shares times 100, SQuAD's as they are."""
-    in_percent = report.task in _TASKS_IN_PERCENT and metric != SPARSITY_METRIC
-    return value if in_percent else 100.0 * value
+    """A metric in percent, by the unit that the report says: shares times 100, SQuAD's as they are."""
+    name = metric
+    while name not in report.points and "_" in name:  # accuracy_mismatched: the accuracy of another split
+        name = name.rpartition("_")[0]
+    return report.points.get(name, _POINTS_OF_SHARES) * value
 
 
 def primary_points(report: BenchReport, cell: Cell) -> float | None:

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 Hint = Literal["latency", "throughput"]
 
 # Either of these is what a task's model answers with, in this order.
-OUTPUT_NAMES = (("logits",), ("start_logits", "end_logits"))
+OUTPUT_NAMES = (("logits",), ("start_logits", "end_logits"), ("sentence_embedding",))
 
 _MAX_CONFIG_BYTES = 4 * 2**20
 # Keys of config.json that sizes are taken from, and what they may be.
@@ -150,7 +150,8 @@ def order_outputs(found: Sequence[str], path: Path) -> tuple[str, ...]:
         if set(names) <= set(found):
             return names
     raise ArtifactError(
-        f"{path}: expected outputs logits, or start_logits and end_logits; found {', '.join(sorted(found)) or 'none'}"
+        f"{path}: expected outputs logits, start_logits and end_logits, or sentence_embedding; "
+        f"found {', '.join(sorted(found)) or 'none'}"
     )
 
 

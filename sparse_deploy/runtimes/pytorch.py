@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from sparse_deploy.architectures import architecture_of
+from sparse_deploy.data.resolve import kind_of_model
+from sparse_deploy.data.tasks import KINDS, Head, Pooling, TaskKind
+from sparse_deploy.data.tasks.pooling import read_pooling
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.protocol import (
-    OUTPUT_NAMES,
     Array,
     Hint,
     InputContract,
@@ -38,8 +40,9 @@ class PyTorchSession:
         self._path = path
         config = read_config(path.parent)
         self._inputs = InputContract.of(architecture_of(config).inputs(config), path)
-        self._outputs = OUTPUT_NAMES[1] if _answers_questions(path.parent) else OUTPUT_NAMES[0]
-        model = _load_model(path, self._outputs)
+        self._kind = KINDS[kind_of_model(path.parent, config, assume=TaskKind.EMBEDDING)]
+        self._pooling = read_pooling(path.parent) or Pooling() if self._kind.head is Head.NONE else None
+        model = _load_model(path, self._kind.head)
         if precision == "int8":
             from sparse_deploy.runtimes.torch_int8 import quantize_linears
 
@@ -53,10 +56,15 @@ class PyTorchSession:
             raise ArtifactError(f"{self._path}: the session was closed")
         try:
             with self._torch.inference_mode():
-                result = self._model(**{name: self._torch.from_numpy(array) for name, array in taken.items()})
+                tensors = {name: self._torch.from_numpy(array) for name, array in taken.items()}
+                result = self._model(**tensors)
+                if self._pooling is not None:
+                    result = {
+                        "sentence_embedding": self._pooling(result["last_hidden_state"], tensors["attention_mask"])
+                    }
         except (RuntimeError, IndexError, ValueError, TypeError) as error:
             raise ArtifactError(f"{self._path}: PyTorch failed on a batch: {one_line(error)}") from error
-        return tuple(as_float32(result[name].numpy()) for name in self._outputs)
+        return tuple(as_float32(result[output.name].numpy()) for output in self._kind.outputs)
 
     def close(self) -> None:
         """See :meth:`Session.close`."""
@@ -84,8 +92,10 @@ class PyTorchRuntime:
 
             # transformers imports a model's code when it is first named; that belongs before the timing of a load.
             from transformers import (  # noqa: F401
+                AutoModel,
                 AutoModelForQuestionAnswering,
                 AutoModelForSequenceClassification,
+                AutoModelForTokenClassification,
                 BertModel,
             )
         except ImportError as error:
@@ -101,16 +111,11 @@ class PyTorchRuntime:
         return PyTorchSession(path, precision, threads)
 
 
-def _answers_questions(folder: Path) -> bool:
-    architectures = read_config(folder).get("architectures") or []
-    return any(name.endswith("ForQuestionAnswering") for name in architectures)
-
-
-def _load_model(path: Path, outputs: tuple[str, ...]) -> "torch.nn.Module":
+def _load_model(path: Path, head: Head) -> "torch.nn.Module":
     import torch
-    from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
+    import transformers
 
-    auto = AutoModelForQuestionAnswering if len(outputs) == 2 else AutoModelForSequenceClassification
+    auto = getattr(transformers, f"Auto{'Model' * (head is not Head.NONE)}{head.suffix}")
     try:
         model = auto.from_pretrained(
             path.parent,

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import ValidationSplit
 from sparse_deploy.evaluation.baseline import (
@@ -27,6 +28,7 @@ class Against:
         stored: the whole baseline.
         baseline: its baseline cell, on the rows of this run.
         examples: rows of this run, by the suffix of the split.
+        task: of both.
         same_checkpoint: whether its answers are those of the checkpoint of this deployment.
         same_work: whether the rows and batches are the same, too, so that a cell should answer to the last digit.
     """
@@ -34,12 +36,17 @@ class Against:
     stored: Baseline
     baseline: Contestant
     examples: dict[str, int]
+    task: Task
     same_checkpoint: bool
     same_work: bool
 
     def same_cell(self, cell_id: str) -> Contestant | None:
         """The stored answers of a cell; None without them, or where even an untouched cell would answer otherwise."""
-        return self.stored.contestant(cell_id, self.examples) if self.same_checkpoint and self.same_work else None
+        return (
+            self.stored.contestant(cell_id, self.examples, self.task)
+            if self.same_checkpoint and self.same_work
+            else None
+        )
 
     @property
     def facts(self) -> dict[str, str | int]:
@@ -53,13 +60,14 @@ class Against:
         }
 
 
-def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit]) -> Against:
+def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit], task: Task) -> Against:
     """Read a stored baseline, or a report with its predictions, and refuse what can't be compared.
 
     Args:
         path: the file, or the folder of a report.
         ours: identity of this run.
         splits: of this run.
+        task: of this run.
 
     Raises:
         ArtifactError: unreadable.
@@ -70,16 +78,19 @@ def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit]) 
         raise ConfigError(
             f"--against {path}: no such file; expected one that bench --save-baseline wrote, or a report.json"
         )
-    stored = load_baseline(file) if is_baseline(file) else baseline_of_report(load_report(file), file.parent)
+    stored = (
+        load_baseline(file, task) if is_baseline(file) else baseline_of_report(load_report(file), file.parent, task)
+    )
     check_alike(stored, ours, {split.suffix: split.digests for split in splits}, str(path))
     examples = {split.suffix: len(split.digests) for split in splits}
-    baseline = stored.contestant(stored.baseline, examples)
+    baseline = stored.contestant(stored.baseline, examples, task)
     assert baseline is not None  # noqa: S101 - both readers check that the baseline is among the cells
     theirs = stored.identity
     return Against(
         stored,
         baseline,
         examples,
+        task,
         same_checkpoint=theirs.checkpoint_sha256 == ours.checkpoint_sha256,
         same_work=theirs.splits == ours.splits and theirs.batch_size == ours.batch_size,
     )

@@ -14,7 +14,8 @@ from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Goal, Recipe
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
-from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.data.resolve import task_of
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.evaluation.accuracy import ValidationSplit, load_validation, score_cell, write_predictions
 from sparse_deploy.evaluation.baseline import (
     check_baseline_target,
@@ -84,7 +85,7 @@ def bench_deployment(
         check_outside(new_baseline, deployment, "--save-baseline")
     manifest = load_manifest(deployment, "deployment")
     recipe = recipe_with_overrides(manifest.recipe, overrides, f"{deployment}: recipe")
-    task = get_task(recipe.task)
+    task = task_of(recipe, deployment)
     assumed = DEFAULT_GOAL if default_goal and not recipe.goals else None
     if assumed:
         recipe = recipe.model_copy(update={"goals": (Goal(metric=task.primary_metric, **assumed),)})
@@ -93,9 +94,10 @@ def bench_deployment(
         check_baseline_target(new_baseline)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)
     progress("loading text", 0.0)
-    splits = load_validation(task, recipe.data, deployment, data_dir)
+    notes: list[str] = []
+    splits = load_validation(task, recipe.data, deployment, data_dir, note=notes.append)
     identity = _identify(deployment, manifest, task, recipe, splits)
-    earlier = load_against(against, identity, splits) if against else None
+    earlier = load_against(against, identity, splits, task) if against else None
     progress("counting zeros", 0.0)
     recount = recount_zeros(deployment, [candidate.file for candidate in candidates], manifest, recipe.sparsity)
 
@@ -110,7 +112,7 @@ def bench_deployment(
         # Before the timing: a goal that can't be judged must not cost the user the rest of the run.
         baseline = earlier.baseline if earlier else scored[0]
         gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
-        judged = judge_goals(recipe.goals, scored, baseline, recipe.gate)
+        judged = judge_goals(recipe.goals, scored, baseline, recipe.gate, task.known_metrics)
         gates += _without_drift(judged) if new_baseline and not earlier else judged
         timed = run.time([one.cell for one in scored]) if timing else None
     cells = timed_cells([one.cell for one in scored], timed, recipe) if timed else [one.cell for one in scored]
@@ -125,6 +127,7 @@ def bench_deployment(
         deployment=str(deployment),
         task=task.name,
         primary_metric=task.primary_metric,
+        points={name: task.metric(name).points for name in task.metrics},
         examples=len(splits[0].encoded.examples),
         baseline=cells[0].id,
         machine=machine,
@@ -132,6 +135,7 @@ def bench_deployment(
         settings={
             **_settings(recipe, threads, splits, timed),
             "skipped_cells": skipped,
+            "rows_left_out": notes,
             "default_goal": assumed,
             "against": str(against) if against else None,
             **(earlier.facts if earlier else {}),
@@ -144,7 +148,7 @@ def bench_deployment(
     )
     write_report(report, report_dir)
     if new_baseline:
-        save_baseline(make_baseline(recipe.name, identity, scored, cells[0].id, machine), new_baseline)
+        save_baseline(make_baseline(recipe.name, identity, scored, cells[0].id, machine, task), new_baseline)
     return report
 
 

@@ -17,7 +17,8 @@ from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
 from sparse_deploy.data.loading import load_split
-from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.data.resolve import task_of
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
 from sparse_deploy.graph import model_file, weights
@@ -32,7 +33,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, describe_weights, open_builder
-from sparse_deploy.stages.source_checkpoint import check_task, copy_model
+from sparse_deploy.stages.source_checkpoint import copy_model
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file, write_sparse_ir
 from sparse_deploy.stages.target_cpu import with_target_cpu
 
@@ -86,10 +87,9 @@ def export_deployment(
     check_writable_target(output, "deployment")
     signer = open_signer(sign_key) if sign_key else None
     recipe = with_target_cpu(_with_options(recipe, int8, targets))
-    task = get_task(recipe.task)
     revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
     source = resolve_checkpoint(checkpoint, revision, allow_pickle=allow_pickle)
-    check_task(source.folder, task)
+    task = task_of(recipe, source.folder)
     check_length(read_config(source.folder), recipe.data.max_length, checkpoint)
     with staged_folder(output, "deployment", [source.folder]) as staging:
         export = _Export(recipe, task, staging, data_dir, progress)
@@ -101,7 +101,7 @@ def export_deployment(
             staging,
             Manifest(
                 kind="deployment",
-                task=recipe.task,
+                task=task.name,
                 source=source.as_source(),
                 recipe=recipe.model_dump(mode="json"),
                 sparsity=export.sparsity,
@@ -150,7 +150,7 @@ class _Export:
         """Copy the PyTorch source and its tokenizer, and check its zeros against the recipe."""
         self._progress("checkpoint")
         self._tokenizer = load_tokenizer(source.folder)
-        copy_model(source.folder, self._staging, self._task.kind, allow_pickle=allow_pickle)
+        copy_model(source.folder, self._staging, self._task, allow_pickle=allow_pickle)
         self._tokenizer.save_pretrained(self._staging)
         if (source.folder / "vocab.txt").is_file():  # save_pretrained leaves it out; C++ tokenizers want it
             shutil.copyfile(source.folder / "vocab.txt", self._staging / "vocab.txt")
@@ -161,7 +161,7 @@ class _Export:
 
     def write_fp32(self) -> None:
         """ONNX and IR in FP32."""
-        from sparse_deploy.export.exporter import ExportableModel, example_inputs, output_names, quiet, to_onnx
+        from sparse_deploy.export.exporter import ExportableModel, example_inputs, quiet, to_onnx
         from sparse_deploy.graph.name_weights import NameWeights
         from sparse_deploy.graph.sparsity_check import run_passes
         from sparse_deploy.graph.transpose_weights import TransposeWeights
@@ -170,8 +170,9 @@ class _Export:
             from sparse_deploy.modeling import load_finetuned
 
         self._progress("FP32 ONNX")
-        names = output_names(self._task.kind)
-        self._model = ExportableModel(load_finetuned(self._staging, self._task.kind, note=self._progress), names).eval()
+        names = self._task.output_names
+        model = load_finetuned(self._staging, self._task.kind, note=self._progress)
+        self._model = ExportableModel(model, names, self._task.pooling).eval()
         self._parameters = {name: value.numpy() for name, value in self._model.model.state_dict().items()}
         self._prepare_parity()
         graph = to_onnx(self._model, example_inputs(self._model.input_names), names, self._recipe.export.opset)
@@ -317,6 +318,7 @@ class _Export:
             lambda batch: self._answers[id(batch)],
             session.run,
             self._batches,
+            self._task,
             name=name,
             remedy=self._int8_remedy(name),
             **limits,
@@ -333,5 +335,5 @@ class _Export:
         return "lower quantization.accuracy.max_drop"
 
     def _features(self, split: str, limit: int, seed: int) -> list[Feature]:
-        rows = load_split(self._task, split, self._data_dir, limit=limit, shuffle_seed=seed)
+        rows = load_split(self._task, split, self._data_dir, data=self._recipe.data, limit=limit, shuffle_seed=seed)
         return encode_split(self._task, rows, self._tokenizer, self._recipe.data, name=split).features

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from sparse_deploy.config.schema import Int8Mode, Recipe, SparsityMode
 from sparse_deploy.data.features import load_tokenizer, tokenize_training
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.metrics import score_split
-from sparse_deploy.data.tasks import Task, get_task
+from sparse_deploy.data.own_data import describe_split
+from sparse_deploy.data.resolve import task_to_train
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.evaluation.accuracy import load_validation
+from sparse_deploy.evaluation.accuracy import ValidationSplit, load_validation
 from sparse_deploy.export.exportable import check_exportable
-from sparse_deploy.export.exporter import output_names
+from sparse_deploy.machine import describe_machine
 from sparse_deploy.modeling import load_finetuned, load_for_training, load_teacher
 from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.publishing import only_writer
@@ -37,6 +39,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.stages.target_cpu import with_target_cpu
 from sparse_deploy.training.distillation import check_teacher
+from sparse_deploy.training.losses import task_loss
 from sparse_deploy.training.phases import PhasesOutcome, train_phases
 from sparse_deploy.training.precision import TrainingPrecision, choose_precision
 from sparse_deploy.training.resume import open_run
@@ -81,12 +84,17 @@ def finetune(
     check_writable_target(output, "checkpoint")
     _check_qat(recipe)
     recipe = with_target_cpu(recipe)
-    task = get_task(recipe.task)
     precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
+    _use_cpu_quota()
+    _check_model(recipe)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
     check_writable_target(output, "checkpoint", [source.folder])
     check_length(read_config(source.folder), recipe.data.max_length, recipe.model.name_or_path)
+    task = task_to_train(recipe, source.folder)
+    recipe = _with_task(recipe, task)
+    # Loaded before the first step: missing or bad rows must not cost hours of training.
+    validation = load_validation(task, recipe.data, source.folder, data_dir, note=lambda line: progress(line, 0.0))
     torch.manual_seed(recipe.finetune.seed)  # the new head's weights
     model = load_for_training(
         source.folder,
@@ -97,15 +105,23 @@ def finetune(
     )
     if _is_main_process():
         progress("testing whether the model can be exported", 0.0)
-        check_exportable(model, output_names(task.kind), recipe.export.opset)
+        check_exportable(model, task.output_names, recipe.export.opset)
     tokenizer = load_tokenizer(source.folder)
     if recipe.sparsity.mode is SparsityMode.LOCK:
         check_promise(zero_masks_of(prunable_parameters(model, recipe.sparsity.exclude)), recipe.sparsity)
     teacher = _load_teacher(recipe, task, model, allow_pickle=allow_pickle)
+    notes: list[str] = []
     rows = load_split(
-        task, task.train_split, data_dir, limit=recipe.data.train_samples, shuffle_seed=recipe.finetune.seed
+        task,
+        task.train_split,
+        data_dir,
+        data=recipe.data,
+        limit=recipe.data.train_samples,
+        shuffle_seed=recipe.finetune.seed,
+        note=notes.append,
     )
     features = tokenize_training(task, rows, tokenizer, recipe.data)
+    weighed = recipe.finetune.class_weights != "none"
     state_folder = output.with_name(output.name + ".training")
     # Two trainers would write each other's checkpoints; of two processes of one run, the first one holds the folder.
     with only_writer(state_folder) if _is_main_process() else contextlib.nullcontext():
@@ -113,6 +129,7 @@ def finetune(
         outcome = train_phases(
             model, tokenizer, features, _in_precision(recipe, precision), state_folder,
             teacher=teacher, resume_from=resume_from, progress=progress,
+            loss=task_loss(task, recipe.finetune.class_weights, features["labels"] if weighed else ()),
         )  # fmt: skip
         if outcome.interrupted:
             raise KeyboardInterrupt
@@ -122,25 +139,48 @@ def finetune(
         progress("evaluating", 1.0)
 
         def metrics_of(evaluated: PreTrainedModel) -> dict[str, float]:
-            return evaluate(evaluated, source.folder, task, recipe, data_dir)
+            return evaluate(evaluated, validation, task, recipe)
 
         details = _details(model, task, outcome, metrics_of)
+        details |= {"task": task.kind.value, "labels": list(task.model_labels or task.labels), "rows_left_out": notes}
+        if recipe.data.source:
+            details["validation"] = describe_split(recipe.data)
         details["precision"] = {"chosen": precision.name, "reason": precision.reason}
-        manifest = _write(model, tokenizer, recipe, source, outcome, details, output)
+        manifest = _write(model, tokenizer, recipe, task, source, outcome, details, output)
         shutil.rmtree(state_folder, ignore_errors=True)
         return manifest
 
 
 def evaluate(
-    model: PreTrainedModel, tokenizer_folder: Path, task: Task, recipe: Recipe, data_dir: Path | None
+    model: PreTrainedModel, validation: Sequence[ValidationSplit], task: Task, recipe: Recipe
 ) -> dict[str, float]:
     """Task metrics of a PyTorch model over the validation split(s), named as ``bench`` names them."""
     metrics: dict[str, float] = {}
-    for split in load_validation(task, recipe.data, tokenizer_folder, data_dir):
-        outputs = predict(model, split.encoded.features, batch_size=recipe.finetune.eval_batch_size)
-        score = score_split(task, split.encoded, outputs, max_answer_length=recipe.data.max_answer_length)
+    for split in validation:
+        outputs = predict(model, split.encoded.features, task, batch_size=recipe.finetune.eval_batch_size)
+        score = score_split(task, split.encoded, outputs, recipe.data)
         metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
     return metrics
+
+
+def _use_cpu_quota() -> None:
+    """As many threads as the container may use: torch counts the machine's processors."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        torch.set_num_threads(describe_machine().usable_cpus)
+
+
+def _check_model(recipe: Recipe) -> None:
+    if not recipe.model.name_or_path:
+        raise ConfigError("finetune: expected a model; name one with --model, or as model.name_or_path in the recipe")
+
+
+def _with_task(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe with the labels and columns that were found, so that the next stages need not look for them."""
+    if isinstance(recipe.task, str) or recipe.task is None:
+        return recipe
+    labels = task.model_labels or task.labels
+    data = recipe.data.model_copy(update={"text_columns": task.text_columns} if recipe.data.source else {})
+    return recipe.model_copy(update={"task": recipe.task.model_copy(update={"labels": labels}), "data": data})
 
 
 def _training_precision(recipe: Recipe, progress: Progress) -> TrainingPrecision:
@@ -250,6 +290,7 @@ def _write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     recipe: Recipe,
+    task: Task,
     source: ResolvedCheckpoint,
     outcome: PhasesOutcome,
     details: dict[str, Any],
@@ -271,7 +312,7 @@ def _write(
             staging,
             Manifest(
                 kind="checkpoint",
-                task=recipe.task,
+                task=task.name,
                 source=source.as_source(),
                 recipe=recipe.model_dump(mode="json"),
                 sparsity={"model.safetensors": record},

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparse_deploy.config.schema import AccuracyTolerance
-from sparse_deploy.data.tasks import TaskKind
 from sparse_deploy.errors import ConfigError, QuantizationError
 from sparse_deploy.evaluation.accuracy import load_validation
 from sparse_deploy.evaluation.requests import length_mix, sorted_batches
@@ -117,7 +116,7 @@ class _Space:
         """The paired test of the tolerance against the baseline."""
         gate = self._source.recipe.gate
         return compare_rows(
-            self.metric,
+            self._source.task.metric(self.metric),
             self.baseline,
             rows,
             margin=self._tolerance.max_drop,
@@ -145,10 +144,12 @@ class _Space:
         """The logits of the few rows, those of padded tokens left out."""
         session = get_runtime(runtime).open(self._source.folder, precision, describe_machine().usable_cpus)
         found = []
+        per_token = self._source.task.per_token
         for batch in self._few:
             kept = batch["attention_mask"].astype(bool)
             outputs = session.run(batch)
-            found.append(np.concatenate([out[kept] if len(outputs) == 2 else out.ravel() for out in outputs]))
+            parts = [out[kept] if each else out for out, each in zip(outputs, per_token, strict=True)]
+            found.append(np.concatenate([part.ravel() for part in parts]))
         session.close()
         return found
 
@@ -159,7 +160,7 @@ class _Words:
     def __init__(self, source: Int8Source, metric: str, tolerance: AccuracyTolerance) -> None:
         self._metric, self._tolerance = metric, tolerance
         self._mode = source.settings.mode.value
-        self._factor = 1.0 if source.task.kind is TaskKind.QUESTION_ANSWERING else 100.0
+        self._factor = source.task.metric(metric).points
 
     def trial(self, number: int, trial: Trial) -> str:
         how = f" ({trial.calibration})" if trial.calibration is not None else ""

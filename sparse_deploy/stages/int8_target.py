@@ -150,7 +150,7 @@ class StaticBuilder:
 
     def _master(self, smoothing: float) -> "tuple[ir.Model, dict[str, dict[str, tuple[float, int]]]]":
         if smoothing not in self._masters:
-            from sparse_deploy.export.exporter import example_inputs, output_names, to_onnx
+            from sparse_deploy.export.exporter import example_inputs, to_onnx
             from sparse_deploy.graph.name_weights import NameWeights
             from sparse_deploy.graph.sparsity_check import run_passes
 
@@ -158,7 +158,7 @@ class StaticBuilder:
             observers = (self._settings.observer,) if self._settings.accuracy is None else _OBSERVERS
             found = self._quantizer.quantize(smoothing, tuple(dict.fromkeys((self._settings.observer, *observers))))
             self._source.progress("INT8 ONNX (static)")
-            names = output_names(self._source.task.kind)
+            names = self._source.task.output_names
             inputs = example_inputs(self._source.model.input_names)
             graph = to_onnx(found.graph, inputs, names, self._source.recipe.export.opset)
             run_passes(graph, NameWeights(self._source.parameters))

@@ -85,18 +85,29 @@ def checkpoint_sha256(name_or_path: str, revision: str = "main") -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
-def data_identity(task_name: str, data_dir: Path | None) -> dict[str, str]:
+def data_identity(recipe: Recipe, data_dir: Path | None) -> dict[str, str]:
     """What text a recipe reads: SHA-256 of each split's local file, or the name of the data set on the hub.
 
     The text of a split that is missing here is ``absent``; the stage that needs it will say so.
     """
-    task = get_task(task_name)
+    if recipe.data.source or not isinstance(recipe.task, str):
+        sources = (recipe.data.source, recipe.data.validation_source)
+        return {name: _source_sha256(name) for name in sources if name}
+    task = get_task(recipe.task)
     splits = (task.train_split, *task.validation_splits.values())
     if task.name == "demo" and (data_dir is None or not (data_dir / task.name).is_dir()):
         return dict.fromkeys(splits, "embedded")  # the package makes it, and its version is part of the key
     if data_dir is None:
         return dict.fromkeys(splits, f"hub:{task.hub_dataset}/{task.hub_config or ''}")
-    return {split: _split_sha256(task_name, split, data_dir) for split in splits}
+    return {split: _split_sha256(recipe.task, split, data_dir) for split in splits}
+
+
+def _source_sha256(source: str) -> str:
+    path = Path(source).expanduser()
+    if path.is_file():
+        return file_sha256(path)
+    files = {str(one.relative_to(path)): file_sha256(one) for one in sorted(path.rglob("*")) if one.is_file()}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest() if files else f"hub:{source}"
 
 
 def _split_sha256(task_name: str, split: str, data_dir: Path) -> str:

@@ -2,6 +2,7 @@
 """The jobs that a sweep file stands for."""
 
 import functools
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,15 +78,22 @@ class _Planner:
         self._output = output
         self._data_dir = data_dir
         self._data = ("--data-dir", str(data_dir)) if data_dir else ()
-        self._data_of = functools.cache(lambda task: data_identity(task, data_dir))
+        self._known_data: dict[str, dict[str, str]] = {}
         self._checkpoint_sha256 = functools.cache(checkpoint_sha256)
         against = sweep.bench.against
         self._against = Path(against).absolute() if against else None
         self._against_sha256 = _file_sha256(self._against) if self._against else None
 
+    def _data_of(self, recipe: Recipe) -> dict[str, str]:
+        """See :func:`data_identity`; a large file is read once per sweep."""
+        key = json.dumps([recipe.model_dump(mode="json", include={"task"}), recipe.data.model_dump(mode="json")])
+        if key not in self._known_data:
+            self._known_data[key] = data_identity(recipe, self._data_dir)
+        return self._known_data[key]
+
     def training(self, recipe: Recipe) -> Job:
         """The job that makes the checkpoint of a recipe."""
-        content = training_content(recipe, self._data_of(recipe.task), self._checkpoint_sha256)
+        content = training_content(recipe, self._data_of(recipe), self._checkpoint_sha256)
         key = content_key("checkpoint", content)
         folder = self._output / "checkpoints" / key[:KEY_LENGTH]
         arguments = ("finetune", "-c", str(folder / RECIPE_NAME), "--output", str(folder / "checkpoint"), *self._data)
@@ -99,7 +107,7 @@ class _Planner:
         else:
             checkpoint, fingerprint = self._given_checkpoint(recipe)
         bench = {"latency": self._sweep.bench.latency, "against": self._against_sha256}
-        key = content_key("cell", cell_content(recipe, fingerprint, self._data_of(recipe.task), bench))
+        key = content_key("cell", cell_content(recipe, fingerprint, self._data_of(recipe), bench))
         folder = self._output / "cells" / key[:KEY_LENGTH]
         deployment, report = folder / "deployment", folder / "report"
         recipe_file = str(folder / RECIPE_NAME)

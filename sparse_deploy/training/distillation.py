@@ -8,9 +8,11 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, Trainer
 
+from sparse_deploy.architectures.architecture import MODEL_INPUTS
 from sparse_deploy.config.schema import DistillationSection
-from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import ConfigError
+from sparse_deploy.training.losses import Loss
+from sparse_deploy.training.sampling import EpochSampler
 
 LOGIT_OUTPUTS = ("logits", "start_logits", "end_logits")
 
@@ -21,6 +23,7 @@ class SparseTrainer(Trainer):  # type: ignore[misc]
     Args:
         teacher: frozen model of the same task; None trains on labels alone.
         distillation: temperature and weights; needed with a teacher.
+        loss: of the labels, instead of the model's own.
         **trainer_arguments: as for :class:`transformers.Trainer`.
     """
 
@@ -34,10 +37,12 @@ class SparseTrainer(Trainer):  # type: ignore[misc]
         *,
         teacher: PreTrainedModel | None = None,
         distillation: DistillationSection | None = None,
+        loss: Loss | None = None,
         **trainer_arguments: Any,
     ) -> None:
         super().__init__(**trainer_arguments)
         self._distillation = distillation
+        self._loss = loss
         self._teacher = teacher.to(self.args.device).eval().requires_grad_(False) if teacher is not None else None
 
     def compute_loss(
@@ -50,10 +55,10 @@ class SparseTrainer(Trainer):  # type: ignore[misc]
         """Mean loss of a micro-batch: labels, or labels and teacher in the recipe's proportion."""
         settings, teacher = self._distillation, self._teacher
         if settings is None or teacher is None or not model.training:
-            outputs = model(**inputs)
+            outputs = self._forward(model, inputs)
             return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
         hidden = settings.hidden_weight > 0
-        outputs = model(**inputs, output_hidden_states=hidden)
+        outputs = self._forward(model, inputs, output_hidden_states=hidden)
         questions = {name: value for name, value in inputs.items() if name in MODEL_INPUTS}
         with torch.no_grad():
             taught = teacher(**questions, output_hidden_states=hidden)
@@ -64,6 +69,24 @@ class SparseTrainer(Trainer):  # type: ignore[misc]
                 outputs["hidden_states"], taught["hidden_states"], mask
             )
         return (loss, outputs) if return_outputs else loss
+
+    def _forward(self, model: nn.Module, inputs: dict[str, torch.Tensor], **options: bool) -> Any:
+        """The model's outputs with the loss of the labels."""
+        if self._loss is None:
+            return model(**inputs, **options)
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"}, **options)
+        outputs["loss"] = self._loss(outputs["logits"], inputs["labels"])
+        return outputs
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        """The order of the examples; see :class:`EpochSampler`."""
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        grouped = self.args.train_sampling_strategy == "group_by_length"
+        lengths: list[int] | int = len(rows)
+        if grouped:
+            lengths = list(rows["length"]) if "length" in rows.column_names else [len(ids) for ids in rows["input_ids"]]
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return EpochSampler(lengths, seed=self.args.seed, batch=batch)
 
 
 def logit_loss(student: Any, teacher: Any, settings: DistillationSection) -> torch.Tensor:

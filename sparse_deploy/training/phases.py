@@ -22,6 +22,7 @@ from sparse_deploy.artifacts import write_json_atomically
 from sparse_deploy.config.schema import FinetuneSection, QatSection, Recipe, SparsityMode
 from sparse_deploy.sparsity.weight_grid import GRIDS
 from sparse_deploy.training.fake_quantization import FakeQuantization, FakeQuantizationCallback, token_linear_names
+from sparse_deploy.training.losses import Loss
 from sparse_deploy.training.resume import QAT_FOLDER, QAT_START, drop_checkpoints, mark_complete
 from sparse_deploy.training.trainer import Progress, TrainingOutcome, train
 
@@ -65,6 +66,7 @@ def train_phases(
     teacher: PreTrainedModel | None = None,
     resume_from: Path | None = None,
     progress: Progress = lambda message, share: None,
+    loss: Loss | None = None,
 ) -> PhasesOutcome:
     """Fine-tune ``model`` in place, with a quantization-aware phase at the end where the recipe has one.
 
@@ -77,6 +79,7 @@ def train_phases(
         teacher: for distillation, in both phases.
         resume_from: what :func:`sparse_deploy.training.resume.open_run` found in it.
         progress: called with a message and the share of the steps of both phases.
+        loss: of the labels, instead of the model's own.
 
     Raises:
         ConfigError: the model has no layer to quantize.
@@ -86,7 +89,7 @@ def train_phases(
     if qat is None:
         normal = train(
             model, tokenizer, train_features, recipe, folder,
-            teacher=teacher, resume_from=resume_from, progress=progress,
+            teacher=teacher, resume_from=resume_from, progress=progress, loss=loss,
         )  # fmt: skip
         return PhasesOutcome(normal)
     qat_recipe = _recipe_of_phase(recipe, qat)
@@ -102,7 +105,7 @@ def train_phases(
             normal = train(
                 model, tokenizer, train_features, recipe, folder,
                 teacher=teacher, resume_from=resume_from,
-                progress=lambda message, share: progress(message, begin * share),
+                progress=lambda message, share: progress(message, begin * share), loss=loss,
             )  # fmt: skip
         if normal.interrupted:
             return PhasesOutcome(normal)
@@ -116,7 +119,7 @@ def train_phases(
             model, tokenizer, train_features, qat_recipe, folder / QAT_FOLDER,
             teacher=teacher, resume_from=resume_from if resume_from != start else None,
             progress=lambda message, share: progress(f"fake INT8, {message}", begin + (1 - begin) * share),
-            extra_callbacks=[FakeQuantizationCallback(fake, qat.observe_steps)],
+            extra_callbacks=[FakeQuantizationCallback(fake, qat.observe_steps)], loss=loss,
         )  # fmt: skip
     return PhasesOutcome(normal, outcome, fake, start)
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_model
 from torch import nn
 from transformers import (
+    DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -23,10 +24,12 @@ from transformers import (
 
 from sparse_deploy.config.schema import FinetuneSection, Recipe, SparsityMode
 from sparse_deploy.data.features import pad_batch
+from sparse_deploy.data.tasks import Task
 from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.training.distillation import SparseTrainer
+from sparse_deploy.training.losses import Loss
 from sparse_deploy.training.mask_lock import (
     MASK_FILE,
     MaskLock,
@@ -77,6 +80,7 @@ def train(
     resume_from: Path | None = None,
     progress: Progress = lambda message, share: None,
     extra_callbacks: Sequence[TrainerCallback] = (),
+    loss: Loss | None = None,
 ) -> TrainingOutcome:
     """Fine-tune ``model`` in place.
 
@@ -90,6 +94,7 @@ def train(
         resume_from: a whole checkpoint of the same run.
         progress: called with a message and the share of steps done.
         extra_callbacks: run before the mask lock's callbacks.
+        loss: of the labels, instead of the model's own.
 
     Raises:
         SparsityLostError: a pruned weight moved.
@@ -118,7 +123,8 @@ def train(
         model=model,
         args=training_arguments(recipe.finetune, folder),
         train_dataset=train_features,
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=_collator(tokenizer, train_features),
+        loss=loss,
         teacher=teacher,
         distillation=recipe.distillation,
         callbacks=callbacks,
@@ -135,6 +141,13 @@ def train(
         zeros=lock.zeros,
         history=trainer.state.log_history,
     )
+
+
+def _collator(tokenizer: PreTrainedTokenizerBase, rows: Any) -> Any:
+    """Pads inputs, and labels where a row has one per token."""
+    labels = rows[0].get("labels")
+    per_token = isinstance(labels, list) and len(labels) == len(rows[0]["input_ids"]) and isinstance(labels[0], int)
+    return DataCollatorForTokenClassification(tokenizer) if per_token else DataCollatorWithPadding(tokenizer)
 
 
 def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArguments:
@@ -181,17 +194,18 @@ def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArgum
 
 @torch.inference_mode()
 def predict(
-    model: PreTrainedModel, features: Sequence[dict[str, np.ndarray]], *, batch_size: int
+    model: PreTrainedModel, features: Sequence[dict[str, np.ndarray]], task: Task, *, batch_size: int
 ) -> list[tuple[np.ndarray, ...]]:
     """Outputs of every feature in FP32, batched by length.
 
     Args:
-        model: classification, regression or question-answering model.
+        model: of the task.
         features: unpadded 1-D inputs.
+        task: says what the outputs are.
         batch_size: examples per batch.
 
     Returns:
-        Per feature ``(logits,)`` or ``(start_logits, end_logits)``, the latter cut to the feature's length.
+        Per feature one array per output, without padding.
     """
     model.eval()
     outputs: list[tuple[np.ndarray, ...]] = [()] * len(features)
@@ -200,11 +214,13 @@ def predict(
         chosen = order[start : start + batch_size]
         batch = pad_batch([features[i] for i in chosen])
         result = model(**{name: torch.from_numpy(array).to(model.device) for name, array in batch.items()})
-        names = ("start_logits", "end_logits") if "start_logits" in result else ("logits",)
-        arrays = [result[name].float().cpu().numpy() for name in names]
+        arrays = [result[output.name].float().cpu().numpy() for output in task.outputs]
         for row, i in enumerate(chosen):
             length = len(features[i]["input_ids"])
-            outputs[i] = tuple(array[row, :length] if len(names) == 2 else array[row] for array in arrays)
+            outputs[i] = tuple(
+                array[row, :length] if output.per_token else array[row]
+                for array, output in zip(arrays, task.outputs, strict=True)
+            )
     return outputs
 
 

@@ -65,8 +65,8 @@ def test_every_runtime_answers_as_the_trained_model(line):
     fake = FakeQuantization(model, list(ranges.layers), ranges.grid)
     fake.restore(ranges)
     with fake.attached():
-        trained = np.stack([found[0] for found in predict(model, features, batch_size=1)])
-    fp32 = np.stack([found[0] for found in predict(model, features, batch_size=1)])
+        trained = np.stack([found[0] for found in predict(model, features, task, batch_size=1)])
+    fp32 = np.stack([found[0] for found in predict(model, features, task, batch_size=1)])
     rounding = np.abs(trained - fp32).mean()
     calibrated = np.abs(answers(line / "calibrated-deployment", "onnxruntime", features) - trained).mean()
     for runtime in ("onnxruntime", "openvino"):

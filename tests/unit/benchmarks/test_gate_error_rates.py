@@ -34,7 +34,7 @@ def test_a_population_has_the_drop_it_is_asked_for(name):
     for _ in range(25):
         sample = case.population(2 * case.margin, rng)
         found = compare_metric(
-            case.metric, sample.baseline, sample.cell, margin=case.margin, confidence=0.95, resamples=2, seed=0
+            case.tested, sample.baseline, sample.cell, margin=case.margin, confidence=0.95, resamples=2, seed=0
         )
         drops.append(found.drop)
     error = np.std(drops) / np.sqrt(len(drops))

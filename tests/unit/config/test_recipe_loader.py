@@ -173,7 +173,6 @@ REFUSED_VALUES = {
     "name: [tiny]": "name",
     "task: sst-2": "task",
     "model: ./runs/tiny": "model",
-    "model: {}": "model.name_or_path",
     "model: {name_or_path: ./x, dropout: 1.0}": "model.dropout",
     "data: {max_length: 4}": "data.max_length",
     "data: {max_length: long}": "data.max_length",

@@ -75,7 +75,7 @@ def test_broken_row_is_one_line_with_file_and_row(tmp_path, row, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("label", "ok"), [(0, True), (5.0, True), (5.1, False), (-1.0, False), ("3", False)])
+@pytest.mark.parametrize(("label", "ok"), [(0, True), (5.0, True), (5.1, False), (-1.0, False), ("three", False)])
 def test_stsb_scores_lie_between_0_and_5(tmp_path, label, ok):
     write_split(tmp_path, [{"sentence1": "a", "sentence2": "b", "label": label}], task="stsb")
     if ok:
@@ -156,7 +156,7 @@ def test_demo_is_embedded_and_a_folder_of_that_name_wins(tmp_path):
 
 
 @pytest.mark.realdata
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "demo"])
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in ("demo", "squad_v2")])
 def test_real_validation_splits_pass_the_checks(real_data, name):
     rows = {"sst2": 872, "cola": 1043, "mnli": 9815, "mrpc": 408, "stsb": 1500, "qnli": 5463, "qqp": 1000, "rte": 277}
     task = get_task(name)

@@ -7,11 +7,11 @@ import math
 import datasets
 import numpy as np
 import pytest
-from transformers import EvalPrediction
 
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import EncodedSplit, encode_split
-from sparse_deploy.data.metrics import compute_metrics_for, metrics_of_rows, score_split, squad_scores
+from sparse_deploy.data.metrics import score_split
+from sparse_deploy.data.squad import squad_scores
 from sparse_deploy.data.tasks import get_task
 from sparse_deploy.errors import DataError
 
@@ -55,8 +55,8 @@ def test_rows_are_json_ready_and_in_order():
 @pytest.mark.parametrize("task", ["cola", "mrpc"])
 def test_metrics_of_all_rows_are_those_of_the_split_and_fewer_rows_can_be_scored(task):
     score = score_split(get_task(task), labelled(LABELS), outputs(PREDICTED))
-    assert metrics_of_rows(get_task(task), score.rows) == {k: v for k, v in score.metrics.items() if k != "loss"}
-    assert metrics_of_rows(get_task(task), score.rows[:2])["accuracy"] == 1.0
+    assert get_task(task).metrics_of_rows(score.rows) == {k: v for k, v in score.metrics.items() if k != "loss"}
+    assert get_task(task).metrics_of_rows(score.rows[:2])["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize("constant", [0, 1])
@@ -104,18 +104,6 @@ def test_regression_by_hand():
 def test_outputs_that_fit_no_split(answers, message):
     with pytest.raises(DataError, match=message):
         score_split(get_task("sst2"), labelled(LABELS), answers)
-
-
-def test_trainer_metrics_equal_split_metrics():
-    logits = np.stack([output[0] for output in outputs(PREDICTED)])
-    expected = score_split(get_task("mrpc"), labelled(LABELS), outputs(PREDICTED)).metrics
-    expected.pop("loss")
-    compute = compute_metrics_for(get_task("mrpc"))
-    assert compute(EvalPrediction(logits, np.array(LABELS))) == expected
-    assert compute(EvalPrediction((logits, np.zeros(3)), np.array(LABELS))) == expected
-    stsb = compute_metrics_for(get_task("stsb"))
-    assert stsb(EvalPrediction(np.array([[0.0], [1.0], [3.0]]), np.array([0.0, 1.0, 2.0])))["spearman"] == 1.0
-    assert stsb(EvalPrediction(np.array([[np.nan]] * 3), np.array([0.0, 1.0, 2.0])))["pearson"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -81,5 +81,5 @@ def test_gold_logits_give_full_marks_on_real_questions(real_data, bert_tokenizer
         one_hot = np.zeros((2, len(feature["input_ids"])))
         one_hot[0, target["start_positions"]] = one_hot[1, target["end_positions"]] = 10.0
         outputs.append((one_hot[0], one_hot[1]))
-    score = score_split(task, split, outputs, max_answer_length=60)
+    score = score_split(task, split, outputs, DataSection(max_answer_length=60))
     assert score.metrics == {"exact_match": 100.0, "f1": 100.0}

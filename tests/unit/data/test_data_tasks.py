@@ -5,13 +5,14 @@ from typing import get_args
 
 import pytest
 
-from sparse_deploy.config.schema import Recipe
-from sparse_deploy.data.tasks import TASKS, TaskKind, get_task
+from sparse_deploy.config.schema import KnownTask, TaskSection
+from sparse_deploy.data.tasks import KINDS, TASKS, TaskKind, get_task
 from sparse_deploy.errors import ConfigError
 
 
 def test_every_task_of_the_recipe_schema_exists_and_no_other():
-    assert set(TASKS) == set(get_args(Recipe.model_fields["task"].annotation))
+    assert set(TASKS) == set(get_args(KnownTask))
+    assert set(KINDS) == set(get_args(TaskSection.model_fields["type"].annotation))
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)

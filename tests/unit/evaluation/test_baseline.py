@@ -60,7 +60,7 @@ def contestant(task: str, cell_id: str = "pytorch-fp32", lines: list[dict] | Non
 
 def stored(task: str = "sst2", *cells: Contestant, **known) -> Baseline:
     cells = cells or (contestant(task), contestant(task, "openvino-int8"))
-    return make_baseline("name", identity(task, **known), cells, "pytorch-fp32", describe_machine())
+    return make_baseline("name", identity(task, **known), cells, "pytorch-fp32", describe_machine(), get_task(task))
 
 
 @pytest.fixture
@@ -73,21 +73,21 @@ class TestRoundTrip:
     def test_answers_come_back(self, task, path):
         save_baseline(stored(task), path)
         assert is_baseline(path)
-        back = load_baseline(path)
+        back = load_baseline(path, get_task(task))
         assert back == stored(task).model_copy(update={"created": back.created})
-        found = back.contestant("openvino-int8", {"": 4})
+        found = back.contestant("openvino-int8", {"": 4}, get_task(task))
         kept = [{key: value for key, value in row.items() if key != "answers"} for row in rows(task)]
         assert found.rows[""] == kept
         assert METRICS[task].items() <= found.cell.metrics.items()
         assert found.cell.file_bytes == 7
-        assert back.contestant("onnxruntime-int8", {"": 4}) is None
+        assert back.contestant("onnxruntime-int8", {"": 4}, get_task(task)) is None
 
     def test_on_the_first_rows_the_metrics_are_those_of_the_first_rows(self):
         lines = rows("sst2")
         lines[3] |= {"prediction": 0, "correct": False}
         baseline = stored("sst2", contestant("sst2", lines=lines))
-        assert baseline.contestant("pytorch-fp32", {"": 4}).cell.metrics == {"accuracy": 0.75}
-        found = baseline.contestant("pytorch-fp32", {"": 3})
+        assert baseline.contestant("pytorch-fp32", {"": 4}, get_task("sst2")).cell.metrics == {"accuracy": 0.75}
+        found = baseline.contestant("pytorch-fp32", {"": 3}, get_task("sst2"))
         assert found.cell.metrics == {"accuracy": 1.0}
         assert len(found.rows[""]) == 3
 
@@ -100,8 +100,10 @@ class TestRoundTrip:
     def test_logits_keep_six_digits(self):
         lines = [row | {"logits": [0.12345678901, 1.0]} for row in rows("sst2")]
         baseline = stored("sst2", contestant("sst2", lines=lines))
-        assert baseline.contestant("pytorch-fp32", {"": 1}).rows[""][0]["logits"] == [0.123457, 1.0]
-        drift = drift_of(contestant("sst2", lines=lines), baseline.contestant("pytorch-fp32", {"": 4}))
+        assert baseline.contestant("pytorch-fp32", {"": 1}, get_task("sst2")).rows[""][0]["logits"] == [0.123457, 1.0]
+        drift = drift_of(
+            contestant("sst2", lines=lines), baseline.contestant("pytorch-fp32", {"": 4}, get_task("sst2"))
+        )
         assert drift.agreement == 1.0
         assert 0 < drift.logit_difference < 1e-6
 
@@ -172,10 +174,10 @@ class TestDamaged:
     )
     def test_it_is_refused(self, change, message, path):
         with pytest.raises(ArtifactError, match=message):
-            load_baseline(self.damaged(path, change))
+            load_baseline(self.damaged(path, change), get_task("sst2"))
 
     def test_half_a_file(self, path):
         save_baseline(stored(), path)
         path.write_bytes(path.read_bytes()[:-40])
         with pytest.raises(ArtifactError, match="not a readable baseline"):
-            load_baseline(path)
+            load_baseline(path, get_task("sst2"))

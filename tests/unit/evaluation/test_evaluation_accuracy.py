@@ -21,7 +21,7 @@ class OracleRival:
     def __init__(self, answers: list[list[int]]) -> None:
         self.answers = answers
 
-    def call(self, command: str, *, requests: str, batch_size: int, output: str):
+    def call(self, command: str, *, requests: str, batch_size: int, output: str, per_token: list[bool]):
         labels = self.answers.pop(0)
         assert len(Requests.load(Path(requests))) == len(labels)
         logits = np.eye(3, dtype=np.float32)[labels]

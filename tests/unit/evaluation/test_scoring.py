@@ -34,7 +34,7 @@ def requests(lengths):
 def test_answers_come_in_the_order_of_the_requests():
     lengths = [9, 2, 5, 2, 7, 30, 3]
     session = Echo()
-    outputs = answer(session.run, requests(lengths), batch_size=3)
+    outputs = answer(session.run, requests(lengths), 3, (False,))
     np.testing.assert_array_equal([output[0] for output in outputs], list(enumerate(lengths)))
     assert sum(shape[0] for shape in session.shapes) == len(lengths)
     assert max(shape[0] for shape in session.shapes) == 3
@@ -42,7 +42,7 @@ def test_answers_come_in_the_order_of_the_requests():
 
 def test_batches_hold_like_lengths():
     session = Echo()
-    answer(session.run, requests([2, 30, 2, 30]), batch_size=2)
+    answer(session.run, requests([2, 30, 2, 30]), 2, (False,))
     assert sorted(shape[1] for shape in session.shapes) == [2, 30]
 
 

@@ -3,6 +3,21 @@
 
 import numpy as np
 
+from sparse_deploy.data.tasks import QuestionAnswering, Regression, TextClassification
+from sparse_deploy.gate.bootstrap import compare_metric
+from sparse_deploy.gate.metric import Metric
+
+METRICS = {**TextClassification.known_metrics, **Regression.known_metrics}
+
+
+def metric_of(name, rows) -> Metric:
+    """SQuAD's metric where the rows have it, else that of labels or numbers."""
+    return QuestionAnswering.known_metrics[name] if name in rows[0] else METRICS[name]
+
+
+def compare(name, baseline, cell, **settings):
+    return compare_metric(metric_of(name, cell), baseline, cell, **settings)
+
 
 def label_rows(rng, rows=400, positive=0.3, wrong=0.12, changed=0.06):
     labels = (rng.random(rows) < positive).astype(int)

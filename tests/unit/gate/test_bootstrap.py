@@ -4,11 +4,11 @@
 import numpy as np
 import pytest
 from paired_rows import as_label_rows, as_question_rows, as_score_rows, column, label_rows, question_rows, score_rows
+from paired_rows import compare as compare_metric
 from scipy import stats
 from sklearn import metrics
 
 from sparse_deploy.errors import DataError
-from sparse_deploy.gate.bootstrap import compare_metric
 
 SETTINGS = {"confidence": 0.95, "resamples": 2000, "seed": 0}
 LABEL_METRICS = {
@@ -202,7 +202,7 @@ def test_more_rows_are_named_than_there_are():
         ("f1", lambda rows: rows[:-1], "same examples"),
         ("f1", lambda rows: rows[::-1], "same examples"),
         ("f1", lambda rows: [{**row, "prediction": 2} for row in rows], "two labels 0 and 1"),
-        ("accuracy", lambda rows: rows, "no paired test"),
+        ("accuracy", lambda rows: rows, "an exact test"),
         ("pearson", lambda rows: [{**row, "prediction": float("nan")} for row in rows], "finite"),
     ],
 )
@@ -217,5 +217,5 @@ def test_clusters_must_fit():
     with pytest.raises(DataError, match="a cluster per row"):
         compare_metric("f1", baseline, cell, margin=0.01, clusters=clusters[1:], **SETTINGS)
     labelled, after = label_rows(np.random.default_rng(11))
-    with pytest.raises(DataError, match="only SQuAD"):
+    with pytest.raises(DataError, match="only means of a value per row are clustered"):
         compare_metric("f1", labelled, after, margin=0.01, clusters=["one"] * len(after), **SETTINGS)

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from sparse_deploy.config.schema import GateSection, Goal
+from sparse_deploy.data.tasks import QuestionAnswering, TextClassification
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.gate.figures import Contestant
 from sparse_deploy.gate.judge import judge_goals, judge_latency
@@ -42,11 +43,17 @@ def contestant(cell_id: str, rows: list[dict] | None = None, **fields) -> Contes
     return Contestant(cell, {"": rows})
 
 
+def metrics_of(one: Contestant):
+    """Of the task whose rows those are."""
+    answers = "exact_match" in one.rows[""][0]
+    return QuestionAnswering.known_metrics if answers else TextClassification.known_metrics
+
+
 BASELINE = contestant("pytorch-fp32", file_bytes=100)
 
 
 def judge(goal: Goal, *cells: Contestant, baseline: Contestant = BASELINE, settings: GateSection = SETTINGS):
-    return judge_goals((goal,), (baseline, *cells), baseline, settings)
+    return judge_goals((goal,), (baseline, *cells), baseline, settings, metrics_of(baseline))
 
 
 def degradation(value: float, **more) -> Goal:
@@ -158,7 +165,7 @@ class TestPaired:
     def test_the_baseline_is_not_compared_with_itself_but_with_a_stored_one_it_is(self):
         assert judge(degradation(0.02), contestant("openvino-int8"))[0].cell == "openvino-int8"
         now = contestant("pytorch-fp32", labels(worse=60))
-        (result,) = judge_goals((degradation(0.02),), (now,), BASELINE, SETTINGS)
+        (result,) = judge_goals((degradation(0.02),), (now,), BASELINE, SETTINGS, metrics_of(now))
         assert (result.cell, result.verdict, result.baseline) == ("pytorch-fp32", "fail", 0.9)
 
 
@@ -207,7 +214,7 @@ class TestCompared:
             Goal(metric="sparsity", type="threshold", value=0.7),
             Goal(metric="sparsity", type="percent-of-baseline", value=100),
         )
-        results = judge_goals(goals, (baseline, *cells), baseline, SETTINGS)
+        results = judge_goals(goals, (baseline, *cells), baseline, SETTINGS, metrics_of(baseline))
         assert [r.verdict for r in results] == ["pass", "pass", "fail", "pass", "fail"]
 
     def test_answers_logits_and_sizes_are_compared_with_the_baseline(self):

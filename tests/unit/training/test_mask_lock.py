@@ -19,6 +19,7 @@ from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.data.tasks import TaskKind, get_task
 from sparse_deploy.errors import CheckpointError, PatternMismatchError, SparsityError, SparsityLostError
+from sparse_deploy.evaluation.accuracy import load_validation
 from sparse_deploy.modeling import load_finetuned
 from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.stages import finetune as stage
@@ -62,7 +63,8 @@ def test_metrics_of_a_bf16_run_are_those_of_the_saved_fp32_model(sparse_encoder,
     recipe = recipe.model_copy(update={"finetune": recipe.finetune.model_copy(update={"precision": "bf16"})})
     metrics = stage.finetune(recipe, tmp_path / "out").details["metrics"]
     saved = load_finetuned(tmp_path / "out", TaskKind.CLASSIFICATION)
-    again = stage.evaluate(saved, tmp_path / "out", get_task("demo"), recipe, None)
+    validation = load_validation(get_task("demo"), recipe.data, tmp_path / "out", None)
+    again = stage.evaluate(saved, validation, get_task("demo"), recipe)
     assert metrics["loss"] == pytest.approx(again["loss"], abs=1e-6)
 
 

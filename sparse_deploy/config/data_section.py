@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``data`` and ``task`` of a recipe: where text comes from, how it becomes model input, and what it is scored by."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from sparse_deploy.config.section import Section
+
+
+class TextSource(Section):
+    """Unlabelled text.
+
+    Attributes:
+        source: file (.txt, .csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or hub name.
+        columns: one column with the text, or two for pairs; the only column of texts when empty.
+        config: configuration of a data set of the hub.
+        split: which split of a folder or of the hub.
+    """
+
+    source: str
+    columns: tuple[str, ...] = Field(default=(), max_length=2)
+    config: str | None = None
+    split: str = "train"
+
+
+class DataSection(Section):
+    """Where text comes from, and how it becomes model input.
+
+    Attributes:
+        source: data of your own: file (.csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or
+            hub name; when omitted, that of the named task, from ``--data-dir`` or the hub.
+        config: configuration of a data set of the hub.
+        train_split: name of the split to train on, where ``source`` has several.
+        validation_source: another file or folder to validate on.
+        validation_split: name of the split to validate on; ``validation`` where ``source`` has one.
+        validation_share: share of the rows that is set apart where there is no validation split, by ``split_seed``,
+            evenly over the labels; rows with the same text, context or query stay together.
+        split_seed: of that.
+        text_columns: one column with the text, or two for pairs; the only column of texts when empty.
+        label_column: the column that is scored against.
+        on_problem: what becomes of rows that can't be used (no text, unknown label, wrong encoding, in two splits):
+            ``error`` refuses the split, ``skip`` leaves them out, counted and named.
+        unlabelled: text for calibration and parity instead of the training and validation rows.
+        max_length: longest input in tokens, special tokens included; longer text is cut (question answering: windowed).
+        doc_stride: overlap of two windows of a context, in tokens.
+        max_answer_length: longest answer span, in tokens.
+        train_samples: use only so many training examples (the first ones after a seeded shuffle).
+        validation_samples: use only the first so many validation examples.
+    """
+
+    source: str | None = None
+    config: str | None = None
+    train_split: str = "train"
+    validation_source: str | None = None
+    validation_split: str | None = None
+    validation_share: float = Field(default=0.1, gt=0.0, lt=1.0)
+    split_seed: int = Field(default=42, ge=0, lt=2**32)
+    text_columns: tuple[str, ...] = Field(default=(), max_length=2)
+    label_column: str | None = None
+    on_problem: Literal["error", "skip"] = "error"
+    unlabelled: TextSource | None = None
+    max_length: int = Field(default=128, ge=8, le=131_072)
+    doc_stride: int = Field(default=128, ge=1)
+    max_answer_length: int = Field(default=30, ge=1)
+    train_samples: int | None = Field(default=None, ge=1)
+    validation_samples: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DataSection":
+        if self.validation_source and not self.source:
+            raise ValueError("validation_source needs source, the data to train on")
+        return self
+
+
+class TaskSection(Section):
+    """A task of your own, described; what is omitted comes from the model's ``config.json``, then from the data.
+
+    Attributes:
+        type: what the model answers.
+        labels: names in the order of the model's outputs.
+        label_names: name in the data to name in the model, where the two differ.
+        metrics: what is computed, the main one first.
+        threshold: multi-label: probability from which on a label is given.
+        unanswerable: question answering: whether a question may have no answer, as in SQuAD v2.
+    """
+
+    type: Literal[
+        "text-classification", "multi-label-classification", "regression", "text-ranking", "token-classification",
+        "question-answering", "sentence-embedding",
+    ]  # fmt: skip
+    labels: tuple[str, ...] = ()
+    label_names: dict[str, str] = Field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    threshold: float = Field(default=0.5, gt=0.0, lt=1.0)
+    unanswerable: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TaskSection":
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: a name is given twice")
+        return self

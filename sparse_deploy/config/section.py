@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base of every part of a recipe."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: immutable, and no key passes unread."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a metric is to the gate: which paired test belongs to it, and its unit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class PairedTest(StrEnum):
+    """How a drop of a metric is tested, and what each row must have for it."""
+
+    CORRECT = "correct"  # one right or wrong per row (``correct``): an exact test
+    MEAN = "mean"  # the mean of a value per row, which has the metric's name
+    BINARY = "binary"  # of two labels (``label`` and ``prediction``, 0 or 1)
+    MACRO = "macro"  # the mean over labels of their F1 (``label`` and ``prediction``: an id, or a list of ids)
+    COUNTS = "counts"  # of true positives, false positives and false negatives of all rows (``counts``)
+    CORRELATION = "correlation"  # of ``label`` and ``prediction``, real numbers
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that is better when higher.
+
+    Attributes:
+        name: as in reports and goals.
+        test: see :class:`PairedTest`.
+        best: its highest value, which gives the unit: 1 for shares and correlations, 100 for SQuAD's.
+    """
+
+    name: str
+    test: PairedTest
+    best: float = 1.0
+
+    @property
+    def points(self) -> float:
+        """Points per unit of the metric: a difference of ``1 / points`` is one point."""
+        return 100.0 / self.best
+
+
+def by_name(*metrics: Metric) -> Mapping[str, Metric]:
+    """Metrics by their names."""
+    return {metric.name: metric for metric in metrics}
