@@ -218,7 +218,7 @@ def _annotation_text(annotation: object) -> str:
 def _default_text(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value: Any = field.default
+    value: Any = field.get_default(call_default_factory=True)
     if isinstance(value, Section):
         return "as below"
     if value is None:

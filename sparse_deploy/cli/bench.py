@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparse_deploy.cli.data_options import DATA, DATA_CONFIG, LABEL_COLUMN, ON_PROBLEM, TEXT_COLUMN, data_overrides
 from sparse_deploy.cli.progress import QuietOption, progress_bar
 from sparse_deploy.errors import ConfigError, GateFailure, InconclusiveError
 
@@ -41,6 +42,11 @@ def bench_command(
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
     ] = None,
+    data: Annotated[str | None, DATA] = None,
+    data_config: Annotated[str | None, DATA_CONFIG] = None,
+    text_column: Annotated[list[str] | None, TEXT_COLUMN] = None,
+    label_column: Annotated[str | None, LABEL_COLUMN] = None,
+    on_problem: Annotated[str | None, ON_PROBLEM] = None,
     runtime: Annotated[
         list[str] | None,
         typer.Option(help="Only this runtime: pytorch, onnxruntime, openvino, sparse, openvino-sparse. Repeatable."),
@@ -77,7 +83,15 @@ def bench_command(
     """
     from sparse_deploy.stages.bench import bench_deployment
 
-    changes = list(overrides or [])
+    changes = data_overrides(
+        data=data,
+        config=data_config,
+        text_column=text_column,
+        label_column=label_column,
+        on_problem=on_problem,
+        validate_on_all=True,
+    )
+    changes += overrides or []
     changes += [f"bench.runtimes={json.dumps(runtime)}"] if runtime else []
     changes += [f"bench.precisions={json.dumps(precision)}"] if precision else []
     changes += [f"bench.shapes={json.dumps([_parse_shape(text) for text in shape])}"] if shape else []
@@ -154,6 +168,8 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
         console.print(slower)
     if cut := report.settings.get("truncated_examples"):
         console.print(f"{cut} examples are longer than data.max_length ({report.settings['max_length']}) and were cut")
+    for line in report.settings.get("rows_left_out", ()):
+        console.print(line)
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():
         console.print(f"left out {cell_id}: {reason}")
     for line in _comparison(report):

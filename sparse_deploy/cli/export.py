@@ -7,13 +7,30 @@ from typing import Annotated, Any
 
 import typer
 
+from sparse_deploy.cli.data_options import TASK, task_overrides, text_overrides
 from sparse_deploy.cli.progress import QuietOption, progress_bar
 from sparse_deploy.config.schema import Int8Mode, Target
 
 
 def export_command(
     checkpoint: Annotated[str, typer.Argument(help="Fine-tuned checkpoint: folder, hub id, or package:NAME/PATH.")],
-    recipe: Annotated[Path, typer.Option("--recipe", "-c", help="Recipe file, or the name of a shipped recipe.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            "-c",
+            help="Recipe file, or the name of a shipped recipe; when omitted, the checkpoint says task, labels and "
+            "inputs: FP32, INT8 (static with --text, else dynamic) and sparse.",
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(help="Unlabelled text for calibration of INT8 and for parity: .txt, .csv, .jsonl, .parquet, ..."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="Its column with the text; twice for pairs. The only one when omitted.")
+    ] = None,
+    task: Annotated[str | None, TASK] = None,
     int8: Annotated[
         Int8Mode | None, typer.Option("--int8", help="How to quantize; overrides quantization.mode of the recipe.")
     ] = None,
@@ -22,7 +39,8 @@ def export_command(
         typer.Option(help="Also write this, whatever the recipe says: IR, model_sparse.onnx, its IR. Repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="New deployment folder; runs/RECIPE-NAME-deployment when omitted.")
+        Path | None,
+        typer.Option(help="New deployment folder; runs/NAME, or runs/RECIPE-NAME-deployment with a recipe."),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
@@ -48,9 +66,15 @@ def export_command(
     appears only when all of it is right. Exit code 4: quantization.accuracy could not be decided with so few rows.
     """
     from sparse_deploy.config import load_recipe
+    from sparse_deploy.stages.default_recipe import recipe_of_checkpoint
 
-    settings = load_recipe(recipe, overrides or [])
-    folder = output or Path("runs") / f"{settings.name}-deployment"
+    changes = [*text_overrides(text, column), *task_overrides(task), *(overrides or [])]
+    if recipe is not None:
+        settings = load_recipe(recipe, changes)
+        folder = output or Path("runs") / f"{settings.name}-deployment"
+    else:
+        settings = recipe_of_checkpoint(checkpoint, changes, allow_pickle=allow_pickle)
+        folder = output or _free_folder(Path("runs") / settings.name, checkpoint)
 
     from sparse_deploy.stages.export import export_deployment
 
@@ -102,6 +126,12 @@ def export_command(
     if search := manifest.details.get("int8_search"):
         typer.echo(f"  INT8 search: {_search_line(search)}", err=True)
     _end(manifest.details)
+
+
+def _free_folder(folder: Path, checkpoint: str) -> Path:
+    """``runs/NAME``, unless that is the checkpoint itself."""
+    same = Path(checkpoint).exists() and folder.exists() and Path(checkpoint).resolve() == folder.resolve()
+    return folder.with_name(f"{folder.name}-deployment") if same else folder
 
 
 def _sparse_line(details: dict[str, Any]) -> str:

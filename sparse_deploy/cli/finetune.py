@@ -4,15 +4,43 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sparse_deploy.cli.data_options import (
+    DATA,
+    DATA_CONFIG,
+    LABEL_COLUMN,
+    ON_PROBLEM,
+    TASK,
+    TEXT_COLUMN,
+    data_overrides,
+    task_overrides,
+)
 from sparse_deploy.cli.progress import QuietOption, progress_bar
+from sparse_deploy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sparse_deploy.config import Recipe
 
 
 def finetune_command(
-    recipe: Annotated[Path, typer.Option("--recipe", "-c", help="Recipe file, such as export_configs/NAME.yaml.")],
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe",
+            "-c",
+            help="Recipe file, such as export_configs/NAME.yaml; when omitted, --model and --data make one, which the "
+            "checkpoint keeps as recipe.yaml.",
+        ),
+    ] = None,
+    data: Annotated[str | None, DATA] = None,
+    data_config: Annotated[str | None, DATA_CONFIG] = None,
+    text_column: Annotated[list[str] | None, TEXT_COLUMN] = None,
+    label_column: Annotated[str | None, LABEL_COLUMN] = None,
+    on_problem: Annotated[str | None, ON_PROBLEM] = None,
+    task: Annotated[str | None, TASK] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: finetune.epochs=1. Repeatable.")
     ] = None,
@@ -33,17 +61,23 @@ def finetune_command(
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Fine-tune on GLUE or SQuAD with the zeros of the model locked (or made, by a pruning schedule).
+    """Fine-tune on data of your own, GLUE or SQuAD, with the zeros of the model locked (or made, by a schedule).
 
     An interrupted run (Ctrl-C, a kill, a crash) resumes from its newest whole checkpoint with the same command.
     For several processes: torchrun --standalone --nproc_per_node 2 -m sparse_deploy finetune ...
     """
     from sparse_deploy.config import load_recipe
 
-    changes = list(overrides or [])
+    named = data_overrides(
+        data=data, config=data_config, text_column=text_column, label_column=label_column, on_problem=on_problem
+    )
+    changes = [*named, *task_overrides(task), *(overrides or [])]
     changes += [f"model.name_or_path={json.dumps(model)}"] if model else []
     changes += [f"model.revision={json.dumps(revision)}"] if revision else []
-    settings = load_recipe(recipe, changes)
+    if recipe is not None:
+        settings = load_recipe(recipe, changes)
+    else:
+        settings = recipe_for_model(model, data, output.name if output else None, changes, allow_pickle=allow_pickle)
     target = output or Path("runs") / settings.name
 
     from sparse_deploy.stages.finetune import finetune
@@ -73,6 +107,22 @@ def finetune_command(
             f"INT8 {_figures(found['fake_int8_after'])}",
             err=True,
         )
+
+
+def recipe_for_model(
+    model: str | None, data: str | None, name: str | None, changes: list[str], *, allow_pickle: bool
+) -> "Recipe":
+    """A recipe out of what was named on the command line.
+
+    Raises:
+        ConfigError: no model or no data was named.
+    """
+    from sparse_deploy.stages.default_recipe import recipe_for_data
+
+    if model is None or data is None:
+        missing = "--model" if model is None else "--data"
+        raise ConfigError(f"finetune: expected --recipe, or --model and --data; {missing} is missing")
+    return recipe_for_data(model, {"source": data}, name=name, overrides=changes, allow_pickle=allow_pickle)
 
 
 def _figures(metrics: dict[str, float]) -> str:

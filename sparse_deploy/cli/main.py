@@ -18,6 +18,7 @@ from sparse_deploy.cli.export import export_command
 from sparse_deploy.cli.finetune import finetune_command
 from sparse_deploy.cli.inspect import inspect_command
 from sparse_deploy.cli.prune import prune_command
+from sparse_deploy.cli.recipe import recipe_command
 from sparse_deploy.cli.repository import repository_command
 from sparse_deploy.cli.serve import serve_command
 from sparse_deploy.cli.sweep import sweep_command
@@ -48,6 +49,7 @@ app.command("export")(export_command)
 app.command("bench")(bench_command)
 app.command("inspect")(inspect_command)
 app.command("serve")(serve_command)
+app.command("recipe")(recipe_command)
 app.command("repository")(repository_command)
 app.command("sweep")(sweep_command)
 app.command("demo")(demo_command)

@@ -53,6 +53,18 @@ def demo_rows(split: str) -> list[dict[str, Any]]:
     return [{"sentence": sentence, "label": label} for sentence, label in _sentences(split)]
 
 
+def made_texts(count: int, seed: int) -> list[tuple[str]]:
+    """Texts of one to some hundred words out of the demo's sentences, where a model came without any text.
+
+    Args:
+        count: how many.
+        seed: of lengths and order.
+    """
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    sentences = [sentence for sentence, _ in _sentences("train")]
+    return [(" ".join(rng.choices(sentences, k=2 ** rng.randrange(6))),) for _ in range(count)]
+
+
 class _Writer:
     """Composes reviews from one lexicon and one stream of random numbers."""
 

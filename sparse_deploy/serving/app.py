@@ -17,10 +17,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sparse_deploy import __version__
+from sparse_deploy.serving.embeddings_endpoint import EmbeddingsEndpoint, models
 from sparse_deploy.serving.infer_endpoint import InferEndpoint
 from sparse_deploy.serving.inference_protocol import EXTENSIONS, RequestError
 from sparse_deploy.serving.model import open_model
 from sparse_deploy.serving.openapi import document
+from sparse_deploy.serving.rerank_endpoint import RerankEndpoint
 from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
 
@@ -50,6 +52,9 @@ def create_app(settings: ServerSettings, service: Service | None = None) -> Star
     versioned = model + "/versions/{version}"
     routes = [  # tried in this order
         *(Route(f"{path}/infer", InferEndpoint, methods=["POST"]) for path in (model, versioned)),
+        Route("/v1/embeddings", EmbeddingsEndpoint, methods=["POST"]),
+        Route("/v1/models", _openai_models),
+        Route("/rerank", RerankEndpoint, methods=["POST"]),
         Route("/v2", _server_metadata),
         Route("/v2/health/live", _live),
         Route("/v2/health/ready", _ready),
@@ -66,6 +71,12 @@ async def _server_metadata(request: Request) -> Response:
     service = _service(request)
     service.authorize(dict(request.scope["headers"]))
     return _json({"name": "sparse-deploy", "version": __version__, "extensions": list(EXTENSIONS)})
+
+
+async def _openai_models(request: Request) -> Response:
+    service = _service(request)
+    service.authorize(dict(request.scope["headers"]))
+    return _json(models(service))
 
 
 async def _live(request: Request) -> Response:

@@ -75,6 +75,7 @@ class Batcher:
     Args:
         run: the model; called by one thread only.
         pad_id: the tokenizer's padding token.
+        per_token: for each output of the model, whether its second axis is the tokens.
         max_batch: sequences per batch.
         max_delay: seconds that the oldest sequence waits for company while the model is idle.
         overhead: of a batch, see :func:`sparse_deploy.serving.row_choice.choose_rows`.
@@ -87,13 +88,14 @@ class Batcher:
         run: Run,
         *,
         pad_id: int,
+        per_token: Sequence[bool],
         max_batch: int,
         max_delay: float,
         overhead: float | None,
         capacity: int,
         observer: BatchObserver,
     ) -> None:
-        self._run, self._pad_id = run, pad_id
+        self._run, self._pad_id, self._per_token = run, pad_id, tuple(per_token)
         self._max_batch, self._max_delay, self._overhead = max_batch, max_delay, overhead
         self._capacity, self._observer = capacity, observer
         self._waiting: list[_Row] = []
@@ -220,7 +222,7 @@ class Batcher:
         try:
             padded = pad_batch([row.feature for row in batch], self._pad_id)
             outputs = self._run(padded)
-            _check_outputs(outputs, padded["input_ids"].shape)
+            _check_outputs(outputs, padded["input_ids"].shape, self._per_token)
         except Exception as error:
             self._isolate(batch, error)
             return
@@ -229,10 +231,15 @@ class Batcher:
         self._tell(
             self._observer.batch, len(batch), sum(row.length for row in batch), padded["input_ids"].size, seconds
         )
-        per_token = len(outputs) > 1
         try:
             _deliver(
-                (row, tuple(values[position][: row.length if per_token else None] for values in outputs))
+                (
+                    row,
+                    tuple(
+                        values[position][: row.length if each else None]
+                        for values, each in zip(outputs, self._per_token, strict=True)
+                    ),
+                )
                 for position, row in enumerate(batch)
             )
         except Exception as error:
@@ -257,14 +264,14 @@ class Batcher:
             _report(error)
 
 
-def _check_outputs(outputs: Outputs, shape: tuple[int, ...]) -> None:
+def _check_outputs(outputs: Outputs, shape: tuple[int, ...], per_token: Sequence[bool]) -> None:
     """Refuse answers that can't be shared out.
 
     Raises:
-        ValueError: an output has not one row per sequence, or, of a model with several, one value per token.
+        ValueError: an output has not one row per sequence, or not one value per token where it should.
     """
-    wanted = shape if len(outputs) > 1 else shape[:1]
-    for values in outputs:
+    for values, each in zip(outputs, per_token, strict=True):
+        wanted = shape if each else shape[:1]
         if values.shape[: len(wanted)] != wanted:
             raise ValueError(f"it answered a batch of {list(shape)} tokens with shape {list(values.shape)}")
 

@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from sparse_deploy.architectures import architecture_of
 from sparse_deploy.artifacts import Manifest
+from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind, get_task
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.data.resolve import task_of
+from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind
+from sparse_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from sparse_deploy.runtimes import Session
 from sparse_deploy.serving.settings import NAME_PATTERN
 
@@ -36,15 +38,24 @@ def served_name(manifest: Manifest, chosen: str | None, folder: Path) -> str:
 
 
 def served_task(manifest: Manifest, folder: Path) -> Task:
-    """The task that the manifest names.
+    """The task of the manifest's recipe, or of the model's config where that has none.
 
     Raises:
-        ArtifactError: there is none of that name.
+        ArtifactError: there is none, or one that the model is not of.
     """
     try:
-        return get_task(manifest.task)
-    except ConfigError as error:
-        raise ArtifactError(f"{folder}: the manifest has an {error}; export again") from error
+        recipe = recipe_from_mapping({"task": manifest.task} | manifest.recipe, f"{folder}: recipe")
+        # What the data was called does not matter to a server, and is not looked at.
+        apart = {"source": None, "validation_source": None, "text_columns": ()}
+        return task_of(recipe.model_copy(update={"data": recipe.data.model_copy(update=apart)}), folder)
+    except (ConfigError, CheckpointError) as error:
+        raise ArtifactError(f"{folder}: the deployment's task can't be told: {error}; export again") from error
+
+
+def texts_needed(manifest: Manifest, task: Task) -> int:
+    """How many texts a row of a request must have: as many as the rows that the model was trained on."""
+    columns = (manifest.recipe.get("data") or {}).get("text_columns") or task.text_columns
+    return 1 if task.kind is TaskKind.EMBEDDING else len(columns)
 
 
 def check_lengths(data: DataSection, config: dict[str, Any], folder: Path) -> int:
@@ -64,7 +75,7 @@ def check_lengths(data: DataSection, config: dict[str, Any], folder: Path) -> in
     return longest
 
 
-def check_answers(session: Session, kind: TaskKind, labels: tuple[str, ...], name: str) -> None:
+def check_answers(session: Session, task: Task, labels: tuple[str, ...], name: str) -> None:
     """Compute two rows, and compare what comes with the task and its labels.
 
     Raises:
@@ -72,16 +83,15 @@ def check_answers(session: Session, kind: TaskKind, labels: tuple[str, ...], nam
     """
     rows, tokens = 2, 8
     shapes = [output.shape for output in session.run(ones(rows, tokens))]
-    wanted = {
-        TaskKind.QUESTION_ANSWERING: [(rows, tokens)] * 2,
-        TaskKind.REGRESSION: [(rows, 1)],
-        TaskKind.CLASSIFICATION: [(rows, len(labels))],
-    }[kind]
+    width = shapes[0][-1]
+    wanted = [
+        (rows, *(tokens if size == -1 else size for size in shape)) for shape in task.output_shapes(len(labels), width)
+    ]
     if shapes != wanted:
         expected, found = ([list(shape) for shape in one] for one in (wanted, shapes))
         raise ArtifactError(
-            f"{name}: {kind.value} with {len(labels)} labels in id2label answers {rows} texts with shapes {expected}, "
-            f"this model with {found}; export again"
+            f"{name}: {task.kind.value} with {len(labels)} labels in id2label answers {rows} texts with shapes "
+            f"{expected}, this model with {found}; export again"
         )
 
 

@@ -3,7 +3,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -14,15 +14,20 @@ from sparse_deploy.serving.inference_protocol import (
     HEADER_LENGTH,
     InferRequest,
     RequestError,
+    RequestLimits,
+    Tensor,
+    build_response,
     parse_request,
     whole_number,
 )
 from sparse_deploy.serving.logs import log
+from sparse_deploy.serving.model import VERSION
 from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
 
 # Only a request that takes longer than this is watched for a client that leaves; watching costs a task of its own.
 _WATCH_AFTER_SECONDS = 0.05
+_JSON = {"content-type": "application/json"}
 
 
 class InferEndpoint:
@@ -44,10 +49,10 @@ class InferEndpoint:
             request, body, headers = await self._answer(service, started, body_bytes)
         except RequestError as error:
             status, reason, retry_after = error.status, error.message, error.retry_after
-            body, headers = orjson.dumps({"error": reason}), {"content-type": "application/json"}
+            body, headers = self.error(reason, status), dict(_JSON)
         except asyncio.CancelledError:  # the server's time to end is over; nothing follows but this answer
             status, reason, retry_after = 503, "the server is shutting down; send this to another one", 1
-            body, headers = orjson.dumps({"error": reason}), {"content-type": "application/json"}
+            body, headers = self.error(reason, status), dict(_JSON)
         except _ClientLeftError:
             service.metrics.abandoned()
             return
@@ -68,22 +73,58 @@ class InferEndpoint:
     ) -> tuple[InferRequest, bytes, dict[str, str]]:
         headers = dict(self._scope["headers"])
         service.authorize(headers)
-        service.check_path(self._scope["path_params"])
+        self.check(service)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise RequestError("expected an uncompressed body; send it without content-encoding", 415)
-        length = headers.get(HEADER_LENGTH.encode())
         body = await self._body(service.settings, headers, body_bytes)
-        request = parse_request(body, length.decode("latin-1") if length is not None else None, service.limits)
+        request = self.parse(body, headers, service.limits)
         del body
-        work = asyncio.ensure_future(service.infer(request, started))
+        work = asyncio.ensure_future(service.answer(request, started))
         try:
             done, _ = await asyncio.wait({work}, timeout=_WATCH_AFTER_SECONDS)
             if not done:
                 await self._watch(work)
-            answer, answer_headers = work.result()
+            tensors, tokens = work.result()
         finally:
             work.cancel()
-        return request, answer, answer_headers
+        return request, *self.write(service, request, tensors, tokens)
+
+    def check(self, service: Service) -> None:
+        """Refuse a path that this model has no answers for.
+
+        Raises:
+            RequestError: 404.
+        """
+        service.check_path(self._scope["path_params"])
+
+    def parse(self, body: bytes, headers: Mapping[bytes, bytes], limits: RequestLimits) -> InferRequest:
+        """Read the body.
+
+        Raises:
+            RequestError: 400, or 413 for more than the limits.
+        """
+        length = headers.get(HEADER_LENGTH.encode())
+        return parse_request(body, length.decode("latin-1") if length is not None else None, limits)
+
+    def write(
+        self, service: Service, request: InferRequest, answer: Sequence[Tensor], tokens: int
+    ) -> tuple[bytes, dict[str, str]]:
+        """The body of the answer, and its headers.
+
+        Args:
+            service: whose model answered.
+            request: what was asked.
+            answer: the tensors.
+            tokens: that were read.
+
+        Raises:
+            RequestError: 400, an output is asked for that there isn't.
+        """
+        return build_response(request, service.model.name, VERSION, answer)
+
+    def error(self, reason: str, status: int) -> bytes:
+        """The body of a refusal."""
+        return orjson.dumps({"error": reason})
 
     async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes], body_bytes: ByteShare) -> bytes:
         """The whole body, counted while it comes in; a length that is told is only believed to refuse."""

@@ -83,6 +83,7 @@ class InferRequest:
         inputs: by name.
         outputs: the names that the client asked for and whether each is wanted as bytes; empty for all.
         binary: whether outputs that say nothing else are wanted as bytes.
+        truncate: whether a text that is too long is cut (parameter ``truncate``) instead of refused.
         timeout_ms: what the client allows, from parameter ``timeout`` (microseconds, as Triton has it).
     """
 
@@ -90,6 +91,7 @@ class InferRequest:
     inputs: dict[str, Tensor]
     outputs: dict[str, bool] = field(default_factory=dict)
     binary: bool = False
+    truncate: bool = True
     timeout_ms: float | None = None
 
 
@@ -149,7 +151,8 @@ def parse_request(body: bytes, header_length: str | None, limits: RequestLimits 
             raise RequestError(f"{place}: {name!r} is there twice")
         own = _parameters(entry, place)
         outputs[name] = _flag(own, "binary_data", place) if "binary_data" in own else binary
-    return InferRequest(_identifier(content), inputs, outputs, binary, _timeout(parameters))
+    truncate = _flag(parameters, "truncate", "request", default=True)
+    return InferRequest(_identifier(content), inputs, outputs, binary, truncate, _timeout(parameters))
 
 
 def build_response(
@@ -311,8 +314,8 @@ def _parameters(entry: Mapping[str, Any], place: str) -> dict[str, Any]:
     return parameters
 
 
-def _flag(parameters: Mapping[str, Any], key: str, place: str) -> bool:
-    value = parameters.get(key, False)
+def _flag(parameters: Mapping[str, Any], key: str, place: str, *, default: bool = False) -> bool:
+    value = parameters.get(key, default)
     if not isinstance(value, bool):
         raise RequestError(f"{place}: expected {key} true or false, got {_kind(value)}")
     return value

@@ -13,16 +13,15 @@ import numpy as np
 from sparse_deploy.architectures import architecture_of
 from sparse_deploy.artifacts import Manifest, load_manifest
 from sparse_deploy.config.schema import DataSection
+from sparse_deploy.data.encoded import RowOutputs as Outputs
+from sparse_deploy.data.encoded import ServedText, WindowMap
 from sparse_deploy.data.features import Feature
-from sparse_deploy.data.squad import WindowMap
-from sparse_deploy.data.tasks import TaskKind
+from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
-from sparse_deploy.runtimes.protocol import OUTPUT_NAMES, read_config
-from sparse_deploy.serving import answers
-from sparse_deploy.serving.answers import Outputs
-from sparse_deploy.serving.checks import check_answers, check_lengths, ones, served_name, served_task
+from sparse_deploy.runtimes.protocol import read_config
+from sparse_deploy.serving.checks import check_answers, check_lengths, ones, served_name, served_task, texts_needed
 from sparse_deploy.serving.choice import Choice, choose_runtime
 from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, Tensor
 from sparse_deploy.serving.settings import ServerSettings
@@ -56,7 +55,8 @@ class ServedModel:
 
     Attributes:
         name: in URLs.
-        kind: what it answers.
+        task: what it answers.
+        texts_needed: texts that a row must have: two where the model was trained on pairs.
         labels: of a classification, by id.
         data: lengths that it was made for.
         choice: runtime, precision and what the candidates took.
@@ -70,7 +70,8 @@ class ServedModel:
     """
 
     name: str
-    kind: TaskKind
+    task: Task
+    texts_needed: int
     labels: tuple[str, ...]
     data: DataSection
     choice: Choice
@@ -84,8 +85,8 @@ class ServedModel:
 
     @property
     def text_inputs(self) -> tuple[str, ...]:
-        """Names of the inputs that take text; the second one of a text is optional unless the task has pairs."""
-        return ("question", "context") if self.kind is TaskKind.QUESTION_ANSWERING else ("text", "text_pair")
+        """Names of the inputs that take text."""
+        return self.task.request_texts[:1] if self.kind is TaskKind.EMBEDDING else self.task.request_texts
 
     @property
     def tensor_inputs(self) -> tuple[str, ...]:
@@ -93,71 +94,69 @@ class ServedModel:
         return architecture_of(self.config).inputs(self.config)
 
     @property
-    def output_names(self) -> tuple[str, ...]:
-        """Names of the model's own outputs."""
-        return OUTPUT_NAMES[1 if self.kind is TaskKind.QUESTION_ANSWERING else 0]
-
-    @property
     def pad_id(self) -> int:
         """The tokenizer's padding token."""
         return int(self.config.get("pad_token_id") or 0)
+
+    @property
+    def kind(self) -> TaskKind:
+        """What it answers."""
+        return self.task.kind
 
     def metadata(self) -> dict[str, Any]:
         """The model as OIP's metadata describes it; text or tensors come in, and their answers go out."""
         texts = [_described(name, "BYTES", [-1]) for name in self.text_inputs]
         ids = [_described(name, "INT64", [-1, -1]) for name in self.tensor_inputs]
-        labels = len(self.labels)
-        outputs = {
-            TaskKind.CLASSIFICATION: [
-                _described("label", "BYTES", [-1]),
-                _described("score", "FP32", [-1]),
-                _described("probabilities", "FP32", [-1, labels]),
-                _described("logits", "FP32", [-1, labels]),
-            ],
-            TaskKind.REGRESSION: [_described("score", "FP32", [-1]), _described("logits", "FP32", [-1, 1])],
-            TaskKind.QUESTION_ANSWERING: [
-                _described("answer", "BYTES", [-1]),
-                _described("score", "FP32", [-1]),
-                _described("start", "INT64", [-1]),
-                _described("end", "INT64", [-1]),
-                _described("start_logits", "FP32", [-1, -1]),
-                _described("end_logits", "FP32", [-1, -1]),
-            ],
-        }[self.kind]
-        platform = PLATFORMS[self.choice.runtime]
+        width = int(self.config.get("hidden_size") or self.config.get("dim") or 0)
+        answers = {
+            field.name: _described(field.name, field.datatype, [-1, *field.shape])
+            for field in self.task.answer_fields(self.labels, width)
+        }
+        for output, shape in zip(self.task.outputs, self.task.output_shapes(len(self.labels), width), strict=True):
+            answers.setdefault(output.name, _described(output.name, "FP32", [-1, *shape]))
         return {
             "name": self.name,
             "versions": [VERSION],
-            "platform": platform,
+            "platform": PLATFORMS[self.choice.runtime],
             "inputs": texts + ids,
-            "outputs": outputs,
+            "outputs": list(answers.values()),
         }
 
     def prepare(self, request: InferRequest) -> Prepared:
         """Turn a request into sequences.
 
         Raises:
-            RequestError: 400, it has not the inputs that the model takes.
+            RequestError: 400, it has not the inputs that the model takes; 413, a text is too long and must not be cut.
         """
         if "input_ids" in request.inputs:
             return self._prepare_tensors(request.inputs)
-        first, second = self.text_inputs
-        needed = {first, second} if self.kind is TaskKind.QUESTION_ANSWERING else {first}
-        if not needed <= request.inputs.keys() <= {first, second}:
+        needed = self.text_inputs[: self.texts_needed]
+        if not set(needed) <= request.inputs.keys() <= set(self.text_inputs):
             found = ", ".join(name[:64] for name in request.inputs)
             raise RequestError(
-                f"expected inputs {first} and {second} as texts, or {', '.join(self.tensor_inputs)}; got {found}"
+                f"expected {'inputs' if len(needed) > 1 else 'input'} {' and '.join(needed)} as "
+                f"{'texts' if len(needed) > 1 else 'text'}, or {', '.join(self.tensor_inputs)}; got {found}"
             )
-        texts, others = _texts(request.inputs[first]), None
-        if second in request.inputs:
-            others = _texts(request.inputs[second])
-        check_rows(count_rows(texts, others, (first, second)), self.max_rows)
+        columns = [_texts(request.inputs[name]) for name in self.text_inputs if name in request.inputs]
+        others = columns[1] if len(columns) > 1 else None
+        check_rows(count_rows(columns[0], others, self.text_inputs), self.max_rows)
         if self.kind is TaskKind.QUESTION_ANSWERING:
-            return self._prepare_questions(texts, others or [])
-        features = self.encoder.encode(texts, others)
-        if self.kind is TaskKind.REGRESSION:
-            return Prepared(features, answers.regression)
-        return Prepared(features, lambda outputs: answers.classification(self.labels, outputs))
+            return self._prepare_questions(columns[0], others or [])
+        features, maps = self.encoder.encode(
+            columns[0], others, truncate=request.truncate, spans=self.kind is TaskKind.TOKEN_CLASSIFICATION
+        )
+        texts = [
+            ServedText(row, (window,) if window else ())
+            for row, window in zip(zip(*columns, strict=True), maps, strict=True)
+        ]
+        return Prepared(features, lambda outputs: self._answer(texts, [[row] for row in outputs]))
+
+    def _answer(self, texts: Sequence[ServedText], outputs: Sequence[Sequence[Outputs]]) -> list[Tensor]:
+        found = self.task.answers(texts, outputs, self.labels, self.data.max_answer_length)
+        return [
+            Tensor(name, (len(texts),) if isinstance(values, list) else values.shape, values)
+            for name, values in found.items()
+        ]
 
     def _prepare_questions(self, questions: Sequence[str], contexts: Sequence[str]) -> Prepared:
         features: list[Feature] = []
@@ -170,7 +169,9 @@ class ServedModel:
         def answer(outputs: list[Outputs]) -> list[Tensor]:
             remaining = iter(outputs)
             per_question = [[next(remaining) for _ in windows] for windows in maps]
-            return answers.question_answering(contexts, maps, per_question, self.data.max_answer_length)
+            pairs = zip(questions, contexts, strict=True)
+            texts = [ServedText(row, windows) for row, windows in zip(pairs, maps, strict=True)]
+            return self._answer(texts, per_question)
 
         return Prepared(features, answer)
 
@@ -205,7 +206,7 @@ class ServedModel:
         if not arrays["attention_mask"].any(axis=1).all():
             raise RequestError("attention_mask: a row has no token at all")
         features = [{name: values[row] for name, values in arrays.items()} for row in range(ids.shape[0])]
-        return Prepared(features, lambda outputs: answers.tensors(self.output_names, outputs))
+        return Prepared(features, lambda outputs: _stacked(self.task.output_names, outputs))
 
 
 def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedModel:
@@ -229,7 +230,7 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
     task, config = served_task(manifest, folder), read_config(folder)
     data = _data_section(manifest, folder)
     max_tokens = check_lengths(data, config, folder)
-    labels = _labels(config, folder) if task.kind is TaskKind.CLASSIFICATION else ()
+    labels = _labels(config, folder) if task.labels else ()
     threads = settings.threads or describe_machine().usable_cpus
     questions = task.kind is TaskKind.QUESTION_ANSWERING
     encoder = TextEncoder(folder, data.max_length, data.doc_stride if questions else None)
@@ -237,11 +238,12 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
         folder, settings.runtime, settings.precision, threads, tokens=_typical_length(data, task.kind), measure=isolated
     )
     session = get_runtime(choice.runtime).open(folder, choice.precision, threads)
-    check_answers(session, task.kind, labels, name)
+    check_answers(session, task, labels, name)
     _warm_up(session, name, data.max_length)
     return ServedModel(
         name=name,
-        kind=task.kind,
+        task=task,
+        texts_needed=texts_needed(manifest, task),
         labels=labels,
         data=data,
         choice=choice,
@@ -306,6 +308,12 @@ def _texts(tensor: Tensor) -> list[str]:
     if len(tensor.shape) == 2 and tensor.shape[1] != 1:
         raise RequestError(f"{tensor.name}: expected shape [rows] or [rows, 1], got {list(tensor.shape)}")
     return tensor.values
+
+
+def _stacked(names: Sequence[str], outputs: Sequence[Outputs]) -> list[Tensor]:
+    """The model's own outputs, for tensors that came in, all rows of one length."""
+    stacked = [np.stack([row[index] for row in outputs]) for index in range(len(names))]
+    return [Tensor(name, values.shape, values) for name, values in zip(names, stacked, strict=True)]
 
 
 def _described(name: str, datatype: str, shape: list[int]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ def document(model: ServedModel, *, token: bool = False) -> Schema:
         for suffix in ("", "/ready", "/infer"):
             if parameters:
                 paths[f"{prefix}{suffix}"]["parameters"] = parameters
+    if model.kind is TaskKind.EMBEDDING:
+        paths["/v1/embeddings"] = {"post": _plain("Vectors of texts, as OpenAI's API has it", _EMBEDDINGS)}
+    if model.kind in (TaskKind.RANKING, TaskKind.REGRESSION):
+        paths["/rerank"] = {"post": _plain("Documents by relevance, as text-embeddings-inference has it", _RERANK)}
     made: Schema = {
         "openapi": "3.1.0",
         "info": {
@@ -46,6 +50,39 @@ def document(model: ServedModel, *, token: bool = False) -> Schema:
         made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         made["security"] = [{"token": []}]
     return made
+
+
+_TEXTS: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+_EMBEDDINGS: Schema = {
+    "type": "object",
+    "required": ["input"],
+    "properties": {
+        "input": {"oneOf": [{"type": "string"}, _TEXTS]},
+        "encoding_format": {"enum": ["float", "base64"]},
+        "truncate": {"type": "boolean"},
+    },
+}
+_RERANK: Schema = {
+    "type": "object",
+    "required": ["query", "texts"],
+    "properties": {
+        "query": {"type": "string"},
+        "texts": _TEXTS,
+        "raw_scores": {"type": "boolean"},
+        "return_text": {"type": "boolean"},
+        "truncate": {"type": "boolean"},
+    },
+}
+
+
+def _plain(summary: str, schema: Schema) -> Schema:
+    reasons = {"400": "The request is not what the model takes", "413": "A text or the request is too long"}
+    errors = {code: {"description": text} for code, text in reasons.items()}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": {"200": {"description": "The answer"}, **errors},
+    }
 
 
 def _infer(model: ServedModel) -> Schema:
@@ -76,10 +113,11 @@ def _infer(model: ServedModel) -> Schema:
 def _examples(model: ServedModel) -> Schema:
     texts = {
         "text": "a gripping, funny and humane film",
+        "text_pair": "a film that is worth its time",
         "question": "Who keeps every zero?",
         "context": "The sparse engine keeps every zero of its weights.",
     }
-    names = model.text_inputs if model.kind is TaskKind.QUESTION_ANSWERING else model.text_inputs[:1]
+    names = model.text_inputs[: model.texts_needed]
     inputs = [{"name": name, "datatype": "BYTES", "shape": [1], "data": [texts[name]]} for name in names]
     tensors = [
         {"name": name, "datatype": "INT64", "shape": [1, 3], "data": values}

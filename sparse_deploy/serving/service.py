@@ -12,7 +12,7 @@ import numpy as np
 from sparse_deploy.machine import return_freed_memory
 from sparse_deploy.serving.batching import Batcher
 from sparse_deploy.serving.body_bytes import BodyBytes
-from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, RequestLimits, build_response
+from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, RequestLimits, Tensor
 from sparse_deploy.serving.metrics import Metrics
 from sparse_deploy.serving.model import VERSION, Prepared, ServedModel
 from sparse_deploy.serving.settings import ServerSettings
@@ -46,6 +46,7 @@ class Service:
         self.batcher = Batcher(
             model.session.run,
             pad_id=model.pad_id,
+            per_token=model.task.per_token,
             # Where a batch changes answers, none is made: each client gets what it would get alone.
             max_batch=settings.max_batch if model.choice.batch_invariant else 1,
             max_delay=settings.max_delay_ms / 1000,
@@ -89,12 +90,15 @@ class Service:
         self._patience = 0.0
         return ended
 
-    async def infer(self, request: InferRequest, started: float) -> tuple[bytes, dict[str, str]]:
+    async def answer(self, request: InferRequest, started: float) -> tuple[list[Tensor], int]:
         """Answer one checked request.
 
         Args:
             request: of the client.
             started: when its first byte was seen, on the clock of ``time.monotonic``.
+
+        Returns:
+            The tensors of the answer, and how many tokens were read.
 
         Raises:
             RequestError: with the status that the client gets.
@@ -106,7 +110,7 @@ class Service:
         outputs = await self.batcher.answer(prepared.features, deadline)
         if not all(np.isfinite(values).all() for row in outputs for values in row):
             raise RequestError("the model answered with NaN or infinity", 500)
-        return build_response(request, self.model.name, VERSION, prepared.answer(outputs))
+        return prepared.answer(outputs), sum(len(feature["input_ids"]) for feature in prepared.features)
 
     async def _prepare(self, request: InferRequest, deadline: float) -> Prepared:
         characters = sum(

@@ -50,15 +50,42 @@ class TextEncoder:
         else:
             self._cutting.enable_truncation(max_length, stride=overlap, strategy="only_second")
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Feature]:
-        """Tokens of texts, or of pairs of texts, cut to the longest that the model was trained with."""
+    def encode(
+        self, texts: Sequence[str], pairs: Sequence[str] | None = None, *, truncate: bool = True, spans: bool = False
+    ) -> tuple[list[Feature], list[WindowMap | None]]:
+        """Tokens of texts, or of pairs of texts.
+
+        Args:
+            texts: of the rows.
+            pairs: the second texts.
+            truncate: cut what is longer than the model was trained with, instead of refusing it.
+            spans: also tell where tokens lie in ``texts``, which takes longer.
+
+        Raises:
+            RequestError: 413, a text is too long and must not be cut.
+        """
         rows = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
         features: list[Feature] = []
+        maps: list[WindowMap | None] = []
+        tokenizer = self._cutting if truncate else self._plain
+        encode = tokenizer.encode_batch if spans else tokenizer.encode_batch_fast
         for begin in range(0, len(rows), _TEXTS_AT_ONCE):
             # A batch leaves the interpreter to other threads while it is computed, a single call does not.
-            found = self._cutting.encode_batch_fast(rows[begin : begin + _TEXTS_AT_ONCE])
+            found = encode(rows[begin : begin + _TEXTS_AT_ONCE])
+            if not truncate:
+                self._check_length(found, begin)
             features += [_feature(encoding) for encoding in found]
-        return features
+            maps += [_map(encoding, 0) if spans else None for encoding in found]
+        return features, maps
+
+    def _check_length(self, found: Sequence[Encoding], begin: int) -> None:
+        for number, encoding in enumerate(found, start=begin):
+            if len(encoding) > self._max_length:
+                raise RequestError(
+                    f"text {number} has {len(encoding)} tokens, special tokens included; the model reads at most "
+                    f"{self._max_length}. Shorten it, or ask for truncate: true",
+                    413,
+                )
 
     def windows(self, question: str, context: str, most: int) -> tuple[list[Feature], list[WindowMap]]:
         """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them.
@@ -77,7 +104,7 @@ class TextEncoder:
         (encoding,) = self._cutting.encode_batch([(question, context)])
         windows = [encoding, *encoding.overflowing]
         check_rows(len(windows), most)
-        return [_feature(window) for window in windows], [_map(window) for window in windows]
+        return [_feature(window) for window in windows], [_map(window, 1) for window in windows]
 
     def _count_windows(self, question: str, context: str) -> int:
         """Windows of a context: each takes its room less what it shares with the one before."""
@@ -132,6 +159,6 @@ def _feature(encoding: Encoding) -> Feature:
     }
 
 
-def _map(window: Encoding) -> WindowMap:
-    inside = np.array([sequence == 1 for sequence in window.sequence_ids])
+def _map(window: Encoding, text: int) -> WindowMap:
+    inside = np.array([sequence == text for sequence in window.sequence_ids])
     return WindowMap(np.where(inside[:, None], np.array(window.offsets, dtype=np.int64).reshape(-1, 2), -1))

@@ -15,10 +15,12 @@ from sparse_deploy.artifacts import Manifest, seal, staged_folder
 from sparse_deploy.checkpoint import WEIGHTS_FILE, ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
+from sparse_deploy.data.demo_text import made_texts
 from sparse_deploy.data.features import Feature, encode_split, load_tokenizer
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.resolve import task_of
-from sparse_deploy.data.tasks import Task
+from sparse_deploy.data.tasks import TASKS, Task
+from sparse_deploy.data.unlabelled import read_texts
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
 from sparse_deploy.graph import model_file, weights
@@ -335,5 +337,20 @@ class _Export:
         return "lower quantization.accuracy.max_drop"
 
     def _features(self, split: str, limit: int, seed: int) -> list[Feature]:
+        """Text for calibration and parity: the recipe's unlabelled text, else the task's rows, else made sentences."""
+        data = self._recipe.data
+        if data.unlabelled is not None:
+            source = data.unlabelled
+            read = read_texts(
+                source.source, source.columns, limit=limit, seed=seed, policy="skip", split=source.split,
+                config=source.config,
+            )  # fmt: skip
+            self.details["text"] = {"source": source.source, "columns": list(read.columns), "rows": read.seen}
+            for line in read.problems.summary():
+                self._progress(line)
+            return self._task.encode_unlabelled(read.rows, self._tokenizer, data)
+        if not data.source and not self._task.hub_dataset and self._task.name not in TASKS:
+            self.details["text"] = {"source": "made sentences: no text was given"}
+            return self._task.encode_unlabelled(made_texts(limit, seed), self._tokenizer, data)
         rows = load_split(self._task, split, self._data_dir, data=self._recipe.data, limit=limit, shuffle_seed=seed)
         return encode_split(self._task, rows, self._tokenizer, self._recipe.data, name=split).features

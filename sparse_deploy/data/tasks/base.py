@@ -186,6 +186,15 @@ class Task(ABC):
         """For each label id of the data, the place of the label in the model's outputs."""
         return [(self.model_labels or self.labels).index(label) for label in self.labels]
 
+    def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:
+        """Shapes of the model's outputs without the batch; -1 stands for the tokens.
+
+        Args:
+            labels: of the model.
+            width: hidden size of the model.
+        """
+        return [(-1, labels) if output.per_token else (labels,) for output in self.outputs]
+
     def metric(self, name: str) -> Metric:
         """What the gate must know of a metric."""
         return self.known_metrics[name]
@@ -336,6 +345,25 @@ class Task(ABC):
             padding=False,
             return_token_type_ids=True,
         )
+
+    def encode_unlabelled(
+        self, rows: Sequence[tuple[str, ...]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
+    ) -> list[Feature]:
+        """Tokenize texts without labels, for calibration and parity.
+
+        Args:
+            rows: each one text, or two; a task of pairs takes the text after it as the second one of a row with one.
+            tokenizer: of the model.
+            data: the longest input.
+        """
+        if len(rows[0]) not in self.text_counts:
+            second = [*rows[1:], rows[0]]
+            rows = [(row[0], other[0]) for row, other in zip(rows, second, strict=True)]
+        columns = [[row[place] for row in rows] for place in range(len(rows[0]))]
+        encoding = tokenizer(
+            *columns, truncation=True, max_length=data.max_length, padding=False, return_token_type_ids=True
+        )
+        return features_of(encoding)
 
     def stacked(self, split: EncodedSplit, outputs: Sequence[RowOutputs], width: int) -> npt.NDArray[np.float64]:
         """The first output of every feature, ``[features, width]``.

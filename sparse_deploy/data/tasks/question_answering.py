@@ -77,6 +77,10 @@ class QuestionAnswering(Task):
         """See :attr:`Task.num_outputs`: start and end."""
         return 2
 
+    def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:
+        """See :meth:`Task.output_shapes`."""
+        return [(-1,), (-1,)]
+
     def input_settings(self, data: "DataSection") -> dict[str, int]:
         """See :meth:`Task.input_settings`."""
         return {

@@ -48,6 +48,10 @@ class Regression(Task):
         """See :attr:`Task.num_outputs`."""
         return 1
 
+    def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:
+        """See :meth:`Task.output_shapes`."""
+        return [(1,)]
+
     def configure(self, config: Any) -> None:
         """See :meth:`Task.configure`; the one output has the task's name."""
         super().configure(config)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from sparse_deploy.data.encoded import EncodedSplit, FloatArray, RowOutputs, ServedText, SplitScore
+from sparse_deploy.data.encoded import EncodedSplit, Feature, FloatArray, RowOutputs, ServedText, SplitScore
 from sparse_deploy.data.problems import RowProblem
 from sparse_deploy.data.row_checks import Row, check_text, quote
 from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, Head, Output, Task, TaskKind, features_of, no_label
@@ -70,6 +70,10 @@ class SentenceEmbedding(Task):
         """See :attr:`Task.num_outputs`; the hidden size decides, which the task does not know."""
         return 0
 
+    def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:
+        """See :meth:`Task.output_shapes`."""
+        return [(width,)]
+
     def check_row(self, row: object) -> Row:
         """See :meth:`Task.check_row`."""
         if self.labelled:
@@ -98,6 +102,19 @@ class SentenceEmbedding(Task):
         )
         cut = {of for of, one in zip(example_of, encoding.encodings or (), strict=False) if one.overflowing}
         return EncodedSplit(name, features_of(encoding), np.array(example_of), examples, None, len(cut))
+
+    def encode_unlabelled(
+        self, rows: Sequence[tuple[str, ...]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
+    ) -> list[Feature]:
+        """See :meth:`Task.encode_unlabelled`; each text by itself."""
+        encoding = tokenizer(
+            [text for row in rows for text in row],
+            truncation=True,
+            max_length=data.max_length,
+            padding=False,
+            return_token_type_ids=True,
+        )
+        return features_of(encoding)
 
     def training_columns(
         self, batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"

@@ -49,7 +49,15 @@ def model():
 
 
 def open_batcher(model, observer=None, **settings):
-    chosen = {"pad_id": 0, "max_batch": 8, "max_delay": 0.0, "overhead": None, "capacity": 32, **settings}
+    chosen = {
+        "pad_id": 0,
+        "per_token": (True, True),
+        "max_batch": 8,
+        "max_delay": 0.0,
+        "overhead": None,
+        "capacity": 32,
+        **settings,
+    }
     return Batcher(model, observer=observer or Observer(), **chosen)
 
 

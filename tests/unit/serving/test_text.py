@@ -41,9 +41,9 @@ def test_same_tokens_as_evaluation(tiny_encoder, pairs):
     task = get_task("mrpc" if pairs else "sst2")
     split = encode_split(task, Dataset.from_dict(rows), load_tokenizer(tiny_encoder), DataSection(max_length=48))
     encoder = TextEncoder(tiny_encoder, 48)
-    assert_same(encoder.encode(TEXTS, others if pairs else None), split.features)
+    assert_same(encoder.encode(TEXTS, others if pairs else None)[0], split.features)
     one_by_one = [
-        encoder.encode([text], [other] if pairs else None)[0] for text, other in zip(TEXTS, others, strict=True)
+        encoder.encode([text], [other] if pairs else None)[0][0] for text, other in zip(TEXTS, others, strict=True)
     ]
     assert_same(one_by_one, split.features)
 

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that name data of the user's own, as overrides of a recipe; the same words in every command."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from sparse_deploy.errors import ConfigError
+
+DATA = typer.Option(
+    "--data",
+    help="Labelled rows: .csv, .tsv, .jsonl or .parquet (plain, .gz, .zst), a folder of datasets, or a hub name.",
+)
+DATA_CONFIG = typer.Option("--data-config", help="Configuration of a data set of the hub.")
+TEXT_COLUMN = typer.Option("--text-column", help="Column with the text; twice for pairs. The only one when omitted.")
+LABEL_COLUMN = typer.Option("--label-column", help="Column that is scored against.")
+ON_PROBLEM = typer.Option("--on-problem", help="Rows that can't be used: error (default) or skip, counted and named.")
+TASK = typer.Option(
+    "--task",
+    help="text-classification, multi-label-classification, regression, text-ranking, token-classification, "
+    "question-answering or sentence-embedding; by the model or the data when omitted.",
+)
+
+
+def data_overrides(
+    *,
+    data: str | None = None,
+    config: str | None = None,
+    text_column: Sequence[str] | None = None,
+    label_column: str | None = None,
+    on_problem: str | None = None,
+    validate_on_all: bool = False,
+) -> list[str]:
+    """Overrides of ``data``.
+
+    Args:
+        data: ``--data``.
+        config: ``--data-config``.
+        text_column: ``--text-column``.
+        label_column: ``--label-column``.
+        on_problem: ``--on-problem``.
+        validate_on_all: all rows are to validate on, instead of a part of them.
+
+    Raises:
+        ConfigError: columns of no data.
+    """
+    named = {"text_columns": list(text_column or ()), "label_column": label_column, "config": config}
+    if data is None:
+        if wrong := [key for key, value in named.items() if value and key == "config"]:
+            raise ConfigError(f"--data-{wrong[0]}: expected --data, found none")
+        return [_set(key, value) for key, value in named.items() if value] + _policy(on_problem)
+    settings = {"source": data, **named}
+    if validate_on_all:
+        settings["validation_source"] = data
+    else:
+        settings["validation_source"] = None
+    return [_set(key, value) for key, value in settings.items()] + _policy(on_problem)
+
+
+def text_overrides(text: str | None, column: Sequence[str] | None) -> list[str]:
+    """Overrides for ``--text`` and ``--column``.
+
+    Raises:
+        ConfigError: a column of no text.
+    """
+    if text is None:
+        if column:
+            raise ConfigError("--column: expected --text, the file that has it, found none")
+        return []
+    return [_set("unlabelled", {"source": text, "columns": list(column or ())})]
+
+
+def task_overrides(task: str | None) -> list[str]:
+    """Overrides for ``--task``."""
+    return [f"task={json.dumps({'type': task})}"] if task else []
+
+
+def _policy(on_problem: str | None) -> list[str]:
+    return [_set("on_problem", on_problem)] if on_problem else []
+
+
+def _set(key: str, value: Any) -> str:
+    return f"data.{key}={json.dumps(value)}"

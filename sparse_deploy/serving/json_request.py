@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain JSON bodies of the paths that speak another API than OIP."""
+
+from typing import Any
+
+import orjson
+
+from sparse_deploy.serving.inference_protocol import RequestError, RequestLimits, Tensor
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        RequestError: 400, it is none.
+    """
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def texts_tensor(name: str, values: object, limits: RequestLimits, place: str) -> Tensor:
+    """A list of texts as the tensor that an ``infer`` request would have.
+
+    Args:
+        name: of the tensor.
+        values: the list.
+        limits: of the server.
+        place: its key in the body, for messages.
+
+    Raises:
+        RequestError: 400, no list of texts; 413, more than the server takes.
+    """
+    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
+        raise RequestError(f"{place}: expected a text or a list of at least one text")
+    if len(values) > limits.rows:
+        raise RequestError(f"{place}: a request may have {limits.rows} texts here, this one has {len(values)}", 413)
+    if sum(map(len, values)) > limits.characters:
+        raise RequestError(f"{place}: the texts of a request may have {limits.characters} characters here", 413)
+    return Tensor(name, (len(values),), values)
+
+
+def flag(content: dict[str, Any], key: str, *, default: bool) -> bool:
+    """A boolean of the body.
+
+    Raises:
+        RequestError: 400, it is something else.
+    """
+    value = content.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise RequestError(f"{key}: expected true or false")
+    return value
