@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sparse_deploy.architectures import architecture_of
-from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.checkpoint import resolve_checkpoint
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Recipe
