@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from sparse_operators import STACK_ROWS, layer_constants, layer_model, linear_constants, linear_model
 
@@ -204,6 +204,17 @@ class TestSparseEncoderLayer:
 
     def test_output_shape_is_that_of_the_input(self):
         assert session(self.model()).get_outputs()[0].shape == ["batch", "sequence", self.HIDDEN]
+
+    def test_an_unknown_shape_stays_unknown_through_all_layers(self):
+        model = self.model(3, rows=STACK_ROWS)
+        for dim in model.graph.input[0].type.tensor_type.shape.dim[:2]:
+            dim.Clear()
+        model.graph.initializer.append(numpy_helper.from_array(np.array(0), "first"))
+        model.graph.node.append(helper.make_node("Gather", ["Y", "first"], ["Z"], axis=1))
+        model.graph.output[0].name = "Z"
+        inputs = layer_inputs(2, 9, self.HIDDEN, lengths=(9, 4))
+        whole = session(self.model(3)).run(None, inputs)[0]
+        np.testing.assert_array_equal(session(model).run(None, inputs)[0], whole[:, 0])
 
     def test_output_shape_of_a_layer_that_computes_a_few_tokens(self):
         one, more = (self.model(rows=[{"output_tokens": tokens}]) for tokens in (1, 3))

@@ -180,6 +180,7 @@ int64_t ShapeInference::whole_number(const char *attribute, int64_t missing) con
 }
 
 void ShapeInference::output(const std::vector<Dimension> &dims) {
+  if (dims.empty()) return;  // nothing known, which is not a scalar
   std::vector<int64_t> values;
   std::vector<const char *> names;
   for (const Dimension &dim : dims) {

@@ -88,7 +88,7 @@ struct Dimension {
 class ShapeInference {
  public:
   ShapeInference(const Api &api, ShapeInferContext *context) : api_(api), context_(context) {}
-  std::vector<Dimension> input(size_t index) const;  // empty: nothing known
+  std::vector<Dimension> input(size_t index) const;  // empty: nothing known, as output() takes it
   int64_t whole_number(const char *attribute, int64_t missing) const;
   void output(const std::vector<Dimension> &dims);
 
