@@ -25,6 +25,9 @@ ANCHORS = ("Softmax", "Attention")
 _PROBES = ((2, 5), (3, 7))
 # Sums of 1000 float32 products of magnitude 1 in another order differ by 1e-5; a scale wrong by 1 % shows as 5e-3.
 _SAME = 2e-4
+# Nodes between a bias and the attention weights: sums, reshapes and the mask's.
+_MOST_STEPS = 24
+_MOST_SUMMANDS = 8
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Attention:
         query, key, value: the three layers in front.
         mask: graph input ``[batch, sequence]``, 1 for a token and 0 for padding.
         heads: number of heads.
+        bias: what is added to the scores besides the mask, ``[1 or batch, heads, sequence, sequence]`` or
+            ``[heads * batch, sequence, sequence]``, computed in front of the layer; None for none.
+        scale: factor of the scores; None for one over the root of the head size.
     """
 
     query: Linear
@@ -42,6 +48,8 @@ class Attention:
     value: Linear
     mask: ir.Value
     heads: int
+    bias: ir.Value | None = None
+    scale: float | None = None
 
 
 def match_attention(
@@ -66,18 +74,94 @@ def match_attention(
         raise NoMatchError(f"expected attention over three linear layers of one input, found {len(sources)}")
     if len({linear.shape for linear in sources}) != 1:
         raise NoMatchError("query, key and value have different widths")
-    mask = _mask(anchor, [*outputs, x], graph_inputs)
-    given = [*(linear.output for linear in sources), x, *graph_inputs]
-    probe = Subgraph([context, _first_input(anchor)], given)
-    heads, order = 0, tuple(range(3))
-    for batch, sequence in _PROBES:
-        numbers = _numbers(batch, sequence, sources, x, graph_inputs, mask)
-        found, inside = probe.run(numbers)
-        heads = heads or _heads(inside, batch, sources[0].shape[0])
-        qkv = [numbers[linear.output] for linear in sources]
-        order = _order(found, qkv, numbers[mask], heads, inside if anchor.op_type == "Softmax" else None)
-    query, key, value = (sources[place] for place in order)
-    return Attention(query, key, value, mask, heads)
+    match = _Match(anchor, context, x, sources, graph_inputs)
+    try:
+        return match.plain()
+    except NoMatchError as reason:
+        for bias in _summands(anchor, [*outputs, x]):
+            try:
+                return match.biased(bias)
+            except NoMatchError:
+                continue
+        raise reason from None
+
+
+@dataclass(frozen=True)
+class _Match:
+    """What is known of an attention before its nodes have run."""
+
+    anchor: ir.Node
+    context: ir.Value
+    x: ir.Value
+    sources: Sequence[Linear]
+    graph_inputs: Sequence[ir.Value]
+
+    def plain(self) -> Attention:
+        """Attention without a bias.
+
+        Raises:
+            NoMatchError: it is another.
+        """
+        mask = _mask(self.anchor, [*(linear.output for linear in self.sources), self.x], self.graph_inputs)
+        probe = self._probe()
+        heads, order = 0, (0, 1, 2)
+        for batch, sequence in _PROBES:
+            numbers = _numbers(batch, sequence, self.sources, self.x, self.graph_inputs, mask)
+            found, inside = probe.run(numbers)
+            heads = heads or _heads(inside, batch, self.sources[0].shape[0])
+            qkv = [numbers[linear.output] for linear in self.sources]
+            order = _order(found, qkv, numbers[mask], heads, inside if self.anchor.op_type == "Softmax" else None)
+        query, key, value = (self.sources[place] for place in order)
+        return Attention(query, key, value, mask, heads)
+
+    def biased(self, bias: ir.Value) -> Attention:
+        """Attention with one of its summands as the bias, whatever that is computed from.
+
+        Raises:
+            NoMatchError: it is no attention with this bias.
+        """
+        outputs = [linear.output for linear in self.sources]
+        mask = _mask(self.anchor, [*outputs, self.x, bias], self.graph_inputs)
+        probe = self._probe(bias)
+        heads, scale, order = 0, 0.0, (0, 1, 2)
+        for batch, sequence in _PROBES:
+            numbers = _numbers(batch, sequence, self.sources, self.x, self.graph_inputs, mask)
+            qkv = [numbers[output] for output in outputs]
+            _, inside = probe.run({**numbers, bias: np.zeros((1, 1, 1), np.float32)})
+            heads = heads or _heads(inside, batch, self.sources[0].shape[0])
+            scale = scale or _found_scale(inside, qkv, heads) or 0.0
+            added = np.random.default_rng(1).normal(size=(batch, heads, sequence, sequence)).astype(np.float32)
+            try:
+                found, _ = probe.run({**numbers, bias: added})
+            except NoMatchError:  # heads and batch are one dimension where it is added
+                found, _ = probe.run({**numbers, bias: added.reshape(-1, sequence, sequence)})
+            order = _order(found, qkv, numbers[mask], heads, None, scale=scale, bias=added)
+        query, key, value = (self.sources[place] for place in order)
+        usual = abs(scale * (self.sources[0].shape[0] // heads) ** 0.5 - 1) < _SAME
+        return Attention(query, key, value, mask, heads, bias, None if usual else scale)
+
+    def _probe(self, *more: ir.Value) -> Subgraph:
+        given = [*(linear.output for linear in self.sources), self.x, *more, *self.graph_inputs]
+        return Subgraph([self.context, _first_input(self.anchor)], given)
+
+
+def _summands(anchor: ir.Node, stop: Sequence[ir.Value]) -> list[ir.Value]:
+    """Computed values that are added on the way to the attention weights, the nearest to them first."""
+    found: dict[ir.Value, None] = {}
+    waiting, seen = [anchor], {anchor}
+    for node in waiting:
+        for source in node.inputs:
+            if source is None or source in stop:
+                continue
+            producer = source.producer()
+            if producer is None:
+                continue
+            if node.op_type == "Add":
+                found.setdefault(source)
+            if producer not in seen and len(waiting) < _MOST_STEPS:
+                seen.add(producer)
+                waiting.append(producer)
+    return list(found)[:_MOST_SUMMANDS]
 
 
 def _mask(anchor: ir.Node, stop: Sequence[ir.Value], graph_inputs: Sequence[ir.Value]) -> ir.Value:
@@ -132,8 +216,15 @@ def _heads(inside: Array, batch: int, hidden: int) -> int:
 
 
 def _order(
-    found: Array, qkv: Sequence[Array], mask: Array, heads: int, scores: Array | None
-) -> tuple[int, int, int]:  # fmt: skip
+    found: Array,
+    qkv: Sequence[Array],
+    mask: Array,
+    heads: int,
+    scores: Array | None,
+    *,
+    scale: float = 0.0,
+    bias: Array | None = None,
+) -> tuple[int, int, int]:
     """Which of the three is q, k and v.
 
     Raises:
@@ -141,15 +232,15 @@ def _order(
     """
     worst = np.inf
     for query, key, value in permutations(range(3)):
-        expected = attention(qkv[query], qkv[key], qkv[value], mask, heads)
+        expected = attention(qkv[query], qkv[key], qkv[value], mask, heads, scale=scale, bias=bias)
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if difference < _SAME:
             return query, key, value
         worst = min(worst, float(difference))
     head = qkv[0].shape[-1] // heads
-    scale = None if scores is None else _found_scale(scores, qkv, heads)
-    if scale is not None and abs(scale * head**0.5 - 1) > 1e-3:
-        raise NoMatchError(f"the scores are scaled by {scale:.4g}, expected 1/sqrt({head}) = {head**-0.5:.4g}")
+    other = None if scores is None else _found_scale(scores, qkv, heads)
+    if other is not None and abs(other * head**0.5 - 1) > 1e-3:
+        raise NoMatchError(f"the scores are scaled by {other:.4g}, expected 1/sqrt({head}) = {head**-0.5:.4g}")
     raise NoMatchError(
         f"it is not softmax(q · kᵀ / sqrt({head}) + mask) · v per head: differs by {worst:.2g} on random numbers"
     )

@@ -149,8 +149,6 @@ def _check(layer: EncoderLayer, residual: ir.Value) -> None:
     intermediate = layer.intermediate.shape[0]
     if residual is not layer.attention_norm.output:
         raise NoMatchError("the feed-forward block's residual is not the attention's LayerNorm")
-    if norms[0].epsilon != norms[1].epsilon:
-        raise NoMatchError(f"its LayerNorms have two epsilons, {norms[0].epsilon:g} and {norms[1].epsilon:g}")
     for value in (norm_value for norm in norms for norm_value in (norm.gamma, norm.beta)):
         tensor = constant(value)
         if tensor is None or tuple(tensor.shape) != (hidden,):

@@ -91,17 +91,36 @@ class FuseEncoderLayers(SparsityKeepingPass):
             name=free_name(model.graph, _name_of(layer)),
         )
         replace_value(model.graph, layer.output, node)
+        _set_version_2(model, node, layer)
         return node.name or ""
 
     def _static_inputs(self, layer: EncoderLayer, packer: Packer) -> tuple[ir.Value, ...]:
+        bias = layer.attention.bias
         scales = [static_scale(layer.linears[place]) for place in _STATIC_OF]
         if not self._static or not any(scale.scale for scale in scales):
-            return ()
+            if bias is None:
+                return ()
+            scales = [StaticScale(0.0, 0)] * len(_STATIC_OF)  # an input is left out only with all behind it
         name = _name_of(layer)
+        behind = () if bias is None else (bias,)
         return (
             packer.constant(f"{name}.x_scale", np.array([scale.scale for scale in scales], np.float32)),
             packer.constant(f"{name}.x_zero_point", np.array([scale.zero_point for scale in scales], np.uint8)),
+            *behind,
         )
+
+
+def _set_version_2(model: ir.Model, node: ir.Node, layer: EncoderLayer) -> None:
+    """The attributes that version 1 lacks, where the layer needs them."""
+    attributes: dict[str, int | float] = {}
+    if layer.attention.bias is not None:
+        attributes["position_bias"] = 1
+    if layer.attention.scale is not None:
+        attributes["attention_scale"] = layer.attention.scale
+    if layer.output_norm.epsilon != layer.attention_norm.epsilon:
+        attributes["output_epsilon"] = layer.output_norm.epsilon
+    if attributes:
+        operators.set_version_2(model, node, **attributes)
 
 
 def static_scale(linear: Linear) -> StaticScale:

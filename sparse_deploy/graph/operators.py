@@ -30,12 +30,12 @@ def is_encoder_layer(node: "ir.Node") -> bool:
     return node.domain == DOMAIN and node.op_type == SPARSE_ENCODER_LAYER
 
 
-def set_version_2(model: "ir.Model", node: "ir.Node", **attributes: int) -> None:
+def set_version_2(model: "ir.Model", node: "ir.Node", **attributes: int | float) -> None:
     """Give a node attributes that version 1 lacks; node and file then say that they need version 2."""
     import onnx_ir as ir
 
     for name, value in (*attributes.items(), ("operator_version", 2)):
-        node.attributes.add(ir.AttrInt64(name, value))
+        node.attributes.add(ir.AttrFloat32(name, value) if isinstance(value, float) else ir.AttrInt64(name, value))
     node.version = 2
     model.graph.opset_imports[DOMAIN] = 2
 

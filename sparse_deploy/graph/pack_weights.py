@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparse_deploy.graph.linears import Linear
-from sparse_deploy.graph.weights import Orientation
+from sparse_deploy.graph.weights import Orientation, constant
 from sparse_deploy.sparsity.packing import Int8Matrix, encode
 
 Array = NDArray[Any]
@@ -86,12 +86,20 @@ class Packer:
             matrix, scale = int8_weight(linear)
             name = linear.stored.name or linear.name
             known = Packed(
-                weight=self.constant(f"{name}{_PACKED}", encode(matrix)) if known is None else known.weight,
-                scale=self.constant(f"{name}{_SCALE}", scale) if known is None else known.scale,
+                weight=self._shared(f"{name}{_PACKED}", encode(matrix)) if known is None else known.weight,
+                scale=self._shared(f"{name}{_SCALE}", scale) if known is None else known.scale,
                 bias=linear.bias or self.constant(f"{name}_zero_bias", np.zeros(len(scale), np.float32)),
             )
             self._packed[key] = known
         return known
+
+    def _shared(self, name: str, array: Array) -> ir.Value:
+        """:meth:`constant`, or what another pass has stored under this name if it is the same."""
+        stored = self._graph.initializers.get(name)
+        tensor = constant(stored)
+        if stored is not None and tensor is not None and np.array_equal(tensor.numpy(), array):
+            return stored
+        return self.constant(name, array)
 
     def constant(self, name: str, array: Array) -> ir.Value:
         """A new initializer; a taken name gets a number behind it."""

@@ -9,6 +9,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sparse_deploy.graph import operators
 from sparse_deploy.graph.activations import activation_behind
+from sparse_deploy.graph.fold_constant_products import reads_constant
 from sparse_deploy.graph.fuse_encoder_layers import free_name, replace_value, static_scale
 from sparse_deploy.graph.linears import Linear, find_linears
 from sparse_deploy.graph.matching import Refusal
@@ -61,6 +62,8 @@ class ReplaceLinears(SparsityKeepingPass):
     def _why_not(self, linear: Linear) -> str:
         if any(part in linear.name for part in self._exclude):
             return "it is excluded from INT8"
+        if reads_constant(linear):
+            return "its input is constant, so the runtime computes it once"
         zeros = linear.zero_mask()
         if zeros.shape[1] > MOST_INPUTS:
             return too_many_inputs(zeros.shape[1])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from sparse_deploy.graph.fold_constant_products import FoldConstantProducts
 from sparse_deploy.graph.fuse_encoder_layers import FuseEncoderLayers
 from sparse_deploy.graph.matching import Refusal
 from sparse_deploy.graph.replace_linears import ReplaceLinears
@@ -47,5 +48,5 @@ def to_sparse_model(model: ir.Model, *, static: bool = False, exclude: Sequence[
     """
     layers = FuseEncoderLayers(static=static, exclude=exclude)
     linears = ReplaceLinears(static=static, exclude=exclude)
-    rewritten = run_passes(model, layers, linears, TrimLastLayer(), UnpadBetweenLayers())
+    rewritten = run_passes(model, layers, FoldConstantProducts(), linears, TrimLastLayer(), UnpadBetweenLayers())
     return SparseModel(rewritten, tuple(layers.fused), tuple(linears.replaced), (*layers.refused, *linears.refused))

@@ -86,24 +86,40 @@ class OnnxWeight:
 
 
 def read_weights(model: ir.Model) -> list[OnnxWeight]:
-    """All stored 2-D weights of matrix products, in graph order; each initializer once, however often it is used.
+    """All stored 2-D weights of matrix products, in graph order; each parameter once, however often it is used.
 
     Embeddings (``Gather``) are no matrix products and are left out.
 
     Raises:
         ArtifactError: the packed weight of a sparse operator is damaged.
     """
-    found: dict[tuple[str, str], OnnxWeight] = {}
-    names: set[str] = set()
+    found: dict[str, OnnxWeight] = {}
+    seen: set[tuple[str, str]] = set()
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for weight in weights_of(node):
             key = weight.initializer, weight.part
-            if key in found:
+            if key in seen:
                 continue
-            name = weight.initializer + weight.part if weight.name in names else weight.name
-            names.add(name)
-            found[key] = replace(weight, name=name)
+            seen.add(key)
+            known = found.get(weight.name)
+            if known is not None and _holds_fewer_zeros(known, weight):
+                continue
+            if known is not None and not _holds_fewer_zeros(weight, known):
+                weight = replace(weight, name=weight.initializer + weight.part)
+            found[weight.name] = weight
     return list(found.values())
+
+
+def _holds_fewer_zeros(one: OnnxWeight, other: OnnxWeight) -> bool:
+    """Whether two weights are one parameter, and its zeros are those of the first.
+
+    A parameter may be stored in two precisions, under its name with and without a quantizer's suffix. What counts are
+    the zeros that both have.
+    """
+    if _NAME_SUFFIX.sub("", one.initializer) != _NAME_SUFFIX.sub("", other.initializer):
+        return False
+    zeros, others = one.zero_mask(), other.zero_mask()
+    return zeros.shape == others.shape and bool((others | ~zeros).all())
 
 
 def products_not_understood(model: ir.Model) -> list[str]:

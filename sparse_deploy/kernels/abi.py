@@ -74,6 +74,7 @@ class LayerConfig(ctypes.Structure):
         ("output_gamma", ctypes.c_void_p), ("output_beta", ctypes.c_void_p),
         ("output_tokens", ctypes.c_int64),
         ("unpadded_input", ctypes.c_int32), ("unpadded_output", ctypes.c_int32),
+        ("position_bias", ctypes.c_int32), ("attention_scale", ctypes.c_float), ("output_epsilon", ctypes.c_float),
         ("quantization", Quantization * 4),
         ("isa", ctypes.c_char_p),
     )  # fmt: skip
@@ -102,7 +103,7 @@ def core() -> ctypes.CDLL:
         "sd_layer_create": (pointer, [ctypes.POINTER(LayerConfig), error]),
         "sd_layer_destroy": (None, [pointer]),
         "sd_layer_weight": (pointer, [pointer, ctypes.c_int]),
-        "sd_layer_run": (ctypes.c_int, [pointer, pointer, pointer, i64, i64, pointer, pool, error]),
+        "sd_layer_run": (ctypes.c_int, [pointer, pointer, pointer, i64, i64, pointer, i64, pointer, pool, error]),
         "sd_fail_allocation": (i64, [i64]),
     }
     for name, (result, arguments) in signatures.items():

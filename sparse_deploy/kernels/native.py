@@ -197,6 +197,9 @@ class Layer:
         output_tokens: the result holds only the first so many tokens of each sequence; 0 for all.
         unpadded_input: ``x`` begins with the rows of tokens, without padding between them.
         unpadded_output: so does the result.
+        position_bias: :meth:`run` gets a bias of the attention scores.
+        attention_scale: factor of the products of queries and keys; 0 for one over the root of the head size.
+        output_epsilon: of the output LayerNorm; 0 for ``epsilon``.
         isa: as for :class:`Weight`.
 
     Raises:
@@ -215,6 +218,9 @@ class Layer:
         output_tokens: int = 0,
         unpadded_input: bool = False,
         unpadded_output: bool = False,
+        position_bias: bool = False,
+        attention_scale: float = 0.0,
+        output_epsilon: float = 0.0,
         isa: str | None = None,
     ) -> None:
         arrays = _Arrays()
@@ -228,6 +234,9 @@ class Layer:
             output_tokens=output_tokens,
             unpadded_input=unpadded_input,
             unpadded_output=unpadded_output,
+            position_bias=position_bias,
+            attention_scale=attention_scale,
+            output_epsilon=output_epsilon,
             isa=_name(isa),
         )
         for index, name in enumerate(LINEARS):
@@ -240,14 +249,18 @@ class Layer:
         error = abi.Error()
         self._handle = _checked(abi.core().sd_layer_create(ctypes.byref(config), ctypes.byref(error)), error)
         self._hidden, self._output_tokens = hidden, output_tokens
+        self._heads, self._position_bias = heads, position_bias
 
     def weight(self, name: str) -> Weight:
         """The packed matrix of one of :data:`LINEARS`."""
         return Weight._borrowed(abi.core().sd_layer_weight(self._handle, LINEARS.index(name)), self)
 
-    def run(self, x: Float, mask: NDArray[np.int64], pool: ThreadPool | None = None) -> Float:
+    def run(
+        self, x: Float, mask: NDArray[np.int64], pool: ThreadPool | None = None, bias: Float | None = None
+    ) -> Float:
         """Float32 ``[batch, sequence, hidden]`` of the same, with ``mask [batch, sequence]``, 0 = padding.
 
+        ``bias`` is ``[1 or batch, heads, sequence, sequence]``, where the layer has one.
         With ``output_tokens`` it is ``[batch, min(output_tokens, sequence), hidden]``.
 
         Raises:
@@ -259,7 +272,18 @@ class Layer:
             raise ValueError(f"expected {wanted}, found {list(x.shape)} and {list(mask.shape)}")
         x, mask = np.ascontiguousarray(x, np.float32), np.ascontiguousarray(mask, np.int64)
         y = np.empty((batch, min(self._output_tokens or sequence, sequence), hidden), np.float32)
-        _run("sd_layer_run", self._handle, x.ctypes.data, mask.ctypes.data, batch, sequence, y.ctypes.data, _pool(pool))
+        if (bias is not None) != self._position_bias:
+            raise ValueError(f"expected {'a' if self._position_bias else 'no'} position bias")
+        biases = None if bias is None else np.ascontiguousarray(bias, np.float32)
+        if biases is not None and biases.shape[1:] != (self._heads, sequence, sequence):
+            raise ValueError(
+                f"expected a bias [1 or {batch}, {self._heads}, {sequence}, {sequence}], found {biases.shape}"
+            )
+        _run(
+            "sd_layer_run", self._handle, x.ctypes.data, mask.ctypes.data, batch, sequence,
+            None if biases is None else biases.ctypes.data, 0 if biases is None else len(biases), y.ctypes.data,
+            _pool(pool),
+        )  # fmt: skip
         return y
 
     def __del__(self) -> None:

@@ -79,14 +79,34 @@ def layer_norm(x: Float, gamma: Float, beta: Float, epsilon: float) -> Float:
     return result
 
 
-def attention(query: Float, key: Float, value: Float, mask: NDArray[np.int64], heads: int) -> Float:
-    """``softmax(q · kᵀ / sqrt(head) + mask) · v`` per head, ``[batch, sequence, hidden]`` each.
+def attention(
+    query: Float,
+    key: Float,
+    value: Float,
+    mask: NDArray[np.int64],
+    heads: int,
+    *,
+    scale: float = 0.0,
+    bias: Float | None = None,
+) -> Float:
+    """``softmax(q · kᵀ * scale + bias + mask) · v`` per head, ``[batch, sequence, hidden]`` each.
 
     Where ``mask [batch, sequence]`` is 0 nothing is attended to; a row of zeros only counts as one of ones.
+
+    Args:
+        query: float32 ``[batch, sequence, hidden]``.
+        key: the same.
+        value: the same.
+        mask: as above.
+        heads: their number.
+        scale: 0 for one over the root of the head size.
+        bias: ``[1 or batch, heads, sequence, sequence]``, or with its first two dimensions in one.
     """
     batch, sequence, hidden = query.shape
     q, k, v = (x.reshape(batch, sequence, heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
-    scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(np.float32(hidden // heads))
+    scores = q @ k.transpose(0, 1, 3, 2) * np.float32(scale or (hidden // heads) ** -0.5)
+    if bias is not None:
+        scores = scores + bias.reshape(-1, heads, sequence, sequence)
     mask = np.where(mask.any(axis=1, keepdims=True), mask, 1)
     scores = np.where(mask[:, None, None, :] == 0, np.finfo(np.float32).min, scores)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -144,6 +164,9 @@ class SparseEncoderLayer(OpRun):
         output_tokens: int = 0,
         unpadded_input: int = 0,
         unpadded_output: int = 0,
+        position_bias: int = 0,
+        attention_scale: float = 0.0,
+        output_epsilon: float = 0.0,
     ) -> tuple[Float]:
         if operator_version > NEWEST_VERSION:
             raise RuntimeError(f"a SparseEncoderLayer needs operator version {operator_version}")
@@ -152,13 +175,16 @@ class SparseEncoderLayer(OpRun):
             x = _padded(x, tokens)
         linears = [constants[start : start + 3] for start in range(0, 18, 3)]
         gamma1, beta1, gamma2, beta2 = constants[18:22]
-        x_scale, x_zero_point = (*constants[22:], None, None)[:2]
+        x_scale, x_zero_point, bias = (*constants[22:], None, None, None)[:3]
         static = [_static(x_scale, x_zero_point, index) for index in range(4)]
         query, key, value = (linear(x, *weights, static=static[0]) for weights in linears[:3])
-        context = attention(query, key, value, mask, num_heads)
+        bias = bias if position_bias else None
+        context = attention(query, key, value, mask, num_heads, scale=attention_scale, bias=bias)
         hidden = layer_norm(x + linear(context, *linears[3], static=static[1]), gamma1, beta1, epsilon)
         inner = ACTIVATIONS[activation](linear(hidden, *linears[4], static=static[2]))
-        result = layer_norm(hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, epsilon)
+        result = layer_norm(
+            hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, output_epsilon or epsilon
+        )
         result = np.where(tokens[:, :, None], result, np.float32(0))
         if unpadded_output:
             return (_unpadded(result, tokens),)

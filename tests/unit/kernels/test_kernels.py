@@ -418,12 +418,12 @@ class FloatLayer:
         centred = x - x.mean(-1, keepdims=True)
         return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * self.norms[i] + self.norms[i + 1]
 
-    def __call__(self, x, mask):
+    def __call__(self, x, mask, scale=None, bias=0.0):
         batch, sequence, hidden = x.shape
         x = x.astype(np.float64)
         heads = lambda v: v.reshape(batch, sequence, self.heads, -1).swapaxes(1, 2)  # noqa: E731
         q, k, v = (heads(self.linear(x, i)) for i in range(3))
-        scores = q @ k.swapaxes(2, 3) / math.sqrt(hidden / self.heads)
+        scores = q @ k.swapaxes(2, 3) * (scale or 1 / math.sqrt(hidden / self.heads)) + bias
         scores = scores + np.where(mask, 0, -1e30)[:, None, None]
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
@@ -455,6 +455,34 @@ def test_layer_computes_its_formula(hidden, intermediate, heads, batch, sequence
     # Four 8-bit quantisations in a row, and 8-bit attention: 1.5 to 2.3 % on random weights.
     assert relative_error(found[tokens], expected[tokens]) < 0.035
     assert not found[~tokens].any()  # padding behind a sequence comes out as 0
+
+
+@pytest.mark.parametrize(("heads", "sequence"), [(4, 9), (2, 70), (3, 33)])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_position_bias_and_a_scale_of_its_own(heads, sequence, shared, isa):
+    rng = np.random.default_rng(sequence)
+    hidden = 26 * heads if heads == 3 else 64  # heads of 26 as in TinyBERT: attention in floating point
+    formula = FloatLayer(hidden, 128, heads, rng)
+    layer = formula.layer(isa=isa, position_bias=True, attention_scale=0.1)
+    x = rng.standard_normal((2, sequence, hidden)).astype(np.float32)
+    mask = np.ones((2, sequence), np.int64)
+    mask[1, sequence // 2 :] = 0
+    bias = (2 * rng.standard_normal((1 if shared else 2, heads, sequence, sequence))).astype(np.float32)
+    found, expected = layer.run(x, mask, bias=bias), formula(x, mask, 0.1, bias)
+    tokens = mask.astype(bool)
+    assert relative_error(found[tokens], expected[tokens]) < 0.035
+    without = layer.run(x, mask, bias=np.zeros_like(bias))
+    assert relative_error(without[tokens], expected[tokens]) > 0.05, "the bias is seen"
+    assert relative_error(without[tokens], formula(x, mask, 0.1)[tokens]) < 0.035
+
+
+def test_a_second_epsilon():
+    rng = np.random.default_rng(0)
+    formula = FloatLayer(64, 128, 4, rng)
+    x = rng.standard_normal((1, 5, 64)).astype(np.float32)
+    mask = np.ones((1, 5), np.int64)
+    one, other = formula.layer(), formula.layer(output_epsilon=3.0)
+    assert relative_error(other.run(x, mask), one.run(x, mask)) > 0.1
 
 
 def test_layer_error_is_that_of_8_bits():
@@ -545,7 +573,16 @@ def test_layer_in_place(threads, sequence, uneven, isa):
     apart = layer.run(x, mask)
     pool, error = ThreadPool(threads), abi.Error()
     code = abi.core().sd_layer_run(
-        layer._handle, x.ctypes.data, mask.ctypes.data, 2, sequence, x.ctypes.data, ctypes.byref(pool.handle), error
+        layer._handle,
+        x.ctypes.data,
+        mask.ctypes.data,
+        2,
+        sequence,
+        None,
+        0,
+        x.ctypes.data,
+        ctypes.byref(pool.handle),
+        error,
     )
     assert code == 0
     np.testing.assert_array_equal(x, apart)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layer.h"
 
+#include <cmath>
 #include <stdexcept>
 
 #include "batch.h"
@@ -32,6 +33,13 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
   unpadded_output = config.unpadded_output != 0;
   if (output_tokens < 0) return "output_tokens must be 0 or more; found " + std::to_string(output_tokens);
   if (output_tokens && unpadded_output) return "an unpadded output holds all tokens; found output_tokens beside it";
+  attention_scale = config.attention_scale;
+  position_bias = config.position_bias != 0;
+  if (attention_scale == 0) attention_scale = 1.0f / std::sqrt(static_cast<float>(head_size()));
+  if (!(attention_scale > 0) || !std::isfinite(attention_scale))
+    return "attention_scale must be a positive number; found " + std::to_string(config.attention_scale);
+  if (!(config.output_epsilon >= 0) || !std::isfinite(config.output_epsilon))
+    return "output_epsilon must be 0 or more; found " + std::to_string(config.output_epsilon);
   Rows rows[SD_LINEARS];
   for (int i = 0; i < SD_LINEARS; ++i) {
     const auto &c = config.linears[i];
@@ -60,13 +68,16 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
   output_gamma = copy(config.output_gamma);
   output_beta = copy(config.output_beta);
   attention_norm = {attention_gamma.data(), attention_beta.data(), config.epsilon};
-  output_norm = {output_gamma.data(), output_beta.data(), config.epsilon};
+  output_norm = {output_gamma.data(), output_beta.data(),
+                 config.output_epsilon > 0 ? config.output_epsilon : config.epsilon};
   return "";
 }
 
-void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, int64_t sequence, float *y,
-                       const sd_pool *pool) const {
+void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, int64_t sequence, const float *bias,
+                       int64_t bias_batch, float *y, const sd_pool *pool) const {
   if (batch_size <= 0 || sequence <= 0) return;
+  if (position_bias && (!bias || (bias_batch != 1 && bias_batch != batch_size)))
+    throw std::invalid_argument("the layer needs a position bias for 1 or " + std::to_string(batch_size) + " sequences");
   const Batch batch(mask, batch_size, sequence, output_tokens);
   if (batch.longest > kMostInputs)
     throw std::length_error("a sequence of " + std::to_string(batch.longest) + " tokens: at most " +
@@ -86,7 +97,8 @@ void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, 
                   Buffer::size<float>(int8_scales) + Buffer::size<float>(x_rows) +
                   Buffer::size<float>(residual_rows) + Buffer::size<float>(y_rows) +
                   schedule_bytes(*this, batch, pool));
-  LayerCall call{*this, batch, int8, x, x, y, nullptr, qkv_stride(*this), nullptr, nullptr};
+  LayerCall call{*this, batch, int8, x, x, y, nullptr, qkv_stride(*this), nullptr, nullptr,
+                 position_bias ? bias : nullptr, bias_batch};
   call.qkv = buffer->take<uint8_t>(qkv_bytes);
   call.qkv8 = buffer->take<uint8_t>(int8_bytes);
   call.qkv8_scale = buffer->take<float>(int8_scales);

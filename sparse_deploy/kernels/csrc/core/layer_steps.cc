@@ -2,7 +2,6 @@
 #include "layer_steps.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
 
@@ -106,7 +105,9 @@ void attend(const LayerCall &call, int64_t b, int64_t h, int64_t row, int64_t st
   const int64_t keys = batch.first[static_cast<size_t>(b) + 1] - begin;
   const int64_t hidden = layer.hidden, heads = layer.heads, head = layer.head_size(), stride = context_stride(layer);
   const float *penalty = &batch.penalty[static_cast<size_t>(b * batch.padded)];
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head));
+  const float scale = layer.attention_scale;
+  const float *bias = nullptr;
+  if (call.bias) bias = call.bias + ((call.bias_batch > 1 ? b : 0) * heads + h) * batch.sequence * batch.sequence;
   const size_t reduced = layer.set->reduced_size;
   void *out = t.context + static_cast<size_t>((row - t.first) * stride + h * head) * reduced;
   if (call.int8_attention) {
@@ -114,13 +115,13 @@ void attend(const LayerCall &call, int64_t b, int64_t h, int64_t row, int64_t st
     const float *scales = call.qkv8_scale + begin * 3 * heads + h;
     layer.set->attention_int8({x, x + hidden, x + 2 * hidden, 3 * hidden, scales, scales + heads, scales + 2 * heads,
                                3 * heads, keys, penalty, row - asked, stop - asked, head, scale, out, stride,
-                               t.scratch});
+                               t.scratch, bias, batch.sequence});
     return;
   }
   const uint8_t *x = call.qkv + static_cast<size_t>(begin * call.qkv_stride + h * head) * reduced;
   const size_t to_next = static_cast<size_t>(hidden) * reduced;
   layer.set->attention({x, x + to_next, x + 2 * to_next, call.qkv_stride, keys, penalty, row - asked, stop - asked,
-                        head, scale, out, stride, t.scratch});
+                        head, scale, out, stride, t.scratch, bias, batch.sequence});
 }
 
 void attention(const LayerCall &call, const Share &share, const Tensors &t) {

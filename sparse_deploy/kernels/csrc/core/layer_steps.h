@@ -24,6 +24,8 @@ struct LayerCall {
   int64_t qkv_stride;
   uint8_t *qkv8;      // INT8 attention: u8, s8, s8 [tokens, 3 hidden], and
   float *qkv8_scale;  // [tokens, 3 heads]
+  const float *bias;  // [bias_batch, heads, sequence, sequence], or null
+  int64_t bias_batch;
 };
 
 // What is made between the steps. Row 0 of each tensor is token `first`, from attention on row `first` of the output.

@@ -64,6 +64,8 @@ struct Attention {
   void *out;                   // reduced type: row of query_begin
   int64_t out_stride;
   void *scratch;               // attention_scratch(keys, head_size) bytes, 64-byte aligned
+  const float *bias;           // [queries, keys] from query 0 on: added to the scaled products; or null
+  int64_t bias_stride;
 };
 
 // The same with q, k and v in 8 bits, a scale per token and head. head_size is a multiple of 16.
@@ -81,6 +83,8 @@ struct AttentionInt8 {
   void *out;                   // reduced type: row of query_begin
   int64_t out_stride;
   void *scratch;               // attention_int8_scratch(keys, head_size) bytes, 64-byte aligned
+  const float *bias;           // as in Attention
+  int64_t bias_stride;
 };
 
 struct LayerNorm {

@@ -19,7 +19,7 @@ extern "C" {
 #define SD_EXPORT
 #endif
 
-#define SD_ABI_VERSION 2
+#define SD_ABI_VERSION 3
 
 typedef struct sd_error {
   char message[256];
@@ -130,6 +130,9 @@ typedef struct sd_layer_config {
   // 0: all. Unpadded: the rows of tokens stand one behind the other at the start of the array. Not both for y.
   int64_t output_tokens;
   int32_t unpadded_input, unpadded_output;
+  int32_t position_bias;            // 1: the layer runs with a bias
+  float attention_scale;            // of q kT; 0: 1 / sqrt(head size)
+  float output_epsilon;             // of the output LayerNorm; 0: epsilon
   sd_quantization quantization[4];  // inputs of q/k/v, attention output, intermediate, output
   const char *isa;                  // as in sd_weight_create
 } sd_layer_config;
@@ -138,8 +141,10 @@ SD_EXPORT sd_layer *sd_layer_create(const sd_layer_config *config, sd_error *err
 SD_EXPORT void sd_layer_destroy(sd_layer *layer);
 SD_EXPORT const sd_weight *sd_layer_weight(const sd_layer *layer, int linear);
 // x [batch, sequence, hidden] -> y, float32; mask int64 [batch, sequence], 0 = padding. x and y may be the same.
+// bias [bias_batch, heads, sequence, sequence] is added to the scaled products of queries and keys; bias_batch is 1 or
+// batch. Null and 0 where the layer has none.
 SD_EXPORT int sd_layer_run(const sd_layer *layer, const float *x, const int64_t *mask, int64_t batch, int64_t sequence,
-                           float *y, const sd_pool *pool, sd_error *error);
+                           const float *bias, int64_t bias_batch, float *y, const sd_pool *pool, sd_error *error);
 
 // Seconds per phase since the last call, summed over threads, when SPARSE_DEPLOY_PROFILE=1: writes lines of
 // "name seconds\n" into text and returns the length it needs. For benchmarks/encoder.py --profile.

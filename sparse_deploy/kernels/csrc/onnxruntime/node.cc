@@ -125,7 +125,8 @@ int64_t NodeInfo::whole_number(const char *attribute, const int64_t *missing) co
   return *missing;
 }
 
-float NodeInfo::number(const char *attribute) const {
+float NodeInfo::number(const char *attribute, const float *missing) const {
+  if (missing && !present(attribute)) return *missing;
   float value = 0;
   Status *status = api_.KernelInfoGetAttribute_float()(info_, attribute, &value);
   if (!status) return value;

@@ -43,7 +43,7 @@ class NodeInfo final : public operators::Node {
 
   std::string text(const char *attribute, const char *missing) const override;
   int64_t whole_number(const char *attribute, const int64_t *missing) const override;
-  float number(const char *attribute) const override;
+  float number(const char *attribute, const float *missing) const override;
 
   [[noreturn]] void fail(const std::string &problem) const override;
 

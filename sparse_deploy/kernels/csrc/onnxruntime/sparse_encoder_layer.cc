@@ -13,7 +13,9 @@ namespace ort {
 SparseEncoderLayer::SparseEncoderLayer(const NodeInfo &node) {
   const sd_layer_config config = operators::read_layer(node);
   hidden_ = config.hidden;
+  heads_ = config.heads;
   output_tokens_ = config.output_tokens;
+  position_bias_ = config.position_bias != 0;
   sd_error error{};
   layer_.reset(sd_layer_create(&config, &error));
   if (!layer_) node.fail(error.message);
@@ -31,15 +33,27 @@ void SparseEncoderLayer::run(RunContext &context) const {
   }
   void *const y = context.output({batch, output_tokens_ ? std::min(output_tokens_, sequence) : sequence, hidden_});
   if (batch == 0 || sequence == 0) return;
+  const float *bias = nullptr;
+  int64_t bias_batch = 0;
+  if (position_bias_) {
+    const Tensor found = context.input(operators::kPositionBiasInput);
+    bias_batch = operators::bias_sequences(found.dims, batch, heads_, sequence);
+    if (!bias_batch) {
+      context.fail("the position bias has shape " + shape_text(found.dims) + ", expected " +
+                   shape_text({batch, heads_, sequence, sequence}));
+    }
+    bias = static_cast<const float *>(found.data);
+  }
   sd_error error{};
   if (sd_layer_run(layer_.get(), static_cast<const float *>(x.data), static_cast<const int64_t *>(mask.data), batch,
-                   sequence, static_cast<float *>(y), context.pool.get(), &error)) {
+                   sequence, bias, bias_batch, static_cast<float *>(y), context.pool.get(), &error)) {
     context.fail(error.message, kFail);
   }
 }
 
 void SparseEncoderLayer::infer(ShapeInference &shapes) {
   std::vector<Dimension> dims = shapes.input(0);
+  if (dims.empty()) return;  // unknown, as it is where the graph says nothing of X
   const int64_t tokens = shapes.whole_number("output_tokens", 0);
   if (tokens && dims.size() == 3) {
     Dimension &sequence = dims[1];

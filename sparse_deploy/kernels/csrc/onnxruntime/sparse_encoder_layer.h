@@ -28,7 +28,8 @@ class SparseEncoderLayer {
       {kUint8, kRequired}, {kFloat, kRequired}, {kFloat, kRequired},  // output
       {kFloat, kRequired}, {kFloat, kRequired},                       // attention LayerNorm: gamma, beta
       {kFloat, kRequired}, {kFloat, kRequired},                       // output LayerNorm
-      {kFloat, kOptional}, {kUint8, kOptional}};                      // x_scale, x_zero_point
+      {kFloat, kOptional}, {kUint8, kOptional},                       // x_scale, x_zero_point
+      {kFloat, kOptional}};                                           // position bias
   static constexpr bool kInPlace = true;
 
   explicit SparseEncoderLayer(const NodeInfo &node);
@@ -36,7 +37,8 @@ class SparseEncoderLayer {
   static void infer(ShapeInference &shapes);
 
  private:
-  int64_t hidden_, output_tokens_;
+  int64_t hidden_, heads_, output_tokens_;
+  bool position_bias_;
   std::unique_ptr<sd_layer, LayerDelete> layer_;
 };
 

@@ -41,11 +41,19 @@ std::string NodeView::text(const char *attribute, const char *missing) const {
   return missing;
 }
 
+float NodeView::number(const char *attribute, const float *) const {
+  const std::string name = attribute;
+  if (name == "attention_scale") return attributes_.attention_scale;
+  if (name == "output_epsilon") return attributes_.output_epsilon;
+  return attributes_.epsilon;
+}
+
 int64_t NodeView::whole_number(const char *attribute, const int64_t *) const {
   const std::string_view name = attribute;
   if (name == "num_heads") return attributes_.num_heads;
   if (name == "operator_version") return attributes_.operator_version;
   if (name == "output_tokens") return attributes_.output_tokens;
+  if (name == "position_bias") return attributes_.position_bias;
   if (name == "unpadded_input") return attributes_.unpadded_input;
   if (name == "unpadded_output") return attributes_.unpadded_output;
   fail("attribute " + std::string(name) + " is unknown");

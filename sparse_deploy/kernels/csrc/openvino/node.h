@@ -17,6 +17,8 @@ struct Attributes {
   float epsilon = 0;
   std::string activation;
   int64_t operator_version = 1, output_tokens = 0, unpadded_input = 0, unpadded_output = 0;
+  int64_t position_bias = 0;
+  float attention_scale = 0, output_epsilon = 0;
 };
 
 class NodeView final : public operators::Node {
@@ -32,7 +34,7 @@ class NodeView final : public operators::Node {
 
   std::string text(const char *, const char *missing) const override;
   int64_t whole_number(const char *attribute, const int64_t *) const override;
-  float number(const char *) const override { return attributes_.epsilon; }
+  float number(const char *attribute, const float *) const override;
 
   [[noreturn]] void fail(const std::string &problem) const override;
 

@@ -12,7 +12,7 @@
 namespace sparse_deploy {
 namespace {
 
-constexpr size_t kInputs = 24, kInputsStatic = 26;
+constexpr size_t kInputs = 24, kInputsStatic = 26, kInputsBias = 27;
 
 struct Delete {
   void operator()(sd_layer *layer) const { sd_layer_destroy(layer); }
@@ -31,7 +31,9 @@ class LayerKernel final : public Kernel {
   explicit LayerKernel(const NodeView &node) {
     const sd_layer_config config = operators::read_layer(node);
     hidden_ = config.hidden;
+    heads_ = config.heads;
     output_tokens_ = config.output_tokens;
+    position_bias_ = config.position_bias != 0;
     sd_error error{};
     layer_.reset(sd_layer_create(&config, &error));
     if (!layer_) node.fail(error.message);
@@ -50,12 +52,22 @@ class LayerKernel final : public Kernel {
     const ov::Shape output_shape{shape[0], static_cast<size_t>(tokens), shape[2]};
     if (output.get_shape() != output_shape) output.set_shape(output_shape);
     if (batch == 0 || sequence == 0) return;
+    const float *bias = nullptr;
+    int64_t bias_batch = 0;
+    if (position_bias_) {
+      const ov::Shape found = inputs[operators::kPositionBiasInput].get_shape();
+      bias_batch = operators::bias_sequences({found.begin(), found.end()}, batch, heads_, sequence);
+      if (!bias_batch) {
+        fail(node, "the position bias", found, operators::shape_text({batch, heads_, sequence, sequence}));
+      }
+      bias = inputs[operators::kPositionBiasInput].data<const float>();
+    }
     std::vector<int64_t> widened;
     const int64_t *const mask = read_mask(inputs[1], widened);
     const sd_pool pool = stream_pool();
     sd_error error{};
-    if (sd_layer_run(layer_.get(), inputs[0].data<const float>(), mask, batch, sequence, output.data<float>(), &pool,
-                     &error)) {
+    if (sd_layer_run(layer_.get(), inputs[0].data<const float>(), mask, batch, sequence, bias, bias_batch,
+                     output.data<float>(), &pool, &error)) {
       node.fail(error.message);
     }
   }
@@ -66,7 +78,8 @@ class LayerKernel final : public Kernel {
     node.fail(name + " has shape " + operators::shape_text({found.begin(), found.end()}) + ", expected " + expected);
   }
 
-  int64_t hidden_, output_tokens_;
+  int64_t hidden_, heads_, output_tokens_;
+  bool position_bias_;
   std::unique_ptr<sd_layer, Delete> layer_;
 };
 
@@ -80,13 +93,16 @@ bool SparseEncoderLayer::visit_attributes(ov::AttributeVisitor &visitor) {
   visitor.on_attribute("output_tokens", attributes_.output_tokens);
   visitor.on_attribute("unpadded_input", attributes_.unpadded_input);
   visitor.on_attribute("unpadded_output", attributes_.unpadded_output);
+  visitor.on_attribute("position_bias", attributes_.position_bias);
+  visitor.on_attribute("attention_scale", attributes_.attention_scale);
+  visitor.on_attribute("output_epsilon", attributes_.output_epsilon);
   return true;
 }
 
 ov::PartialShape SparseEncoderLayer::infer(const NodeView &node) const {
   const size_t inputs = get_input_size();
-  if (inputs != kInputs && inputs != kInputsStatic) {
-    node.fail("it has " + std::to_string(inputs) + " inputs, expected 24 or 26");
+  if (inputs != kInputs && inputs != kInputsStatic && inputs != kInputsBias) {
+    node.fail("it has " + std::to_string(inputs) + " inputs, expected 24, 26 or 27");
   }
   const ov::element::Type mask = get_input_element_type(1);
   if (mask != ov::element::i64 && mask != ov::element::i32 && !mask.is_dynamic()) {

@@ -119,6 +119,10 @@ sd_layer_config read_layer(const Node &node) {
   config.output_tokens = whole_number(node, "output_tokens", 0, 0, INT64_MAX);
   config.unpadded_input = static_cast<int32_t>(whole_number(node, "unpadded_input", 0, 0, 1));
   config.unpadded_output = static_cast<int32_t>(whole_number(node, "unpadded_output", 0, 0, 1));
+  config.position_bias = static_cast<int32_t>(whole_number(node, "position_bias", 0, 0, 1));
+  constexpr float kDefault = 0;
+  config.attention_scale = node.number("attention_scale", &kDefault);
+  config.output_epsilon = node.number("output_epsilon", &kDefault);
   config.heads = node.whole_number("num_heads");
   config.epsilon = node.number("epsilon");
   config.activation = activation(node, {"gelu", "gelu_tanh", "relu"}, nullptr);
@@ -149,6 +153,10 @@ sd_layer_config read_layer(const Node &node) {
                                  &config.output_beta};
   for (size_t i = 0; i < 4; ++i) *norms[i] = finite(node, kFirstNorm + i, kNorms[i], config.hidden);
   read_quantization(node, kLayerScales, 4, config.quantization);
+  if (node.has_input(kPositionBiasInput) != (config.position_bias != 0)) {
+    node.fail(config.position_bias ? "position_bias is 1, but the input is missing"
+                                   : "it has a position bias as input, but its attribute position_bias is 0");
+  }
   return config;
 }
 

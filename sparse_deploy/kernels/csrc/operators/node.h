@@ -34,7 +34,7 @@ class Node {
 
   virtual std::string text(const char *attribute, const char *missing) const = 0;  // missing: the default, or null
   virtual int64_t whole_number(const char *attribute, const int64_t *missing = nullptr) const = 0;  // as above
-  virtual float number(const char *attribute) const = 0;
+  virtual float number(const char *attribute, const float *missing = nullptr) const = 0;  // as above
 
   [[noreturn]] virtual void fail(const std::string &problem) const = 0;
 };

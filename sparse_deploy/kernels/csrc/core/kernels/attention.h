@@ -107,6 +107,12 @@ static size_t attention_scratch(int64_t keys, int64_t head_size) {
                              kQueries * padded * (4 + 4) + 256);
 }
 
+// Sixteen of a row's position biases; zeros past the `left` ones that are there.
+SD_INLINE F32 load_bias(const float *bias, int64_t left) {
+  if (left >= 16) return load(bias);
+  return left > 0 ? load_part(bias, static_cast<int>(left)) : F32{};
+}
+
 template <int kQ>
 static void attend(const Attention &a, int64_t query, const int32_t *key_panel, const int32_t *value_panel,
                    int64_t columns, float *scores, int32_t *probabilities) {
@@ -127,7 +133,11 @@ static void attend(const Attention &a, int64_t query, const int32_t *key_panel, 
       const F32 penalty = load(a.penalty + key + j * 16);
 #pragma GCC unroll 6
       for (int t = 0; t < kQ; ++t) {
-        const F32 v = fma(c[t][j], scale, penalty);
+        F32 v = fma(c[t][j], scale, penalty);
+        if (a.bias) {
+          const int64_t at = key + j * 16;
+          v = fma(load_bias(a.bias + (query + t) * a.bias_stride + at, a.keys - at), splat(1.44269504f), v);
+        }
         highest[t] = max(highest[t], v);
         store(scores + t * padded + key + j * 16, v);
       }

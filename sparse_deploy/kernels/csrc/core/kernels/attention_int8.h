@@ -217,7 +217,11 @@ static void attend_int8(const AttentionInt8 &a, int64_t query, const HeadPanels 
       const F32 penalty = load(a.penalty + key + j * 16), key_scale = load(p.key_scale + key + j * 16);
 #pragma GCC unroll 6
       for (int t = 0; t < kQ; ++t) {
-        const F32 v = fma(to_f32(c[t][j]), key_scale * scale[t], penalty);
+        F32 v = fma(to_f32(c[t][j]), key_scale * scale[t], penalty);
+        if (a.bias) {
+          const int64_t at = key + j * 16;
+          v = fma(load_bias(a.bias + (query + t) * a.bias_stride + at, a.keys - at), splat(1.44269504f), v);
+        }
         highest[t] = max(highest[t], v);
         store(p.scores + t * padded + key + j * 16, v);
       }
