@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX2 and FMA, without an 8-bit dot product.
-// flags: -mavx2 -mfma -mf16c
+// flags for x86_64: -mavx2 -mfma -mf16c
 #include "../instruction_set.h"
 
 #include <immintrin.h>

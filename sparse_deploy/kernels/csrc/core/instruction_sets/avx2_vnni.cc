@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX2 with AVX-VNNI.
-// flags: -mavx2 -mfma -mf16c -mavxvnni
+// flags for x86_64: -mavx2 -mfma -mf16c -mavxvnni
 #include "../instruction_set.h"
 
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX-512 with VNNI, VBMI and BF16 (Zen 4 and later, Sapphire Rapids).
-// flags: -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512 -mavx512vbmi -mavx512vbmi2 -mavx512bf16
+// flags for x86_64: -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512 -mavx512vbmi -mavx512vbmi2 -mavx512bf16
 #include "../instruction_set.h"
 
 #include <immintrin.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // AVX-512 with VNNI and VBMI (Ice Lake): all sparse kernels, attention in float.
-// flags: -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512 -mavx512vbmi -mavx512vbmi2
+// flags for x86_64: -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mfma -mf16c -mprefer-vector-width=512 -mavx512vbmi -mavx512vbmi2
 #include "../instruction_set.h"
 
 #include <immintrin.h>

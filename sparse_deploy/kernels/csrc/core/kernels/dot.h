@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Registers of bytes, and sums of products of four u8 by four s8 in each of their 32-bit lanes, in what the instruction
-// set has for them. Included after simd.h.
+// Registers of bytes, and sums of products of four activations by four weights in each of their 32-bit lanes, in what the
+// instruction set has for them. Weights are s8; activations are u8, and s8 on Arm. Included after simd.h.
 
 #ifdef __AVX512F__
 typedef __m512i Bytes;
@@ -18,6 +18,28 @@ SD_INLINE Bytes unpack_low_32(Bytes a, Bytes b) { return _mm512_unpacklo_epi32(a
 SD_INLINE Bytes unpack_high_32(Bytes a, Bytes b) { return _mm512_unpackhi_epi32(a, b); }
 SD_INLINE Bytes unpack_low_64(Bytes a, Bytes b) { return _mm512_unpacklo_epi64(a, b); }
 SD_INLINE Bytes unpack_high_64(Bytes a, Bytes b) { return _mm512_unpackhi_epi64(a, b); }
+#elif defined(__aarch64__)
+typedef uint8x16_t Bytes;
+SD_INLINE Bytes load_bytes(const uint8_t *p) { return vld1q_u8(p); }
+SD_INLINE Bytes splat_four(const uint8_t *p) {
+  uint32_t four;
+  __builtin_memcpy(&four, p, 4);
+  return vreinterpretq_u8_u32(vdupq_n_u32(four));
+}
+SD_INLINE Bytes splat_sixteen(const uint8_t *p) { return vld1q_u8(p); }
+SD_INLINE Bytes shuffle(Bytes x, Bytes positions) { return vqtbl1q_u8(x, positions); }
+SD_INLINE Bytes unpack_low_32(Bytes a, Bytes b) {
+  return vreinterpretq_u8_u32(vzip1q_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)));
+}
+SD_INLINE Bytes unpack_high_32(Bytes a, Bytes b) {
+  return vreinterpretq_u8_u32(vzip2q_u32(vreinterpretq_u32_u8(a), vreinterpretq_u32_u8(b)));
+}
+SD_INLINE Bytes unpack_low_64(Bytes a, Bytes b) {
+  return vreinterpretq_u8_u64(vzip1q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)));
+}
+SD_INLINE Bytes unpack_high_64(Bytes a, Bytes b) {
+  return vreinterpretq_u8_u64(vzip2q_u64(vreinterpretq_u64_u8(a), vreinterpretq_u64_u8(b)));
+}
 #else
 typedef __m256i Bytes;
 SD_INLINE Bytes load_bytes(const uint8_t *p) { return _mm256_load_si256(reinterpret_cast<const __m256i *>(p)); }
@@ -44,6 +66,11 @@ SD_INLINE void add_products(Bytes &sum, Bytes x, Bytes w) { asm("vpdpbusd %2, %1
 SD_INLINE void add_products(Bytes &sum, Bytes x, const Bytes *w) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "m"(*w));
 }
+#elif defined(__aarch64__)
+SD_INLINE void add_products(Bytes &sum, Bytes x, Bytes w) {
+  sum = vreinterpretq_u8_s32(vdotq_s32(vreinterpretq_s32_u8(sum), vreinterpretq_s8_u8(x), vreinterpretq_s8_u8(w)));
+}
+SD_INLINE void add_products(Bytes &sum, Bytes x, const Bytes *w) { add_products(sum, x, *w); }
 #elif defined(SD_AVX_VNNI)
 #ifdef SPARSE_DEPLOY_EVEX  // for tests on a CPU that has the instruction in AVX-512's encoding only
 #define SD_VEX ""

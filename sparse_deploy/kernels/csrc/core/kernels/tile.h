@@ -11,7 +11,7 @@ class Prefetcher {
   SD_INLINE_MEMBER void step() {
     int32_t lines = lines_;
     do {
-      _mm_prefetch(reinterpret_cast<const char *>(at_), _MM_HINT_T1);
+      __builtin_prefetch(at_, 0, 2);
       at_ += advance_;
     } while (--lines > 0);
   }

@@ -78,6 +78,15 @@ SD_INLINE void transpose(I32 (&v)[16]) {
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) *at(8 + j, 0) = a[j];
 }
+#else
+SD_INLINE void transpose(I32 (&v)[16]) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < i; ++j) {
+      const int32_t swapped = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = swapped;
+    }
+}
 #endif
 
 // panel[i][j] = dword i of row j, for 16 rows and `count` dwords.

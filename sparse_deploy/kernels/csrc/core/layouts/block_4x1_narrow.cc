@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of 4(out)x1(in), for byte shuffles inside 16 bytes. 8 or 16 blocks (32 or 64 rows) a group. A step: positions
+// Blocks of 4(out)x1(in), for byte shuffles inside 16 bytes. 4, 8 or 16 blocks (16, 32 or 64 rows) a group. A step: positions
 // inside a window of 16 k (u8), 4 of each block and shared by its rows, then the weights: row 0 of all blocks, row 1, 2
 // and 3; `meta` holds where the step's window starts. The order of the lanes (of 4 positions) makes the way back to
 // neighbouring outputs 8 unpacks.
@@ -35,7 +35,8 @@ struct Narrow {
 
   // 0.34 measured on random zeros of 80 %, K = 768, 8 blocks.
   static double expected_fill(const Survey &survey) {
-    return std::min(1.0, (kBlocks == 8 ? 0.70 : 0.74) * (1 - survey.zeros_4x1) + 0.21);
+    return std::min(1.0, (kBlocks == 16 ? 0.74 : kBlocks == 8 ? 0.70 : 0.68) * (1 - survey.zeros_4x1) +
+                             (kBlocks == 4 ? 0.17 : 0.21));
   }
 
   static const char *pack(const Matrix &m, const Survey &, const PackRules &rules, Streams &streams) {
@@ -71,6 +72,7 @@ struct Narrow {
 
 }  // namespace
 
+const Layout kBlock4x1Narrow4 = Narrow<4>::layout("block_4x1_16x4");
 const Layout kBlock4x1Narrow8 = Narrow<8>::layout("block_4x1_16x8");
 const Layout kBlock4x1Narrow16 = Narrow<16>::layout("block_4x1_16x16");
 

@@ -43,8 +43,8 @@ struct Layout {
   void (*multiply)(const Packed &, int64_t group, const uint8_t *x, QuantizedType, int32_t *sums);
 };
 
-extern const Layout kDense, kDenseSplit, kUnstructured, kUnstructuredNarrow8, kUnstructuredNarrow16,
-    kOneOfTwo, kBlock4x1, kBlock4x1Narrow8, kBlock4x1Narrow16, kBlock1x4;
+extern const Layout kDense, kDenseSplit, kUnstructured, kUnstructuredNarrow4, kUnstructuredNarrow8, kUnstructuredNarrow16,
+    kOneOfTwo, kBlock4x1, kBlock4x1Narrow4, kBlock4x1Narrow8, kBlock4x1Narrow16, kBlock1x4;
 
 // All layouts, ended by null.
 extern const Layout *const kLayouts[];

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zeros anywhere, for byte shuffles inside 16 bytes. 16 rows a group, which share a window or form two parts of 8 rows
+// Zeros anywhere, for byte shuffles inside 16 bytes. 16 rows a group, which share a window or form parts of 8 or 4 rows
 // that have windows of their own. A step has a window of 16 k: where it starts is in `meta`, and `data` holds the positions
 // inside it (u8) and the weights, 4 of each row.
 //
@@ -38,7 +38,7 @@ struct Narrow {
   static double expected_fill(const Survey &survey) {
     if (survey.one_of_two && survey.zeros < 0.6) return 0.51;
     const double kept = 1 - survey.zeros;
-    return std::min(1.0, (kRows == 8 ? 0.70 : 0.74) * kept + 0.21);
+    return std::min(1.0, (kRows == 16 ? 0.74 : kRows == 8 ? 0.70 : 0.68) * kept + (kRows == 4 ? 0.17 : 0.21));
   }
 
   static const char *pack(const Matrix &m, const Survey &, const PackRules &rules, Streams &streams) {
@@ -71,6 +71,7 @@ struct Narrow {
 
 }  // namespace
 
+const Layout kUnstructuredNarrow4 = Narrow<4>::layout("unstructured_16x4");
 const Layout kUnstructuredNarrow8 = Narrow<8>::layout("unstructured_16x8");
 const Layout kUnstructuredNarrow16 = Narrow<16>::layout("unstructured_16x16");
 

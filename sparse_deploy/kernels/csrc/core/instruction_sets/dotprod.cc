@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Arm with the dot product instructions (Armv8.2-A and later: Neoverse N1, Graviton 2, Ampere Altra, Apple M1). They take
+// s8 on both sides, so activations are stored less 128. Costs are ratios of instructions, not measured on hardware: a
+// dense slot costs a sixteenth of an sdot, an unstructured one an ldr and a tbl besides.
+// flags for aarch64: -march=armv8.2-a+dotprod
+#include "../instruction_set.h"
+
+#include <arm_neon.h>
+
+#include "../layouts/block_1x4.h"
+#include "sparse_deploy_kernels.h"
+#define SD_SIGNED_ACTIVATIONS
+
+namespace sd {
+namespace dotprod {
+#include "../kernels/common.h"
+#include "../kernels/tile.h"
+#include "../kernels/dot.h"
+#include "../kernels/matmul_dense_arm.h"
+#include "../kernels/matmul_narrow.h"
+#include "../kernels/matmul_block_1x4.h"
+
+constexpr LayoutKernel kKernels[] = {
+    {.layout = &kDense, .type = kS8, .cost = 1, .max_tokens = 4, .multiply = multiply_tile<DenseTile, 4>},
+    {.layout = &kUnstructuredNarrow4, .type = kS8, .cost = 2, .max_tokens = 12,
+     .multiply = multiply_tile<UnstructuredNarrowTile, 12>},
+    {.layout = &kBlock4x1Narrow4, .type = kS8, .cost = 1.5, .max_tokens = 4,
+     .multiply = multiply_tile<Block4x1NarrowTile, 4>},
+    {.layout = &kBlock1x4, .type = kS8, .cost = 1.5, .max_tokens = 64, .multiply = multiply_block_1x4,
+     .chunk_columns = 768, .scratch = kPanelDwords, .scratch_per_column = 64},
+};
+
+}  // namespace dotprod
+
+extern const InstructionSet kDotProduct;
+constinit const InstructionSet kDotProduct = dotprod::describe("dotprod", kHasDotProduct, dotprod::kKernels);
+
+}  // namespace sd
