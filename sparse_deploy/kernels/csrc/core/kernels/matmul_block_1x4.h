@@ -42,7 +42,7 @@ static void sum_block_1x4(const uint16_t *runs, const uint8_t *data, const uint8
   for (int r = 0; r < 64; ++r) {
     const int run = runs[r];
     Bytes *sum = reinterpret_cast<Bytes *>(sums + (run & 63) * 64), total[kCount];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < kCount; ++j) total[j] = first ? Bytes{} : sum[j];
     for (int n = run >> 8; n; --n, data += 8, index += 2) {
       const Bytes w0 = splat_four(data), w1 = splat_four(data + 4);
@@ -62,13 +62,13 @@ static void sum_block_1x4(const uint16_t *runs, const uint8_t *data, const uint8
         if (j >= 2) add_sums(total[j - 2], lanes[j - 2]);
       }
 #else
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 0; j < kCount; ++j) add_products(total[j], x0[j], w0);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 0; j < kCount; ++j) add_products(total[j], x1[j], w1);
 #endif
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int j = 0; j < kCount; ++j) sum[j] = total[j];
   }
 }

@@ -68,7 +68,10 @@ struct Block4x1NarrowTile {
       for (int c = 0; c < kRows; c += 16) {
         I32 out[kTokens];
 #pragma GCC unroll 12
-        for (int t = 0; t < kTokens; ++t) __builtin_memcpy(&out[t], sums + t * 4 + c / kLanes, sizeof(I32));
+        for (int t = 0; t < kTokens; ++t)
+#pragma GCC unroll 4
+          for (int i = 0; i < 16 / kLanes; ++i)  // one by one: sums would be kept in memory
+            __builtin_memcpy(reinterpret_cast<char *>(&out[t]) + i * kVector, sums + t * 4 + c / kLanes + i, sizeof(Bytes));
         finish<kTokens>(out, e, g * kRows + c, tile.token);
       }
     }
