@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 
 from sparse_deploy.errors import ArtifactError, QuantizationError
 from sparse_deploy.kernels import abi
-from sparse_deploy.kernels.loader import instruction_set
+from sparse_deploy.kernels.loader import instruction_set, layouts
 from sparse_deploy.kernels.native import Layer, Linear, RunError, ThreadPool, Weight
 from sparse_deploy.sparsity.packing import decode, encode
 
 # What a layout holds, and what each instruction set takes for it.
 PATTERNS = {
     "dense": ("dense", "dense_split"),
-    "unstructured": ("unstructured", "unstructured_16x8", "unstructured_16x16"),
+    "unstructured": ("unstructured", "unstructured_16x4", "unstructured_16x8", "unstructured_16x16"),
     "one_of_two": ("one_of_two", "unstructured_16x8"),
-    "block_4x1": ("block_4x1", "block_4x1_16x8", "block_4x1_16x16"),
+    "block_4x1": ("block_4x1", "block_4x1_16x4", "block_4x1_16x8", "block_4x1_16x16"),
     "block_1x4": ("block_1x4",),
 }
 LAYOUTS = {layout: pattern for pattern, layouts in reversed(PATTERNS.items()) for layout in layouts}
@@ -38,6 +38,10 @@ CHOSEN = {
 SETS = instruction_set().supported
 SET = instruction_set().name
 TOKENS = (1, 2, 5, 6, 7, 12, 13, 16, 17, 48, 63, 64, 65, 80)
+
+
+def test_no_layout_is_left_out():
+    assert sorted(LAYOUTS) == sorted(layouts())
 
 
 def random_matrix(rng, layout, rows, columns, kept=0.3):

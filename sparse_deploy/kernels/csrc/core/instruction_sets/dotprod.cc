@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Arm with the dot product instructions (Armv8.2-A and later: Neoverse N1, Graviton 2, Ampere Altra, Apple M1). They take
 // s8 on both sides, so activations are stored less 128. Not measured on hardware: costs follow from the instructions of the
-// inner loops, for a core that starts four a cycle and has two vector pipes, as Neoverse N1. Per 16 products dense takes
-// 1 sdot and 0.4 other instructions, unstructured 1 sdot, 1 tbl and 2.7 others, 4x1 1 sdot, 0.25 tbl and 0.8 others.
+// inner loops, for a core that starts four a cycle and has two vector pipes, as Neoverse N1. An sdot
+// makes 16 products; for each, dense has 0.4 other instructions, unstructured 1 tbl and 2.9 others, 4x1 0.25 tbl and 1.4
+// others, 1x4 1.2 others (GCC 12).
 // flags for aarch64: -march=armv8.2-a+dotprod
 #include "../instruction_set.h"
 
@@ -23,11 +24,11 @@ namespace dotprod {
 
 constexpr LayoutKernel kKernels[] = {
     {.layout = &kDense, .type = kS8, .cost = 1, .max_tokens = 4, .multiply = multiply_tile<DenseTile, 4>},
-    {.layout = &kUnstructuredNarrow4, .type = kS8, .cost = 2.3, .max_tokens = 12,
+    {.layout = &kUnstructuredNarrow4, .type = kS8, .cost = 2.45, .max_tokens = 12,
      .multiply = multiply_tile<UnstructuredNarrowTile, 12>},
-    {.layout = &kBlock4x1Narrow4, .type = kS8, .cost = 1.25, .max_tokens = 4,
+    {.layout = &kBlock4x1Narrow4, .type = kS8, .cost = 1.35, .max_tokens = 4,
      .multiply = multiply_tile<Block4x1NarrowTile, 4>},
-    {.layout = &kBlock1x4, .type = kS8, .cost = 1.2, .max_tokens = 64, .multiply = multiply_block_1x4,
+    {.layout = &kBlock1x4, .type = kS8, .cost = 1.1, .max_tokens = 64, .multiply = multiply_block_1x4,
      .chunk_columns = 768, .scratch = kPanelDwords, .scratch_per_column = 64},
 };
 
