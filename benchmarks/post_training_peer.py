@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same pruning by llm-compressor (SparseGPT or Wanda), in its own environment: ``docs/pruning.md`` says how to run it.
+"""The same pruning by llm-compressor (SparseGPT or Wanda), in an environment of its own.
 
-python post_training_peer.py MODEL TEXTS.txt OUTPUT --pattern 1:2 --method sparsegpt
+python -m venv peer; peer/bin/pip install llmcompressor==0.14.0.1
+peer/bin/python -P benchmarks/post_training_peer.py MODEL TEXTS.txt OUTPUT --pattern 1:2 --method sparsegpt
 """
 
 import argparse

@@ -30,6 +30,14 @@ def bench_command(
             "checkpoint may be compared, and fewer rows (--validation-samples) when they are its first ones."
         ),
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Another model, such as the dense one before pruning: a checkpoint (folder, hub id, "
+            "package:NAME/PATH) or deployment. It answers the same rows in PyTorch FP32; relative goals, agreement and "
+            "logit differences refer to it. Its tokenizer must be the deployment's."
+        ),
+    ] = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(help="Write the answers of every cell, and what they are answers to, into this JSON file."),
@@ -107,6 +115,7 @@ def bench_command(
             data_dir=data_dir,
             against=against,
             new_baseline=save_baseline,
+            baseline_model=baseline,
             explicit=bool(runtime or precision),
             timing=latency,
             default_goal=gate,
@@ -177,8 +186,11 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
 
 
 def _comparison(report: "BenchReport") -> list[str]:
-    """What ``--against`` compared with, and how far each cell moved from its own stored answers."""
+    """What ``--against`` or ``--baseline`` compared with, and how far each cell moved from its own stored answers."""
     facts = report.settings
+    if facts.get("baseline_model"):
+        metrics = ", ".join(f"{name} {value:.4f}" for name, value in facts["baseline_model_metrics"].items())
+        return [f"compared with {facts['baseline_model_cell']} ({metrics}): {facts['baseline_model']}"]
     if not facts.get("against"):
         return []
     lines = [

@@ -93,7 +93,9 @@ def allowed_drop(gate: GateResult) -> float | None:
 
 
 def compared_with(report: BenchReport) -> str:
-    """The cell that drops refer to: the run's own, or a stored one."""
+    """The cell that drops refer to: the run's own, a stored one, or another model's."""
+    if model := report.settings.get("baseline_model_cell"):
+        return str(model)
     stored = report.settings.get("against_cell")
     return f"the stored {stored}" if stored else report.baseline
 

@@ -16,6 +16,7 @@ from sparse_deploy.config.schema import Goal, Recipe
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
 from sparse_deploy.data.resolve import task_of
 from sparse_deploy.data.tasks import Task
+from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import ValidationSplit, load_validation, score_cell, write_predictions
 from sparse_deploy.evaluation.baseline import (
     check_baseline_target,
@@ -37,7 +38,8 @@ from sparse_deploy.machine import describe_machine
 from sparse_deploy.report.report import write_report
 from sparse_deploy.results import BenchReport, Cell, GateResult, Identity, TokenLengths
 from sparse_deploy.stages.against import Against, load_against
-from sparse_deploy.stages.candidates import Candidate, check_lengths, find_candidates
+from sparse_deploy.stages.baseline_model import baseline_cell_id, open_baseline_model
+from sparse_deploy.stages.candidates import BASELINE, Candidate, check_lengths, find_candidates
 from sparse_deploy.stages.timing import SEED, time_cells, timed_cells
 
 Progress = Callable[[str, float], None]
@@ -45,6 +47,7 @@ Progress = Callable[[str, float], None]
 DEFAULT_GOAL: dict[str, Any] = {"type": "percent-of-baseline", "value": 99.0}
 # Accuracy is the first part of a run, timing the rest; only for the progress display.
 _ACCURACY_SHARE = 0.5
+BASELINE_MODEL = "baseline-model"  # name of its process
 
 
 def bench_deployment(
@@ -55,6 +58,7 @@ def bench_deployment(
     data_dir: Path | None = None,
     against: Path | None = None,
     new_baseline: Path | None = None,
+    baseline_model: str | None = None,
     explicit: bool = False,
     timing: bool = True,
     default_goal: bool = False,
@@ -69,6 +73,8 @@ def bench_deployment(
         data_dir: folder with the task's text; the hub when omitted.
         against: a stored baseline or an earlier ``report.json``; relative goals refer to its baseline cell.
         new_baseline: file that gets the answers of this run.
+        baseline_model: a checkpoint or deployment, such as the dense model, that answers the same rows in PyTorch FP32;
+            relative goals, agreements and logit differences refer to it. Not with ``against``.
         explicit: the user named the cells, so one that can't run is an error instead of left out.
         timing: also measure latency and throughput.
         default_goal: judge a recipe without goals by 99 % of the baseline's primary metric.
@@ -90,6 +96,9 @@ def bench_deployment(
     if assumed:
         recipe = recipe.model_copy(update={"goals": (Goal(metric=task.primary_metric, **assumed),)})
     check_lengths(deployment, recipe)
+    if against and baseline_model:
+        raise ConfigError("--against and --baseline are both what goals on a drop refer to; give one of them")
+    dense_folder = open_baseline_model(baseline_model, task, deployment) if baseline_model else None
     if new_baseline:
         check_baseline_target(new_baseline)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)
@@ -108,9 +117,10 @@ def bench_deployment(
         Workers(threads, Path(scratch)) as workers,
     ):
         run = _Run(deployment, recipe, task, splits, workers, Path(scratch), progress)
-        scored = run.score(candidates, recount, earlier)
+        dense = run.score_baseline(dense_folder, baseline_cell_id(str(baseline_model))) if dense_folder else None
+        scored = run.score(candidates, recount, earlier, dense)
         # Before the timing: a goal that can't be judged must not cost the user the rest of the run.
-        baseline = earlier.baseline if earlier else scored[0]
+        baseline = earlier.baseline if earlier else dense or scored[0]
         gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
         judged = judge_goals(recipe.goals, scored, baseline, recipe.gate, task.known_metrics)
         gates += _without_drift(judged) if new_baseline and not earlier else judged
@@ -139,6 +149,7 @@ def bench_deployment(
             "default_goal": assumed,
             "against": str(against) if against else None,
             **(earlier.facts if earlier else {}),
+            **(_baseline_facts(baseline_model, dense) if baseline_model and dense else {}),
         },
         lengths=_token_lengths(splits[0].encoded.lengths),
         identity=identity,
@@ -150,6 +161,11 @@ def bench_deployment(
     if new_baseline:
         save_baseline(make_baseline(recipe.name, identity, scored, cells[0].id, machine, task), new_baseline)
     return report
+
+
+def _baseline_facts(name: str, dense: Contestant) -> dict[str, Any]:
+    """What a report's settings say of the model of ``--baseline``."""
+    return {"baseline_model": name, "baseline_model_cell": dense.cell.id, "baseline_model_metrics": dense.cell.metrics}
 
 
 def _without_drift(gates: Sequence[GateResult]) -> list[GateResult]:
@@ -186,15 +202,44 @@ class _Run:
     scratch: Path
     progress: Progress
 
-    def score(self, candidates: Sequence[Candidate], recount: Recount, earlier: Against | None) -> list[Contestant]:
+    def score_baseline(self, folder: Path, cell_id: str) -> Contestant:
+        """Answers of another model's checkpoint in PyTorch FP32, in a process that then ends its part of the run."""
+        worker = self.workers.start(BASELINE_MODEL)
+        opened = worker.call(
+            "open",
+            runtime=BASELINE[0],
+            precision=BASELINE[1],
+            folder=str(folder.resolve()),
+            threads=self.workers.threads,
+            requests=str(self._timed_requests()),
+        )
+        batch_size = self.recipe.bench.throughput_batch_size
+        score = score_cell(worker, self.task, self.splits, self.scratch, batch_size=batch_size, data=self.recipe.data)
+        cell = Cell(
+            id=cell_id,
+            runtime=BASELINE[0],
+            precision=BASELINE[1],
+            file=WEIGHTS_FILE,
+            version=opened["version"],
+            metrics=score.metrics,
+            file_bytes=_model_bytes(folder / WEIGHTS_FILE),
+        )
+        return Contestant(cell, score.rows)
+
+    def score(
+        self,
+        candidates: Sequence[Candidate],
+        recount: Recount,
+        earlier: Against | None,
+        dense: Contestant | None = None,
+    ) -> list[Contestant]:
         """Open every cell in its process and score it, the baseline first."""
-        requests = self.scratch / "requests-timed.npz"
-        self.splits[0].requests.save(requests)
+        requests = self._timed_requests()
         scored: list[Contestant] = []
         for number, candidate in enumerate(candidates):
             self.progress(f"accuracy {candidate.id}", _ACCURACY_SHARE * number / len(candidates))
             one = self._score(candidate, requests, recount)
-            before = scored[0] if scored else one
+            before = dense or (scored[0] if scored else one)
             figures = {
                 "agreement": agreement(before.rows, one.rows),
                 "logit_difference": logit_difference(before.rows, one.rows),
@@ -202,6 +247,12 @@ class _Run:
             }
             scored.append(Contestant(one.cell.model_copy(update=figures), one.rows))
         return scored
+
+    def _timed_requests(self) -> Path:
+        path = self.scratch / "requests-timed.npz"
+        if not path.is_file():
+            self.splits[0].requests.save(path)
+        return path
 
     def time(self, cells: Sequence[Cell]) -> TimedRun:
         """Time the opened cells."""

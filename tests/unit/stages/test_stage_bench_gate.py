@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_deployment import BENCH_RECIPE, seal_deployment
 
 from sparse_deploy.cli.main import run
@@ -186,3 +187,34 @@ def test_the_command_saves_and_compares(command, tmp_path):
     code, error = command("--save-baseline", str(tmp_path))
     assert code == ExitCode.USAGE
     assert "expected a file in a folder that exists, found a folder" in error
+
+
+def test_drops_refer_to_another_model_that_answers_the_same_rows(saved, tiny_deployment, tmp_path):
+    """The deployment against its own checkpoint is what it was; against a model that always errs nothing drops."""
+    same = bench(tiny_deployment, tmp_path / "same", DECIDED, baseline_model=str(tiny_deployment))
+    assert verdicts(same) == {"onnxruntime-fp32": "pass", "onnxruntime-int8": "pass"}
+    assert same.settings["baseline_model_metrics"]["accuracy"] == saved[1].cells[0].metrics["accuracy"]
+    assert 0 < same.cells[0].logit_difference < 1e-4
+    other = tmp_path / "other"
+    shutil.copytree(tiny_deployment, other)
+    (other / "manifest.json").unlink()
+    weights = load_file(other / "model.safetensors")
+    weights["classifier.weight"] *= -1
+    weights["classifier.bias"] *= -1
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    report = bench(tiny_deployment, tmp_path / "report", DECIDED, baseline_model=str(other))
+    accuracy, theirs = report.cells[0].metrics["accuracy"], report.settings["baseline_model_metrics"]["accuracy"]
+    assert theirs == pytest.approx(1 - accuracy)
+    assert report.cells[0].agreement == 0.0
+    (tested, _) = [gate for gate in report.gates if gate.evidence]
+    assert tested.baseline == theirs
+    assert "pytorch-fp32 of other" in tested.explanation
+
+
+def test_a_baseline_that_can_not_be_compared_is_refused(tiny_deployment, tiny_encoder, saved, tmp_path):
+    with pytest.raises(ConfigError, match="give one of them"):
+        bench(tiny_deployment, tmp_path, DECIDED, baseline_model=str(tiny_deployment), against=saved[0])
+    with pytest.raises(ConfigError, match="expected a model fine-tuned on demo"):
+        bench(tiny_deployment, tmp_path, DECIDED, baseline_model=str(tiny_encoder))
+    with pytest.raises(ConfigError, match="no such folder"):
+        bench(tiny_deployment, tmp_path, DECIDED, baseline_model="./nothing")

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``bench --baseline``: another model, such as the dense one, that answers the same rows in the same run."""
+
+from pathlib import Path
+
+from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest
+from sparse_deploy.checkpoint import resolve_checkpoint
+from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
+from sparse_deploy.data.tasks import Task
+from sparse_deploy.errors import ConfigError
+from sparse_deploy.stages.source_checkpoint import check_task
+
+CELL = "pytorch-fp32"
+
+
+def open_baseline_model(name_or_path: str, task: Task, deployment: Path) -> Path:
+    """Find a model that goals on a drop are to refer to, and check that it can answer the same questions.
+
+    Args:
+        name_or_path: a checkpoint (folder, hub id, ``package:NAME/PATH``) or a deployment, whose checkpoint counts.
+        task: of the run.
+        deployment: that is measured.
+
+    Returns:
+        The folder of its PyTorch checkpoint.
+
+    Raises:
+        CheckpointError, ArtifactError: damaged or incomplete.
+        ConfigError: not there, of another task, or it reads other tokens.
+    """
+    local = Path(name_or_path).expanduser()
+    if (local / MANIFEST_NAME).is_file():
+        load_manifest(local)
+    folder = resolve_checkpoint(name_or_path).folder
+    check_task(folder, task)
+    theirs, ours = (tokenizer_sha256(load_tokenizer(path)) for path in (folder, deployment))
+    if theirs != ours:
+        raise ConfigError(
+            f"--baseline {name_or_path}: its tokenizer is {theirs[:12]}, that of the deployment is {ours[:12]}, so the "
+            f"two models read other tokens; name the model that the deployment was made from"
+        )
+    return folder
+
+
+def baseline_cell_id(name_or_path: str) -> str:
+    """Its id in verdicts: what runs, and of which model."""
+    return f"{CELL} of {Path(name_or_path).name}"
