@@ -260,6 +260,8 @@ class QuantizationSection(Section):
             both ends, ``kl`` is Neural Compressor's histogram search (least loss of information).
         percentile: share of the values that ``percentile`` keeps, in percent.
         smoothing: share of a layer's activation outliers that moves into its weights (SmoothQuant's alpha); 0 is off.
+        weight_rounding: of static INT8: ``nearest``, or ``compensated`` on the calibration text (GPTQ), which spreads
+            each rounding error over weights that are still to be rounded; zeros stay zeros.
         seed: which training examples are drawn.
         exclude: module names (substrings) that stay FP32.
         target_cpu: where the INT8 files are right. CPUs without VNNI add two products of u8 and s8 in 16 bits, which
@@ -276,6 +278,7 @@ class QuantizationSection(Section):
     observer: Literal["minmax", "percentile", "kl"] = "minmax"
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     smoothing: float = Field(default=0.8, ge=0.0, le=1.0)
+    weight_rounding: Literal["nearest", "compensated"] = "nearest"
     seed: int = Field(default=42, ge=0, lt=2**32)
     exclude: tuple[str, ...] = ()
     target_cpu: Literal["any", "vnni", "avx2", "auto"] = "any"

@@ -18,6 +18,7 @@ from sparse_deploy.architectures import MODEL_INPUTS
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.quantization.calibration import Batch
+from sparse_deploy.quantization.compensation import compensate_rounding
 from sparse_deploy.quantization.learned_ranges import learned_linears, use_learned_ranges
 from sparse_deploy.quantization.observers import JointObserver, WeightObserver, activation_observer
 from sparse_deploy.quantization.smoothing import (
@@ -107,6 +108,8 @@ class StaticQuantizer:
                 trained = learned_linears(self._exported.graph, self._learned)
                 self._outliers = self._outliers or record_outliers(self._exported, self._batches, trained)
                 smooth_outliers(graph, self._outliers, smoothing)
+            # prepare() works on the graph that it is given; the inputs of the layers are those without observers.
+            plain = _copy(graph) if self._compensates else graph
             prepared = prepare(graph, _config(self._model, self._settings))
             _observe_token_linears_only(prepared)
             joint = _choose_observers(prepared, observers, self._settings)
@@ -114,12 +117,19 @@ class StaticQuantizer:
             if self._learned is not None and not use_learned_ranges(prepared, joint, self._learned):
                 batches = batches[:1]  # the observers of the weights want to see one
             _calibrate(prepared, batches, progress)
+            if self._compensates:
+                compensate_rounding(plain, prepared, self._batches)
             scales = _scales(prepared, joint)
             converted: torch.fx.GraphModule = convert(prepared)
         # The graph is traced in eval mode; the flag alone still says training, and the ONNX exporter warns about it.
         for module in converted.modules():
             module.training = False
         return StaticGraph(converted, scales)
+
+    @property
+    def _compensates(self) -> bool:
+        """Weights of quantization-aware training lie on their grid already."""
+        return self._settings.weight_rounding == "compensated" and self._learned is None
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:

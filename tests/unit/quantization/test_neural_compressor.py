@@ -154,6 +154,18 @@ def test_zeros_of_the_checkpoint_are_zeros_of_the_file(model, int8_model):
     assert masks["model.bert.encoder.layer.1.output.dense.weight"].mean() > 0.6
 
 
+def test_compensated_rounding_keeps_zeros_and_scales_and_moves_other_weights(model, features, int8_model):
+    compensated = folded(quantized(model, features, weight_rounding="compensated"))
+    nearest, found = ({w.name: w for w in read_weights(graph) if w.quantized} for graph in (int8_model, compensated))
+    assert nearest.keys() == found.keys()
+    masks = zero_masks(compensated)
+    for name, weight in nearest.items():
+        np.testing.assert_array_equal(weight.scale, found[name].scale)
+        required = (model.state_dict()[name] == 0).numpy()
+        assert not (required & ~masks[name]).any(), name
+    assert any(not np.array_equal(weight.values, found[name].values) for name, weight in nearest.items())
+
+
 def test_onnxruntime_runs_every_encoder_linear_in_int8(int8_file, tmp_path, model, padded_batch):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
