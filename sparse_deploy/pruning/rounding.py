@@ -4,13 +4,14 @@
 import torch
 
 from sparse_deploy.pruning.hessian import factorize
+from sparse_deploy.sparsity.weight_grid import LARGEST_NEIGHBOUR_SUM, WeightGrid
 
 _BLOCK_COLUMNS = 64
 
 
 @torch.no_grad()
 def round_compensated(
-    weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, limits: tuple[int, int], name: str
+    weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, grid: WeightGrid, name: str
 ) -> torch.Tensor:
     """Weights on the grid; each column's rounding error is spread over the columns that are still to be rounded.
 
@@ -21,11 +22,11 @@ def round_compensated(
         weight: float32 ``[out, in]``.
         hessian: of its inputs, ``[in, in]``.
         scale: of each row, float32 ``[out]``; the zero point is 0.
-        limits: smallest and largest integer.
+        grid: the integers that there are; where it says so, neighbours stay within what 16 bits hold.
         name: of the weight, for errors.
 
     Returns:
-        float32 ``[out, in]``, every value an integer of the limits times its row's scale.
+        float32 ``[out, in]``, every value an integer of the grid times its row's scale.
 
     Raises:
         DataError: the layer saw nothing but zeros.
@@ -33,20 +34,30 @@ def round_compensated(
     order = hessian.diagonal().argsort(descending=True)
     factor = factorize(hessian[order][:, order], name).factor
     remaining, zeros = weight[:, order].clone(), weight[:, order] == 0
-    rounded = torch.empty_like(remaining)
+    integers = torch.zeros_like(weight)
     columns = weight.shape[1]
     for first in range(0, columns, _BLOCK_COLUMNS):
         last = min(first + _BLOCK_COLUMNS, columns)
         block, corner = remaining[:, first:last], factor[first:last, first:last]
         errors = torch.zeros_like(block)
         for column in range(last - first):
-            values = block[:, column]
-            nearest = (values / scale).round().clamp(*limits) * scale
+            values, place = block[:, column], int(order[first + column])
+            nearest = _clamped((values / scale).round(), integers, place, grid)
             nearest[zeros[:, first + column]] = 0.0
-            rounded[:, first + column] = nearest
+            integers[:, place] = nearest
+            nearest = nearest * scale
             errors[:, column] = (values - nearest) / corner[column, column]
             block[:, column:].addr_(errors[:, column], corner[column, column:], alpha=-1.0)
         remaining[:, last:].addmm_(errors, factor[first:last, last:], alpha=-1.0)
-    result = torch.empty_like(rounded)
-    result[:, order] = rounded
-    return result
+    return integers * scale[:, None]
+
+
+def _clamped(values: torch.Tensor, integers: torch.Tensor, place: int, grid: WeightGrid) -> torch.Tensor:
+    """Integers of one column within the grid; its neighbour may be rounded already (0 is no limit)."""
+    neighbour = place ^ 1
+    if not grid.neighbours or neighbour >= integers.shape[1]:
+        return values.clamp(grid.low, grid.high)
+    taken = integers[:, neighbour]
+    high = (LARGEST_NEIGHBOUR_SUM - taken.clamp(min=0)).clamp(max=grid.high)
+    low = (-LARGEST_NEIGHBOUR_SUM - taken.clamp(max=0)).clamp(min=grid.low)
+    return torch.minimum(torch.maximum(values, low), high)

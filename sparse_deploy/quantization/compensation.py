@@ -43,9 +43,8 @@ def compensate_rounding(
         for name, node in group.items():
             observer, weight = observers[name], _parameter(prepared, name)
             scale, _ = observer.calculate_qparams()
-            limits = (int(observer.quant_min), int(observer.quant_max))
             hessian = recorder.sums[node].mean()
-            rounded[name] = round_compensated(weight.detach().float(), hessian, scale.float(), limits, name)
+            rounded[name] = round_compensated(weight.detach().float(), hessian, scale.float(), observer.grid, name)
             weight.data.copy_(rounded[name])
     return rounded
 

@@ -3,7 +3,8 @@
 
 from pathlib import Path
 
-from sparse_deploy.artifacts import MANIFEST_NAME, load_manifest
+from sparse_deploy.artifact_target import MANIFEST_NAME
+from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.checkpoint import resolve_checkpoint
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
 from sparse_deploy.data.tasks import Task

@@ -22,7 +22,6 @@ from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
 _TRIALS = 5
 # Of the work of planning, which the measuring takes where trials follow.
 _MEASURING = 0.4
-_HIGHEST_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,8 @@ def _meet(options: Mapping[str, Sequence[Option]], weights: Mapping[str, int], s
         if chosen is None:
             best = speed_up({name: row[-1] for name, row in options.items()}, weights)
             raise ConfigError(
-                f"--speed {wanted:g}: at most {best:.2f} is predicted for {settings.pattern} at {_HIGHEST_SHARE:.0%} "
-                f"zeros on this CPU; ask for less, or choose another pattern"
+                f"--speed {wanted:g}: at most {best:.2f} is predicted for {settings.pattern} on this CPU, with every "
+                f"matrix as sparse as it may get; ask for less, or choose another pattern"
             )
         return chosen
     target = share_of(settings.pattern, settings.target)

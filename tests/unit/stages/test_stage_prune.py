@@ -94,6 +94,25 @@ def test_recovery_brings_the_answers_nearer_to_the_dense_model_and_holds_the_zer
     assert all(np.array_equal(masks[name], plain[name]) for name in plain)
 
 
+def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(trained_checkpoint, texts, tmp_path, capsys):
+    output, options = tmp_path / "out", ("--pattern", "unstructured", "--text", texts)
+    assert prune(trained_checkpoint, output, *options, "--max-drop", 0.2, "--json") == 0
+    summary, manifest = json.loads(capsys.readouterr().out), load_manifest(output)
+    trials = summary["plan"]["trials"]
+    assert len(trials) == 5
+    met = [trial["zeros"] for trial in trials if trial["drop"] <= 0.2]
+    assert manifest.sparsity["model.safetensors"].sparsity_of_prunable >= max(met) - 0.02
+    assert len({round(share, 2) for share in summary["shares"].values()}) > 1
+    assert summary["answers"]["drop"] <= 0.2
+    excluded = manifest.recipe["sparsity"]["exclude"]
+    assert all(name in excluded for name in summary["plan"]["dense"])
+
+
+def test_a_speed_beyond_the_kernels_is_refused_with_what_they_reach(tiny_encoder, texts, tmp_path, capsys):
+    line = refusal(capsys, tiny_encoder, tmp_path / "out", "--pattern", "1:2", "--text", texts, "--speed", 50)
+    assert "--speed 50: at most" in line
+
+
 def test_bad_options_and_text_are_one_line_and_nothing_is_written(tiny_encoder, texts, tmp_path, capsys):
     output = tmp_path / "out"
     few, empty = tmp_path / "few.txt", tmp_path / "empty.txt"
@@ -112,6 +131,7 @@ def test_bad_options_and_text_are_one_line_and_nothing_is_written(tiny_encoder, 
         (("--pattern", "unstructured", "--text", texts), "needs a target"),
         (("--pattern", "unstructured", "--target", 1.5, "--text", texts), "--target: Input should be less than 1"),
         (("--pattern", "3x1", "--target", 0.5, "--text", texts), "can't be tiled with block 3x1"),
+        (("--pattern", "4x1", "--target", 0.5, "--speed", 2, "--text", texts), "expected one of target, speed"),
         (("--pattern", "dense", "--text", texts), "a pattern other than dense"),
         (("--pattern", "1:2", "--text", texts, "--method", "wanda"), "--method"),
         (("--pattern", "1:2", "--text", texts, "--exclude", "layer"), "no matrix is left to prune"),
