@@ -60,6 +60,8 @@ def cells() -> dict[str, Callable[[Options], dict[str, Any]]]:
             found[f"stsb-{_key(pattern)}-{method}"] = lambda o, p=pattern, m=method: sentence_cell(o, p, m)
     for pattern in RECOVERED:
         found[f"stsb-{_key(pattern)}-recovered"] = lambda o, p=pattern: sentence_cell(o, p, recover=True)
+    for pattern in PATTERNS[:3]:
+        found[f"stsb-{_key(pattern)}-int8"] = lambda o, p=pattern: int8_cell(o, p)
     found["stsb-u70-sensitivity"] = lambda o: sentence_cell(o, PATTERNS[2], allocation="sensitivity")
     for task in TASKS:
         found[f"{task}-dense"] = lambda o, t=task: classifier_cell(o, t, None)
@@ -101,8 +103,50 @@ def sentence_cell(
     return {"spearman": sentence_spearman(folder, options.data), **facts}
 
 
-def sentence_spearman(folder: Path, data: Path) -> float:
-    """Spearman (in points) of mean-pooled cosines and the scores of STS-B's validation rows."""
+def int8_cell(options: Options, pattern: tuple[str, float | None]) -> dict[str, Any]:
+    """Spearman of the pruned encoder as ``model_sparse.onnx``: INT8 with the sparse operators."""
+    import torch
+
+    from sparse_deploy.export.exporter import ExportableModel, example_inputs, to_onnx
+    from sparse_deploy.graph.model_file import save_onnx
+    from sparse_deploy.graph.name_weights import NameWeights
+    from sparse_deploy.graph.sparse_model import to_sparse_model
+    from sparse_deploy.graph.sparsity_check import run_passes
+    from sparse_deploy.graph.transpose_weights import TransposeWeights
+    from sparse_deploy.modeling import load_as_saved
+    from sparse_deploy.pruning.answers import mean_embedding
+    from sparse_deploy.runtimes.sparse import sparse_session
+
+    folder, _ = _prune(options, ENCODER, pattern, "second-order", "stsb")
+    model = load_as_saved(folder)
+    model.set_attn_implementation("eager")
+    exportable = ExportableModel(model, ["last_hidden_state"]).eval()
+    graph = to_onnx(exportable, example_inputs(exportable.input_names), ["last_hidden_state"], 20)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    sparse = to_sparse_model(run_passes(graph, NameWeights(weights), TransposeWeights()))
+    path = options.work / f"stsb-{_key(pattern)}-sparse.onnx"
+    save_onnx(sparse.model, path)
+    session = sparse_session(path)
+
+    def answer(batch: Any) -> Any:
+        (states,) = session.run(None, {name: batch[name].numpy() for name in exportable.input_names})
+        return mean_embedding(torch.from_numpy(states), batch["attention_mask"])
+
+    return {
+        "spearman": sentence_spearman(folder, options.data, answer),
+        "layers": len(sparse.layers),
+        "file_bytes": path.stat().st_size,
+    }
+
+
+def sentence_spearman(folder: Path, data: Path, answer: Callable[[Any], Any] | None = None) -> float:
+    """Spearman (in points) of mean-pooled cosines and the scores of STS-B's validation rows.
+
+    Args:
+        folder: the checkpoint, or its tokenizer.
+        data: where the rows lie.
+        answer: from a padded batch to embeddings; PyTorch on the checkpoint when omitted.
+    """
     import torch
     from scipy.stats import spearmanr
 
@@ -119,7 +163,8 @@ def sentence_spearman(folder: Path, data: Path) -> float:
         # token_batches sorts by length, stably; the same order puts the embeddings back.
         lengths = [len(ids) for ids in tokenizer([t[0] for t in texts], truncation=True, max_length=128)["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__)
-        found = torch.cat(answers_of(model, token_batches(texts, tokenizer, 128)))
+        batches = token_batches(texts, tokenizer, 128)
+        found = torch.cat([answer(batch) for batch in batches] if answer else answers_of(model, batches))
         embeddings = torch.empty_like(found)
         embeddings[torch.tensor(order)] = found
         sides.append(embeddings)

@@ -21,7 +21,9 @@ def sentence_table(records: Records) -> str:
     dense = records.get("stsb-dense", {}).get("spearman")
     rows = []
     for key, name in _NAMES.items():
-        found = {how: records.get(f"stsb-{key}-{how}", {}) for how in ("magnitude", "second-order", "recovered")}
+        found = {
+            how: records.get(f"stsb-{key}-{how}", {}) for how in ("magnitude", "second-order", "recovered", "int8")
+        }
         if any(found.values()):
             second = found["second-order"]
             rows.append(
@@ -32,7 +34,7 @@ def sentence_table(records: Records) -> str:
                     _steps(found["recovered"]),
                 ]
             )
-    head = ["zeros", "magnitude", "second order", "and recovery", "second order took", "recovery"]
+    head = ["zeros", "magnitude", "second order", "and recovery", "INT8 sparse file", "second order took", "recovery"]
     cpus = ", ".join(sorted({str(record.get("cpu")) for name, record in records.items() if name.startswith("stsb")}))
     return f"Dense: {dense}. {cpus}, {_threads(records)}.\n\n{_markdown(head, rows)}"
 
