@@ -60,7 +60,11 @@ class SecondOrderPruning:
                     masks[name], errors[name] = found.zeros.numpy(), found.error
                     damping[name] = curvature.damping
             walk.advance(depth)
-        details: dict[str, Any] = {"tokens": walk.tokens, "output_error": errors, "damping": max(damping.values())}
+        details: dict[str, Any] = {
+            "tokens": walk.tokens,
+            "output_error": errors,
+            "damping": max(damping.values(), default=0.0),
+        }
         return Pruned({name: masks[name] for name in plan.shares if name in masks}, details)
 
 

@@ -36,7 +36,7 @@ from sparse_deploy.pruning.method import (
 from sparse_deploy.pruning.second_order import SecondOrderPruning
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
-from sparse_deploy.sparsity.pattern import BoolArray
+from sparse_deploy.sparsity.pattern import BoolArray, holds_pattern
 from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.stages.prune_plan import plan_by_sensitivity, uniform_plan
 from sparse_deploy.training.recovery import recover, split_held_out
@@ -186,9 +186,11 @@ class _Run:
             }
         self.details["zeros_before"] = sum(int(mask.sum()) for mask in before.values())
         self.details["shares"] = {tensor: float(mask.mean()) for tensor, mask in found.items()}
-        zeros = {tensor: mask for tensor, mask in found.items() if tensor not in planned.dense}
-        share = sum(int(mask.sum()) for mask in zeros.values()) / sum(mask.size for mask in zeros.values())
-        return (*exclude, *planned.dense), share
+        # A matrix that the plan leaves out is on record all the same where it holds the pattern already.
+        left_dense = [tensor for tensor in planned.dense if not holds_pattern(found[tensor], settings.pattern)]
+        zeros = [mask for tensor, mask in found.items() if tensor not in left_dense]
+        share = sum(int(mask.sum()) for mask in zeros) / sum(mask.size for mask in zeros)
+        return (*exclude, *left_dense), share
 
     def _batches(self, texts: Sequence[tuple[str, ...]]) -> list[TokenBatch]:
         return token_batches(texts, self._tokenizer, self._length) if texts else []

@@ -139,7 +139,9 @@ class _DropSearch:
             ConfigError: no trial stays within the limit.
         """
         limit = self._settings.max_drop or 0.0
-        low, high = 0.0, zero_share({name: row[-1] for name, row in self._options.items()}, self._weights)
+        low, high = (
+            zero_share({name: row[end] for name, row in self._options.items()}, self._weights) for end in (0, -1)
+        )
         best: Chosen | None = None
         trials: list[dict[str, float]] = []
         for trial in range(_TRIALS):

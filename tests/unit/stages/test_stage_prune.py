@@ -94,9 +94,9 @@ def test_recovery_brings_the_answers_nearer_to_the_dense_model_and_holds_the_zer
     assert all(np.array_equal(masks[name], plain[name]) for name in plain)
 
 
-def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(trained_checkpoint, texts, tmp_path, capsys):
+def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(tiny_encoder, texts, tmp_path, capsys):
     output, options = tmp_path / "out", ("--pattern", "unstructured", "--text", texts)
-    assert prune(trained_checkpoint, output, *options, "--max-drop", 0.2, "--json") == 0
+    assert prune(tiny_encoder, output, *options, "--max-drop", 0.2, "--json") == 0
     summary, manifest = json.loads(capsys.readouterr().out), load_manifest(output)
     trials = summary["plan"]["trials"]
     assert len(trials) == 5
@@ -106,6 +106,11 @@ def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(trained_c
     assert summary["answers"]["drop"] <= 0.2
     excluded = manifest.recipe["sparsity"]["exclude"]
     assert all(name in excluded for name in summary["plan"]["dense"])
+    # Sparse already: less is no option, and what is left out stays on record.
+    again = tmp_path / "again"
+    assert prune(output, again, *options, "--max-drop", 0.3) == 0
+    before, after = (zero_masks(folder, DEFAULT_EXCLUDE) for folder in (output, again))
+    assert all(bool((after[name] >= before[name]).all()) for name in before)
 
 
 def test_a_speed_beyond_the_kernels_is_refused_with_what_they_reach(tiny_encoder, texts, tmp_path, capsys):
