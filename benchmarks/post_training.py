@@ -241,8 +241,9 @@ def _prune(
     allocation: str = "uniform",
     again: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
+    from sparse_deploy.config.data_section import TextSource
     from sparse_deploy.config.pruning import PruneSettings, RecoverySettings
-    from sparse_deploy.stages.prune import TextSource, prune
+    from sparse_deploy.stages.prune import prune
 
     name, target = pattern
     settings = PruneSettings.model_validate(
@@ -256,7 +257,7 @@ def _prune(
         }
     )
     output = options.work / f"{Path(model).name}-{task}-{_key(pattern)}-{method}{'-recovered' * recover}-{allocation}"
-    text = TextSource(str(_text_file(options, task)), TASKS.get(task, ()))
+    text = TextSource(source=str(_text_file(options, task)), columns=TASKS.get(task, ()))
     if again or not (output / "manifest.json").is_file():
         prune(model, settings, output, text=text)
     details = json.loads((output / "manifest.json").read_text())["details"]

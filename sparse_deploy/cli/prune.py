@@ -62,6 +62,7 @@ def prune_command(
     on the text stays what it was (second order). The result is a checkpoint for export, and for finetune, which can
     train on from it with sparsity.mode: lock.
     """
+    from sparse_deploy.config.data_section import TextSource
     from sparse_deploy.config.loader import settings_from_options
     from sparse_deploy.config.pruning import PruneSettings
     from sparse_deploy.config.schema import DEFAULT_EXCLUDE
@@ -83,14 +84,14 @@ def prune_command(
         },
     )
 
-    from sparse_deploy.stages.prune import TextSource, prune
+    from sparse_deploy.stages.prune import prune
 
     with progress_bar(f"prune {pattern}") as progress:
         manifest = prune(
             model,
             settings,
             output,
-            text=TextSource(text, tuple(column or ())) if text else None,
+            text=TextSource(source=text, columns=tuple(column or ())) if text else None,
             revision=revision,
             allow_pickle=allow_pickle,
             progress=progress,
@@ -123,7 +124,7 @@ def _tell(output: Path, manifest: "Manifest") -> None:
     record, details = manifest.sparsity["model.safetensors"], manifest.details
     for line in (details["text"] or {}).get("left_out", ()):
         typer.echo(f"  {line}", err=True)
-    words = f"{record.sparsity_of_prunable:.1%} of the prunable weights are zero ({manifest.recipe['prune']['pattern']}"
+    words = f"{record.sparsity_of_prunable:.1%} of the prunable weights are zero ({details['settings']['pattern']}"
     typer.echo(f"{output}: {words}, {details['method']}, {details['seconds']:.0f} s)", err=True)
     if text := details["text"]:
         tokens = f", {details['tokens']} tokens" if "tokens" in details else ""

@@ -6,19 +6,21 @@ from pathlib import Path
 from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.checkpoint import resolve_checkpoint
+from sparse_deploy.config.schema import Recipe
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
+from sparse_deploy.data.resolve import task_of
 from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.stages.source_checkpoint import check_task
 
 CELL = "pytorch-fp32"
 
 
-def open_baseline_model(name_or_path: str, task: Task, deployment: Path) -> Path:
+def open_baseline_model(name_or_path: str, recipe: Recipe, task: Task, deployment: Path) -> Path:
     """Find a model that goals on a drop are to refer to, and check that it can answer the same questions.
 
     Args:
         name_or_path: a checkpoint (folder, hub id, ``package:NAME/PATH``) or a deployment, whose checkpoint counts.
+        recipe: of the run.
         task: of the run.
         deployment: that is measured.
 
@@ -33,7 +35,12 @@ def open_baseline_model(name_or_path: str, task: Task, deployment: Path) -> Path
     if (local / MANIFEST_NAME).is_file():
         load_manifest(local)
     folder = resolve_checkpoint(name_or_path).folder
-    check_task(folder, task)
+    other = task_of(recipe, folder)
+    if (other.kind, other.model_labels or other.labels) != (task.kind, task.model_labels or task.labels):
+        raise ConfigError(
+            f"--baseline {name_or_path}: expected a model of {task.kind.value} with the labels {_labels(task)}, found "
+            f"{other.kind.value} with {_labels(other)}; name the model that the deployment was made from"
+        )
     theirs, ours = (tokenizer_sha256(load_tokenizer(path)) for path in (folder, deployment))
     if theirs != ours:
         raise ConfigError(
@@ -46,3 +53,7 @@ def open_baseline_model(name_or_path: str, task: Task, deployment: Path) -> Path
 def baseline_cell_id(name_or_path: str) -> str:
     """Its id in verdicts: what runs, and of which model."""
     return f"{CELL} of {Path(name_or_path).name}"
+
+
+def _labels(task: Task) -> str:
+    return ", ".join(task.model_labels or task.labels) or "none"

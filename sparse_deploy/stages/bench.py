@@ -98,7 +98,7 @@ def bench_deployment(
     check_lengths(deployment, recipe)
     if against and baseline_model:
         raise ConfigError("--against and --baseline are both what goals on a drop refer to; give one of them")
-    dense_folder = open_baseline_model(baseline_model, task, deployment) if baseline_model else None
+    dense_folder = open_baseline_model(baseline_model, recipe, task, deployment) if baseline_model else None
     if new_baseline:
         check_baseline_target(new_baseline)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from sparse_deploy.activation_ranges import RANGES_FILE
 from sparse_deploy.artifact_target import check_writable_target
 from sparse_deploy.artifacts import Manifest, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
+from sparse_deploy.config.data_section import TextSource
+from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.pruning import PruneSettings
-from sparse_deploy.config.schema import SparsityMode, SparsitySection
+from sparse_deploy.config.schema import Recipe, SparsityMode, SparsitySection
 from sparse_deploy.data.features import load_tokenizer
+from sparse_deploy.data.tasks import TASKS
 from sparse_deploy.data.unlabelled import Texts, read_texts
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.modeling import load_as_saved
@@ -38,6 +41,7 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray, holds_pattern
 from sparse_deploy.sparsity.statistics import record_masks
+from sparse_deploy.stages.default_recipe import name_of, usual_length
 from sparse_deploy.stages.prune_plan import plan_by_sensitivity, uniform_plan
 from sparse_deploy.training.recovery import recover, split_held_out
 
@@ -51,19 +55,6 @@ _WORK_OF_RECOVERY = 9.0
 # Files of a checkpoint that describe its weights: the pruned ones get new ones.
 _NOT_COPIED = frozenset({"config.json", "manifest.json", "model.safetensors.index.json", RANGES_FILE})
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".md")
-
-
-@dataclass(frozen=True)
-class TextSource:
-    """Where the unlabelled text lies.
-
-    Attributes:
-        source: a file (.txt, .jsonl, .csv, .tsv, .parquet), a folder of ``datasets``, or a hub name.
-        columns: one column, or two for a model that reads pairs; the only text column when empty.
-    """
-
-    source: str
-    columns: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -120,13 +111,13 @@ def prune(
         mode=SparsityMode.LOCK, pattern=settings.pattern, target=share, tolerance=0.0, exclude=exclude
     )
     check_promise(found, promise)
-    recipe = {
-        "name": output.name,
-        "model": {"name_or_path": source.name_or_path, "revision": revision},
-        "sparsity": promise.model_dump(mode="json"),
-        "prune": settings.model_dump(mode="json"),
+    recipe = _recipe(output.name, model, source.name_or_path, revision, promise, usual_length(source.folder))
+    details = {
+        "settings": settings.model_dump(mode="json"),
+        "method": settings.method,
+        "text": _describe(text, text_read),
+        **run.details,
     }
-    details = {"method": settings.method, "text": _describe(text, text_read), **run.details}
     progress("writing", 1.0)
     return _write(model, source, found, exclude, output, recipe, details)
 
@@ -229,12 +220,33 @@ def _read(text: TextSource | None, settings: PruneSettings) -> _Text | None:
             f"file, or use --method magnitude without --recover"
         )
     limit = max(settings.samples, settings.recovery.texts if settings.recovery else 0) + _PROBES
-    read = read_texts(text.source, text.columns, limit=limit, seed=settings.seed, policy="skip")
+    read = read_texts(
+        text.source, text.columns, limit=limit, seed=settings.seed, policy="skip", split=text.split, config=text.config
+    )
     probes = min(_PROBES, -(-len(read.rows) // 5))
     rest = read.rows[:-probes] or read.rows
     if settings.recovery:
         split_held_out(rest)  # refused before the pruning rather than after
     return _Text(read, rest[: settings.samples], rest, read.rows[-probes:])
+
+
+def _recipe(
+    name: str, model: PreTrainedModel, name_or_path: str, revision: str, promise: SparsitySection, max_length: int
+) -> Recipe:
+    """What ``export`` and ``finetune`` go by where the user gives no recipe: as without pruning, the zeros promised."""
+    known = getattr(model.config, "finetuning_task", None)
+    return recipe_from_mapping(
+        {
+            "name": name_of(name),
+            "task": known if known in TASKS else None,
+            "model": {"name_or_path": name_or_path, "revision": revision},
+            "data": {"max_length": max_length},
+            "sparsity": promise.model_dump(mode="json"),
+            "export": {"sparse": {"enabled": True}},
+            "quantization": {"mode": "dynamic"},
+        },
+        "prune",
+    )
 
 
 def _describe(text: TextSource | None, read: _Text | None) -> dict[str, Any] | None:
@@ -255,7 +267,7 @@ def _write(
     required: Mapping[str, BoolArray],
     exclude: tuple[str, ...],
     output: Path,
-    recipe: dict[str, Any],
+    recipe: Recipe,
     details: dict[str, Any],
 ) -> Manifest:
     with staged_folder(output, "checkpoint", [source.folder]) as staging:
@@ -268,9 +280,9 @@ def _write(
             staging,
             Manifest(
                 kind="checkpoint",
-                task=str(getattr(model.config, "finetuning_task", None) or ""),
+                task=recipe.task if isinstance(recipe.task, str) else "",
                 source=source.as_source(),
-                recipe=recipe,
+                recipe=recipe.model_dump(mode="json"),
                 sparsity={"model.safetensors": record},
                 details=details,
             ),

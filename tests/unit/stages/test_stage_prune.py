@@ -17,6 +17,7 @@ from sparse_deploy.cli.main import run
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.data.demo_text import demo_rows
 from sparse_deploy.sparsity.pattern import SparsityPattern, holds_pattern
+from sparse_deploy.stages.default_recipe import recipe_of_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +57,8 @@ def test_the_result_is_a_plain_checkpoint_with_its_zeros_on_record(
     assert summary["sparsity"] == manifest.sparsity["model.safetensors"].sparsity_of_prunable
     for mask in zero_masks(output, DEFAULT_EXCLUDE).values():
         assert holds_pattern(mask, SparsityPattern.parse(pattern))
+    recipe = recipe_of_checkpoint(str(output))  # what export takes where the user gives none
+    assert (str(recipe.sparsity.pattern).removeprefix("block "), recipe.sparsity.mode.value) == (pattern, "lock")
     batch = AutoTokenizer.from_pretrained(output)(["good film", "bad"], padding=True, return_tensors="pt")
     assert bool(torch.isfinite(AutoModel.from_pretrained(output)(**batch).last_hidden_state).all())
     assert AutoModel.from_pretrained(output).config.architectures == ["BertModel"]
