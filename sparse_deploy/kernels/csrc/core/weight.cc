@@ -21,8 +21,13 @@ const LayoutKernel *find_kernel(const InstructionSet &set, const Layout *layout)
   return nullptr;
 }
 
-// The kernel of a layout by name, or its reference product; false where there is no such layout.
+// The kernel of a layout by name, or its reference product; false where there is no such layout. "dense" is the dense
+// layout of the set, whatever that one's full name is.
 bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &kernel) {
+  if (std::strcmp(name, kDense.name) == 0) {
+    kernel = set.kernels[0];
+    return true;
+  }
   for (const Layout *const *at = kLayouts; *at; ++at) {
     if (std::strcmp((*at)->name, name) == 0) {
       const LayoutKernel *found = find_kernel(set, *at);

@@ -75,8 +75,8 @@ typedef struct sd_weight_info {
 } sd_weight_info;
 
 // Pack a weight from its compact form (docs/sparse_operators.md). Damaged input is refused. `layout` forces one of the
-// layouts above where it can represent the matrix; null or "" chooses by the costs of the instruction set. `isa` is one of
-// sd_isa_supported(); null or "" is sd_isa().
+// layouts above where it can represent the matrix, "dense" the dense one of the instruction set; null or "" chooses by the
+// costs of that set. `isa` is one of sd_isa_supported(); null or "" is sd_isa().
 SD_EXPORT sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *layout, const char *isa,
                                       sd_error *error);
 SD_EXPORT void sd_weight_destroy(sd_weight *weight);
