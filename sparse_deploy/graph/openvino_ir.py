@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.graph.operators import DOMAIN, PACKED_INPUTS, SCALE_INPUTS
-from sparse_deploy.kernels.openvino_extension import openvino_library
+from sparse_deploy.kernels.openvino_extension import ready_openvino_library
 from sparse_deploy.sparsity.integers import as_distances, largest_integer
 from sparse_deploy.sparsity.packing import decode, read_header
 from sparse_deploy.sparsity.pattern import BoolArray
@@ -255,7 +255,7 @@ def _read_ir(xml_path: Path) -> ov.Model:
     check_openvino_ir(xml_path)
     core = ov.Core()
     if holds_sparse_operators(xml_path):
-        core.add_extension(str(openvino_library()))
+        core.add_extension(str(ready_openvino_library()))
     try:
         return core.read_model(xml_path)
     except Exception as error:  # pugixml, I/O and graph errors all arrive as RuntimeError or plain Exception

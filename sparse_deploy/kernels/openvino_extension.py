@@ -3,13 +3,14 @@
 
 OpenVINO's extension interface is C++ and the name of its library changes with every release, so an extension fits one
 release only and can't be a part of a wheel. It lies beside ``libsparse_deploy_kernels.so``, which does the work and
-knows no runtime, and is compiled when the package is installed, where OpenVINO is there by then, or at any time by
-``python -m sparse_deploy.kernels.openvino_extension``. That needs a C++ compiler and the ``openvino`` wheel, which
-holds headers, library and TBB.
+knows no runtime, and is compiled when the package is installed, where OpenVINO is there by then, else on first use, or
+at any time by ``python -m sparse_deploy.kernels.openvino_extension``. That needs a C++ compiler and the ``openvino``
+wheel, which holds headers, library and TBB.
 """
 
 import argparse
 import importlib.util
+import logging
 import re
 import shutil
 import subprocess
@@ -31,6 +32,7 @@ _BUILT_FOR = re.compile(rb"sparse_deploy extension for (libopenvino\.so\.[0-9]+)
 _COMPILERS = ("c++", "g++", "clang++")
 _WARNINGS = ("-Wall", "-Wextra")
 _LAST_WORDS = 300
+_LOG = logging.getLogger(__name__)
 
 
 def openvino_library() -> Path:
@@ -51,6 +53,24 @@ def openvino_library() -> Path:
             f"{path}: the extension was built for {found[1].decode()}, installed is {installed}; {CURE}"
         )
     return path
+
+
+def ready_openvino_library() -> Path:
+    """As :func:`openvino_library`; a missing extension, or one for another release, is compiled first (20 s, once).
+
+    Raises:
+        RuntimeUnavailableError: the extension is missing, and OpenVINO, a compiler or the right to write is, too.
+    """
+    try:
+        return openvino_library()
+    except RuntimeUnavailableError:
+        runtime = _runtime_library(openvino_folder())
+        if _compiler() is None:
+            raise
+    _LOG.warning("compiling the sparse operators for %s, once; this takes about 20 seconds", runtime.name)
+    kernels = loader.library_path(loader.KERNELS)
+    build(kernels.with_name(LIBRARY), kernels)
+    return openvino_library()
 
 
 def openvino_folder() -> Path:
@@ -79,7 +99,7 @@ def build(output: Path, kernels: Path, compiler: str | None = None) -> None:
         RuntimeUnavailableError: OpenVINO or a compiler is missing, the compiler fails, or the folder isn't writable.
     """
     openvino = openvino_folder()
-    compiler = compiler or next(filter(None, map(shutil.which, _COMPILERS)), None)
+    compiler = compiler or _compiler()
     if compiler is None:
         raise RuntimeUnavailableError("the OpenVINO extension needs a C++ compiler; install GCC 11 or newer")
     try:
@@ -113,6 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     sys.stdout.write(f"{output}\n")
     return 0
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, _COMPILERS)), None)
 
 
 def _arguments(openvino: Path, kernels: Path) -> list[str]:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.kernels import loader
-from sparse_deploy.kernels.openvino_extension import openvino_library
+from sparse_deploy.kernels.openvino_extension import ready_openvino_library
 from sparse_deploy.runtimes.openvino import OpenVinoRuntime, open_ir
 from sparse_deploy.runtimes.protocol import Hint, Session, require_file
 
@@ -25,11 +25,11 @@ class OpenVinoSparseRuntime:
     hints: ClassVar[tuple[Hint, ...]] = ("latency", "throughput")
 
     def available(self) -> bool:
-        """See :meth:`Runtime.available`; false without an extension that fits the installed OpenVINO, too."""
+        """See :meth:`Runtime.available`; false without an extension that fits the installed OpenVINO and can be had."""
         if not OpenVinoRuntime().available():
             return False
         try:
-            openvino_library()
+            ready_openvino_library()
         except RuntimeUnavailableError:
             return False
         return True
@@ -37,11 +37,11 @@ class OpenVinoSparseRuntime:
     def version(self) -> str:
         """OpenVINO's version and the instruction set of the operators; see :meth:`Runtime.version`."""
         version = OpenVinoRuntime().version()
-        openvino_library()
+        ready_openvino_library()
         return f"{version} {loader.instruction_set().name}"
 
     def open(self, folder: Path, precision: str, threads: int, hint: Hint = "latency") -> Session:
         """See :meth:`Runtime.open`."""
         path = require_file(self.name, folder, self.files, precision)
         OpenVinoRuntime().version()
-        return open_ir(path, threads, hint, openvino_library())
+        return open_ir(path, threads, hint, ready_openvino_library())

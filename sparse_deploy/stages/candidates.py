@@ -75,14 +75,14 @@ def find_candidates(
 
 
 def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
-    if not candidate.runtime.available():
-        return _what_is_missing(candidate.runtime)
     # The setting is about the INT8 of runtimes that have FP32, too; a sparse file is INT8 with or without it.
     wanted = recipe.quantization.mode is not Int8Mode.NONE or "fp32" not in candidate.runtime.files
     if candidate.precision == "int8" and not wanted:
         return _NO_INT8
     if not (deployment / candidate.file).is_file():
         return f"the deployment has no {candidate.file}"
+    if not candidate.runtime.available():
+        return _what_is_missing(candidate.runtime)
     return _saturation(deployment / candidate.file) if candidate.id == "openvino-int8" else ""
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.config.schema import Recipe
 from sparse_deploy.errors import ExportError
-from sparse_deploy.kernels.openvino_extension import openvino_library
+from sparse_deploy.kernels.openvino_extension import ready_openvino_library
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.openvino_sparse import SPARSE_IR_FILE
@@ -56,12 +56,12 @@ def write_sparse_ir(folder: Path) -> None:
     """Write ``openvino_sparse.xml`` and ``.bin`` from ``model_sparse.onnx``.
 
     Raises:
-        RuntimeUnavailableError: OpenVINO's extension is not built; it is what knows the operators.
+        RuntimeUnavailableError: OpenVINO's extension, which holds the operators, can't be had.
         ExportError: OpenVINO doesn't take the model.
     """
     from sparse_deploy.export.openvino import convert_to_ir
 
-    convert_to_ir(folder / SPARSE_FILE, folder / SPARSE_IR_FILE, openvino_library())
+    convert_to_ir(folder / SPARSE_FILE, folder / SPARSE_IR_FILE, ready_openvino_library())
 
 
 def open_for_check(folder: Path) -> tuple[Session, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extension's file: missing, of another release, not an extension; each time one line that says what to run."""
+"""The extension's file: missing, of another release, not an extension: compiled, or one line that says what to run."""
 
 import shutil
 
@@ -8,8 +8,26 @@ from openvino_extension import needs_extension
 
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.kernels import loader, openvino_extension
-from sparse_deploy.kernels.openvino_extension import CURE, LIBRARY, main, openvino_folder, openvino_library
+from sparse_deploy.kernels.openvino_extension import (
+    CURE,
+    LIBRARY,
+    main,
+    openvino_folder,
+    openvino_library,
+    ready_openvino_library,
+)
 from sparse_deploy.runtimes import get_runtime
+
+
+@pytest.fixture
+def built():
+    """The installed extension; asked for before ``libraries`` hides it."""
+    return openvino_library()
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(openvino_extension.shutil, "which", lambda name: None)
 
 
 @pytest.fixture
@@ -29,16 +47,19 @@ def refusal():
     return message
 
 
+@pytest.mark.usefixtures("no_compiler")
 def test_not_built(libraries):
     assert refusal() == f"{libraries / LIBRARY}: the OpenVINO extension is not built; {CURE}"
 
 
+@pytest.mark.usefixtures("no_compiler")
 def test_another_file_under_its_name(libraries):
     (libraries / LIBRARY).write_bytes(b"\x7fELF")
     assert "expected the OpenVINO extension, found another file" in refusal()
 
 
 @needs_extension
+@pytest.mark.usefixtures("no_compiler")
 def test_built_for_another_release(tmp_path, monkeypatch):
     built, installed = openvino_library(), next((openvino_folder() / "libs").glob("libopenvino.so.*")).name
     shutil.copy(loader.library_path(loader.KERNELS), tmp_path)
@@ -55,8 +76,18 @@ def test_without_openvino(libraries, monkeypatch):
     assert "pip install openvino" in refusal()
 
 
-def test_no_compiler(libraries, monkeypatch, capsys):
-    monkeypatch.setattr(openvino_extension.shutil, "which", lambda name: None)
+@needs_extension
+def test_compiled_on_first_use_and_said_so(built, libraries, monkeypatch, caplog):
+    monkeypatch.setattr(openvino_extension, "build", lambda output, kernels: shutil.copy(built, output))
+    assert get_runtime("openvino-sparse").available()
+    assert "compiling the sparse operators for libopenvino.so." in caplog.text
+    caplog.clear()
+    assert ready_openvino_library() == libraries / LIBRARY
+    assert caplog.text == ""
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_no_compiler(libraries, capsys):
     assert main([]) == 1
     assert "needs a C++ compiler" in capsys.readouterr().err
     assert not (libraries / LIBRARY).exists()

