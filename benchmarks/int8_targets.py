@@ -11,6 +11,7 @@ exact mode that multiplies u8 by u8 and that its sessions take by themselves on 
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,40 +29,53 @@ TARGETS = ("vnni", "any", "avx2")
 _ROUNDS, _TOKENS = 40, 128
 
 
-def export(checkpoint: Path, task: str, data_dir: Path | None, mode: str, folder: Path) -> dict[str, Path]:
-    """One deployment per target, each with ONNX and IR."""
+def export(checkpoint: Path, task: str, data_dir: Path | None, folder: Path) -> dict[str, dict[str, Path]]:
+    """A deployment by mode and target; the static ones have ONNX and IR, the dynamic ones are made from their FP32."""
     from sparse_deploy.config.loader import recipe_from_mapping
     from sparse_deploy.export.openvino import convert_to_ir
     from sparse_deploy.graph.model_file import load_onnx, save_onnx
+    from sparse_deploy.graph.weights import read_weights
+    from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
+    from sparse_deploy.sparsity.weight_grid import NEIGHBOUR_SUM_KEY
     from sparse_deploy.stages.export import export_deployment
 
-    found = {}
+    static, dynamic = dict[str, Path](), dict[str, Path]()
     for target in TARGETS:
-        found[target] = folder / f"{mode}-{target}"
+        static[target], dynamic[target] = folder / f"static-{target}", folder / f"dynamic-{target}"
+        if dynamic[target].is_dir():
+            continue
         recipe = recipe_from_mapping(
             {
                 "name": "int8-targets",
                 "task": task,
                 "model": {"name_or_path": str(checkpoint)},
-                "quantization": {"mode": mode, "target_cpu": target},
-                "export": {"openvino": mode == "static", "sparse": {"enabled": False}},
+                "quantization": {"target_cpu": target},
+                "export": {"sparse": {"enabled": False}},
             },
             "int8_targets",
         )
-        export_deployment(str(checkpoint), recipe, found[target], data_dir=data_dir)
-    if mode == "static":
-        short = found[SHORT_ACTIVATIONS] = folder / "static-short"
-        subprocess.run(["cp", "-r", str(found["vnni"]), str(short)], check=True)
-        graph = load_onnx(short / "model_int8.onnx")
-        halve_activations(graph)
-        save_onnx(graph, short / "model_int8.onnx")
-        convert_to_ir(short / "model_int8.onnx", short / "openvino_model_int8.xml")
-    return found
+        export_deployment(str(checkpoint), recipe, static[target], data_dir=data_dir)
+        shutil.copytree(static[target], dynamic[target])
+        graph = quantize_dynamic(dynamic[target] / "model.onnx", recipe.quantization)
+        sums = [weight.largest_neighbour_sum() for weight in read_weights(graph)]
+        graph.metadata_props[NEIGHBOUR_SUM_KEY] = str(max(sums))
+        save_onnx(graph, dynamic[target] / "model_int8.onnx")
+    short = static[SHORT_ACTIVATIONS] = folder / "static-short"
+    if short.is_dir():
+        return {"static": static, "dynamic": dynamic}
+    shutil.copytree(static["vnni"], short)
+    graph = load_onnx(short / "model_int8.onnx")
+    halve_activations(graph)
+    save_onnx(graph, short / "model_int8.onnx")
+    convert_to_ir(short / "model_int8.onnx", short / "openvino_model_int8.xml")
+    return {"static": static, "dynamic": dynamic}
 
 
 def halve_activations(model: Any) -> None:
     """Let u8 activations take the values 0 to 127 instead of 0 to 255, in place."""
     import onnx_ir as ir
+
+    from sparse_deploy.sparsity.weight_grid import NEIGHBOUR_SUM_KEY
 
     for node in model.graph:
         if node.op_type != "QuantizeLinear":
@@ -75,7 +89,7 @@ def halve_activations(model: Any) -> None:
             model.graph.register_initializer(new)
             for user in (node, dequantize):
                 user.replace_input_with(1 if value is scale else 2, new)
-    model.metadata_props.clear()
+    model.metadata_props[NEIGHBOUR_SUM_KEY] = "128"  # safe with these activations
 
 
 def score(folders: Sequence[Path], task_name: str, data_dir: Path | None, runtimes: Sequence[str]) -> list[Any]:
@@ -141,13 +155,12 @@ def report(arguments: argparse.Namespace, folder: Path) -> None:
     )
     print("| mode | target_cpu | runtime | CPU | correct | became right, wrong | mean logit change | ms, 1x128 |")
     print("|---|---|---|---|---|---|---|---|")
-    reference = None
-    for mode in ("static", "dynamic"):
-        folders = export(arguments.checkpoint, arguments.task, arguments.data_dir, mode, folder)
-        if reference is None:
-            first = {"pytorch": folders["vnni"]}
-            reference = np.array(measure(first, arguments, ["pytorch"], hide=False)["pytorch"]["pytorch"]["logits"])
-        correct = reference.argmax(axis=1) == labels
+    modes = export(arguments.checkpoint, arguments.task, arguments.data_dir, folder)
+    baseline = measure({"fp32": modes["static"]["vnni"]}, arguments, ["pytorch"], hide=False)["fp32"]["pytorch"]
+    reference = np.array(baseline["logits"])
+    correct = reference.argmax(axis=1) == labels
+    print(f"| FP32 | | pytorch | this | {int(correct.sum())} | | | {baseline['ms']:.1f} |", flush=True)
+    for mode, folders in modes.items():
         runtimes = ["onnxruntime", "openvino"] if mode == "static" else ["onnxruntime"]
         for hide in (False, True):
             cpu = "VNNI hidden" if hide else "this"
@@ -174,11 +187,15 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?", help="fine-tuned classifier of the task")
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--work", type=Path, help="folder that keeps the deployments, for another run")
     parser.add_argument("--score", type=Path, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--runtimes", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.score:
         print(json.dumps(score(arguments.score, arguments.task, arguments.data_dir, arguments.runtimes)))
+        return
+    if arguments.work:
+        report(arguments, arguments.work)
         return
     with tempfile.TemporaryDirectory(prefix="int8-targets-") as folder:
         report(arguments, Path(folder))

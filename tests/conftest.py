@@ -45,6 +45,15 @@ def without_operators(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
+def reused_traces() -> Iterator[None]:
+    """For files that export one model many times: it is traced once."""
+    from reused_traces import reused_traces
+
+    with reused_traces():
+        yield
+
+
+@pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer BERT encoder (hidden 32), as a plain HF folder."""
     import torch

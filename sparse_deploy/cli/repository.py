@@ -51,6 +51,12 @@ def repository_command(
         cpus=cpus,
     )
     manifest = write_model_repository(deployment, output, options)
+    if manifest.needs_vnni:
+        typer.echo(
+            "sparse-deploy: warning: these INT8 weights saturate on CPUs without VNNI, and the server would answer "
+            "wrongly there; export again with quantization.target_cpu any for such CPUs",
+            err=True,
+        )
     if as_json:
         typer.echo(manifest.model_dump_json(indent=1))
         return

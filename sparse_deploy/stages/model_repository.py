@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from sparse_deploy import __version__
 from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.artifacts import Manifest, load_manifest, staged_folder, write_text_atomically
+from sparse_deploy.config.schema import Int8Mode
 from sparse_deploy.errors import ArtifactError, ConfigError
 from sparse_deploy.file_records import FileRecord, file_sha256, record_files
 from sparse_deploy.stages.server_configs import (
@@ -47,6 +48,7 @@ class RepositoryManifest(BaseModel):
 
     Attributes:
         deployment_manifest_sha256: of the deployment's ``manifest.json``, which names every hash of its files.
+        needs_vnni: whether the server would answer wrongly on CPUs without VNNI (``docs/int8.md``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class RepositoryManifest(BaseModel):
     files: tuple[FileRecord, ...]
     sparse_deploy: str
     created: str
+    needs_vnni: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def write_model_repository(deployment: Path, output: Path, options: RepositoryOp
     name = check_model_name(options.name or _default_name(manifest, kubernetes=kubernetes), kubernetes=kubernetes)
     with staged_folder(output, "model-repository", [deployment]) as staging:
         _WRITERS[options.server](deployment, staging, name, options)
-        return _seal(deployment, staging, manifest, name, options.server)
+        return _seal(deployment, staging, manifest, name, options)
 
 
 def _write_triton(deployment: Path, staging: Path, name: str, options: RepositoryOptions) -> None:
@@ -201,9 +204,24 @@ def _default_name(manifest: Manifest, *, kubernetes: bool) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63].rstrip("-") if kubernetes else name
 
 
-def _seal(deployment: Path, staging: Path, source: Manifest, name: str, server: Server) -> RepositoryManifest:
+def _needs_vnni(source: Manifest, options: RepositoryOptions) -> bool:
+    """Whether the server would compute wrongly without VNNI; ``serve`` (KServe) and the sparse operators don't."""
+    if options.server == "kserve" or options.sparse or options.precision == "fp32":
+        return False
+    quantization = source.recipe.get("quantization", {})
+    if options.server == "ovms" and quantization.get("mode") == Int8Mode.DYNAMIC:  # its products are FP32
+        return False
+    # Deployments from before details.int8_weights were made for what their recipe says, by default VNNI.
+    older = {"saturates_without_vnni": quantization.get("target_cpu") == "vnni"}
+    return bool(source.details.get("int8_weights", older)["saturates_without_vnni"])
+
+
+def _seal(
+    deployment: Path, staging: Path, source: Manifest, name: str, options: RepositoryOptions
+) -> RepositoryManifest:
     manifest = RepositoryManifest(
-        server=server,
+        server=options.server,
+        needs_vnni=_needs_vnni(source, options),
         name=name,
         task=source.task,
         deployment_manifest_sha256=file_sha256(deployment / MANIFEST_NAME),

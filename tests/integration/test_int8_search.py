@@ -20,6 +20,8 @@ from sparse_deploy.stages.export import export_deployment
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import outlier_rescue
 
+pytestmark = pytest.mark.usefixtures("reused_traces")
+
 ENCODER_LINEARS = 12
 
 

@@ -19,6 +19,8 @@ from sparse_deploy.stages.export import export_deployment
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import outlier_rescue
 
+pytestmark = pytest.mark.usefixtures("reused_traces")
+
 MAX_DROP = {"squad": 3.0, "stsb": 0.03}  # three points, each in its metric's own unit
 METRIC = {"squad": "f1", "stsb": "pearson"}
 ROWS = {"squad": 2 * VALIDATION_PARAGRAPHS, "stsb": VALIDATION_PAIRS}

@@ -25,6 +25,7 @@ from sparse_deploy.training.fake_quantization import (
     weight_scale,
 )
 
+pytestmark = pytest.mark.usefixtures("reused_traces")
 INT8 = GRIDS["any"]
 
 

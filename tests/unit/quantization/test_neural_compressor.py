@@ -21,6 +21,8 @@ from sparse_deploy.graph.weights import read_weights, zero_masks
 from sparse_deploy.quantization.calibration import calibration_batches
 from sparse_deploy.quantization.neural_compressor import StaticQuantizer, quantize_static
 
+pytestmark = pytest.mark.usefixtures("reused_traces")
+
 ENCODER_LINEARS = 12  # query, key, value, attention output, intermediate, output: two layers
 
 

@@ -40,6 +40,7 @@ from sparse_deploy.stages import target_cpu
 from sparse_deploy.stages.candidates import find_candidates
 from sparse_deploy.stages.export import export_deployment
 
+pytestmark = pytest.mark.usefixtures("reused_traces")
 MODEL_FILES = (
     "model.onnx", "openvino_model.xml", "model_int8.onnx", "openvino_model_int8.xml", "model_sparse.onnx",
 )  # fmt: skip

@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2
 
 from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.cli.main import run
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.errors import ArtifactError, ConfigError, ExitCode
 from sparse_deploy.file_records import file_sha256
 from sparse_deploy.stages.model_repository import RepositoryManifest, RepositoryOptions, write_model_repository
 from sparse_deploy.stages.server_configs import Tensor, TritonSettings, triton_config
@@ -201,6 +201,24 @@ def test_the_command_prints_what_it_wrote(tiny_deployment, tmp_path, capsys):
     assert f"{tmp_path / 'out' / 'tiny' / '1' / 'model.xml'}" in capsys.readouterr().out
     assert run([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["server"] == "ovms"
+
+
+@pytest.mark.parametrize(
+    ("quantization", "options", "warned"),
+    [
+        ({"mode": "static", "target_cpu": "vnni"}, ["--server", "ovms"], True),
+        ({"mode": "static", "target_cpu": "vnni"}, ["--server", "triton", "--precision", "fp32"], False),
+        ({"mode": "dynamic", "target_cpu": "vnni"}, ["--server", "ovms"], False),
+        ({"mode": "static", "target_cpu": "any"}, ["--server", "ovms"], False),
+    ],
+)
+def test_files_that_need_vnni_are_handed_over_with_a_warning(
+    tiny_deployment, tmp_path, capsys, quantization, options, warned
+):
+    older = shutil.copytree(tiny_deployment, tmp_path / "deployment")
+    seal_deployment(older, {**BENCH_RECIPE, "quantization": quantization})
+    assert run(["repository", str(older), "--output", str(tmp_path / "repository"), *options]) == ExitCode.OK
+    assert ("saturate on CPUs without VNNI" in capsys.readouterr().err) == warned
 
 
 def test_handing_over_does_not_load_torch(tiny_deployment, tmp_path):
