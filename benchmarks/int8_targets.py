@@ -80,14 +80,14 @@ def halve_activations(model: Any) -> None:
     for node in model.graph:
         if node.op_type != "QuantizeLinear":
             continue
-        (dequantize,) = {use.node for use in node.outputs[0].uses()}
+        dequantize = [use.node for use in node.outputs[0].uses()]
         scale, zero = node.inputs[1], node.inputs[2]
         new_scale, new_zero = scale.const_value.numpy() * 2, zero.const_value.numpy() // 2
         for value, array in ((scale, new_scale), (zero, new_zero)):
             name = f"{node.outputs[0].name}_{value.name}_halved"
             new = ir.Value(name=name, type=value.type, shape=value.shape, const_value=ir.tensor(array, name=name))
             model.graph.register_initializer(new)
-            for user in (node, dequantize):
+            for user in (node, *dequantize):
                 user.replace_input_with(1 if value is scale else 2, new)
     model.metadata_props[NEIGHBOUR_SUM_KEY] = "128"  # safe with these activations
 
