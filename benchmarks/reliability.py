@@ -85,7 +85,7 @@ def _setting(options: argparse.Namespace, scratch: Path) -> Setting:
     sentences = _sentences()
     bodies = write_bodies(sentences, scratch / "bodies")
     deployment = base_deployment(options.cache, show_progress)
-    return Setting(deployment, bodies, sentences, scratch, options.seconds)
+    return Setting(deployment, bodies, sentences, scratch, options.seconds, options.cache)
 
 
 def _sentences() -> tuple[str, ...]:

@@ -1,7 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m sparse_deploy``: the command line, as ``torchrun -m sparse_deploy finetune`` needs it."""
+"""``sparse-deploy`` and ``python -m sparse_deploy``, as ``torchrun -m sparse_deploy finetune`` needs it."""
 
-from sparse_deploy.cli.main import main
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line. Ctrl-C while it is still being imported, half a second, ends as it does later."""
+    try:
+        from sparse_deploy.cli.main import main as run_command_line
+
+        run_command_line()
+    except KeyboardInterrupt:
+        print("sparse-deploy: interrupted", file=sys.stderr)
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -18,13 +18,22 @@ from statistics import median
 from typing import Any
 
 from harness.console import show_progress
+from harness.equal_answers import Comparison, compare
+from harness.largest_requests import LARGEST, ProbeWatch
 from harness.load import Clients, Load
+from harness.served import minilm_deployment
 from harness.server_faults import MemoryWatch, drip, leave, malformed, memory_mb
 from harness.server_process import ServerProcess, serving, texts
 from harness.serving_overhead import measure_latency, measure_throughput
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCURRENCY = 32
+# What the contract suite holds for one batch (tests/contract/test_batch_invariance.py).
+_INVARIANT = (
+    ("sparse", "int8"), ("openvino-sparse", "int8"), ("openvino", "int8"), ("onnxruntime", "int8"),
+    ("openvino", "fp32"), ("onnxruntime", "fp32"),
+)  # fmt: skip
+_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Setting:
         sentences: their texts.
         scratch: folder for logs.
         seconds: of the sustained load; the others take their share of it.
+        cache: of models that were built.
     """
 
     deployment: Path
@@ -44,6 +54,7 @@ class Setting:
     sentences: tuple[str, ...]
     scratch: Path
     seconds: float
+    cache: Path
 
     def serve(self, *arguments: str) -> AbstractContextManager[ServerProcess]:
         """A server of the deployment, as a context."""
@@ -157,6 +168,54 @@ def slow_clients(setting: Setting) -> Outcome:
         "all cut or answered 408 within 5 s; the others keep 85 % of their speed",
         f"{_counts(ended)}; the others at {ratio:.0%}, {_errors(load)}",
         {"ended": ended, "ratio": ratio},
+    )
+
+
+def equal_answers(setting: Setting) -> Outcome:
+    """10,000 answers per runtime to 32 clients at once, texts of mixed lengths, one of 20 clients leaves; MiniLM."""
+    deployment = minilm_deployment(setting.cache, show_progress)
+    lengths = sorted(set(setting.sentences), key=len)
+    sentences = [*lengths[:: max(1, len(lengths) // 190)], *(" ".join(lengths[n : n + 5]) for n in range(0, 50, 5))]
+    found: dict[str, Comparison] = {}
+    for runtime, precision in _INVARIANT:
+        arguments = ("--runtime", runtime, "--precision", precision, "--timeout-ms", "60000")
+        with serving(deployment, setting.scratch / "log", *arguments) as server:
+            show_progress(f"equal answers: {runtime} {precision}")
+            found[f"{runtime}-{precision}"] = compare(server, sentences, 10_000, CONCURRENCY)
+    bad = [name for name, one in found.items() if one.largest > _TOLERANCE or one.other or one.answers < 9_000]
+    seen = "; ".join(f"{name} {one.largest:.1g} in {one.answers}" for name, one in found.items())
+    flipped = sum(one.flipped for one in found.values())
+    return Outcome(
+        not bad,
+        f"no logit differs by more than {_TOLERANCE:g} from the single request's, every answer is 200",
+        f"largest difference: {seen}; {flipped} labels flipped, {sum(one.left for one in found.values())} clients left",
+        {name: asdict(one) for name, one in found.items()},
+    )
+
+
+def largest_requests(setting: Setting) -> Outcome:
+    """The largest requests that the limits let through, and some beyond, one kind after the other; bert-base."""
+    with setting.serve("--timeout-ms", "120000") as server:
+        server.infer(texts("text", "warm"))
+        begin = memory_mb(server)
+        found = {}
+        for name, ask in LARGEST.items():
+            show_progress(f"largest requests: {name}")
+            with MemoryWatch(server) as memory, ProbeWatch(server) as probes:
+                statuses = ask(server)
+            found[name] = {
+                "statuses": statuses, "memory_mb": memory.peak - begin, "silence_ms": 1000 * probes.longest,
+                "unanswered_probes": probes.failed,
+            }  # fmt: skip
+        kept = memory_mb(server) - begin
+    peak = max(one["memory_mb"] for one in found.values())
+    silence = max(one["silence_ms"] for one in found.values())
+    seen = "; ".join(f"{name} {one['memory_mb']:+.0f} MB, {one['silence_ms']:.0f} ms" for name, one in found.items())
+    return Outcome(
+        peak < 700 and silence < 2000 and not any(one["unanswered_probes"] for one in found.values()),
+        "memory above the idle server's below 700 MB, each probe answered within 2 s",
+        f"{seen}; {kept:+.0f} MB afterwards; idle {begin:.0f} MB",
+        {**found, "idle_mb": begin, "kept_mb": kept},
     )
 
 
@@ -354,6 +413,8 @@ CHECKS: dict[str, Callable[[Setting], Outcome]] = {
     "sustained": sustained,
     "overload": overload,
     "slow-clients": slow_clients,
+    "equal-answers": equal_answers,
+    "largest-requests": largest_requests,
     "malformed": malformed_requests,
     "disconnects": disconnects,
     "sigterm": sigterm,

@@ -35,6 +35,8 @@ _TOOLCHAIN = frozenset({
     "optimum", "safetensors", "scipy", "sklearn", "torch", "torchmetrics", "transformers",
 })  # fmt: skip
 
+_INTERRUPTED = "interrupted; nothing half-written was left. An interrupted finetune resumes with the same command."
+
 app = typer.Typer(
     name="sparse-deploy",
     help="Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured.",
@@ -79,7 +81,9 @@ def main() -> NoReturn:
     # Tokenizers warn about forks that never happen here; hub and tensorflow-style chatter is not for our users.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    signal.signal(signal.SIGTERM, _interrupt)  # so that staging folders and workers end as they do on Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that staging folders and workers end as they do on Ctrl-C
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _interrupt)
     sys.exit(int(run(sys.argv[1:])))
 
 
@@ -96,11 +100,12 @@ def run(arguments: list[str]) -> int:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except _UsageError as error:
         _say(error.format_message())  # type: ignore[attr-defined]
         return ExitCode.USAGE
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; nothing half-written was left. An interrupted finetune resumes with the same command.")
+        _say(_INTERRUPTED)
         return ExitCode.INTERRUPTED
     except SparseDeployError as error:
         _say(str(error))
@@ -112,12 +117,22 @@ def run(arguments: list[str]) -> int:
         _say(f"this command needs {package}, which a server does without; run: pip install 'sparse-deploy[toolchain]'")
         return ExitCode.USAGE
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`): not an error. Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.OK
+        return _end_without_reader()
+    except SystemExit as end:
+        if end.code == 1:  # so typer and rich end where the reader of our output has gone; nothing else here does
+            return _end_without_reader()
+        return end.code if isinstance(end.code, int) else ExitCode.BUG
     except Exception as error:
         return _report_bug(error)
+    if code == ExitCode.INTERRUPTED:  # newer versions of typer return it instead of raising
+        _say(_INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _end_without_reader() -> ExitCode:
+    """The reader of our output has gone (`| head`): not an error. Python would complain again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return ExitCode.OK
 
 
 def _report_bug(error: Exception) -> ExitCode:
@@ -131,4 +146,7 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    typer.echo(f"sparse-deploy: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split())
+    # Names out of hostile files must not move the cursor.
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    typer.echo(f"sparse-deploy: {shown}", err=True)

@@ -364,7 +364,7 @@ class BenchSection(Section):
     warmup_seconds: float = Field(default=5.0, gt=0.0)
     throughput_batch_size: int = Field(default=32, ge=1)
     shapes: tuple[tuple[int, int], ...] = ()
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
     hints: tuple[Literal["latency", "throughput"], ...] = ("latency", "throughput")
 
     @model_validator(mode="after")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The error boundary: a line and an exit code for what users can cause, a trace for what only we can."""
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,40 @@ def test_a_missing_module_of_another_kind_is_a_bug(monkeypatch, capsys):
     monkeypatch.setattr(main, "app", broken)
     assert main.run([]) == ExitCode.BUG
     assert "this is a bug in sparse-deploy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--full", "--json"])
+def test_a_reader_that_has_enough_is_no_error(tiny_deployment, option):
+    command = [sys.executable, "-m", "sparse_deploy", "inspect", str(tiny_deployment), option]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as stream:
+        done = subprocess.run(command, stdout=stream, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (ExitCode.OK, "")
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+from sparse_deploy.__main__ import main
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == {name!r}:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["sparse-deploy", "inspect", "."]
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["typer", "sparse_deploy.inspection"])
+def test_an_interrupt_at_any_moment_is_one_line(name):
+    code = INTERRUPTED_IMPORT.format(name=name)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == ExitCode.INTERRUPTED
+    assert done.stderr.startswith("sparse-deploy: interrupted")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_words_of_a_hostile_file_do_not_move_the_cursor(capsys):
+    assert main.run(["inspect", "no\x1b[2J\x9b1mwhere"]) == ExitCode.USAGE
+    assert capsys.readouterr().err.strip().isprintable()
