@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from sparse_deploy.serving.inference_protocol import RequestError, RequestLimits, Tensor
+from sparse_deploy.serving.inference_protocol import RequestError, RequestLimits, Tensor, load_json
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def read_object(body: bytes) -> dict[str, Any]:
         RequestError: 400, it is none.
     """
     try:
-        content = orjson.loads(body)
+        content = load_json(body)
     except orjson.JSONDecodeError as error:
         raise RequestError(f"the body is no JSON: {error}") from error
     if not isinstance(content, dict):

@@ -116,6 +116,10 @@ class Service:
         characters = sum(
             len(text) for tensor in request.inputs.values() if isinstance(tensor.values, list) for text in tensor.values
         )
+        if characters > self.limits.characters:  # a query counts once per document that it is read with
+            raise RequestError(
+                f"the texts of one request may have {self.limits.characters} characters; got {characters}", 413
+            )
         if characters <= _INLINE_CHARACTERS:
             return self.model.prepare(request)
         try:
