@@ -243,7 +243,8 @@ struct Layer {
     const ThreadPool pool(threads);
     sd_error error{};
     if (fired) sd_fail_allocation(after);
-    const int code = sd_layer_run(layer, x.data(), mask.data(), batch, length, y.data(), &pool.handle, &error);
+    const int code = sd_layer_run(layer, x.data(), mask.data(), batch, length, nullptr, 0, y.data(), &pool.handle,
+                                   &error);
     if (fired) *fired = sd_fail_allocation(-1) > after;
     return code ? error.message : "";
   }
