@@ -9,11 +9,13 @@ import typer
 
 from sparse_deploy.cli.data_options import TASK, task_overrides, text_overrides
 from sparse_deploy.cli.progress import QuietOption, progress_bar
-from sparse_deploy.config.schema import Int8Mode, Target
+from sparse_deploy.config.schema import Int8Mode, Recipe, Target
 
 
 def export_command(
-    checkpoint: Annotated[str, typer.Argument(help="Fine-tuned checkpoint: folder, hub id, or package:NAME/PATH.")],
+    checkpoint: Annotated[
+        str, typer.Argument(help="Fine-tuned checkpoint: folder, hub id, package:NAME/PATH, or an .onnx file.")
+    ],
     recipe: Annotated[
         Path | None,
         typer.Option(
@@ -22,6 +24,10 @@ def export_command(
             help="Recipe file, or the name of a shipped recipe; when omitted, the checkpoint says task, labels and "
             "inputs: FP32, INT8 (static with --text, else dynamic) and sparse.",
         ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="With an .onnx file of another tool: folder with the model's config.json and tokenizer."),
     ] = None,
     text: Annotated[
         str | None,
@@ -69,7 +75,9 @@ def export_command(
     from sparse_deploy.stages.default_recipe import recipe_of_checkpoint
 
     changes = [*text_overrides(text, column), *task_overrides(task), *(overrides or [])]
-    if recipe is not None:
+    if checkpoint.endswith(".onnx"):
+        settings, folder = _recipe_of_file(checkpoint, tokenizer, changes, output)
+    elif recipe is not None:
         settings = load_recipe(recipe, changes)
         folder = output or Path("runs") / f"{settings.name}-deployment"
     else:
@@ -77,19 +85,23 @@ def export_command(
         folder = output or _free_folder(Path("runs") / settings.name, checkpoint)
 
     from sparse_deploy.stages.export import export_deployment
+    from sparse_deploy.stages.export_onnx import export_onnx_file
 
     with progress_bar(f"export {settings.name}", quiet=quiet) as progress:
-        manifest = export_deployment(
-            checkpoint,
-            settings,
-            folder,
-            int8=int8,
-            targets=target or (),
-            data_dir=data_dir,
-            allow_pickle=allow_pickle,
-            sign_key=sign,
-            progress=progress,
-        )
+        if checkpoint.endswith(".onnx") and tokenizer is not None:
+            manifest = export_onnx_file(Path(checkpoint), tokenizer, settings, folder, progress=progress)
+        else:
+            manifest = export_deployment(
+                checkpoint,
+                settings,
+                folder,
+                int8=int8,
+                targets=target or (),
+                data_dir=data_dir,
+                allow_pickle=allow_pickle,
+                sign_key=sign,
+                progress=progress,
+            )
     sizes = {record.path: record.bytes for record in manifest.files}
     for xml in [name for name in sizes if name.endswith(".xml")]:
         sizes[xml] += sizes[xml.removesuffix("xml") + "bin"]
@@ -126,6 +138,17 @@ def export_command(
     if search := manifest.details.get("int8_search"):
         typer.echo(f"  INT8 search: {_search_line(search)}", err=True)
     _end(manifest.details)
+
+
+def _recipe_of_file(path: str, tokenizer: Path | None, changes: list[str], output: Path | None) -> tuple[Recipe, Path]:
+    """The settings for an ONNX file of another tool, and where its deployment goes."""
+    from sparse_deploy.errors import ConfigError
+    from sparse_deploy.stages.export_onnx import recipe_of_onnx
+
+    if tokenizer is None:
+        raise ConfigError(f"{path}: an ONNX file needs --tokenizer FOLDER, with the model's config.json and tokenizer")
+    settings = recipe_of_onnx(Path(path), tokenizer, changes)
+    return settings, output or Path("runs") / settings.name
 
 
 def _free_folder(folder: Path, checkpoint: str) -> Path:
