@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils import logging as transformers_logging
 
 from sparse_deploy.architectures import Architecture, architecture_of, is_buffer
+from sparse_deploy.data.labels import have_names, model_labels
 from sparse_deploy.data.tasks import KINDS, Head, Task, TaskKind
 from sparse_deploy.errors import CheckpointError, ConfigError
 
@@ -40,6 +41,8 @@ def load_finetuned(
     missing = sorted(report["missing_keys"])
     if KINDS[kind].head is Head.NONE:  # its output is made of token vectors; the pooler of the class has no part in it
         missing = [name for name in missing if "pooler" not in name.split(".")]
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # a product whose result nobody reads stops the quantizer
     if missing:
         raise CheckpointError(
             f"{folder}: expected all weights of a {kind} model, {len(missing)} are missing (first: {missing[0]!r}); "
@@ -58,7 +61,7 @@ def load_for_training(
 ) -> PreTrainedModel:
     """Load an encoder, with or without a head, and give it the head, labels and names of the task.
 
-    A head that is missing or has another size starts at random.
+    A head that is missing, has another size, or had other labels starts at random.
 
     Args:
         folder: a resolved checkpoint.
@@ -75,6 +78,7 @@ def load_for_training(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
+    own_labels = model_labels(config.to_dict())
     config.finetuning_task = task.name
     task.configure(config)
     architecture = architecture_of(config.to_dict())
@@ -88,7 +92,21 @@ def load_for_training(
             f"({len(absent)} such weights); config.json and the weights are of two models, or the copy is incomplete"
         )
     _check_unused(folder, model, report, note)
+    wanted = tuple(task.model_labels or task.labels)
+    if have_names(own_labels) and wanted and own_labels != wanted:
+        # Weights that learnt other labels must not answer under new names.
+        _start_head_anew(model, architecture)
+        note(f"the head starts anew: the model's labels were {', '.join(own_labels[:5])}")
     return model
+
+
+def _start_head_anew(model: PreTrainedModel, architecture: Architecture) -> None:
+    for name, module in model.named_modules():
+        if architecture.in_head(name) and "pooler" not in name.split("."):
+            for parameter in module.parameters(recurse=False):
+                torch.nn.init.normal_(parameter, std=getattr(model.config, "initializer_range", 0.02))
+            if getattr(module, "bias", None) is not None:
+                torch.nn.init.zeros_(module.bias)
 
 
 def load_as_saved(folder: Path, *, allow_pickle: bool = False) -> PreTrainedModel:

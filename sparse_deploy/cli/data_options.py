@@ -44,19 +44,16 @@ def data_overrides(
         validate_on_all: all rows are to validate on, instead of a part of them.
 
     Raises:
-        ConfigError: columns of no data.
+        ConfigError: a configuration of no data.
     """
-    named = {"text_columns": list(text_column or ()), "label_column": label_column, "config": config}
+    policy = [_set("on_problem", on_problem)] if on_problem else []
+    named = {"text_columns": list(text_column or ()), "label_column": label_column}
     if data is None:
-        if wrong := [key for key, value in named.items() if value and key == "config"]:
-            raise ConfigError(f"--data-{wrong[0]}: expected --data, found none")
-        return [_set(key, value) for key, value in named.items() if value] + _policy(on_problem)
-    settings = {"source": data, **named}
-    if validate_on_all:
-        settings["validation_source"] = data
-    else:
-        settings["validation_source"] = None
-    return [_set(key, value) for key, value in settings.items()] + _policy(on_problem)
+        if config is not None:
+            raise ConfigError("--data-config: expected --data, found none")
+        return [_set(key, value) for key, value in named.items() if value] + policy
+    settings = {"source": data, "config": config, "validation_source": data if validate_on_all else None, **named}
+    return [_set(key, value) for key, value in settings.items()] + policy
 
 
 def text_overrides(text: str | None, column: Sequence[str] | None) -> list[str]:
@@ -75,10 +72,6 @@ def text_overrides(text: str | None, column: Sequence[str] | None) -> list[str]:
 def task_overrides(task: str | None) -> list[str]:
     """Overrides for ``--task``."""
     return [f"task={json.dumps({'type': task})}"] if task else []
-
-
-def _policy(on_problem: str | None) -> list[str]:
-    return [_set("on_problem", on_problem)] if on_problem else []
 
 
 def _set(key: str, value: Any) -> str:

@@ -164,9 +164,8 @@ def evaluate(
 
 
 def _use_cpu_quota() -> None:
-    """As many threads as the container may use: torch counts the machine's processors."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        torch.set_num_threads(describe_machine().usable_cpus)
+    """No more threads than the container may use: torch counts the machine's processors."""
+    torch.set_num_threads(min(torch.get_num_threads(), describe_machine().usable_cpus))
 
 
 def _check_model(recipe: Recipe) -> None:

@@ -65,3 +65,24 @@ def test_an_allowed_pickle_still_runs_no_code(tiny_encoder, tmp_path):
     with pytest.raises(CheckpointError):
         load_for_training(folder, get_task("demo"), allow_pickle=True)
     assert not marker.exists()
+
+
+def test_a_head_that_learnt_other_labels_starts_anew_and_says_so(tiny_encoder, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from sparse_deploy.data.tasks import TextClassification
+
+    labels = {0: "joy", 1: "anger"}
+    AutoModelForSequenceClassification.from_pretrained(tiny_encoder, num_labels=2, id2label=labels).save_pretrained(
+        tmp_path
+    )
+    saved = AutoModelForSequenceClassification.from_pretrained(tmp_path).classifier.weight
+    notes = []
+    same = load_for_training(tmp_path, TextClassification("t", labels=("joy", "anger")), note=notes.append)
+    assert torch.equal(same.classifier.weight, saved)
+    assert notes == []
+    other = load_for_training(tmp_path, TextClassification("t", labels=("red", "blue")), note=notes.append)
+    assert not torch.equal(other.classifier.weight, saved)
+    assert other.config.id2label == {0: "red", 1: "blue"}
+    assert "starts anew: the model's labels were joy, anger" in notes[0]
