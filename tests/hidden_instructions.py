@@ -42,6 +42,8 @@ def environment(folder: Path | None = None) -> dict[str, str]:
     Args:
         folder: for the changed libraries; one of this user's in the temporary folder when omitted.
     """
+    if "hidden.so" in os.environ.get("LD_PRELOAD", ""):  # this process sees it already
+        return dict(os.environ)
     site = _changed_libraries(folder or Path(f"/tmp/sparse-deploy-hidden-{os.getuid()}"))
     path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     return os.environ | _VARIABLES | {"PYTHONPATH": path, "LD_PRELOAD": str(site / "hidden.so")}
