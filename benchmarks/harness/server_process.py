@@ -107,7 +107,7 @@ class Reply:
 
 def request(address: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
     """One request over a connection of its own."""
-    connection = http.client.HTTPConnection(address, timeout=30)
+    connection = http.client.HTTPConnection(address, timeout=120)
     with contextlib.closing(connection):
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection.request(method, path, content, headers or {})
