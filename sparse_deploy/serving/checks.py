@@ -13,7 +13,7 @@ from sparse_deploy.artifacts import Manifest
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.resolve import task_of
-from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind
+from sparse_deploy.data.tasks import MODEL_INPUTS, Task, TaskKind, get_task
 from sparse_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from sparse_deploy.runtimes import Session
 from sparse_deploy.serving.settings import NAME_PATTERN
@@ -40,16 +40,18 @@ def served_name(manifest: Manifest, chosen: str | None, folder: Path) -> str:
 def served_task(manifest: Manifest, folder: Path) -> Task:
     """The task of the manifest's recipe, or of the model's config where that has none.
 
+    What the data was called does not matter to a server, and is not looked at.
+
     Raises:
         ArtifactError: there is none, or one that the model is not of.
     """
+    wanted = manifest.recipe.get("task", manifest.task)
     try:
-        recipe = recipe_from_mapping({"task": manifest.task} | manifest.recipe, f"{folder}: recipe")
-        # What the data was called does not matter to a server, and is not looked at.
-        apart = {"source": None, "validation_source": None, "text_columns": ()}
-        return task_of(recipe.model_copy(update={"data": recipe.data.model_copy(update=apart)}), folder)
+        if isinstance(wanted, str):
+            return get_task(wanted)
+        return task_of(recipe_from_mapping({"task": wanted}, "recipe"), folder)
     except (ConfigError, CheckpointError) as error:
-        raise ArtifactError(f"{folder}: the deployment's task can't be told: {error}; export again") from error
+        raise ArtifactError(f"{folder}: the manifest has an {error}; export again") from error
 
 
 def texts_needed(manifest: Manifest, task: Task) -> int:

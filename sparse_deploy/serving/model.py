@@ -134,8 +134,8 @@ class ServedModel:
         if not set(needed) <= request.inputs.keys() <= set(self.text_inputs):
             found = ", ".join(name[:64] for name in request.inputs)
             raise RequestError(
-                f"expected {'inputs' if len(needed) > 1 else 'input'} {' and '.join(needed)} as "
-                f"{'texts' if len(needed) > 1 else 'text'}, or {', '.join(self.tensor_inputs)}; got {found}"
+                f"expected inputs {' and '.join(self.text_inputs)} as texts, or {', '.join(self.tensor_inputs)}; got "
+                f"{found}"
             )
         columns = [_texts(request.inputs[name]) for name in self.text_inputs if name in request.inputs]
         others = columns[1] if len(columns) > 1 else None
