@@ -8,6 +8,12 @@ import typer
 
 from sparse_deploy.cli.progress import QuietOption, progress_bar
 
+_NEXT = """Next, with a fine-tuned model of your own and text such as it will see:
+  sparse-deploy prune MODEL --pattern 1:2 --text texts.txt --output runs/sparse
+  sparse-deploy export runs/sparse --text texts.txt --output runs/deployment
+  sparse-deploy bench runs/deployment --data rows.csv --text-column TEXT --label-column LABEL --baseline MODEL
+  sparse-deploy serve runs/deployment"""
+
 
 def demo_command(
     output: Annotated[Path, typer.Option(help="Folder for the checkpoint, the deployment and the report.")] = Path(
@@ -34,4 +40,4 @@ def demo_command(
     with progress_bar("demo", quiet=quiet) as progress:
         report = run_demo(settings, output, progress=progress)
     print_report(report)
-    typer.echo(f"\nreport: {output / 'report' / 'report.html'}")
+    typer.echo(f"\nreport: {output / 'report' / 'report.html'}\n\n{_NEXT}")
