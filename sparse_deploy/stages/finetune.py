@@ -20,6 +20,7 @@ from sparse_deploy.artifact_target import check_writable_target
 from sparse_deploy.artifacts import Manifest, seal, staged_folder
 from sparse_deploy.checkpoint import ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.schema import Int8Mode, Recipe, SparsityMode
+from sparse_deploy.config.writer import recipe_text
 from sparse_deploy.data.features import load_tokenizer, tokenize_training
 from sparse_deploy.data.loading import load_split
 from sparse_deploy.data.metrics import score_split
@@ -47,6 +48,8 @@ from sparse_deploy.training.trainer import predict
 
 Progress = Callable[[str, float], None]
 _LOG = logging.getLogger(__name__)
+# In the checkpoint, for people: the recipe that made it, ready for another `finetune -c`.
+RECIPE_FILE = "recipe.yaml"
 
 
 def finetune(
@@ -306,6 +309,7 @@ def _write(
         required: dict[str, BoolArray] = outcome.last.zeros or saved
         if outcome.fake is not None:
             outcome.fake.ranges.write(staging)
+        (staging / RECIPE_FILE).write_text(recipe_text(recipe), encoding="utf-8")
         record = record_masks(saved, required, model_parameters=parameter_count(staging))
         return seal(
             staging,

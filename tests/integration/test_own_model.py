@@ -69,6 +69,7 @@ def test_a_file_and_a_column_are_enough_to_fine_tune_and_the_checkpoint_keeps_th
     recipe = recipe_of_checkpoint(str(tmp_path / "out"))
     assert recipe.task.labels == ("blame", "praise", "talk")
     assert recipe.data.text_columns == ("body",)
+    assert load_recipe(tmp_path / "out" / "recipe.yaml") == recipe
 
     assert run(["finetune", "--model", str(tiny_encoder), "--output", str(tmp_path / "no")]) == 2
     assert "--data is missing" in capsys.readouterr().err
