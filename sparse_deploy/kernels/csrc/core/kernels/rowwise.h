@@ -19,6 +19,20 @@ struct Range {
   float spoilt;           // 0, or NaN where the row holds a NaN or an infinity
 };
 
+// Where NaN is looked for: AVX-512 turns it into the least int32 when it rounds, which costs less to watch than the values.
+#ifdef __AVX512F__
+constexpr bool kWatchRounded = true;
+SD_INLINE I32 min_i32(I32 a, I32 b) { return I32(_mm512_min_epi32(__m512i(a), __m512i(b))); }
+SD_INLINE bool holds_least(I32 v) { return _mm512_reduce_min_epi32(__m512i(v)) == INT32_MIN; }
+#else
+constexpr bool kWatchRounded = false;
+SD_INLINE I32 min_i32(I32 a, I32) { return a; }
+SD_INLINE bool holds_least(I32) { return false; }
+#endif
+
+// 0, or NaN where one of 16 values is NaN or infinite.
+SD_INLINE F32 watch(F32 v, F32 spoilt) { return kWatchRounded ? spoilt : fma(v, splat(0.0f), spoilt); }
+
 template <typename T>
 static Range find_range(const T *x, int64_t k) {
   F32 low = {}, high = {}, spoilt = {}, low2 = {}, high2 = {}, spoilt2 = {};
@@ -27,25 +41,27 @@ static Range find_range(const T *x, int64_t k) {
     const F32 a = load_row(x + i, 16), b = load_row(x + i + 16, 16);
     low = min(low, a);
     high = max(high, a);
-    spoilt = fma(a, splat(0.0f), spoilt);
+    spoilt = watch(a, spoilt);
     low2 = min(low2, b);
     high2 = max(high2, b);
-    spoilt2 = fma(b, splat(0.0f), spoilt2);
+    spoilt2 = watch(b, spoilt2);
   }
   for (; i < k; i += 16) {
     const F32 v = load_row(x + i, k - i);
     low = min(low, v);
     high = max(high, v);
-    spoilt = fma(v, splat(0.0f), spoilt);
+    spoilt = watch(v, spoilt);
   }
-  return {reduce_min(min(low, low2)), reduce_max(max(high, high2)), reduce_add(spoilt + spoilt2)};
+  return {reduce_min(min(low, low2)), reduce_max(max(high, high2)), kWatchRounded ? 0 : reduce_add(spoilt + spoilt2)};
 }
 
+// 0 where the row holds a NaN that was seen, or an infinity.
 SD_INLINE float scale_of(const Range &range) {
   constexpr float kSmallest = 1.17549435e-38f, kLargest = 3.40282347e38f;
-  if (range.spoilt != 0) return 1;
+  if (range.spoilt != 0) return 0;
   float scale = (range.highest - range.lowest) / 255.0f;
   if (!(scale <= kLargest)) scale = range.highest / 255.0f - range.lowest / 255.0f;
+  if (!(scale <= kLargest)) return 0;
   if (!(scale > 0)) return 1;
   return scale < kSmallest ? kSmallest : scale;  // the inverse of a smaller one is infinite
 }
@@ -62,18 +78,34 @@ constexpr int32_t kStoredOffset = 0;
 SD_INLINE void store_quantized(uint8_t *p, I32 v) { store_u8(p, v); }
 #endif
 
-// A row by its scale. With kCheck it returns Range::spoilt.
+// A row by its scale. Returns 0, or NaN where the row holds NaN or an infinity; of these kCheck false sees what find_range
+// has not.
 template <bool kCheck, typename T>
 static float quantize_row(const T *x, int64_t k, float scale, int32_t zero, uint8_t *y) {
   const F32 inverse = splat(1.0f / scale);
   const I32 offset = splat_i32(zero);
+  I32 least = {};
   F32 spoilt = {};
-  for (int64_t i = 0; i < k; i += 16) {
-    const F32 v = load_row(x + i, k - i);
-    if (kCheck) spoilt = fma(v, splat(0.0f), spoilt);
-    store_quantized(y + i, round_i32(v * inverse) + offset);
+  int64_t i = 0;
+  for (; i + 16 <= k; i += 16) {
+    const F32 v = load_row(x + i, 16);
+    const I32 rounded = round_i32(v * inverse);
+    least = min_i32(least, rounded);
+    if (kCheck) spoilt = watch(v, spoilt);
+    store_quantized(y + i, rounded + offset);
   }
-  return kCheck ? reduce_add(spoilt) : 0;
+  if (i < k) {
+    const F32 v = load_row(x + i, k - i);
+    const I32 rounded = round_i32(v * inverse);
+    least = min_i32(least, rounded);
+    if (kCheck) spoilt = watch(v, spoilt);
+    store_quantized(y + i, rounded + offset);
+  }
+  if (holds_least(least))  // or a number far outside a fixed range
+    for (i = 0; i < k; i += 16) spoilt = fma(load_row(x + i, k - i), splat(0.0f), spoilt);
+  else if (kWatchRounded || !kCheck)
+    return 0;
+  return reduce_add(spoilt);
 }
 
 template <typename T>
@@ -84,10 +116,16 @@ static void quantize_rows(const T *x, int64_t x_stride, int64_t rows, int64_t k,
     int32_t zero = fixed_zero;
     if (fixed_scale == 0) {
       const Range range = find_range(x, k);
-      spoilt = range.spoilt;
       scale = scale_of(range);
-      zero = spoilt == 0 ? static_cast<int32_t>(-range.lowest / scale + 0.5f) : 0;
-      quantize_row<false>(x, k, scale, zero, y);
+      if (scale == 0) {
+        scale = 1;
+        zero = 0;
+        spoilt = __builtin_nanf("");
+        quantize_row<false>(x, k, scale, zero, y);
+      } else {
+        zero = static_cast<int32_t>(-range.lowest / scale + 0.5f);
+        spoilt = quantize_row<false>(x, k, scale, zero, y);
+      }
     } else {
       spoilt = quantize_row<true>(x, k, scale, zero, y);
     }
