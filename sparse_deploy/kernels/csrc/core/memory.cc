@@ -135,6 +135,10 @@ int64_t fail_allocation(int64_t after) {
 // These replace the C++ runtime's inside the library alone: its version script keeps them from the outside.
 void *operator new(size_t size) { return sd::allocate(size); }
 void *operator new[](size_t size) { return sd::allocate(size); }
+void *operator new(size_t size, const std::nothrow_t &) noexcept {
+  return sd::may_allocate() ? std::malloc(size ? size : 1) : nullptr;
+}
+void *operator new[](size_t size, const std::nothrow_t &again) noexcept { return operator new(size, again); }
 void *operator new(size_t size, std::align_val_t alignment) {
   return sd::allocate_aligned(static_cast<size_t>(alignment), size);
 }
@@ -145,6 +149,8 @@ void operator delete(void *memory) noexcept { std::free(memory); }
 void operator delete[](void *memory) noexcept { std::free(memory); }
 void operator delete(void *memory, size_t) noexcept { std::free(memory); }
 void operator delete[](void *memory, size_t) noexcept { std::free(memory); }
+void operator delete(void *memory, const std::nothrow_t &) noexcept { std::free(memory); }
+void operator delete[](void *memory, const std::nothrow_t &) noexcept { std::free(memory); }
 void operator delete(void *memory, std::align_val_t) noexcept { std::free(memory); }
 void operator delete[](void *memory, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void *memory, size_t, std::align_val_t) noexcept { std::free(memory); }
