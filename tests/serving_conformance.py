@@ -34,7 +34,7 @@ class Conformance:
         assert inputs["input_ids"] == {"name": "input_ids", "datatype": "INT64", "shape": [-1, -1]}
 
     def test_texts_are_answered_as_the_runtime_answers_them(self, server, tiny_deployment):
-        features = TextEncoder(tiny_deployment, 32).encode(SENTENCES)
+        features, _ = TextEncoder(tiny_deployment, 32).encode(SENTENCES)
         session = get_runtime("sparse").open(tiny_deployment, "int8", 1)
         expected = np.stack([session.run(pad_batch([feature]))[0][0] for feature in features])
         reply = server.infer(texts("text", *SENTENCES), id="abc")
@@ -46,7 +46,7 @@ class Conformance:
         np.testing.assert_allclose(found["score"], probabilities.max(axis=1), atol=1e-2)
 
     def test_tensors_are_answered_like_their_text(self, server, tiny_deployment):
-        (feature,) = TextEncoder(tiny_deployment, 32).encode(SENTENCES[:1])
+        (feature,), _ = TextEncoder(tiny_deployment, 32).encode(SENTENCES[:1])
         by_text = server.infer(texts("text", SENTENCES[0])).outputs["logits"]
         padded = [*feature["input_ids"].tolist(), 0, 0]
         mask = [*feature["attention_mask"].tolist(), 0, 0]

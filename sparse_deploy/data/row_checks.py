@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of one value of one row, for every reader and every task."""
 
+import codecs
 from typing import Any
 
 from sparse_deploy.data.problems import RowProblem
 
 Row = dict[str, Any]
-# What stands where bytes were no UTF-8.
-REPLACEMENT = "\ufffd"
+# Stands where bytes of a file were no UTF-8: a code point that Unicode keeps out of texts, unlike U+FFFD, which texts
+# such as SQuAD's hold as their own.
+UNDECODABLE = "\ufdd0"
+# The name under which readers pass the handler below as their ``errors``.
+MARK_UNDECODABLE = "sparse_deploy.mark_undecodable"
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return UNDECODABLE, error.end
+
+
+codecs.register_error(MARK_UNDECODABLE, _mark)
 
 
 def check_text(row: object, column: str) -> str:
@@ -26,8 +39,9 @@ def check_text(row: object, column: str) -> str:
         raise RowProblem("no text", f"{column}: expected text, found {quote(value)}")
     if not value.strip():
         raise RowProblem("empty text", f"{column}: the text is empty; remove the row or give it text")
-    if REPLACEMENT in value:
-        raise RowProblem("encoding", f"{column}: expected UTF-8, found other bytes in {quote(value)}; convert the file")
+    if UNDECODABLE in value:
+        shown = quote(value.replace(UNDECODABLE, "\ufffd"))
+        raise RowProblem("encoding", f"{column}: expected UTF-8, found other bytes in {shown}; convert the file")
     return value
 
 

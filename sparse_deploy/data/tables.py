@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sparse_deploy.data.problems import Policy, Problems, RowProblem
-from sparse_deploy.data.row_checks import Row
+from sparse_deploy.data.row_checks import MARK_UNDECODABLE, Row
 from sparse_deploy.errors import ConfigError, DataError
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -78,7 +78,7 @@ class Table:
             case "parquet":
                 return enumerate(_batches("parquet", self.file), start=1)
             case _:
-                return enumerate(_batches("text", self.file, encoding_errors="replace"), start=1)
+                return enumerate(_batches("text", self.file, encoding_errors=MARK_UNDECODABLE), start=1)
 
     def columns(self) -> tuple[str, ...]:
         """Names of the columns, those of the first row.
@@ -135,7 +135,7 @@ def _open(path: Path, **options: Any) -> IO[str]:
     compression = _COMPRESSIONS.get(path.suffix.lower())
     # fsspec passes these to the decompressor's file object; "utf-8-sig" also reads files without a byte order mark.
     opened: IO[str] = fsspec.open(
-        str(path), "rt", compression=compression, encoding="utf-8-sig", errors="replace", **options
+        str(path), "rt", compression=compression, encoding="utf-8-sig", errors=MARK_UNDECODABLE, **options
     ).open()
     return opened
 
@@ -154,7 +154,7 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Row]]:
     options = {
         "sep": separator,
         "encoding": "utf-8-sig",
-        "encoding_errors": "replace",
+        "encoding_errors": MARK_UNDECODABLE,
         "keep_default_na": False,  # or the texts "NA", "None" and "null" would be missing values
         "on_bad_lines": "error" if problems.policy == "error" else "warn",
         "features": datasets.Features({name: datasets.Value("string") for name in header}),

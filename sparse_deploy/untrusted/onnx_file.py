@@ -122,7 +122,7 @@ class _Check:
     def __init__(self) -> None:
         self._reader = WireReader(MAX_FIELDS)
         self.operators: set[str] = set()
-        self._declared: set[str] = set()
+        self._declared: dict[str, int] = {}
         self._used: set[str] = set()
         self._foreign = 0
         self._nodes = 0
@@ -143,26 +143,28 @@ class _Check:
         if graph is None:
             raise Refusal("it holds no graph")
         self._graph(graph)
-        if self._used - self._declared:
-            raise Refusal(f"it uses operators of {quoted(min(self._used - self._declared))} without importing them")
+        if missing := self._used - self._declared.keys():
+            raise Refusal(f"it uses operators of {quoted(min(missing))} without importing them")
+        for domain in sorted(self._used):  # ONNX Runtime declares all that it knows; what counts is what a node uses
+            version = self._declared[domain]
+            if not 1 <= version <= DOMAINS[domain]:
+                raise Refusal(
+                    f"operator set {domain or 'ai.onnx'} has version {version}, allowed is 1 to {DOMAINS[domain]}"
+                )
 
     def _operator_set(self, view: memoryview) -> None:
         found = dict(self._reader.read(view, _OPERATOR_SET))
         domain = _text(found.get("domain", b""), "an operator set's domain")
         version = _integer(found.get("version", 0))
-        if domain not in DOMAINS:  # ONNX Runtime declares all that it knows; what counts is what a node uses
+        if domain not in DOMAINS:
             self._foreign += 1
             if self._foreign > MAX_OPERATOR_SETS:
                 raise Refusal(f"it imports more than {MAX_OPERATOR_SETS} operator sets")
             return
-        if not 1 <= version <= DOMAINS[domain]:
-            raise Refusal(
-                f"operator set {domain or 'ai.onnx'} has version {version}, allowed is 1 to {DOMAINS[domain]}"
-            )
         canonical = _canonical(domain)
         if canonical in self._declared:
             raise Refusal(f"it imports operator set {canonical or 'ai.onnx'} twice")
-        self._declared.add(canonical)
+        self._declared[canonical] = version
 
     def _graph(self, view: memoryview) -> None:
         for name, value in self._reader.read(view, _GRAPH):

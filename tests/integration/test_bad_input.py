@@ -86,7 +86,7 @@ def test_missing_folders(recipe, tmp_path, capsys):
     refused(capsys, ["finetune", "-c", "minilm-dmo"], ExitCode.USAGE, "did you mean 'minilm-demo'")
     refused(
         capsys, ["finetune", "-c", recipe, "--data-dir", nowhere, "--output", tmp_path / "o", "--set", "task=sst2"],
-        ExitCode.USAGE, "sst2/train.jsonl.gz", "no such folder",
+        ExitCode.USAGE, "sst2/validation.jsonl.gz", "no such folder",
     )  # fmt: skip
 
 

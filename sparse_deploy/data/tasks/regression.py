@@ -104,14 +104,14 @@ class Regression(Task):
 
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
         """See :meth:`Task.answer_fields`."""
-        return (AnswerField("score", "FP32"), AnswerField("logits", "FP32", (1,)))
+        return (AnswerField("score", "FP32"),)
 
     def answers(
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
         """The number that the model gives each text."""
         numbers = np.array([windows[0][0][0] for windows in outputs], dtype=np.float32)
-        return {"score": numbers, "logits": numbers[:, None]}
+        return {"score": numbers}
 
     def _check_target(self, row: Row) -> float:
         found = row["label"]

@@ -146,7 +146,7 @@ def test_tokenizer_that_carries_padding_comes_without(tokenizer, tmp_path):
 
 
 def test_missing_and_damaged_tokenizer(tokenizer_folder, tmp_path_factory):
-    with pytest.raises(CheckpointError, match=r"expected tokenizer\.json or vocab\.txt"):
+    with pytest.raises(CheckpointError, match=r"expected a tokenizer, one of tokenizer\.json, vocab\.txt"):
         load_tokenizer(tmp_path_factory.mktemp("empty"))
     (tokenizer_folder / "tokenizer.json").write_text('{"version": "1.0", "model": ')
     with pytest.raises(CheckpointError, match="can't be loaded"):

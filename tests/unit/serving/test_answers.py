@@ -24,7 +24,7 @@ def test_a_number():
     outputs = [[(np.array([2.5], np.float32),)], [(np.array([-1.0], np.float32),)]]
     found = get_task("stsb").answers([], outputs, (), 30)
     assert found["score"].tolist() == [2.5, -1.0]
-    assert found["logits"].tolist() == [[2.5], [-1.0]]
+    assert set(found) == {"score"}
 
 
 def test_the_best_span_of_all_windows():

@@ -58,7 +58,7 @@ def test_only_where_padding_is_computed_the_overhead_matters(tiny_deployment, ru
         ({"pad_token_id": "[PAD]"}, {}, "expected pad_token_id of 0 to"),
         ({"pad_token_id": 2**70}, {}, "expected pad_token_id of 0 to"),
         ({"pad_token_id": 2**23}, {}, "lies outside the vocabulary"),
-        ({"type_vocab_size": True}, {}, "expected type_vocab_size of 1 to"),
+        ({"type_vocab_size": True}, {}, "expected type_vocab_size of 0 to"),
         ("[" * 100_000, {}, "not a readable model config: nested too deep"),
         ('{"vocab_size": 1, "vocab_size": 2}', {}, "key 'vocab_size' is there twice"),
         ({}, {"task": "squad"}, "leaves -35 for the context"),

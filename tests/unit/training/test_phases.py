@@ -109,7 +109,7 @@ def test_both_phases_prune_then_hold(tiny_encoder, tmp_path):
 def test_without_qat_all_is_as_before(sparse_encoder, trained_checkpoint, tmp_path):
     """The normal phase of a run with both phases takes the same steps as a run without the second one."""
     plain = load_manifest(trained_checkpoint)
-    assert set(plain.details) == {"metrics", "precision", "steps", "history"}
+    assert set(plain.details) == {"metrics", "precision", "steps", "history", "task", "labels", "rows_left_out"}
     assert not (trained_checkpoint / RANGES_FILE).exists()
     both = finetune(qat_recipe(sparse_encoder, qat={"max_steps": 1}), tmp_path / "out")
     losses = [[entry["loss"] for entry in m.details["history"] if "loss" in entry] for m in (plain, both)]
