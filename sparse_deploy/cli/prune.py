@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sparse_deploy.cli.progress import progress_bar
+from sparse_deploy.cli.progress import QuietOption, progress_bar
 
 if TYPE_CHECKING:
     from sparse_deploy.artifacts import Manifest
@@ -54,6 +54,7 @@ def prune_command(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
     ] = False,
+    quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
     """Make a fine-tuned model sparse in minutes, without labels and without training.
@@ -86,7 +87,7 @@ def prune_command(
 
     from sparse_deploy.stages.prune import prune
 
-    with progress_bar(f"prune {pattern}") as progress:
+    with progress_bar(f"prune {pattern}", quiet=quiet) as progress:
         manifest = prune(
             model,
             settings,
