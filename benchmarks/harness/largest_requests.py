@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The largest requests that a server takes or has to refuse, and how long its probes wait meanwhile."""
+"""The largest requests that a server takes or has to refuse, one kind after the other."""
 
 import contextlib
 import json
 import socket
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,37 +13,6 @@ from harness.server_process import ServerProcess, texts
 _BODY_BYTES = 4 * 2**20
 _CHARACTERS = 500_000
 _ROWS = 256
-
-
-class ProbeWatch:
-    """Asks for liveness again and again while the block runs.
-
-    Attributes:
-        longest: seconds that a probe waited.
-        failed: probes that got no 200.
-    """
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.longest, self.failed = 0.0, 0
-        self._server, self._stop = server, threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "ProbeWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.01):
-            begin = time.monotonic()
-            try:
-                self.failed += self._server.request("GET", "/v2/health/live").status != 200
-            except OSError:
-                self.failed += 1
-            self.longest = max(self.longest, time.monotonic() - begin)
 
 
 def _infer(*values: str, clients: int = 1) -> Callable[[ServerProcess], dict[int, int]]:

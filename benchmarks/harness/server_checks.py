@@ -19,11 +19,12 @@ from typing import Any
 
 from harness.console import show_progress
 from harness.equal_answers import Comparison, compare
-from harness.largest_requests import LARGEST, ProbeWatch
+from harness.largest_requests import LARGEST
 from harness.load import Clients, Load
 from harness.served import minilm_deployment
-from harness.server_faults import MemoryWatch, drip, leave, malformed, memory_mb
+from harness.server_faults import drip, leave, malformed
 from harness.server_process import ServerProcess, serving, texts
+from harness.server_watch import MemoryWatch, ProbeWatch, memory_mb
 from harness.serving_overhead import measure_latency, measure_throughput
 from sparse_deploy.runtimes import get_runtime
 

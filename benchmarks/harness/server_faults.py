@@ -7,7 +7,6 @@ import json
 import random
 import socket
 import struct
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,52 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
 
-import psutil
-
 from harness.server_process import ServerProcess, integers, texts
-
-
-def memory_mb(server: ServerProcess) -> float:
-    """Resident memory of the server."""
-    return psutil.Process(server.process.pid).memory_info().rss / 2**20
-
-
-class MemoryWatch:
-    """Samples a server's memory ten times a second while the block runs.
-
-    Attributes:
-        samples: ``(seconds, megabytes)``.
-    """
-
-    def __init__(self, server: ServerProcess) -> None:
-        self.samples: list[tuple[float, float]] = []
-        self._server = server
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "MemoryWatch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    @property
-    def peak(self) -> float:
-        """Highest sample."""
-        return max(megabytes for _, megabytes in self.samples)
-
-    def growth(self) -> float:
-        """Megabytes between the medians of the second and the last tenth: what a leak would show."""
-        tenth = max(1, len(self.samples) // 10)
-        early, late = self.samples[tenth : 2 * tenth] or self.samples, self.samples[-tenth:]
-        return _median([value for _, value in late]) - _median([value for _, value in early])
-
-    def _watch(self) -> None:
-        begin = time.monotonic()
-        while not self._stop.wait(0.1):
-            self.samples.append((time.monotonic() - begin, memory_mb(self._server)))
 
 
 async def drip(server: ServerProcess, connections: int, seconds: float) -> dict[str, int]:
@@ -170,7 +124,3 @@ def _cases(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]
 def _flip(data: bytes, chance: random.Random) -> bytes:
     at = chance.randrange(len(data))
     return data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
