@@ -14,8 +14,8 @@ import orjson
 
 from sparse_deploy.data.tasks import TaskKind
 from sparse_deploy.serving.infer_endpoint import InferEndpoint
-from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, RequestLimits, Tensor
-from sparse_deploy.serving.json_request import flag, read_object, texts_tensor
+from sparse_deploy.serving.inference_protocol import InferRequest, RequestError, RequestLimits, Tensor, read_object
+from sparse_deploy.serving.json_request import flag, texts_tensor
 from sparse_deploy.serving.service import Service
 
 _TYPES = {

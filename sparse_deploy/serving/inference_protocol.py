@@ -122,12 +122,7 @@ def parse_request(body: bytes, header_length: str | None, limits: RequestLimits 
                 f"{HEADER_LENGTH}: expected 0 to {len(body)}, the body's bytes; got {header_length!r:.40}"
             )
         head, tail = body[:length], memoryview(body)[length:]
-    try:
-        content = load_json(head)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"expected a JSON object, got {_kind(content)}")
+    content = read_object(head)
     wanted = _objects(content, "inputs", required=True)
     inputs, used = {}, 0
     for number, entry in enumerate(wanted):
@@ -360,6 +355,21 @@ def _as_bytes(tensor: Tensor) -> bytes:
 
 def _first(values: list[Any], wanted: type) -> Any:
     return next(value for value in values if type(value) is not wanted)
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body.
+
+    Raises:
+        RequestError: 400, it is none.
+    """
+    try:
+        content = load_json(body)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"the body is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"expected a JSON object, got {_kind(content)}")
+    return content
 
 
 def _kind(value: Any) -> str:

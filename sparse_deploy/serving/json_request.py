@@ -3,24 +3,7 @@
 
 from typing import Any
 
-import orjson
-
-from sparse_deploy.serving.inference_protocol import RequestError, RequestLimits, Tensor, load_json
-
-
-def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body.
-
-    Raises:
-        RequestError: 400, it is none.
-    """
-    try:
-        content = load_json(body)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise RequestError(f"expected a JSON object, got {type(content).__name__}")
-    return content
+from sparse_deploy.serving.inference_protocol import RequestError, RequestLimits, Tensor
 
 
 def texts_tensor(name: str, values: object, limits: RequestLimits, place: str) -> Tensor:
