@@ -46,7 +46,7 @@ class RerankEndpoint(InferEndpoint):
         self, service: Service, request: InferRequest, answer: Sequence[Tensor], tokens: int
     ) -> tuple[bytes, dict[str, str]]:
         """See :meth:`InferEndpoint.write`."""
-        logits = np.asarray(next(one for one in answer if one.name == "logits").values)[:, 0]
+        logits = np.asarray(next(one for one in answer if one.name == "score").values)  # the task squashes nothing
         scores = logits if self._raw else sigmoid(logits)
         documents = request.inputs["text_pair"].values
         found: list[dict[str, Any]] = []
