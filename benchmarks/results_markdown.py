@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from harness.page import render_page
-from harness.plots import plot_sweep
+from harness.plots import plot_encoders, plot_sweep
 from harness.recorded_speed import recorded_speeds_text
 from harness.records import read_records
 
@@ -45,6 +45,8 @@ def main() -> None:
                 )
         return
     for name, records in sections.items():
+        if cells := [record for record in records if record["kind"] == "cell"]:
+            plot_encoders(cells, RESULTS / name / "encoders.svg")
         for record in records:
             if record["kind"] == "sweep":
                 plot_sweep(record, RESULTS / name / f"sweep-{record['sweep']}.svg")

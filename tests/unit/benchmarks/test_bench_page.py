@@ -13,7 +13,7 @@ from harness.machine_state import State
 from harness.micro import MicroCell, operator_record
 from harness.page import markdown_table, milliseconds, render_page, verdict
 from harness.pairing import Block, Ratio
-from harness.plots import plot_sweep
+from harness.plots import plot_encoders, plot_sweep
 from harness.records import read_records, section, store_record
 from harness.report import cell_record, context
 
@@ -210,3 +210,13 @@ def test_a_sweep_is_drawn_the_same_way_each_time(tmp_path, suffix):
     assert (tmp_path / f"one{suffix}").read_bytes() == (tmp_path / f"two{suffix}").read_bytes()
     if suffix == ".svg":
         assert "tokens per sequence" in (tmp_path / "one.svg").read_text()
+
+
+def test_the_plot_of_encoders_names_the_fastest_dense_runtime_and_leaves_batches_out(tmp_path):
+    cells = [cell("base-u70-b1-s128", 10.0, 25.0), cell("base-u70-b16-s128", 100.0, 200.0)]
+    plot_encoders(cells, tmp_path / "encoders.svg")
+    text = (tmp_path / "encoders.svg").read_text()
+    assert "25 ms, OpenVINO INT8" in text
+    assert "10 ms, sparse: 2.5 times as fast" in text
+    assert "BERT-base, 70 % unstructured, 128 tokens" in text
+    assert "200 ms" not in text
