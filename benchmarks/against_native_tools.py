@@ -21,9 +21,12 @@ import numpy as np
 
 from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.evaluation.requests import Requests
-from sparse_deploy.evaluation.statistics import coefficient_of_variation, latency_ratio, percentile
-from sparse_deploy.evaluation.supervisor import Workers, worker_environment
+from sparse_deploy.evaluation.worker import MODULE as CELL_WORKER
 from sparse_deploy.machine import describe_machine
+from sparse_deploy.measurement.pairing import paired_ratio
+from sparse_deploy.measurement.statistics import coefficient_of_variation, percentile
+from sparse_deploy.measurement.worker_process import Workers
+from sparse_deploy.runtimes.child_process import worker_environment
 
 # Two honest tools may differ by what they count: Python's call, output copies, one warm-up against many.
 TOLERANCE = 0.05
@@ -120,7 +123,7 @@ def measure(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[tu
     for name, array in requests.shaped(batch, tokens).items():
         np.save(scratch / f"{name}.npy", array)
 
-    with Workers(options.threads, scratch) as workers:
+    with Workers(CELL_WORKER, options.threads, scratch) as workers:
         tools: dict[tuple[str, str], Callable[[], float]] = {}
         for runtime, tool in PAIRS.items():
             worker = workers.start(runtime)
@@ -154,7 +157,8 @@ def compare(medians: Mapping[tuple[str, str], list[float]]) -> list[dict[str, An
     rows = []
     for runtime, tool in PAIRS.items():
         ours, theirs = medians[runtime, "bench"], medians[runtime, tool]
-        ratio = latency_ratio([[ms] for ms in ours], [[ms] for ms in theirs], seed=0)
+        ratio = paired_ratio(dict(enumerate(ours)), dict(enumerate(theirs)))
+        assert ratio is not None  # both have every round
         agrees = ratio.low <= 1 + TOLERANCE and ratio.high >= 1 - TOLERANCE
         rows.append(
             {

@@ -20,20 +20,19 @@ from typing import Any
 from harness.bars import CELLS, cell_bars
 from harness.cells import Cell, select_cells
 from harness.console import show_progress
-from harness.interleave import Plan
-from harness.machine_state import Probe
 from harness.measure import Bench, measure_cell, measure_scaling, sweep
 from harness.models import model_folder
-from harness.processes import WorkerError
 from harness.profile import measure_profile, profile_text
 from harness.records import is_forced, store_record
 from harness.report import cell_line, context
+from harness.rounds import Plan
 from harness.serving import measure_serving
 from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
 from harness.sparse_model import ensure_sparse_model
 
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.machine import describe_machine
+from sparse_deploy.measurement.machine_state import Probe
 
 CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -61,7 +60,7 @@ def main() -> None:
                 store_record(RESULTS, record)
             if options.plot:
                 _plot(record, options.plot)
-    except (SparseDeployError, WorkerError, RuntimeError, OSError) as error:
+    except (SparseDeployError, RuntimeError, OSError) as error:
         _progress("")
         raise SystemExit(f"encoder.py: {' '.join(str(error).split())}") from error
     except KeyboardInterrupt:
@@ -71,7 +70,7 @@ def main() -> None:
 
 
 def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    probe = Probe(options.models)
+    probe = Probe()
     if probe.reason:
         print(f"encoder.py: no near/far labels: {probe.reason}", file=sys.stderr)
     for cell in options.cells:

@@ -14,17 +14,16 @@ from typing import Any
 
 from harness.bars import KERNEL_BARS
 from harness.console import show_progress
-from harness.machine_state import Probe
 from harness.micro import MicroCell, MicroPlan, measure_shape
 from harness.records import is_forced, store_record
 from harness.report import context
 
 from sparse_deploy.errors import SparseDeployError
+from sparse_deploy.measurement.machine_state import Probe
 
 # Output by input channels: what bert-base and bert-large multiply with, query, key and value together among them.
 SHAPES = ((768, 768), (2304, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 1024), (1024, 4096))
 TOKENS = (1, 16, 128, 384)
-CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
 RESULTS = Path(__file__).resolve().parent / "results"
 PATTERNS = tuple(KERNEL_BARS["avx2"])
 
@@ -52,7 +51,7 @@ def main() -> None:
 def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shared = context(1)
     # The peak of one CPU, for judging how good the dense rival is; that of its best set.
-    peak = None if is_forced(shared) else Probe(CACHE, sorted(os.sched_getaffinity(0))).peak_gmacs()
+    peak = None if is_forced(shared) else Probe().peak_gmacs()
     for pattern in options.patterns:
         for n, k in options.shapes:
             show_progress(f"{pattern} {n}x{k}")

@@ -18,12 +18,32 @@ class Figures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
+class Conditions(Figures):
+    """The state of the machine while the blocks of one measurement ran.
+
+    Attributes:
+        cores: how far two cores are from each other: ``near`` when a cache line takes less than 80 ns from one to the
+            other, ``far`` when it takes longer, ``mixed`` when that changed, ``unknown`` where nobody could look.
+        measured: blocks that ran.
+        counted: blocks that make the figures. All of them, where too few were undisturbed.
+        disturbed: blocks during which other processes used the CPUs.
+        moved: further blocks during which the distance of the cores was another one, or changed.
+    """
+
+    cores: str
+    measured: int
+    counted: int
+    disturbed: int
+    moved: int
+
+
 class Latency(Figures):
     """Single-stream latency over interleaved blocks, in milliseconds per request.
 
     Attributes:
         cv: coefficient of variation of the block medians (spread between blocks, not between requests).
         samples_ms: every request, in order; dropped from the Markdown and kept for plots.
+        conditions: of the blocks; None in reports of earlier versions.
     """
 
     p50_ms: float
@@ -35,20 +55,26 @@ class Latency(Figures):
     requests: int
     block_medians_ms: tuple[float, ...]
     samples_ms: tuple[float, ...] = ()
+    conditions: Conditions | None = None
 
 
 class Throughput(Figures):
-    """Offline throughput: examples per second, batched by length, one figure per interleaved block."""
+    """Offline throughput: examples per second, batched by length, one figure per interleaved block.
+
+    Attributes:
+        conditions: as for :class:`Latency`.
+    """
 
     examples_per_second: float
     tokens_per_second: float
     cv: float
     batch_size: int
     blocks: tuple[float, ...]
+    conditions: Conditions | None = None
 
 
 class Ratio(Figures):
-    """A speed-up over a rival: its value and the bootstrap interval over paired blocks."""
+    """A speed-up over a rival: the median over rounds of paired blocks, and its bootstrap interval."""
 
     value: float
     low: float
@@ -105,7 +131,7 @@ class Cell(Figures):
         load_ms: opening the file until it can answer, in a fresh process.
         first_inference_ms: the first request after that.
         rss_bytes: resident memory after the warm-up.
-        speedup: p50 latency of the baseline over p50 latency of this cell, in the same run.
+        speedup: median latency of the baseline's blocks over that of this cell's, in the same rounds.
         throughput_gain: throughput of this cell over that of the baseline.
         streamed: throughput with the throughput hint, where the runtime knows it; all else is with the latency hint.
         stable: false when the blocks spread too much for a confident number.

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring modes of encoder.py: a cell against all rivals, threads against threads, and sweeps over a shape."""
 
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +14,14 @@ import numpy as np
 
 from harness.bars import Bar
 from harness.cells import Cell
-from harness.interleave import Plan, Progress, run_rounds
-from harness.machine_state import Probe
-from harness.processes import RivalProcesses
+from harness.models import python_path
 from harness.report import cell_record, summarize
-from harness.sessions import OURS, UnavailableError, environment
+from harness.rounds import Plan, Progress, run_rounds
+from harness.sessions import OURS, environment
+from harness.worker import MODULE
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.measurement.machine_state import Probe
+from sparse_deploy.measurement.worker_process import Workers
 
 # What every answer is compared with: FP32, and nobody's fusion or rounding.
 REFERENCE = "pytorch_fp32"
@@ -43,6 +48,16 @@ class Bench:
     bars: Mapping[str, Bar]
 
 
+@contextmanager
+def rival_workers(threads: int) -> Iterator[Workers]:
+    """A process per rival (:mod:`harness.worker`); leaving the block ends every one."""
+    with (
+        tempfile.TemporaryDirectory(prefix="sparse-deploy-encoder-") as scratch,
+        Workers(MODULE, threads, Path(scratch), variables=python_path()) as workers,
+    ):
+        yield workers
+
+
 def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
     """Time a cell on all rivals.
 
@@ -57,18 +72,18 @@ def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
     missing: dict[str, str] = {}
     variants: dict[str, dict[str, Any]] = {}
     start = time.monotonic()
-    with RivalProcesses(bench.threads) as processes:
+    with rival_workers(bench.threads) as workers:
         for rival in bench.rivals:
             bench.progress(f"{cell.name}: opening {rival}")
             try:
-                variants[rival] = _open(processes, rival, cell, folder, bench.threads)
-            except UnavailableError as error:
+                variants[rival] = _open(workers, rival, cell, folder, bench.threads)
+            except RuntimeUnavailableError as error:
                 missing[rival] = str(error)
-                processes.stop(rival)
-        errors = relative_errors({name: processes[name].call("answer")["outputs"] for name in variants})
+                workers.stop(rival)
+        errors = relative_errors({name: workers[name].call("answer")["outputs"] for name in variants})
         for name, error in errors.items():
             variants[name]["relative_error"] = error
-        opened = {name: processes[name] for name in variants}
+        opened = {name: workers[name] for name in variants}
         blocks = run_rounds(opened, OURS, bench.plan, bench.probe, lambda text: bench.progress(f"{cell.name}: {text}"))
     record = cell_record(cell, blocks, variants, missing, bench.bars.get(cell.name))
     return {**record, "took_s": round(time.monotonic() - start)}
@@ -82,16 +97,16 @@ def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[in
     """
     result: dict[str, Any] = {"kind": "scaling", "cell": cell.name, "rivals": {}, "missing": {}}
     for rival in bench.rivals:
-        with RivalProcesses(bench.threads) as processes:
+        with rival_workers(bench.threads) as workers:
             try:
                 for count in threads:
                     bench.progress(f"{cell.name}: opening {rival} with {count} thread(s)")
-                    process = processes.start(f"{rival}@{count}", count, **environment(rival))
+                    process = workers.start(f"{rival}@{count}", count, environment(rival))
                     process.call("open", rival=rival, folder=str(folder), cell=cell.as_json(), threads=count)
-            except UnavailableError as error:
+            except RuntimeUnavailableError as error:
                 result["missing"][rival] = str(error)
                 continue
-            opened = {f"{rival}@{count}": processes[f"{rival}@{count}"] for count in threads}
+            opened = {f"{rival}@{count}": workers[f"{rival}@{count}"] for count in threads}
             # "Ours" is what the ratio is of: the rival with most threads, so the ratio is its gain over fewer.
             most = f"{rival}@{max(threads)}"
             plan = replace(bench.plan, first_rounds=bench.plan.most_rounds)
@@ -122,15 +137,15 @@ def sweep(bench: Bench, cells: Sequence[Cell], folder: Path, over: str) -> dict[
     """
     points: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
-    with RivalProcesses(bench.threads) as processes:
+    with rival_workers(bench.threads) as workers:
         for cell in cells:
             opened = {}
             for rival in (name for name in bench.rivals if name not in missing):
                 bench.progress(f"{over} {getattr(cell, over)}: {rival}")
                 try:
-                    _open(processes, rival, cell, folder, bench.threads)
-                    opened[rival] = processes[rival]
-                except UnavailableError as error:
+                    _open(workers, rival, cell, folder, bench.threads)
+                    opened[rival] = workers[rival]
+                except RuntimeUnavailableError as error:
                     missing[rival] = str(error)
             blocks = run_rounds(opened, OURS, bench.plan, bench.probe)
             figures = summarize(blocks)
@@ -182,6 +197,6 @@ def relative_errors(answers: Mapping[str, Sequence[Sequence[float]]], reference:
     }
 
 
-def _open(processes: RivalProcesses, rival: str, cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
-    process = processes[rival] if rival in processes else processes.start(rival, **environment(rival))
+def _open(workers: Workers, rival: str, cell: Cell, folder: Path, threads: int) -> dict[str, Any]:
+    process = workers[rival] if rival in workers else workers.start(rival, variables=environment(rival))
     return process.call("open", rival=rival, folder=str(folder), cell=cell.as_json(), threads=threads)

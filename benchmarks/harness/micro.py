@@ -5,7 +5,6 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from harness.bars import kernel_bar
 from harness.cells import parse_pattern
-from harness.machine_state import State
-from harness.pairing import Block, Ratio, speedup
+from harness.rivals import Block, Ratio, speedup
 from sparse_deploy.kernels import abi, native
 from sparse_deploy.kernels.loader import instruction_set
+from sparse_deploy.measurement.machine_state import State
+from sparse_deploy.measurement.pairing import middle_ms
 from sparse_deploy.sparsity.packing import encode
 from sparse_deploy.sparsity.pattern import DENSE, PatternKind
 
@@ -192,8 +192,7 @@ def _pair(ours: Call, dense: Call, plan: MicroPlan, overhead: float) -> tuple[fl
             blocks[name].append(Block(name, turn, samples, (State(None, None),)))
     ratio = speedup(blocks["ours"], blocks["dense"])
     assert ratio is not None  # both have every turn
-    ours_ms, dense_ms = (median(block.median_ms for block in blocks[name]) for name in calls)
-    return ours_ms, dense_ms, ratio
+    return middle_ms(blocks["ours"]), middle_ms(blocks["dense"]), ratio
 
 
 def _repeats(call: Call, milliseconds: float) -> int:

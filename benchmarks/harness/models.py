@@ -90,11 +90,15 @@ def random_inputs(batch: int, sequence: int, seed: int = 0) -> dict[str, np.ndar
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
+def python_path() -> dict[str, str]:
+    """The environment variable with which a child process finds this package."""
+    root = str(Path(__file__).resolve().parents[1])
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+
+
 def child_environment(**variables: str) -> dict[str, str]:
     """The environment of a child process that imports this package; nothing reaches out for a hub."""
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **variables}
+    return {**os.environ, **python_path(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **variables}
 
 
 def build(model: str, pattern: str, folder: Path) -> None:

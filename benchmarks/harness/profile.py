@@ -16,9 +16,11 @@ from statistics import median
 from typing import Any
 
 from harness.cells import Cell, parse_cell
-from harness.interleave import Progress
 from harness.models import DYNAMIC_FUSED, FP32_ONNX, QDQ_ONNX, SPARSE_ONNX, child_environment, random_inputs
-from harness.sessions import OURS, OnnxSession, UnavailableError, sparse_library
+from harness.rounds import Progress
+from harness.sessions import OURS
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.runtimes.onnxruntime import OnnxRuntimeSession, add_operators
 
 PROFILED = {
     OURS: SPARSE_ONNX,
@@ -93,40 +95,57 @@ def _child(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, Any]
 
 
 def _profile(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, Any]:
-    library = sparse_library() if rival == OURS else None
+    from sparse_deploy.kernels import loader
+
+    library = loader.onnxruntime_library() if rival == OURS else None
     inputs = random_inputs(cell.batch, cell.sequence)
     answer: dict[str, Any] = {}
     # Each inference writes events for each node; the first session takes the times, the second the events.
-    session = OnnxSession(folder / PROFILED[rival], threads, library)
+    session = OnnxRuntimeSession(folder / PROFILED[rival], threads, library)
     for _ in range(_WARM_UP):
         session.run(inputs)
     if library is not None:
-        from sparse_deploy.kernels import loader
-
         loader.profile(loader.ONNXRUNTIME)  # forgets what the warm-up took
     samples: list[float] = []
     start = time.perf_counter()
     while len(samples) < 5 or time.perf_counter() - start < 2.0:
-        samples.append(session.time(inputs))
+        begin = time.perf_counter()
+        session.run(inputs)
+        samples.append((time.perf_counter() - begin) * 1e3)
     answer["total_ms"] = round(median(samples), 3)
     if library is not None:
         phases = loader.profile(loader.ONNXRUNTIME)
         answer["phases"] = _sorted({name: seconds * 1e3 / len(samples) for name, seconds in phases.items()})
     del session
     with tempfile.TemporaryDirectory(prefix="sparse-deploy-profile-") as scratch:
-        profiled = OnnxSession(folder / PROFILED[rival], threads, library, Path(scratch, "ort"))
+        profiled = _profiled_session(folder / PROFILED[rival], threads, library, Path(scratch, "ort"))
         for _ in range(len(samples)):
-            profiled.run(inputs)
-        events = json.loads(Path(profiled.session.end_profiling()).read_text(encoding="utf-8"))
+            profiled.run(None, inputs)
+        events = json.loads(Path(profiled.end_profiling()).read_text(encoding="utf-8"))
     answer["operators"] = operator_times(events, len(samples))
     return answer
+
+
+def _profiled_session(path: Path, threads: int, library: Path | None, prefix: Path) -> Any:
+    """The session of :class:`OnnxRuntimeSession`, with the profiler switched on."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if library is not None:
+        add_operators(options, library)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(prefix)
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _main(arguments: Sequence[str]) -> None:
     rival, folder, cell, threads = arguments
     try:
         answer = _profile(rival, Path(folder), parse_cell(cell), int(threads))
-    except UnavailableError as error:
+    except RuntimeUnavailableError as error:
         answer = {"unavailable": str(error)}
     print(json.dumps(answer))
 

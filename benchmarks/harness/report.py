@@ -6,15 +6,17 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from statistics import median
 from typing import Any
 
 from harness.bars import Bar
 from harness.cells import Cell
-from harness.pairing import Block, best_rival, by_rival, clean_blocks, middle_ms, quartiles_ms, speedup
+from harness.rivals import Block, best_rival, by_rival, quartiles_ms, speedup
 from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.kernels.loader import instruction_set
 from sparse_deploy.machine import describe_machine
+from sparse_deploy.measurement.pairing import clean_blocks, middle_ms
 
 SCHEMA_VERSION = 1
 _VERSIONED = ("sparse-deploy", "onnxruntime", "openvino", "torch", "transformers", "numpy")
@@ -79,7 +81,7 @@ def cell_record(
     shown = by_label.get(figures["label"], {"milliseconds": {}})["milliseconds"]
     # A rival that dropped out after one disturbed block still gets a figure, marked as such; no ratio uses it.
     disturbed = {
-        name: round(min(block.median_ms for block in found), 3)
+        name: round(min(median(block.result) for block in found), 3)
         for name, found in by_rival(blocks).items()
         if name not in shown and name not in (OURS, OURS_OPENVINO)
     }

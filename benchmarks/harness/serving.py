@@ -15,10 +15,11 @@ from statistics import median
 from typing import Any
 
 from harness.cells import Cell, parse_cell
-from harness.interleave import Progress
-from harness.machine_state import busy_seconds
 from harness.models import DYNAMIC_ONNX, QDQ_ONNX, SPARSE_ONNX, child_environment, random_inputs
-from harness.sessions import OURS, Session, UnavailableError, variants
+from harness.rounds import Progress
+from harness.sessions import OURS, Session, variants
+from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.measurement.cpu_time import ForeignTime
 
 SERVED = (OURS, "ort_dynamic_int8", "ort_qdq_int8")
 REQUESTS = 20
@@ -114,17 +115,17 @@ def _serve(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, Any]
     import onnxruntime  # noqa: F401 - creation is timed without the import
 
     before = _peak_bytes()
-    busy, own, start = busy_seconds(), time.process_time(), time.perf_counter()
+    foreign, start = ForeignTime(), time.perf_counter()
     # The first variant of each rival is the file that this project writes.
     session: Session = variants(rival, cell)[0].open(folder, cell, threads)
     creation = time.perf_counter() - start
-    foreign = (busy_seconds() - busy) - (time.process_time() - own)
+    foreign_seconds = foreign.seconds
     inputs = random_inputs(cell.batch, cell.sequence)
     for _ in range(REQUESTS):
         session.run(inputs)
     return {
         "creation_s": creation,
-        "foreign_cpu_s": max(0.0, foreign),
+        "foreign_cpu_s": foreign_seconds,
         "peak_mb": _peak_bytes() / _MB,
         "import_mb": before / _MB,
     }
@@ -140,7 +141,7 @@ def _main(arguments: Sequence[str]) -> None:
     rival, folder, cell, threads = arguments
     try:
         answer = _serve(rival, Path(folder), parse_cell(cell), int(threads))
-    except UnavailableError as error:
+    except RuntimeUnavailableError as error:
         answer = {"unavailable": str(error)}
     print(json.dumps(answer))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,6 +25,11 @@ from harness.models import (
     SPARSE_IR,
     SPARSE_ONNX,
 )
+from sparse_deploy.checkpoint import WEIGHTS_FILE
+from sparse_deploy.errors import RuntimeUnavailableError
+
+if TYPE_CHECKING:
+    from sparse_deploy import runtimes
 
 Array = np.ndarray
 Inputs = Mapping[str, Array]
@@ -61,10 +66,6 @@ class Variant:
     open: Callable[[Path, Cell, int], Session]
 
 
-class UnavailableError(Exception):
-    """This machine or installation has no such rival; the message says why."""
-
-
 class _Timed:
     """Times single requests."""
 
@@ -79,27 +80,15 @@ class _Timed:
         return (time.perf_counter() - start) * 1e3
 
 
-class OnnxSession(_Timed):
-    """ONNX Runtime with all graph optimisations on, spinning as by default, and possibly a custom-op library."""
+class PackageSession(_Timed):
+    """A session as ``sparse-deploy bench`` and ``serve`` open it."""
 
-    def __init__(self, path: Path, threads: int, library: Path | None = None, profile: Path | None = None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        if library is not None:
-            options.register_custom_ops_library(str(library))
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    def __init__(self, session: "runtimes.Session") -> None:
+        self._session = session
 
     def run(self, inputs: Inputs) -> list[Array]:
         """See :class:`Session`."""
-        return self.session.run(None, dict(inputs))
+        return list(self._session.run(inputs))
 
 
 class OpenVinoSession(_Timed):
@@ -133,7 +122,7 @@ class OpenVinoStreams:
     def __init__(self, path: Path, cell: Cell, threads: int, precision: str | None, *, split: bool) -> None:
         pieces = threads if split else 1
         if cell.batch % pieces:
-            raise UnavailableError(f"a batch of {cell.batch} can't be split over {pieces} streams")
+            raise RuntimeUnavailableError(f"a batch of {cell.batch} can't be split over {pieces} streams")
         rows = cell.batch // pieces
         self.compiled = _compile(path, (rows, cell.sequence), threads, precision, "THROUGHPUT")
         streams = int(self.compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
@@ -160,10 +149,13 @@ class OpenVinoStreams:
         return elapsed if self._split else elapsed / len(self._requests)
 
 
-class TorchSession(_Timed):
-    """Transformers' model in eager mode with scaled-dot-product attention."""
+class TorchBf16Session(_Timed):
+    """Transformers' model with BF16 weights in eager mode, with scaled-dot-product attention.
 
-    def __init__(self, folder: Path, threads: int, precision: str) -> None:
+    The weights are BF16 because autocast converts them in every request (bert-base, sequence 128: 69 against 77 ms).
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
         import torch
         from transformers import BertForQuestionAnswering, BertForSequenceClassification
 
@@ -172,9 +164,8 @@ class TorchSession(_Timed):
         answers_questions = "ForQuestionAnswering" in (folder / "config.json").read_text(encoding="utf-8")
         kind = BertForQuestionAnswering if answers_questions else BertForSequenceClassification
         self._names = ("start_logits", "end_logits") if answers_questions else ("logits",)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self._model = kind.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+            folder, dtype=torch.bfloat16, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
         ).eval()
 
     def run(self, inputs: Inputs) -> list[Array]:
@@ -194,7 +185,7 @@ def variants(rival: str, cell: Cell) -> list[Variant]:
         name, precisions = _OPENVINO[rival]
         return list(_openvino_variants(name, precisions, cell))
     if rival in _TORCH:
-        return [Variant(_TORCH[rival], partial(_open_torch, _TORCH[rival]))]
+        return [Variant(*_TORCH[rival])]
     if rival in (OURS, OWN_DENSE):  # the environment of the process tells them apart
         return [Variant("", _open_ours)]
     if rival == OURS_OPENVINO:
@@ -205,21 +196,6 @@ def variants(rival: str, cell: Cell) -> list[Variant]:
 def environment(rival: str) -> dict[str, str]:
     """Environment variables of a rival's process."""
     return {"SPARSE_DEPLOY_LAYOUT": "dense"} if rival == OWN_DENSE else {}
-
-
-def sparse_library() -> Path:
-    """The custom-op library of this project.
-
-    Raises:
-        UnavailableError: it was not built.
-    """
-    from sparse_deploy.errors import RuntimeUnavailableError
-    from sparse_deploy.kernels.loader import onnxruntime_library
-
-    try:
-        return onnxruntime_library()
-    except RuntimeUnavailableError as error:
-        raise UnavailableError(str(error)) from error
 
 
 _ORT_FILES = {
@@ -234,32 +210,39 @@ _OPENVINO: dict[str, tuple[str, tuple[str | None, ...]]] = {
     "openvino_bf16": (FP32_IR, (None,)),
     "openvino_int8": (QDQ_IR, ("f32", "bf16")),
 }
-# BF16 weights, because autocast converts them in every request (bert-base, sequence 128: 69 against 77 ms).
-_TORCH = {"pytorch_fp32": "fp32", "pytorch_bf16": "bf16"}
-RIVALS = (*_ORT_FILES, *_OPENVINO, *_TORCH)
 
 
 def _open_onnx(name: str, folder: Path, cell: Cell, threads: int) -> Session:
-    return OnnxSession(folder / name, threads)
+    from sparse_deploy.runtimes.onnxruntime import OnnxRuntimeSession
+
+    return PackageSession(OnnxRuntimeSession(folder / name, threads, int8=name != FP32_ONNX))
 
 
 def _open_ours(folder: Path, cell: Cell, threads: int) -> Session:
-    return OnnxSession(folder / SPARSE_ONNX, threads, sparse_library())
+    from sparse_deploy.kernels.loader import onnxruntime_library
+    from sparse_deploy.runtimes.onnxruntime import OnnxRuntimeSession
+
+    return PackageSession(OnnxRuntimeSession(folder / SPARSE_ONNX, threads, onnxruntime_library()))
 
 
 def _open_ours_in_openvino(folder: Path, cell: Cell, threads: int) -> Session:
-    from sparse_deploy.errors import RuntimeUnavailableError
     from sparse_deploy.kernels.openvino_extension import openvino_library
 
-    try:
-        library = openvino_library()
-    except RuntimeUnavailableError as error:
-        raise UnavailableError(str(error)) from error
-    return OpenVinoSession(folder / SPARSE_IR, cell, threads, "f32", extension=library)
+    return OpenVinoSession(folder / SPARSE_IR, cell, threads, "f32", extension=openvino_library())
 
 
-def _open_torch(precision: str, folder: Path, cell: Cell, threads: int) -> Session:
-    return TorchSession(folder, threads, precision)
+def _open_torch_fp32(folder: Path, cell: Cell, threads: int) -> Session:
+    from sparse_deploy.runtimes.pytorch import PyTorchSession
+
+    return PackageSession(PyTorchSession(folder / WEIGHTS_FILE, "fp32", threads))
+
+
+def _open_torch_bf16(folder: Path, cell: Cell, threads: int) -> Session:
+    return TorchBf16Session(folder, threads)
+
+
+_TORCH = {"pytorch_fp32": ("fp32", _open_torch_fp32), "pytorch_bf16": ("bf16", _open_torch_bf16)}
+RIVALS = (*_ORT_FILES, *_OPENVINO, *_TORCH)
 
 
 def _openvino_variants(name: str, precisions: tuple[str | None, ...], cell: Cell) -> Iterator[Variant]:
@@ -296,5 +279,5 @@ def _compile(
     compiled = core.compile_model(model, "CPU", settings)
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if precision is None and found != "bf16":
-        raise UnavailableError(f"OpenVINO chooses {found} on this CPU, not bf16")
+        raise RuntimeUnavailableError(f"OpenVINO chooses {found} on this CPU, not bf16")
     return compiled

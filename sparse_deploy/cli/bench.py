@@ -144,6 +144,7 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from sparse_deploy.report.conditions import machine_state, machine_was_steady
     from sparse_deploy.report.findings import slower_sparse_file
     from sparse_deploy.report.tables import gate_rows, shape_rows, stream_rows, summary_rows
 
@@ -170,6 +171,8 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
             console.print(
                 f"UNSTABLE {cell.id}: {cell.instability}. Its times are not comparable; use a quieter machine."
             )
+    if (state := machine_state(report)) and not machine_was_steady(report):
+        console.print(f"Machine: {state[0]}. {state[1]}")
     for cell in report.cells:
         if cell.warning:
             console.print(f"Warning: {cell.id}: {cell.warning}")

@@ -1,35 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timing of rivals in interleaved blocks: A B C, B C A, C A B …, one worker awake at a time.
+"""What ``bench`` times of each cell, in interleaved rounds: requests one by one, fixed shapes, and offline batches."""
 
-A machine drifts (frequency, neighbours, page cache). When rivals run one after the other the drift counts for some and
-against others; blocks of all rivals side by side carry it equally, and a ratio over paired blocks cancels it.
-"""
-
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from typing import Any, Protocol, TypeVar
 
 from sparse_deploy.evaluation.requests import Requests, length_mix, sorted_batches, spread_batches
+from sparse_deploy.measurement.interleave import Contestant, Rounds, run_rounds
+from sparse_deploy.measurement.machine_state import Probe
+from sparse_deploy.measurement.pairing import Counted, counted_blocks
 
 Progress = Callable[[str, float], None]
+Samples = list[float]
 ThroughputBlock = tuple[int, int, float]
-Contestant = TypeVar("Contestant")
+_Job = tuple[str, str]  # the cell and the command of its worker
+Result = TypeVar("Result")
 
 _PROBE_REQUESTS = 8
 _LEAST_REQUESTS, _MOST_REQUESTS = 20, 500
 _LEAST_BATCHES = 3
 _LEAST_SHAPE_REQUESTS = 5
-# A runtime's threads poll for a few milliseconds after their last request before they sleep; the next rival must not
-# share the cores with them.
-_SETTLE_SECONDS = 0.05
+# Rounds that replace those in which the machine was disturbed or its cores moved: half as many as are wanted.
+_SPARE_ROUNDS = 0.5
 
 
 class Rival(Protocol):
-    """What is timed: :class:`sparse_deploy.evaluation.supervisor.WorkerProcess`."""
+    """What is timed: :class:`sparse_deploy.measurement.worker_process.WorkerProcess`."""
 
     def call(self, command: str, **arguments: object) -> dict[str, Any]:
         """Run a worker's command."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """CPU time that its process used so far."""
         ...
 
 
@@ -53,27 +58,27 @@ class TimingPlan:
     streamed: frozenset[str] = frozenset()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Timings:
-    """Raw blocks of one cell.
+    """The blocks of one cell.
 
     Attributes:
-        settled: whether the warm-up became stable before its time was over.
-        rss_bytes: resident memory after the warm-up.
-        latency: milliseconds per request, one list per block.
+        latency: milliseconds per request of each block.
         throughput: examples, tokens, seconds of each offline block.
         streamed: the same with the throughput hint, where that is measured.
-        streams: batches at the same time in ``streamed``.
         shapes: as ``latency``, by ``(batch, tokens)``.
+        settled: whether the warm-up became stable before its time was over.
+        rss_bytes: resident memory after the warm-up.
+        streams: batches at the same time in ``streamed``.
     """
 
-    settled: bool = False
-    rss_bytes: int = 0
-    latency: list[list[float]] = field(default_factory=list)
-    throughput: list[ThroughputBlock] = field(default_factory=list)
-    streamed: list[ThroughputBlock] = field(default_factory=list)
-    streams: int = 0
-    shapes: dict[tuple[int, int], list[list[float]]] = field(default_factory=dict)
+    latency: Counted[Samples]
+    throughput: Counted[ThroughputBlock]
+    streamed: Counted[ThroughputBlock] | None
+    shapes: Mapping[tuple[int, int], Counted[Samples]]
+    settled: bool
+    rss_bytes: int
+    streams: int
 
 
 @dataclass(frozen=True)
@@ -84,11 +89,13 @@ class TimedRun:
         cells: by cell id.
         mix_size: requests per pass of a latency block.
         batches: batches per pass of an offline block.
+        no_labels: why nothing is known about the distance of the cores; empty where it is.
     """
 
     cells: dict[str, Timings]
     mix_size: int
     batches: int
+    no_labels: str
 
 
 def time_rivals(
@@ -108,104 +115,137 @@ def time_rivals(
     Raises:
         WorkerError: a worker died or hung.
     """
-    cells = {cell: Timings(shapes={shape: [] for shape in plan.shapes}) for cell in rivals}
-    mix = _warm_up(rivals, cells, requests, plan, progress)
-    steps = _Steps(progress, plan.blocks * (len(rivals) * (2 + len(plan.shapes)) + len(plan.streamed)))
+    return _Timing(rivals, requests, plan, progress).run()
 
-    for cell in _turns(rivals, plan.blocks):
-        steps.next(f"latency {cell}")
-        result = rivals[cell].call("latency", indices=mix, seconds=plan.block_seconds)
-        cells[cell].latency.append(result["samples_ms"])
 
-    for batch, tokens in plan.shapes:
-        for rival in rivals.values():  # unrecorded: the first request of a shape compiles or allocates
-            rival.call("shape", batch=batch, tokens=tokens, seconds=0.0, least=_LEAST_SHAPE_REQUESTS)
-        for cell in _turns(rivals, plan.blocks):
-            steps.next(f"shape {batch}x{tokens} {cell}")
-            result = rivals[cell].call(
-                "shape", batch=batch, tokens=tokens, seconds=plan.block_seconds, least=_LEAST_SHAPE_REQUESTS
+class _Timing:
+    """One run over all rivals; the arguments are those of :func:`time_rivals`."""
+
+    def __init__(self, rivals: Mapping[str, Rival], requests: Requests, plan: TimingPlan, progress: Progress) -> None:
+        self._rivals, self._requests, self._plan, self._progress = rivals, requests, plan, progress
+        self._probe = Probe()
+        self._rounds = Rounds(
+            wanted=plan.blocks,
+            most=plan.blocks + ceil(_SPARE_ROUNDS * plan.blocks),
+            # As long as the blocks of one rival take: a machine that is never quiet then costs a little time only.
+            patience=plan.blocks * plan.block_seconds,
+        )
+        self._steps = _Steps(progress, plan.blocks * (len(rivals) * (2 + len(plan.shapes)) + len(plan.streamed)))
+
+    def run(self) -> TimedRun:
+        settled, slowest_ms = self._warm_up()
+        mix = self._mix(slowest_ms)
+        resident = self._see_every_length(mix)
+        latency = self._latency("latency", indices=mix)
+        shapes = {shape: self._shape(*shape) for shape in self._plan.shapes}
+        batches = self._offline_batches()
+        offline, streams = self._offline(batches)
+        cells = {
+            cell: Timings(
+                latency=latency[cell, "latency"],
+                throughput=offline[cell, "throughput"],
+                streamed=offline.get((cell, "stream")),
+                shapes={shape: found[cell, "shape"] for shape, found in shapes.items()},
+                settled=settled[cell],
+                rss_bytes=resident[cell],
+                streams=streams.get(cell, 0),
             )
-            cells[cell].shapes[batch, tokens].append(result["samples_ms"])
+            for cell in self._rivals
+        }
+        return TimedRun(cells, len(mix), len(batches), self._probe.reason)
 
-    batches = _offline_batches(rivals, requests, plan)
-    _time_offline(rivals, cells, batches, plan, steps)
-    return TimedRun(cells, len(mix), len(batches))
+    def _warm_up(self) -> tuple[dict[str, bool], float]:
+        """By cell whether it became stable; and the mean milliseconds of the slowest."""
+        probe = length_mix(self._requests.lengths, _PROBE_REQUESTS, self._plan.seed)
+        settled: dict[str, bool] = {}
+        slowest_ms = 0.0
+        for number, (cell, rival) in enumerate(self._rivals.items()):
+            self._progress(f"warm-up {cell}", number / len(self._rivals))
+            result = rival.call("warm_up", indices=probe, seconds=self._plan.warmup_seconds)
+            settled[cell] = result["stable"]
+            slowest_ms = max(slowest_ms, result["mean_ms"])
+        return settled, slowest_ms
 
+    def _mix(self, slowest_ms: float) -> list[int]:
+        """The requests of a pass: so many that the slowest rival needs about one block for them."""
+        wanted = int(self._plan.block_seconds * 1000 / slowest_ms)
+        count = min(max(wanted, _LEAST_REQUESTS), _MOST_REQUESTS)
+        return length_mix(self._requests.lengths, count, self._plan.seed)
 
-def _warm_up(
-    rivals: Mapping[str, Rival],
-    cells: Mapping[str, Timings],
-    requests: Requests,
-    plan: TimingPlan,
-    progress: Progress,
-) -> list[int]:
-    """Warm every rival up and size the mix so that the slowest needs about one block for a pass."""
-    probe = length_mix(requests.lengths, _PROBE_REQUESTS, plan.seed)
-    slowest_ms = 0.0
-    for number, (cell, rival) in enumerate(rivals.items()):
-        progress(f"warm-up {cell}", number / len(rivals))
-        result = rival.call("warm_up", indices=probe, seconds=plan.warmup_seconds)
-        cells[cell].settled = result["stable"]
-        slowest_ms = max(slowest_ms, result["mean_ms"])
-    wanted = int(plan.block_seconds * 1000 / slowest_ms)
-    mix = length_mix(requests.lengths, min(max(wanted, _LEAST_REQUESTS), _MOST_REQUESTS), plan.seed)
-    for cell, rival in rivals.items():
-        rival.call("latency", indices=mix, seconds=0.0)  # one unrecorded pass: every length was seen once
-        cells[cell].rss_bytes = rival.call("rss")["rss_bytes"]
-    return mix
+    def _see_every_length(self, mix: list[int]) -> dict[str, int]:
+        """One unrecorded pass; the resident memory after it."""
+        for rival in self._rivals.values():
+            rival.call("latency", indices=mix, seconds=0.0)
+        return {cell: rival.call("rss")["rss_bytes"] for cell, rival in self._rivals.items()}
 
+    def _latency(self, command: str, **arguments: object) -> dict[_Job, Counted[Samples]]:
+        """Rounds of a command whose blocks are milliseconds per request."""
 
-def _offline_batches(rivals: Mapping[str, Rival], requests: Requests, plan: TimingPlan) -> list[list[int]]:
-    """The batches of a pass: from short to long, as many as the slowest rival answers in about one block."""
-    batches = sorted_batches(requests.lengths, plan.batch_size)
-    probe = spread_batches(batches, 1)
-    slowest = max(rival.call("throughput", batches=probe, seconds=0.0)["seconds"] for rival in rivals.values())
-    return spread_batches(batches, max(int(plan.block_seconds / slowest), _LEAST_BATCHES))
+        def block(rival: Rival) -> Samples:
+            found: Samples = rival.call(command, **arguments, seconds=self._plan.block_seconds)["samples_ms"]
+            return found
 
+        return self._run({(cell, command): partial(block, rival) for cell, rival in self._rivals.items()})
 
-def _time_offline(
-    rivals: Mapping[str, Rival],
-    cells: Mapping[str, Timings],
-    batches: list[list[int]],
-    plan: TimingPlan,
-    steps: "_Steps",
-) -> None:
-    """The offline blocks: a cell with the throughput hint is a rival of its own, beside itself with the latency hint.
+    def _shape(self, batch: int, tokens: int) -> dict[_Job, Counted[Samples]]:
+        arguments = {"batch": batch, "tokens": tokens, "least": _LEAST_SHAPE_REQUESTS}
+        for rival in self._rivals.values():  # unrecorded: the first request of a shape compiles or allocates
+            rival.call("shape", **arguments, seconds=0.0)
+        return self._latency("shape", **arguments)
 
-    It comes last, because the sessions of the streams are opened for it in the workers whose memory and latency were
-    measured before.
-    """
-    longest_first = batches[::-1]  # streams end with short batches, so that none is idle for long
-    contestants = [(cell, command) for cell in rivals for command in _offline_commands(cell, plan)]
-    for cell, command in contestants:
-        if command == "stream":
-            cells[cell].streams = rivals[cell].call("open_streams", batches=longest_first)["streams"]
-    for cell, command in _turns(contestants, plan.blocks):
-        steps.next(f"{command} {cell}")
-        streamed = command == "stream"
-        work = longest_first if streamed else batches
-        result = rivals[cell].call(command, batches=work, seconds=plan.block_seconds)
-        blocks = cells[cell].streamed if streamed else cells[cell].throughput
-        blocks.append((result["examples"], result["tokens"], result["seconds"]))
+    def _offline_batches(self) -> list[list[int]]:
+        """The batches of a pass: from short to long, as many as the slowest rival answers in about one block."""
+        batches = sorted_batches(self._requests.lengths, self._plan.batch_size)
+        probe = spread_batches(batches, 1)
+        slowest = max(
+            rival.call("throughput", batches=probe, seconds=0.0)["seconds"] for rival in self._rivals.values()
+        )
+        return spread_batches(batches, max(int(self._plan.block_seconds / slowest), _LEAST_BATCHES))
 
+    def _offline(self, batches: list[list[int]]) -> tuple[dict[_Job, Counted[ThroughputBlock]], dict[str, int]]:
+        """The offline blocks: a cell with the throughput hint is a rival of its own, beside itself without.
 
-def _offline_commands(cell: str, plan: TimingPlan) -> tuple[str, ...]:
-    return ("throughput", "stream") if cell in plan.streamed else ("throughput",)
+        They come last, because the sessions of the streams are opened for them in the workers whose memory and latency
+        were measured before.
 
+        Returns:
+            The blocks, and by cell the number of streams.
+        """
+        longest_first = batches[::-1]  # streams end with short batches, so that none is idle for long
+        streams = {
+            cell: int(rival.call("open_streams", batches=longest_first)["streams"])
+            for cell, rival in self._rivals.items()
+            if cell in self._plan.streamed
+        }
 
-def _turns(rivals: Iterable[Contestant], blocks: int) -> list[Contestant]:
-    """Whose turn it is, block by block; the order rotates, so that nobody always follows the same rival."""
-    order = list(rivals)
-    return [rival for block in range(blocks) for rival in order[block % len(order) :] + order[: block % len(order)]]
+        def block(rival: Rival, command: str) -> ThroughputBlock:
+            work = longest_first if command == "stream" else batches
+            result = rival.call(command, batches=work, seconds=self._plan.block_seconds)
+            return (result["examples"], result["tokens"], result["seconds"])
+
+        jobs = [(cell, command) for cell in self._rivals for command in self._offline_commands(cell)]
+        found = self._run({(cell, command): partial(block, self._rivals[cell], command) for cell, command in jobs})
+        return found, streams
+
+    def _offline_commands(self, cell: str) -> tuple[str, ...]:
+        return ("throughput", "stream") if cell in self._plan.streamed else ("throughput",)
+
+    def _run(self, blocks: Mapping[_Job, Callable[[], Result]]) -> dict[_Job, Counted[Result]]:
+        contestants = {job: Contestant(block, self._rivals[job[0]].cpu_seconds) for job, block in blocks.items()}
+
+        def progress(turn: int, job: _Job) -> None:
+            self._steps.next(f"{job[1]} {job[0]}", spare=turn >= self._plan.blocks)
+
+        found = run_rounds(contestants, self._rounds, self._probe, None, progress, self._plan.seed)
+        return counted_blocks(found)
 
 
 class _Steps:
-    """Counts blocks for the progress display and lets the machine settle before each."""
+    """Counts blocks for the progress display; spare rounds don't count, since nobody knew of them."""
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
-    def next(self, message: str) -> None:
+    def next(self, message: str, *, spare: bool) -> None:
         self._progress(message, self._done / self._total)
-        self._done += 1
-        time.sleep(_SETTLE_SECONDS)
+        self._done += not spare

@@ -1,33 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of one cell: opens one model, then answers JSON-line commands from its parent until stdin ends.
+"""The process of one cell, which answers requests of real text; run as :data:`MODULE`."""
 
-Run as ``python -m sparse_deploy.evaluation.worker``. A cell has its own process so that thread pools, allocators and
-memory of one runtime never mix with another's. Each answer is one line: ``{"result": …}`` or ``{"error": …}``; a long
-command sends ``{"alive": true}`` lines in between.
-"""
-
-import json
-import os
 import resource
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
-from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.evaluation.requests import Requests, answer
+from sparse_deploy.measurement.worker import Alive, BlockTimer, run_worker
 from sparse_deploy.runtimes import Session, get_runtime
-from sparse_deploy.runtimes.child_process import end_with_parent
 from sparse_deploy.runtimes.protocol import Hint, StreamingSession
+
+MODULE = "sparse_deploy.evaluation.worker"
 
 WARM_WINDOWS = 3
 WARM_SPREAD = 0.05
-_ALIVE_SECONDS = 1.0
 _NANOSECONDS_PER_MS = 1e6
 # While the last batches of a block end, streams stand idle; with so many per stream that is a small part of it.
 _LEAST_BATCHES_PER_STREAM = 4
@@ -40,8 +32,9 @@ class Worker:
         alive: called often during long work.
     """
 
-    def __init__(self, alive: Callable[[], None]) -> None:
+    def __init__(self, alive: Alive) -> None:
         self._alive = alive
+        self._timer = BlockTimer(alive)
         self._open: Callable[[Hint], Session] | None = None
         self._session: Session | None = None
         self._streams: StreamingSession | None = None
@@ -118,7 +111,7 @@ class Worker:
         Returns:
             ``samples_ms``: one latency per request, in order.
         """
-        return {"samples_ms": [ms for ms, _ in self._passes(self._singles(indices), seconds)]}
+        return {"samples_ms": self._timer.passes(self._timed, self._singles(indices), seconds)}
 
     def shape(self, batch: int, tokens: int, seconds: float, least: int) -> dict[str, Any]:
         """Block of one fixed shape, at least ``least`` requests.
@@ -127,7 +120,7 @@ class Worker:
             ``samples_ms``: one latency per request.
         """
         inputs = self._known_requests().shaped(batch, tokens)
-        return {"samples_ms": [ms for ms, _ in self._passes([inputs] * least, seconds)]}
+        return {"samples_ms": self._timer.passes(self._timed, [inputs], seconds, least)}
 
     def throughput(self, batches: list[list[int]], seconds: float) -> dict[str, Any]:
         """Offline block: whole passes over a list of batches for at least so many seconds.
@@ -135,8 +128,10 @@ class Worker:
         Returns:
             ``examples`` and ``tokens`` answered (padding doesn't count) and the ``seconds`` that it took.
         """
-        timed = list(self._passes(self._batches(batches), seconds))
-        return {**_work(inputs for _, inputs in timed), "seconds": sum(ms for ms, _ in timed) / 1e3}
+        prepared = self._batches(batches)
+        times = self._timer.passes(self._timed, prepared, seconds)
+        work = {name: count * len(times) // len(prepared) for name, count in _work(prepared).items()}
+        return {**work, "seconds": sum(times) / 1e3}
 
     def open_streams(self, batches: list[list[int]]) -> dict[str, Any]:
         """Open the file once more, with the throughput hint, and warm it up: as many passes as there are streams.
@@ -187,20 +182,8 @@ class Worker:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
         return {"rss_bytes": resident_pages * resource.getpagesize(), "peak_bytes": peak}
 
-    def _passes(self, batches: Sequence[dict[str, Any]], seconds: float) -> Iterator[tuple[float, dict[str, Any]]]:
-        deadline = time.perf_counter() + seconds
-        while True:
-            for batch in batches:
-                yield self._timed(batch), batch
-            if time.perf_counter() >= deadline:
-                return
-
     def _timed(self, batch: dict[str, Any]) -> float:
-        start = time.perf_counter_ns()
-        self._run(batch)
-        elapsed = (time.perf_counter_ns() - start) / _NANOSECONDS_PER_MS
-        self._alive()
-        return elapsed
+        return self._timer.time(lambda: self._run(batch))
 
     def _run(self, batch: dict[str, Any]) -> tuple[Any, ...]:
         if self._session is None:
@@ -229,43 +212,5 @@ def _work(batches: Iterable[dict[str, Any]]) -> dict[str, int]:
 COMMANDS = ("open", "predict", "warm_up", "latency", "shape", "throughput", "open_streams", "stream", "rss")
 
 
-def serve(commands: TextIO, answers: TextIO) -> None:
-    """Obey commands until there are none left."""
-    last_sign = time.monotonic()
-
-    def answer(message: dict[str, Any]) -> None:
-        answers.write(json.dumps(message) + "\n")
-        answers.flush()
-
-    def alive() -> None:
-        nonlocal last_sign
-        if time.monotonic() - last_sign > _ALIVE_SECONDS:
-            last_sign = time.monotonic()
-            answer({"alive": True})
-
-    worker = Worker(alive)
-    for line in commands:
-        command = json.loads(line)
-        name = command.pop("command")
-        try:
-            if name not in COMMANDS:
-                raise ValueError(f"unknown command {name!r}")
-            answer({"result": getattr(worker, name)(**command)})
-        except SparseDeployError as error:
-            answer({"error": type(error).__name__, "message": str(error)})
-
-
-def main() -> None:
-    """Entry point of the process."""
-    # A parent that was killed closes our stdin, which is noticed between commands only; this ends a running one, too.
-    end_with_parent()
-    # Native libraries print to descriptor 1. The protocol keeps the real one; everything else goes to stderr.
-    private = os.dup(1)
-    os.dup2(2, 1)
-    sys.stdout = sys.stderr
-    with os.fdopen(private, "w", encoding="utf-8") as answers:
-        serve(sys.stdin, answers)
-
-
 if __name__ == "__main__":
-    main()
+    run_worker(Worker, COMMANDS)

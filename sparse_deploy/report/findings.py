@@ -3,6 +3,7 @@
 
 from typing import Literal, NamedTuple
 
+from sparse_deploy.report.conditions import machine_state, machine_was_steady
 from sparse_deploy.report.tables import (
     primary_difference,
     primary_points,
@@ -37,7 +38,11 @@ class Finding(NamedTuple):
 
 def headline(report: BenchReport) -> tuple[Finding, ...]:
     """The findings of a report, in reading order."""
-    return (_fastest(report), _gates(report), zeros_kept(report), _stability(report))
+    found = (_fastest(report), _gates(report), zeros_kept(report), _stability(report))
+    state = machine_state(report)
+    if state is None:
+        return found
+    return (*found, Finding("Machine", *state, "good" if machine_was_steady(report) else "warn"))
 
 
 def zeros_kept(report: BenchReport) -> Finding:

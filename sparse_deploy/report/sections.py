@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from sparse_deploy.report.conditions import condition_rows
 from sparse_deploy.report.tables import (
     MISSING,
     Table,
@@ -47,7 +48,7 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
             "Streams",
             "Offline throughput with the throughput hint: the runtime splits its threads into streams that compute a "
             "batch each. The batches are those of the latency hint, in blocks beside its own. Spread: coefficient of "
-            "variation of the blocks; in brackets the bootstrap interval over paired blocks.",
+            "variation of the blocks; in brackets the bootstrap interval over rounds.",
             stream_rows(report),
             style="dense",
         ),
@@ -57,6 +58,16 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
             "Fixed shapes",
             "Latency of one request of exactly so many rows and tokens.",
             shape_rows(report),
+            style="dense",
+        ),
+        Section(
+            "State of the machine",
+            "Cells are timed in blocks, all cells in each round. Measured between any two blocks: how long a cache "
+            "line takes from one core to another (near: less than 80 ns, far: more), how fast both cores multiply at "
+            "the same time, and the CPU time of other processes. Disturbed: other processes used the CPUs. Cores "
+            "moved: their distance was another one, or changed. Blocks of either kind don't count, and further rounds "
+            "take their place, half as many as were wanted at most; all count where fewer than two are left.",
+            condition_rows(report),
             style="dense",
         ),
         Section(
@@ -111,10 +122,10 @@ def reproduce_command(report: BenchReport) -> str:
 
 def _summary_note(report: BenchReport) -> str:
     return (
-        f"Latency: one request at a time, real token lengths. Speed-up: p50 of {report.baseline} over p50 of the cell, "
-        f"with the bootstrap interval over paired blocks. Agreement: same prediction as {report.baseline}. "
-        f"In streams: examples/s with the throughput hint. MB is 10^6 bytes. A cell marked unstable shows the range "
-        f"of its blocks instead of a figure."
+        f"Latency: one request at a time, real token lengths. Speed-up: median latency of {report.baseline} over that "
+        f"of the cell, the median over rounds, with its bootstrap interval. Agreement: same prediction as "
+        f"{report.baseline}. In streams: examples/s with the throughput hint. MB is 10^6 bytes. A cell marked "
+        f"unstable shows the range of its blocks instead of a figure."
     )
 
 

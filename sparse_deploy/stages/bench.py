@@ -27,16 +27,19 @@ from sparse_deploy.evaluation.baseline import (
 )
 from sparse_deploy.evaluation.latency import TimedRun
 from sparse_deploy.evaluation.requests import IntArray
-from sparse_deploy.evaluation.statistics import RESAMPLES, percentile
-from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES, Workers
+from sparse_deploy.evaluation.worker import MODULE as CELL_WORKER
 from sparse_deploy.evaluation.zeros import Recount, recount_zeros
 from sparse_deploy.gate.companions import agreement, logit_difference
 from sparse_deploy.gate.figures import AGAINST_ITSELF, Contestant
 from sparse_deploy.gate.judge import judge_goals, judge_latency
 from sparse_deploy.gate.zeros import judge_zeros
 from sparse_deploy.machine import describe_machine
+from sparse_deploy.measurement.pairing import RESAMPLES
+from sparse_deploy.measurement.statistics import percentile
+from sparse_deploy.measurement.worker_process import Workers
 from sparse_deploy.report.report import write_report
 from sparse_deploy.results import BenchReport, Cell, GateResult, Identity, TokenLengths
+from sparse_deploy.runtimes.child_process import THREAD_VARIABLES
 from sparse_deploy.stages.against import Against, load_against
 from sparse_deploy.stages.baseline_model import baseline_cell_id, open_baseline_model
 from sparse_deploy.stages.candidates import BASELINE, Candidate, check_lengths, find_candidates
@@ -114,7 +117,7 @@ def bench_deployment(
     threads = recipe.bench.threads or machine.usable_cpus
     with (
         tempfile.TemporaryDirectory(prefix="sparse-deploy-bench-") as scratch,
-        Workers(threads, Path(scratch)) as workers,
+        Workers(CELL_WORKER, threads, Path(scratch)) as workers,
     ):
         run = _Run(deployment, recipe, task, splits, workers, Path(scratch), progress)
         dense = run.score_baseline(dense_folder, baseline_cell_id(str(baseline_model))) if dense_folder else None
@@ -330,7 +333,8 @@ def _settings(
             "requests_per_latency_pass": timed.mix_size,
             "batches_per_throughput_pass": timed.batches,
             "percentiles": "nearest rank",
-            "interval": f"percentile bootstrap over paired blocks, {RESAMPLES} resamples, seed {SEED}",
+            "interval": f"percentile bootstrap over rounds, {RESAMPLES} resamples, seed {SEED}",
+            "core_labels": timed.no_labels or "near: a cache line takes less than 80 ns from one core to another",
             "warm_up_settled": {cell: raw.settled for cell, raw in timed.cells.items()},
         }
     return settings

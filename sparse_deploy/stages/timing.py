@@ -2,19 +2,15 @@
 """The timing of a benchmark: from the recipe to interleaved blocks, and from those to the figures of the cells."""
 
 from collections.abc import Callable, Sequence
+from statistics import median
 
 from sparse_deploy.config.schema import Recipe
-from sparse_deploy.evaluation.latency import TimedRun, TimingPlan, Timings, time_rivals
+from sparse_deploy.evaluation.latency import Samples, ThroughputBlock, TimedRun, TimingPlan, Timings, time_rivals
 from sparse_deploy.evaluation.requests import Requests
-from sparse_deploy.evaluation.statistics import (
-    instability,
-    latency_ratio,
-    summarize_latency,
-    summarize_throughput,
-    throughput_ratio,
-)
-from sparse_deploy.evaluation.supervisor import Workers
-from sparse_deploy.results import Cell, ShapeLatency, StreamedThroughput
+from sparse_deploy.measurement.pairing import Counted, ratio_over_rounds
+from sparse_deploy.measurement.statistics import block_rate, instability, summarize_latency, summarize_throughput
+from sparse_deploy.measurement.worker_process import Workers
+from sparse_deploy.results import Cell, Latency, Ratio, ShapeLatency, StreamedThroughput, Throughput
 from sparse_deploy.runtimes import get_runtime
 
 Progress = Callable[[str, float], None]
@@ -48,15 +44,15 @@ def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[
     for cell in cells:
         raw = timed.cells[cell.id]
         is_baseline = raw is baseline
-        latency = summarize_latency(raw.latency)
-        throughput = summarize_throughput(raw.throughput, recipe.bench.throughput_batch_size)
+        latency = _latency(raw.latency)
+        throughput = _throughput(raw.throughput, recipe.bench.throughput_batch_size)
         streamed = _streamed(raw, recipe.bench.throughput_batch_size)
         shapes = tuple(
             ShapeLatency(
                 batch=batch,
                 tokens=tokens,
-                latency=summarize_latency(blocks),
-                speedup=None if is_baseline else latency_ratio(baseline.shapes[batch, tokens], blocks, seed=SEED),
+                latency=_latency(blocks),
+                speedup=None if is_baseline else _speedup(baseline.shapes[batch, tokens], blocks),
             )
             for (batch, tokens), blocks in raw.shapes.items()
         )
@@ -75,10 +71,8 @@ def timed_cells(cells: Sequence[Cell], timed: TimedRun, recipe: Recipe) -> list[
                     "streamed": streamed,
                     "shapes": shapes,
                     "rss_bytes": raw.rss_bytes,
-                    "speedup": None if is_baseline else latency_ratio(baseline.latency, raw.latency, seed=SEED),
-                    "throughput_gain": (
-                        None if is_baseline else throughput_ratio(baseline.throughput, raw.throughput, seed=SEED)
-                    ),
+                    "speedup": None if is_baseline else _speedup(baseline.latency, raw.latency),
+                    "throughput_gain": None if is_baseline else _gain(baseline.throughput, raw.throughput),
                     "stable": not reason,
                     "instability": reason,
                 }
@@ -91,11 +85,29 @@ def _is_streamed(cell: Cell, recipe: Recipe) -> bool:
     return "throughput" in recipe.bench.hints and "throughput" in get_runtime(cell.runtime).hints
 
 
+def _latency(counted: Counted[Samples]) -> Latency:
+    return summarize_latency(counted.results, counted.conditions)
+
+
+def _throughput(counted: Counted[ThroughputBlock], batch_size: int) -> Throughput:
+    return summarize_throughput(counted.results, batch_size, counted.conditions)
+
+
 def _streamed(raw: Timings, batch_size: int) -> StreamedThroughput | None:
-    if not raw.streamed:
+    if raw.streamed is None:
         return None
     return StreamedThroughput(
-        **summarize_throughput(raw.streamed, batch_size).model_dump(),
+        **_throughput(raw.streamed, batch_size).model_dump(),
         streams=raw.streams,
-        gain=throughput_ratio(raw.throughput, raw.streamed, seed=SEED),
+        gain=_gain(raw.throughput, raw.streamed),
     )
+
+
+def _speedup(baseline: Counted[Samples], cell: Counted[Samples]) -> Ratio:
+    """How many times lower the cell's median latency is than the baseline's."""
+    return ratio_over_rounds(baseline, cell, median, seed=SEED)
+
+
+def _gain(baseline: Counted[ThroughputBlock], cell: Counted[ThroughputBlock]) -> Ratio:
+    """How many times more examples per second the cell answers."""
+    return ratio_over_rounds(cell, baseline, block_rate, seed=SEED)

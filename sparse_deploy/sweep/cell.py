@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sparse_deploy.artifacts import write_json_atomically
 from sparse_deploy.errors import ExitCode
-from sparse_deploy.evaluation.supervisor import THREAD_VARIABLES
+from sparse_deploy.runtimes.child_process import THREAD_VARIABLES
 from sparse_deploy.sweep.cpus import reserved_cpus
 
 RECIPE_NAME, PROGRESS_NAME, LOG_FOLDER = "recipe.json", "progress.json", "logs"

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from harness.bars import cell_bars
 from harness.cells import parse_cell
-from harness.machine_state import State
 from harness.micro import MicroCell, operator_record
 from harness.page import markdown_table, milliseconds, render_page, verdict
-from harness.pairing import Block, Ratio
 from harness.plots import plot_encoders, plot_sweep
 from harness.records import read_records, section, store_record
 from harness.report import cell_record, context
+from harness.rivals import Block, Ratio
+
+from sparse_deploy.measurement.machine_state import State
 
 STATE = State(30.0, 3.6)
 ZEN4 = {"instruction_set": {"name": "avx512_vbmi", "best": "avx512_vbmi"}}

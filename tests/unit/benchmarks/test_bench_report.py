@@ -6,12 +6,13 @@ import json
 import pytest
 from harness.bars import Bar, cell_bars
 from harness.cells import parse_cell
-from harness.machine_state import FAR, NEAR, State
 from harness.measure import largest_step, relative_errors
-from harness.pairing import Block
 from harness.profile import operator_times
 from harness.report import cell_line, cell_record, context, summarize, verdict
+from harness.rivals import Block
 from harness.sessions import RIVALS
+
+from sparse_deploy.measurement.machine_state import FAR, NEAR, State
 
 BAR = cell_bars("avx512_vbmi")["base-u70-b1-s128"]
 NEAR_STATE, FAR_STATE = State(30.0, 3.6), State(160.0, 3.6)
@@ -69,7 +70,7 @@ def test_a_rival_with_disturbed_blocks_only_gets_a_marked_figure_and_no_say(bloc
 
 
 def test_rivals_alone_make_a_record_too(blocks):
-    alone = [block for block in blocks if block.rival != "ours"]
+    alone = [block for block in blocks if block.contestant != "ours"]
     record = cell_record(parse_cell("base-u70-b1-s128"), alone, {}, {"ours": "no"}, BAR)
     assert record["ours_ms"] is None
     assert record["speedup_vs_best_dense"] is None

@@ -17,9 +17,11 @@ from tiny_deployment import export_onnx
 
 from sparse_deploy.errors import ArtifactError, ExitCode, WorkerError
 from sparse_deploy.evaluation.requests import Requests
-from sparse_deploy.evaluation.supervisor import WorkerProcess, Workers, worker_environment
+from sparse_deploy.evaluation.worker import MODULE
 from sparse_deploy.export.openvino import convert_to_ir
+from sparse_deploy.measurement.worker_process import WorkerProcess, Workers
 from sparse_deploy.runtimes import get_runtime
+from sparse_deploy.runtimes.child_process import worker_environment
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +45,7 @@ def folder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def workers(tmp_path):
-    with Workers(1, tmp_path, silence_seconds=60) as started:
+    with Workers(MODULE, 1, tmp_path, silence_seconds=60) as started:
         yield started
 
 
@@ -159,7 +161,7 @@ def test_a_bug_in_a_worker_shows_its_last_words(workers):
 
 
 def test_a_hung_worker_does_not_hang_the_parent(tmp_path, folder):
-    with Workers(1, tmp_path, silence_seconds=0.5) as workers:
+    with Workers(MODULE, 1, tmp_path, silence_seconds=0.5) as workers:
         worker = workers.start("stuck")
         os.kill(worker.pid, signal.SIGSTOP)
         start = time.perf_counter()
@@ -170,7 +172,7 @@ def test_a_hung_worker_does_not_hang_the_parent(tmp_path, folder):
 
 
 def test_long_work_shows_signs_of_life(tmp_path, folder):
-    with Workers(1, tmp_path, silence_seconds=60) as workers:
+    with Workers(MODULE, 1, tmp_path, silence_seconds=60) as workers:
         worker = opened(workers, folder)
         worker._silence = 3.0  # longer than the interval of the signs, shorter than the block
         assert worker.call("latency", indices=[0], seconds=4.0)["samples_ms"]
@@ -180,7 +182,7 @@ def test_long_work_shows_signs_of_life(tmp_path, folder):
 def test_no_worker_outlives_its_run(tmp_path, ending):
     pids = []
     try:
-        with Workers(1, tmp_path) as workers:
+        with Workers(MODULE, 1, tmp_path) as workers:
             pids = [workers.start("a").pid, workers.start("b").pid]
             if ending:
                 raise ending
@@ -191,7 +193,7 @@ def test_no_worker_outlives_its_run(tmp_path, ending):
 
 def test_a_worker_ends_when_its_parent_is_gone():
     with subprocess.Popen(
-        [sys.executable, "-m", "sparse_deploy.evaluation.worker"],
+        [sys.executable, "-m", MODULE],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     ) as worker:
@@ -202,8 +204,8 @@ def test_a_worker_ends_when_its_parent_is_gone():
 def test_a_busy_worker_ends_when_its_parent_is_killed(folder, tmp_path):
     code = f"""
 import os, pathlib, signal, threading
-from sparse_deploy.evaluation.supervisor import WorkerProcess
-worker = WorkerProcess("cell", 1, pathlib.Path({str(tmp_path)!r}))
+from sparse_deploy.measurement.worker_process import WorkerProcess
+worker = WorkerProcess({MODULE!r}, "cell", 1, pathlib.Path({str(tmp_path)!r}))
 requests = {str(folder / "requests.npz")!r}
 worker.call("open", runtime="onnxruntime", precision="fp32", folder={str(folder)!r}, threads=1, requests=requests)
 print(worker.pid, flush=True)

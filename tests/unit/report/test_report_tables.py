@@ -3,9 +3,11 @@
 
 from sparse_deploy.cli.bench import print_report
 from sparse_deploy.config.schema import Goal, Reference
+from sparse_deploy.report.conditions import condition_rows, machine_state, machine_was_steady
 from sparse_deploy.report.findings import headline, zeros_kept
 from sparse_deploy.report.sections import sections
 from sparse_deploy.report.tables import reference_rows, shape_rows, sparsity_rows, stream_rows, summary_rows
+from sparse_deploy.results import Conditions
 from sparse_deploy.sparsity.statistics import SparsityRecord
 
 
@@ -189,3 +191,35 @@ def test_a_dense_model_promises_nothing(make_report):
     dense = SparsityRecord(tensors=tensors)
     cells = {cell.id: {"sparsity": dense} for cell in make_report().cells}
     assert zeros_kept(make_report(cells, goals=())).answer == "dense model"
+
+
+class TestMachineState:
+    STEADY = Conditions(cores="near", measured=5, counted=5, disturbed=0, moved=0)
+
+    def of(self, make_report, conditions: Conditions):
+        latency = make_report().cells[0].latency.model_copy(update={"conditions": conditions})
+        return make_report({"pytorch-fp32": {"latency": latency}})
+
+    def test_reports_of_earlier_versions_say_nothing(self, make_report):
+        assert machine_state(make_report()) is None
+        assert condition_rows(make_report()).rows == ()
+
+    def test_a_steady_machine_is_told_in_the_headline(self, make_report):
+        found = headline(self.of(make_report, self.STEADY))[-1]
+        assert (found.question, found.answer, found.tone) == ("Machine", "undisturbed, cores near", "good")
+
+    def test_disturbed_blocks_and_far_cores_are_told(self, make_report):
+        conditions = Conditions(cores="far", measured=7, counted=4, disturbed=2, moved=1)
+        found = headline(self.of(make_report, conditions))[-1]
+        assert (found.answer, found.tone) == ("2 of 7 blocks disturbed, cores far", "warn")
+        assert "Other processes used the CPUs during 2 of 7 blocks." in found.detail
+        assert "more than 80 ns" in found.detail
+        rows = condition_rows(self.of(make_report, conditions)).rows
+        assert rows == (("pytorch-fp32", "latency", "far", "7", "2", "1", "4"),)
+
+    def test_figures_of_disturbed_blocks_are_named(self, make_report):
+        conditions = Conditions(cores="near", measured=5, counted=5, disturbed=4, moved=0)
+        report = self.of(make_report, conditions)
+        assert "pytorch-fp32 (latency): all blocks count there" in headline(report)[-1].detail
+        assert condition_rows(report).rows[0][-1] == "5 (all)"
+        assert not machine_was_steady(report)

@@ -220,7 +220,7 @@ class TestCommand:
         assert "BATCHxTOKENS" in str(result.exception)
 
     def test_unstable_measurements_can_fail(self, invoke, monkeypatch):
-        monkeypatch.setattr("sparse_deploy.evaluation.statistics.UNSTABLE_CV", -1.0)
+        monkeypatch.setattr("sparse_deploy.measurement.statistics.UNSTABLE_CV", -1.0)
         result = invoke("--fail-on-unstable")
         assert isinstance(result.exception, InconclusiveError)
         assert "UNSTABLE onnxruntime-fp32" in result.stdout

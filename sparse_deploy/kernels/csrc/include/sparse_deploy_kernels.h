@@ -155,6 +155,26 @@ SD_EXPORT size_t sd_profile(char *text, size_t size);
 // since the last call.
 SD_EXPORT int64_t sd_fail_allocation(int64_t after);
 
+// ---- probes of the machine, for benchmarks -------------------------------------------------------------------------
+
+enum { SD_PROBE_LINE = 32 };  // 128 bytes: two cache lines, since neighbours are fetched in pairs
+
+// Counters that the threads of one probe share, each in cache lines of its own; zeros before each probe.
+typedef struct sd_probe_memory {
+  uint32_t turn[SD_PROBE_LINE], arrived[SD_PROBE_LINE], late[SD_PROBE_LINE];
+} sd_probe_memory;
+
+// Nanoseconds that a changed cache line takes from one CPU to the other (half of a round trip); the least of `repeats`,
+// because whatever else runs can only make it slower. Two threads on different CPUs call it at the same time, one with
+// second = 0, the other with 1. Below 0 when no repeat came to its end within the limit: where other processes hold the
+// CPUs, each exchange waits for the scheduler.
+SD_EXPORT double sd_probe_ping_pong(sd_probe_memory *memory, int second, int round_trips, int repeats,
+                                    double limit_seconds);
+// 1e9 multiply-adds per second of the calling thread's CPU while `threads` threads call it at the same time; another
+// process on a CPU shows as a drop. A multiply-add is one vpdpbusd of 512 bits where the CPU has it, else a 256-bit FMA,
+// else one of 64-bit integers. Below 0 when the threads did not meet within the limit.
+SD_EXPORT double sd_probe_work_rate(sd_probe_memory *memory, int threads, int64_t rounds, double limit_seconds);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parent's side of the workers: starts one process per cell, talks to one at a time, and ends them all."""
+"""The parent's side of the workers: starts one process per contestant, talks to one at a time, and ends them all."""
 
 import contextlib
 import json
@@ -8,16 +8,16 @@ import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psutil
+
 from sparse_deploy import errors
 from sparse_deploy.errors import ArtifactError, SparseDeployError
-from sparse_deploy.runtimes.child_process import THREAD_VARIABLES, describe_end, worker_environment
-
-__all__ = ["SILENCE_SECONDS", "THREAD_VARIABLES", "WorkerProcess", "Workers", "worker_environment"]
+from sparse_deploy.runtimes.child_process import describe_end, worker_environment
 
 # A worker shows a sign of life at least every second while it answers requests. Silence is allowed for as long as
 # one request or one load may take on a slow, shared machine; then the worker counts as hung.
@@ -28,29 +28,40 @@ _STDERR_LINES = 4
 
 
 class WorkerProcess:
-    """A worker process and its one opened cell.
+    """A process that runs :func:`sparse_deploy.measurement.worker.run_worker`.
 
     Args:
-        cell: id of the cell, for messages.
+        module: what it runs.
+        name: for messages, such as the id of a cell.
         threads: size of every thread pool in the process.
         scratch: folder for the worker's error output.
+        variables: further environment variables.
         silence_seconds: how long it may say nothing before it counts as hung.
     """
 
-    def __init__(self, cell: str, threads: int, scratch: Path, *, silence_seconds: float = SILENCE_SECONDS) -> None:
-        self.cell = cell
+    def __init__(
+        self,
+        module: str,
+        name: str,
+        threads: int,
+        scratch: Path,
+        *,
+        variables: Mapping[str, str] | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        self.name = name
         self._silence = silence_seconds
-        self._stderr = scratch / f"{cell}.stderr"
+        self._stderr = scratch / f"{name}.stderr"
         self._pending = b""
         self._busy = ""
         with self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sparse_deploy.evaluation.worker"],
+                [sys.executable, "-m", module],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 bufsize=0,
-                env=worker_environment(threads),
+                env={**worker_environment(threads), **(variables or {})},
                 # Ctrl-C in a terminal reaches the whole foreground group. The parent alone reacts and ends the rest.
                 start_new_session=True,
             )
@@ -60,8 +71,16 @@ class WorkerProcess:
         """Process id."""
         return self._process.pid
 
+    def cpu_seconds(self) -> float:
+        """CPU time that all threads of the process used so far; 0 when it has ended."""
+        try:
+            times = psutil.Process(self._process.pid).cpu_times()
+        except psutil.NoSuchProcess:
+            return 0.0
+        return float(times.user + times.system)
+
     def call(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Run a command of :class:`sparse_deploy.evaluation.worker.Worker` and wait for its result.
+        """Run a command of the worker and wait for its result.
 
         Raises:
             ArtifactError: the worker died while opening the model (a native parser crashed).
@@ -123,7 +142,7 @@ class WorkerProcess:
             while b"\n" not in self._pending:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise errors.WorkerError(
-                        self.cell,
+                        self.name,
                         f"gave no sign of life for {self._silence:g} s during {self._busy!r}, so it was ended",
                     )
                 chunk = os.read(self._process.stdout.fileno(), 1 << 16)
@@ -139,9 +158,9 @@ class WorkerProcess:
         reason = f"{describe_end(self._process.returncode)} during {self._busy!r}{self._last_words()}"
         if self._busy == "open":
             return ArtifactError(
-                f"{self.cell}: the runtime's process {reason}; the model file may be damaged, or memory too small"
+                f"{self.name}: the runtime's process {reason}; the model file may be damaged, or memory too small"
             )
-        return errors.WorkerError(self.cell, reason)
+        return errors.WorkerError(self.name, reason)
 
     def _last_words(self) -> str:
         try:
@@ -153,26 +172,54 @@ class WorkerProcess:
 
 
 class Workers(contextlib.AbstractContextManager["Workers"]):
-    """The workers of a run, by cell id; leaving the block ends every one, whatever happened."""
+    """The workers of a run, by name; leaving the block ends every one, whatever happened.
 
-    def __init__(self, threads: int, scratch: Path, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+    Args:
+        module: what they run.
+        threads: size of every thread pool, unless one is started with another number.
+        scratch: folder for their error output.
+        variables: further environment variables of all of them.
+        silence_seconds: as for :class:`WorkerProcess`.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        threads: int,
+        scratch: Path,
+        *,
+        variables: Mapping[str, str] | None = None,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
         self.threads = threads
+        self._module = module
         self._scratch = scratch
+        self._variables = dict(variables or {})
         self._silence = silence_seconds
         self._workers: dict[str, WorkerProcess] = {}
 
-    def start(self, cell: str) -> WorkerProcess:
-        """Start the process of a cell."""
-        worker = WorkerProcess(cell, self.threads, self._scratch, silence_seconds=self._silence)
-        self._workers[cell] = worker
+    def start(self, name: str, threads: int | None = None, variables: Mapping[str, str] | None = None) -> WorkerProcess:
+        """Start a process; the arguments are those of :class:`WorkerProcess`."""
+        worker = WorkerProcess(
+            self._module,
+            name,
+            threads or self.threads,
+            self._scratch,
+            variables={**self._variables, **(variables or {})},
+            silence_seconds=self._silence,
+        )
+        self._workers[name] = worker
         return worker
 
-    def stop(self, cell: str) -> None:
-        """End the process of a cell and forget it."""
-        self._workers.pop(cell).close()
+    def stop(self, name: str) -> None:
+        """End a process and forget it."""
+        self._workers.pop(name).close()
 
-    def __getitem__(self, cell: str) -> WorkerProcess:
-        return self._workers[cell]
+    def __contains__(self, name: object) -> bool:
+        return name in self._workers
+
+    def __getitem__(self, name: str) -> WorkerProcess:
+        return self._workers[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._workers)

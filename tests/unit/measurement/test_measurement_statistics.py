@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Percentiles, spread and ratios on cases with known answers."""
+"""Percentiles and spread on cases with known answers."""
 
 import math
 
-import numpy as np
 import pytest
 
-from sparse_deploy.evaluation.statistics import (
+from sparse_deploy.measurement.statistics import (
     UNSTABLE_CV,
     coefficient_of_variation,
     instability,
-    latency_ratio,
     percentile,
     summarize_latency,
     summarize_throughput,
-    throughput_ratio,
 )
 
 
@@ -63,51 +60,6 @@ def test_throughput_weighs_blocks_by_their_time():
     assert found.examples_per_second == 50.0
     assert found.tokens_per_second == 500.0
     assert found.blocks == (100.0, pytest.approx(33.333, abs=1e-3))
-
-
-def test_ratio_of_a_rival_that_is_always_twice_as_fast_has_no_width():
-    baseline = [[2.0, 2.2, 2.4], [4.0, 4.2, 4.4], [2.6, 2.8, 3.0]]
-    rival = [[ms / 2 for ms in block] for block in baseline]
-    found = latency_ratio(baseline, rival, seed=1)
-    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
-
-
-def test_pairing_cancels_a_slow_spell_that_hit_both():
-    drift = [1.0, 3.0, 1.0, 3.0, 1.0, 3.0]
-    baseline = [[10.0 * d] * 9 for d in drift]
-    rival = [[5.0 * d] * 9 for d in drift]
-    paired = latency_ratio(baseline, rival, seed=1)
-    assert paired.high - paired.low < 1e-9
-    unpaired = latency_ratio(baseline, rival[::-1], seed=1)
-    assert unpaired.high - unpaired.low > 1.0, "the same blocks in another order belong together no more"
-
-
-def test_interval_covers_the_true_ratio_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = 0
-    for trial in range(60):
-        baseline = [3.0 * rng.lognormal(0, 0.05) * rng.lognormal(0, 0.02, 40) for _ in range(12)]
-        rival = [rng.lognormal(0, 0.05) * rng.lognormal(0, 0.02, 40) for _ in range(12)]
-        found = latency_ratio(baseline, rival, seed=trial)
-        hits += found.low <= 3.0 <= found.high
-    assert 48 <= hits <= 60
-
-
-def test_same_seed_same_interval():
-    rng = np.random.default_rng(0)
-    a, b = rng.lognormal(size=(12, 20)), rng.lognormal(size=(12, 20))
-    assert latency_ratio(a, b, seed=3) == latency_ratio(a, b, seed=3)
-    assert latency_ratio(a, b, seed=3) != latency_ratio(a, b, seed=4)
-
-
-def test_throughput_ratio():
-    found = throughput_ratio([(10, 0, 1.0), (10, 0, 1.0)], [(30, 0, 1.0), (30, 0, 1.0)], seed=0)
-    assert (found.value, found.low, found.high) == (3.0, 3.0, 3.0)
-
-
-def test_unpaired_blocks_are_refused():
-    with pytest.raises(ValueError, match="paired"):
-        latency_ratio([[1.0], [1.0]], [[1.0]], seed=0)
 
 
 def test_instability_starts_above_the_limit():

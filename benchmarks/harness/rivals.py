@@ -1,42 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From interleaved blocks to figures: medians, quartiles, and ratios over pairs of like with like. Pure functions."""
+"""Ours against the best of many rivals: figures from interleaved blocks, and which rivals may be the best."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-import numpy as np
+from sparse_deploy.measurement import pairing
+from sparse_deploy.measurement.pairing import CONFIDENCE, clean_blocks, middle_ms, paired_ratio
+from sparse_deploy.measurement.statistics import percentile
 
-from harness.machine_state import FOREIGN_ABOVE, MIXED, State, disturbed, label
-from sparse_deploy.evaluation.statistics import percentile
-
-CONFIDENCE = 0.95
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Block:
-    """One block of one rival.
-
-    Attributes:
-        rival: whose.
-        turn: the round that it belongs to; blocks of one round stood next to each other.
-        samples_ms: one latency per request.
-        states: the machine before and after.
-        foreign: share of all CPU time that others used meanwhile.
-    """
-
-    rival: str
-    turn: int
-    samples_ms: tuple[float, ...]
-    states: tuple[State, ...]
-    foreign: float = 0.0
-
-    @property
-    def median_ms(self) -> float:
-        """Middle latency of the block."""
-        return median(self.samples_ms)
+Block = pairing.Block[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -58,26 +32,8 @@ class Ratio:
         }
 
 
-def clean_blocks(blocks: Sequence[Block]) -> dict[str, list[Block]]:
-    """The blocks that may be compared, by label.
-
-    A block is left out when the label changed while it ran, or when something else used the CPUs. The undisturbed
-    rate is the upper quartile of all looks of the run.
-    """
-    rates = [state.work_rate for block in blocks for state in block.states if state.work_rate is not None]
-    reference = percentile(rates, 75) if rates else 0.0
-    found: dict[str, list[Block]] = {}
-    for block in blocks:
-        name = label(block.states)
-        if name != MIXED and block.foreign <= FOREIGN_ABOVE and not disturbed(block.states, reference):
-            found.setdefault(name, []).append(block)
-    return found
-
-
 def speedup(ours: Sequence[Block], rival: Sequence[Block], *, seed: int = 0) -> Ratio | None:
     """Median over rounds of the rival's block median over ours; above 1 means that ours is faster.
-
-    Whole rounds are resampled, because the two blocks of a round saw the same machine.
 
     Args:
         ours: blocks of one label.
@@ -87,31 +43,16 @@ def speedup(ours: Sequence[Block], rival: Sequence[Block], *, seed: int = 0) -> 
     Returns:
         None when no round holds both.
     """
-    after = {block.turn: block.median_ms for block in ours}
-    before = {block.turn: block.median_ms for block in rival}
-    turns = sorted(after.keys() & before.keys())
-    if not turns:
+    before, after = ({block.turn: median(block.result) for block in blocks} for blocks in (rival, ours))
+    ratio = paired_ratio(before, after, seed=seed)
+    if ratio is None:
         return None
-    ratios = np.array([before[turn] / after[turn] for turn in turns])
-    draws = np.random.default_rng(seed).integers(len(ratios), size=(RESAMPLES, len(ratios)))
-    estimates = np.median(ratios[draws], axis=1)
-    tail = (1 - CONFIDENCE) / 2 * 100
-    return Ratio(
-        value=float(np.median(ratios)),
-        low=percentile(estimates, tail),
-        high=percentile(estimates, 100 - tail),
-        rounds=len(ratios),
-    )
-
-
-def middle_ms(blocks: Sequence[Block]) -> float:
-    """Median over blocks of the block medians."""
-    return median(block.median_ms for block in blocks)
+    return Ratio(ratio.value, ratio.low, ratio.high, len(before.keys() & after.keys()))
 
 
 def quartiles_ms(blocks: Sequence[Block]) -> tuple[float, float]:
     """Lower and upper quartile of all requests (nearest rank)."""
-    pooled = [sample for block in blocks for sample in block.samples_ms]
+    pooled = [sample for block in blocks for sample in block.result]
     return percentile(pooled, 25), percentile(pooled, 75)
 
 
@@ -119,7 +60,7 @@ def by_rival(blocks: Sequence[Block]) -> dict[str, list[Block]]:
     """Blocks of each rival, in the order of their first block."""
     found: dict[str, list[Block]] = {}
     for block in blocks:
-        found.setdefault(block.rival, []).append(block)
+        found.setdefault(block.contestant, []).append(block)
     return found
 
 
@@ -164,7 +105,7 @@ def contenders(blocks: Sequence[Block], ours: str, within: float, least: int = 2
         for name, ms in medians.items():
             behind[name] = min(behind.get(name, float("inf")), ms / min(medians.values()))
     # A disturbance at most doubles a time, so the fastest request of disturbed blocks still says something.
-    fastest = {name: min(min(block.samples_ms) for block in own) for name, own in by_rival(blocks).items()}
+    fastest = {name: min(min(block.result) for block in own) for name, own in by_rival(blocks).items()}
     first = min((ms for name, ms in fastest.items() if not is_ours(name, ours)), default=0.0)
     for name in names:
         behind.setdefault(name, fastest[name] / first / 2 if first else 1.0)

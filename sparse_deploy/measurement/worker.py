@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side: a process that opens one model, then obeys JSON-line commands from its parent until stdin ends.
+
+A contestant has its own process so that thread pools, allocators and memory of one runtime never mix with another's.
+Each answer is one line: ``{"result": …}`` or ``{"error": …}``; a long command sends ``{"alive": true}`` in between.
+
+Workers import nothing of ours that they don't need: their resident memory is one of the reported figures.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TextIO, TypeVar
+
+from sparse_deploy.errors import SparseDeployError
+from sparse_deploy.runtimes.child_process import end_with_parent
+
+Alive = Callable[[], None]
+Item = TypeVar("Item")
+
+_ALIVE_SECONDS = 1.0
+# The caches hold what the process before left in them, which is no contestant's fault: the first requests of a block
+# don't count, as many as this or as fit into this time.
+_REFILL_REQUESTS, _REFILL_SECONDS = 3, 0.04
+# In longer requests it can't be seen: the caches hold 34 MB, which is read in 2 ms.
+_REFILL_BELOW_MS = 300.0
+
+
+class BlockTimer:
+    """Times requests one by one, and in blocks.
+
+    Args:
+        alive: called after each request.
+    """
+
+    def __init__(self, alive: Alive) -> None:
+        self._alive = alive
+        self._last_ms = 0.0
+
+    def time(self, request: Callable[[], object]) -> float:
+        """Milliseconds of one request."""
+        start = time.perf_counter_ns()
+        request()
+        return self._done((time.perf_counter_ns() - start) / 1e6)
+
+    def passes(
+        self, measure: Callable[[Item], float], items: Sequence[Item], seconds: float, least: int = 1
+    ) -> list[float]:
+        """Whole passes over some requests, until both the time is over and there are enough of them.
+
+        Passes are whole, so that a fast and a slow contestant answer the same mix.
+
+        Args:
+            measure: milliseconds of one request, such as :meth:`time`.
+            items: the requests of a pass.
+            seconds: of the block, at least.
+            least: requests, at least.
+
+        Returns:
+            What ``measure`` said, in order, without the requests that only fill the caches.
+        """
+        if seconds > 0:
+            self._refill(measure, items)
+        samples: list[float] = []
+        deadline = time.perf_counter() + seconds
+        while True:
+            samples += [self._done(measure(item)) for item in items]
+            if len(samples) >= least and time.perf_counter() >= deadline:
+                return samples
+
+    def _refill(self, measure: Callable[[Item], float], items: Sequence[Item]) -> None:
+        if self._last_ms >= _REFILL_BELOW_MS:
+            return
+        start = time.perf_counter()
+        for number in range(_REFILL_REQUESTS):
+            self._done(measure(items[number % len(items)]))
+            if time.perf_counter() - start > _REFILL_SECONDS:
+                return
+
+    def _done(self, milliseconds: float) -> float:
+        self._last_ms = milliseconds
+        self._alive()
+        return milliseconds
+
+
+def serve(make: Callable[[Alive], object], names: Collection[str], commands: TextIO, answers: TextIO) -> None:
+    """Obey commands until there are none left.
+
+    Args:
+        make: the object whose methods the commands are; it gets a function to call often during long work.
+        names: of the methods that may be called.
+        commands: a JSON object per line: ``command``, and the method's arguments.
+        answers: gets the answers.
+    """
+    last_sign = time.monotonic()
+
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    def alive() -> None:
+        nonlocal last_sign
+        if time.monotonic() - last_sign > _ALIVE_SECONDS:
+            last_sign = time.monotonic()
+            answer({"alive": True})
+
+    worker = make(alive)
+    for line in commands:
+        command = json.loads(line)
+        name = command.pop("command")
+        try:
+            if name not in names:
+                raise ValueError(f"unknown command {name!r}")
+            answer({"result": getattr(worker, name)(**command)})
+        except SparseDeployError as error:
+            answer({"error": type(error).__name__, "message": str(error)})
+
+
+def run_worker(make: Callable[[Alive], object], names: Collection[str]) -> None:
+    """Entry point of a worker process; arguments as for :func:`serve`."""
+    # A parent that was killed closes our stdin, which is noticed between commands only; this ends a running one, too.
+    end_with_parent()
+    # Native libraries print to descriptor 1. The protocol keeps the real one; everything else goes to stderr.
+    private = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    with os.fdopen(private, "w", encoding="utf-8") as answers:
+        serve(make, names, sys.stdin, answers)
