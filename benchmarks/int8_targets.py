@@ -95,10 +95,10 @@ def halve_activations(model: Any) -> None:
 def score(folders: Sequence[Path], task_name: str, data_dir: Path | None, runtimes: Sequence[str]) -> list[Any]:
     """Logits of the validation rows and time of one request, by folder and runtime: what a child process does."""
     from sparse_deploy.config.schema import DataSection
+    from sparse_deploy.data.batches import sorted_batches
     from sparse_deploy.data.tasks import get_task
     from sparse_deploy.errors import RuntimeUnavailableError
     from sparse_deploy.evaluation.accuracy import load_validation
-    from sparse_deploy.evaluation.requests import sorted_batches
     from sparse_deploy.runtimes import get_runtime
 
     task = get_task(task_name)

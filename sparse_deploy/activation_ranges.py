@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sparse_deploy.artifacts import write_text_atomically
-from sparse_deploy.errors import CheckpointError
+from sparse_deploy.errors import CheckpointError, one_line
 from sparse_deploy.sparsity.weight_grid import WeightGrid
 from sparse_deploy.strict_json import read_bounded
 
@@ -68,7 +68,7 @@ def read_ranges(folder: Path) -> ActivationRanges | None:
     try:
         return ActivationRanges.model_validate_json(read_bounded(path, _MAX_BYTES))
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise CheckpointError(
             f"{path}: not readable as activation ranges: {reason}; copy the checkpoint again, or delete the file to "
             f"calibrate instead"

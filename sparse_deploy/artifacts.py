@@ -21,7 +21,7 @@ from sparse_deploy.artifact_target import (
     FolderKind,
     check_writable_target,
 )
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.errors import ArtifactError, ConfigError, one_line
 from sparse_deploy.file_records import FileRecord, check_listing, record_files, verify_files
 from sparse_deploy.publishing import clear_leftovers, publish, staging_beside, write_bytes_atomically, write_error
 from sparse_deploy.sparsity.statistics import SparsityRecord
@@ -157,7 +157,7 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
         load_json_object(data)  # pydantic's parser takes the last of two equal keys
         manifest = Manifest.model_validate_json(data)
     except (ValueError, OSError) as error:  # pydantic's error is a ValueError
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ArtifactError(f"{path}: not a readable manifest: {reason}. {_how(kind)}") from error
     if kind is not None and manifest.kind != kind:
         raise ArtifactError(f"{folder}: expected {_what(kind)}, found a {manifest.kind}. {_how(kind)}")

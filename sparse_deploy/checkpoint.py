@@ -13,7 +13,7 @@ import numpy as np
 
 from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.artifacts import Source, load_manifest
-from sparse_deploy.errors import CheckpointError, ConfigError
+from sparse_deploy.errors import CheckpointError, ConfigError, one_line
 from sparse_deploy.file_records import file_sha256
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import prunable_names
@@ -192,7 +192,7 @@ def _from_hub(name: str, revision: str, allow_pickle: bool) -> ResolvedCheckpoin
     try:
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ConfigError(
             f"{name}: neither a folder here nor to be had from the hub at revision {revision!r}: {reason}"
         ) from error

@@ -152,3 +152,8 @@ class WorkerError(SparseDeployError):
     def __init__(self, cell: str, reason: str) -> None:
         super().__init__(f"{cell}: the measuring process {reason}. Run bench again, or leave the cell out.")
         self.cell = cell
+
+
+def one_line(error: BaseException, length: int = 300) -> str:
+    """The message of another library on one line, cut to a readable length; the error's class where it says nothing."""
+    return " ".join(str(error).split())[:length] or type(error).__name__

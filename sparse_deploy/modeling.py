@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from sparse_deploy.architectures import Architecture, architecture_of, is_buffer
 from sparse_deploy.data.labels import have_names, model_labels
 from sparse_deploy.data.tasks import KINDS, Head, Task, TaskKind
-from sparse_deploy.errors import CheckpointError, ConfigError
+from sparse_deploy.errors import CheckpointError, ConfigError, one_line
 
 Note = Callable[[str], None]
 
@@ -77,7 +77,7 @@ def load_for_training(
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
+        raise CheckpointError(f"{folder}: config.json can't be used: {one_line(error)}") from error
     own_labels = model_labels(config.to_dict())
     config.finetuning_task = task.name
     task.configure(config)
@@ -125,7 +125,7 @@ def load_as_saved(folder: Path, *, allow_pickle: bool = False) -> PreTrainedMode
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder}: config.json can't be used: {_one_line(error)}") from error
+        raise CheckpointError(f"{folder}: config.json can't be used: {one_line(error)}") from error
     name = next(iter(config.architectures or []), None)
     found = getattr(transformers, name, None) if name else AutoModel
     if not (isinstance(found, type) and (found is AutoModel or issubclass(found, PreTrainedModel))):
@@ -164,7 +164,7 @@ def _load(
     try:
         return _load_with(auto, folder, allow_pickle=allow_pickle, **options)
     except ValueError as error:
-        raise ConfigError(f"{folder}: no {kind} model of this type: {_one_line(error)}") from error
+        raise ConfigError(f"{folder}: no {kind} model of this type: {one_line(error)}") from error
 
 
 def _load_with(
@@ -184,7 +184,7 @@ def _load_with(
     except ValueError:
         raise
     except Exception as error:  # safetensors, pickle and transformers raise classes of their own
-        raise CheckpointError(f"{folder}: the model can't be loaded: {_one_line(error)}; copy it again") from error
+        raise CheckpointError(f"{folder}: the model can't be loaded: {one_line(error)}; copy it again") from error
     return model, report
 
 
@@ -236,7 +236,3 @@ def _set_dropout(config: PretrainedConfig, architecture: Architecture, dropout: 
 
 def _mismatched(report: dict[str, Any]) -> list[str]:
     return [entry if isinstance(entry, str) else str(entry[0]) for entry in report["mismatched_keys"]]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.errors import RuntimeUnavailableError, one_line
 from sparse_deploy.machine import describe_machine
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -63,7 +63,7 @@ def ray_cluster() -> Iterator[Any]:
         try:
             ray.init(address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:_LENGTH_OF_A_REASON]
+            reason = one_line(error, _LENGTH_OF_A_REASON)
             raise RuntimeUnavailableError(f"Ray at {address!r} can't be used: {reason}") from error
         signal.signal(signal.SIGTERM, before)  # Ray's own handler exits without asking anybody
         yield ray

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
+from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError, one_line
 from sparse_deploy.file_records import SIGNATURE_NAME
 
 _MAX_SIGNATURE_BYTES = 4 * 2**20
@@ -65,7 +65,7 @@ def verify(folder: Path, key: Path) -> None:
     try:
         verifier.set_hashing_config(hashing).verify(folder, path)
     except Exception as error:  # the library and those below it raise classes of many kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise ArtifactError(f"{folder}: the signature does not fit {key} and these files: {reason}") from error
 
 
@@ -84,5 +84,5 @@ def _key_errors(option: str, key: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # cryptography's own classes, TypeError for a password, ValueError, OSError
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise ConfigError(f"{option} {key}: expected {what} (elliptic curve, PEM): {reason}") from error

@@ -40,7 +40,8 @@ def train(encoder: Path, task_name: str, data: Path, output: Path) -> Path:
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
     from sparse_deploy.config.schema import DataSection
-    from sparse_deploy.data.features import encode_split, load_tokenizer, pad_batch
+    from sparse_deploy.data.batches import pad_batch
+    from sparse_deploy.data.features import encode_split, load_tokenizer
     from sparse_deploy.data.loading import load_split
     from sparse_deploy.data.tasks import get_task
 

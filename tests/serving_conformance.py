@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from harness.server_process import integers, texts
 
-from sparse_deploy.data.features import pad_batch
+from sparse_deploy.data.batches import pad_batch
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.serving.text import TextEncoder
 

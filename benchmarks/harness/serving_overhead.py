@@ -124,7 +124,7 @@ def _on(cpus: Set[int]) -> Iterator[None]:
 def main() -> None:
     """The runtime alone."""
     folder, texts, cell, threads = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-    from sparse_deploy.data.features import pad_batch
+    from sparse_deploy.data.batches import pad_batch
     from sparse_deploy.runtimes import get_runtime
     from sparse_deploy.serving.text import TextEncoder
 

@@ -8,7 +8,14 @@ import json
 from pathlib import Path
 
 from sparse_deploy.architectures.albert import ALBERT
-from sparse_deploy.architectures.architecture import MODEL_INPUTS, Architecture, Config, MaskForm, is_buffer
+from sparse_deploy.architectures.architecture import (
+    MODEL_INPUTS,
+    Architecture,
+    Config,
+    MaskForm,
+    is_buffer,
+    without_head,
+)
 from sparse_deploy.architectures.bert import BERT
 from sparse_deploy.architectures.deberta import DEBERTA
 from sparse_deploy.architectures.distilbert import DISTILBERT
@@ -63,5 +70,5 @@ def read_config(folder: Path) -> dict[str, object]:
 
 __all__ = [
     "ARCHITECTURES", "Architecture", "Config", "MODEL_INPUTS", "MaskForm", "architecture_of", "check_length",
-    "dense_parts", "is_buffer", "read_config",
+    "dense_parts", "is_buffer", "read_config", "without_head",
 ]  # fmt: skip

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What this package must know of a model family beyond what transformers does: one value per family."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 # What a tokenizer gives and a model may take, int64 [batch, tokens] each.
 INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS = MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -15,6 +15,7 @@ _BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 ENCODER_ONLY = ("embeddings", "pooler", "classifier", "qa_outputs", "LayerNorm")
 
 Config = Mapping[str, Any]
+Layer = TypeVar("Layer")
 
 
 class MaskForm(StrEnum):
@@ -89,6 +90,18 @@ class Architecture:
     def in_head(self, parameter: str) -> bool:
         """Whether a parameter belongs to no encoder but to a head."""
         return any(part in self.heads for part in parameter.split("."))
+
+
+def without_head(linears: Sequence[Layer]) -> Sequence[Layer]:
+    """The Linear layers that may be quantized: all but the last one.
+
+    The last one that runs is the head, whose rounding goes straight into the logits. Its name can't tell: graphs of
+    other exporters have names of their own.
+
+    Args:
+        linears: of one model, in the order in which they run.
+    """
+    return linears[:-1]
 
 
 def is_buffer(name: str) -> bool:

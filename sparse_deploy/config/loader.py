@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from sparse_deploy.config.schema import Recipe
-from sparse_deploy.errors import ConfigError
+from sparse_deploy.errors import ConfigError, one_line
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
@@ -67,7 +67,7 @@ def parse_yaml(text: str, origin: str) -> object:
     try:
         return yaml.load(text, Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader subclass
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise ConfigError(f"{origin}: not a usable YAML file: {reason}") from error
 
 

@@ -3,19 +3,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from sparse_deploy.architectures.architecture import MODEL_INPUTS
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.encoded import EncodedSplit as EncodedSplit
 from sparse_deploy.data.encoded import Feature as Feature
 from sparse_deploy.data.encoded import IntArray as IntArray
 from sparse_deploy.data.tasks import Task
-from sparse_deploy.errors import CheckpointError
+from sparse_deploy.errors import CheckpointError, one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -47,7 +43,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
     except Exception as error:  # tokenizers raises bare Exception for a damaged tokenizer.json
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise CheckpointError(f"{folder}: the tokenizer can't be loaded ({reason}); copy its files again") from error
     if not tokenizer.is_fast:
         raise CheckpointError(
@@ -113,23 +109,3 @@ def encode_split(
     """
     examples = [{"id": number, **row} for number, row in enumerate(rows.to_list())]
     return task.encode(examples, tokenizer, data, name)
-
-
-def pad_batch(features: Sequence[Feature], pad_id: int = 0, length: int | None = None) -> Feature:
-    """Pad features to one batch.
-
-    Args:
-        features: at least one.
-        pad_id: the tokenizer's padding token.
-        length: tokens to pad to; the longest feature when None. Longer features are an error of the caller.
-
-    Returns:
-        int64 ``[batch, tokens]`` per model input; padding has mask 0 and token type 0.
-    """
-    tokens = length or max(len(feature["input_ids"]) for feature in features)
-    batch = {}
-    for key in MODEL_INPUTS:
-        batch[key] = np.full((len(features), tokens), pad_id if key == "input_ids" else 0, dtype=np.int64)
-        for row, feature in enumerate(features):
-            batch[key][row, : len(feature[key])] = feature[key]
-    return batch

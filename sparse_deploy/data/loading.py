@@ -16,7 +16,7 @@ from sparse_deploy.data.problems import Problems, RowProblem
 from sparse_deploy.data.row_checks import Row
 from sparse_deploy.data.tables import Table
 from sparse_deploy.data.tasks import Task
-from sparse_deploy.errors import DataError
+from sparse_deploy.errors import DataError, one_line
 
 if TYPE_CHECKING:
     import datasets
@@ -117,7 +117,7 @@ def _from_hub(task: Task, split: str) -> list[Any]:
     try:
         loaded = datasets.load_dataset(task.hub_dataset, task.hub_config, split=split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(
             f"{task.name}: split {split!r} of {task.hub_dataset} is not to be had from the hub: {reason}; pass "
             f"--data-dir with a folder that holds {task.name}/{split}.jsonl.gz"

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from sparse_deploy.data.problems import Policy, Problems, RowProblem
 from sparse_deploy.data.row_checks import MARK_UNDECODABLE, Row
-from sparse_deploy.errors import ConfigError, DataError
+from sparse_deploy.errors import ConfigError, DataError, one_line
 
 _COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 _FORMATS = {
@@ -251,7 +251,7 @@ def _from_datasets(table: Table) -> Iterator[Row]:
 
 
 def _not_there(source: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)
     return ConfigError(
         f"{source}: neither a file or folder here nor a data set to be had from the hub: {reason}; name a .csv, .tsv, "
         f".jsonl, .parquet or .txt file, a folder of datasets, or OWNER/NAME"

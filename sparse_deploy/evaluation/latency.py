@@ -7,7 +7,8 @@ from functools import partial
 from math import ceil
 from typing import Any, Protocol, TypeVar
 
-from sparse_deploy.evaluation.requests import Requests, length_mix, sorted_batches, spread_batches
+from sparse_deploy.data.batches import sorted_batches
+from sparse_deploy.evaluation.requests import Requests, length_mix, spread_batches
 from sparse_deploy.measurement.interleave import Contestant, Rounds, run_rounds
 from sparse_deploy.measurement.machine_state import Probe
 from sparse_deploy.measurement.pairing import Counted, counted_blocks

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_deploy.data.features import Feature, pad_batch
+from sparse_deploy.data.batches import pad_batch
+from sparse_deploy.data.encoded import Feature
 from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ParityError
 
@@ -77,7 +78,7 @@ def _end_to_end(features: Sequence[Feature], tokens: int, *, first: int) -> Feat
 
 
 def check_parity(
-    reference: Model,
+    reference: Sequence[Sequence[Array]],
     candidate: Model,
     batches: Sequence[Feature],
     task: Task,
@@ -87,11 +88,11 @@ def check_parity(
     agreement: float | None = None,
     remedy: str = "",
 ) -> Parity:
-    """Compare two models batch by batch.
+    """Compare a model with the answers of another one, batch by batch.
 
     Args:
-        reference: takes int64 ``[batch, tokens]`` inputs by name, gives the task's outputs.
-        candidate: the same for the exported model.
+        reference: the outputs of the PyTorch model, batch by batch.
+        candidate: the exported model: takes int64 ``[batch, tokens]`` inputs by name, gives the task's outputs.
         batches: see :func:`parity_batches`.
         task: says which outputs are per token, and which predictions are the same.
         name: what is compared, for the error.
@@ -104,8 +105,8 @@ def check_parity(
     """
     worst, same = 0.0, 0.0
     total, count, rows = 0.0, 0, 0
-    for batch in batches:
-        expected, found = reference(batch), candidate(batch)
+    for batch, expected in zip(batches, reference, strict=True):
+        found = candidate(batch)
         shape = "x".join(str(size) for size in batch["input_ids"].shape)
         if [array.shape for array in expected] != [array.shape for array in found]:
             raise ParityError(

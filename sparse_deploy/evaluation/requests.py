@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenised requests in flat arrays: what the parent hands to a worker, and how batches and mixes are drawn from it.
 
-Workers import this module and numpy, nothing else of ours: their resident memory is one of the reported figures.
+Workers import this module and nothing of ours that it doesn't need: their resident memory is a reported figure.
 """
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sparse_deploy.architectures.architecture import MODEL_INPUTS
-
-IntArray = NDArray[np.int64]
+from sparse_deploy.data.batches import Run, pad_batch, run_by_length
+from sparse_deploy.data.encoded import IntArray
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,8 @@ class Requests:
         Returns:
             int64 ``[batch, sequence]`` per input name.
         """
-        longest = int(self.lengths[list(indices)].max())
-        batch = {}
-        for name, values in self.tokens.items():
-            filler = self.pad_id if name == "input_ids" else 0
-            padded = np.full((len(indices), longest), filler, dtype=np.int64)
-            for row, index in enumerate(indices):
-                begin, end = self.offsets[index], self.offsets[index + 1]
-                padded[row, : end - begin] = values[begin:end]
-            batch[name] = padded
-        return batch
+        spans = [slice(self.offsets[index], self.offsets[index + 1]) for index in indices]
+        return pad_batch([{name: values[span] for name, values in self.tokens.items()} for span in spans], self.pad_id)
 
     def shaped(self, batch: int, tokens: int) -> dict[str, IntArray]:
         """A batch of exactly ``[batch, tokens]`` without padding, filled with real token ids end to end."""
@@ -107,14 +99,8 @@ def length_mix(lengths: IntArray, count: int, seed: int) -> list[int]:
     return [int(index) for index in np.random.default_rng(seed).permutation(drawn)]
 
 
-def sorted_batches(lengths: IntArray, batch_size: int) -> list[list[int]]:
-    """All requests in batches of near-equal length, shortest first; the last batch may be smaller."""
-    order = [int(index) for index in np.argsort(lengths, kind="stable")]
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
 def answer(
-    run: Callable[[dict[str, IntArray]], Sequence[NDArray[Any]]],
+    run: Run,
     requests: Requests,
     batch_size: int,
     per_token: Sequence[bool],
@@ -130,15 +116,7 @@ def answer(
     Returns:
         Copies without the batch dimension; what stands on padding is cut off.
     """
-    found: dict[int, tuple[NDArray[Any], ...]] = {}
-    for indices in sorted_batches(requests.lengths, batch_size):
-        outputs = run(requests.batch(indices))
-        for row, index in enumerate(indices):
-            length = int(requests.lengths[index])
-            found[index] = tuple(
-                values[row][: length if cut else None].copy() for values, cut in zip(outputs, per_token, strict=True)
-            )
-    return [found[index] for index in range(len(requests))]
+    return run_by_length(run, requests.batch, requests.lengths, batch_size, per_token)
 
 
 def spread_batches(batches: Sequence[list[int]], count: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ import torch
 from sparse_deploy.architectures import MODEL_INPUTS, MaskForm, architecture_of
 from sparse_deploy.data.tasks import KINDS, TaskKind
 from sparse_deploy.data.tasks.pooling import Pooling
-from sparse_deploy.errors import ExportError
+from sparse_deploy.errors import ExportError, one_line
 from sparse_deploy.graph.simplify import Simplify
 from sparse_deploy.graph.sparsity_check import run_passes
 
@@ -140,7 +140,7 @@ def to_onnx(
             )
         except Exception as error:  # the exporter raises RuntimeError, its own classes, and what the model raises
             raise ExportError(
-                f"ONNX export with opset {opset} failed: {_one_line(error)}; try another export.opset"
+                f"ONNX export with opset {opset} failed: {one_line(error)}; try another export.opset"
             ) from error
         if program is None:
             raise ExportError("ONNX export gave no model; report this with the recipe")
@@ -172,7 +172,3 @@ def _check_interface(model: ir.Model, inputs: Sequence[str], names: Sequence[str
         shape: Any = value.shape
         if [str(dimension) for dimension in shape] != ["batch", "sequence"]:
             raise ExportError(f"ONNX export: {value.name} is {shape}, expected [batch, sequence], both dynamic")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

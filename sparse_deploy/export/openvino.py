@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from sparse_deploy.errors import ExportError
+from sparse_deploy.errors import ExportError, one_line
 from sparse_deploy.graph.model_file import load_onnx, save_onnx
 from sparse_deploy.graph.openvino_ir import stored_weights
 from sparse_deploy.graph.sparsity_check import run_passes
@@ -41,12 +41,12 @@ def convert_to_ir(onnx_path: Path, xml_path: Path, extension: Path | None = None
         with _without_telemetry(), _with_weights_unshared(onnx_path) as source:
             model = ov.convert_model(source, extension=[str(extension)] if extension else None)
     except Exception as error:  # OpenVINO's frontend raises RuntimeError and classes of its own
-        raise ExportError(f"{onnx_path.name}: OpenVINO can't convert it: {_one_line(error)}") from error
+        raise ExportError(f"{onnx_path.name}: OpenVINO can't convert it: {one_line(error)}") from error
     _restore_names(model, onnx_path)
     try:
         ov.save_model(model, xml_path, compress_to_fp16=False)
     except RuntimeError as error:
-        raise OSError(f"{xml_path.name}: {_one_line(error)}") from error
+        raise OSError(f"{xml_path.name}: {one_line(error)}") from error
 
 
 @contextmanager
@@ -99,7 +99,3 @@ def _restore_names(model: ov.Model, onnx_path: Path) -> None:
 def _digest(array: Array) -> bytes:
     contiguous = np.ascontiguousarray(array)
     return hashlib.blake2b(contiguous.tobytes() + repr(contiguous.shape).encode(), digest_size=16).digest()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from sparse_deploy.errors import one_line
 from sparse_deploy.graph.weights import constant
 
 Array = NDArray[Any]
@@ -137,7 +138,7 @@ class Subgraph:
         try:
             self._evaluator = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
         except Exception as error:  # onnx raises its own classes, NotImplementedError and KeyError
-            raise NoMatchError(f"its nodes can't be checked ({_one_line(error)})") from error
+            raise NoMatchError(f"its nodes can't be checked ({one_line(error)})") from error
 
     def run(self, given: Mapping[ir.Value, Array]) -> list[Array]:
         """Compute the outputs.
@@ -150,14 +151,10 @@ class Subgraph:
             with np.errstate(all="ignore"):
                 return [np.asarray(array) for array in self._evaluator.run(None, arrays)]
         except Exception as error:  # whatever numpy and onnx stumble on
-            raise NoMatchError(f"its nodes don't take arrays of another size ({_one_line(error)})") from error
+            raise NoMatchError(f"its nodes don't take arrays of another size ({one_line(error)})") from error
 
 
 def _array(value: ir.Value) -> Array:
     tensor = constant(value)
     assert tensor is not None  # noqa: S101 - a leaf that is not given is constant
     return tensor.numpy()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__

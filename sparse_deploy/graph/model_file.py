@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from sparse_deploy.errors import ArtifactError, ConfigError, ExportError
+from sparse_deploy.errors import ArtifactError, ConfigError, ExportError, one_line
 from sparse_deploy.untrusted.onnx_file import MAX_FILE_BYTES, check_onnx
 
 
@@ -24,11 +24,11 @@ def load_onnx(path: Path) -> ir.Model:
     try:
         proto = onnx.ModelProto.FromString(path.read_bytes())
     except (DecodeError, ValueError, OSError) as error:
-        raise ArtifactError(f"{path}: not a readable ONNX file ({_one_line(error)}); export again") from error
+        raise ArtifactError(f"{path}: not a readable ONNX file ({one_line(error)}); export again") from error
     try:
         model: ir.Model = ir.from_proto(proto)
     except Exception as error:  # onnx_ir raises what it stumbles on: KeyError, ValueError, its own classes
-        raise ArtifactError(f"{path}: the ONNX graph is damaged ({_one_line(error)}); export again") from error
+        raise ArtifactError(f"{path}: the ONNX graph is damaged ({one_line(error)}); export again") from error
     return model
 
 
@@ -51,7 +51,3 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     for value in proto.graph.value_info:
         value.type.tensor_type.ClearField("shape")
     path.write_bytes(proto.SerializeToString())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.errors import ArtifactError, ConfigError, one_line
 from sparse_deploy.graph.operators import DOMAIN, PACKED_INPUTS, SCALE_INPUTS
 from sparse_deploy.kernels.openvino_extension import ready_openvino_library
 from sparse_deploy.sparsity.integers import as_distances, largest_integer
@@ -259,7 +259,7 @@ def _read_ir(xml_path: Path) -> ov.Model:
     try:
         return core.read_model(xml_path)
     except Exception as error:  # pugixml, I/O and graph errors all arrive as RuntimeError or plain Exception
-        raise ArtifactError(f"{xml_path}: not a readable OpenVINO IR: {_one_line(error)}; export again") from error
+        raise ArtifactError(f"{xml_path}: not a readable OpenVINO IR: {one_line(error)}; export again") from error
 
 
 def _parameter_name(constant: str, product: str) -> str:
@@ -306,7 +306,3 @@ def _scales(user: ov.Input) -> bool:
         return False
     source = _stored(node.input_value(0).get_node())
     return source is not None and source.constant.get_element_type().is_integral()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

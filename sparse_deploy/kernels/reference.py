@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
-from sparse_deploy.errors import RuntimeUnavailableError
+from sparse_deploy.errors import RuntimeUnavailableError, one_line
 from sparse_deploy.sparsity.packing import Blob, Int8Matrix, decode
 
 Float = NDArray[np.float32]
@@ -214,7 +214,7 @@ class ReferenceSession:
                 taken = {name: inputs[name] for name in self._evaluator.input_names}
                 return tuple(self._evaluator.run(self._outputs, taken))
         except (KeyError, TypeError, NotImplementedError, RuntimeError, ValueError, IndexError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise RuntimeUnavailableError(f"onnx's reference evaluator can't run this file: {reason}") from error
 
     def close(self) -> None:

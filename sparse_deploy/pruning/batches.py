@@ -4,6 +4,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
+from sparse_deploy.data.batches import batches_of_tokens, pad_batch
 from sparse_deploy.pruning.method import TokenBatch
 
 if TYPE_CHECKING:
@@ -37,26 +40,16 @@ def padded_batches(
     tokenizer: "PreTrainedTokenizerBase",
     batch_tokens: int = _BATCH_TOKENS,
 ) -> list[TokenBatch]:
-    """Put tokenized texts of like length together, the shortest first.
+    """Put tokenized texts of like length together, the shortest first, and pad them.
 
     Args:
         encoded: the model's inputs by name, a list per text each.
-        tokenizer: pads them.
+        tokenizer: knows the padding token.
         batch_tokens: see :func:`token_batches`.
     """
-    lengths = [len(ids) for ids in encoded["input_ids"]]
-    batches: list[TokenBatch] = []
-    group: list[int] = []
-
-    def close() -> None:
-        if group:
-            chosen = {key: [values[i] for i in group] for key, values in encoded.items()}
-            batches.append(dict(tokenizer.pad(chosen, return_tensors="pt")))
-            group.clear()
-
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if lengths[index] * (len(group) + 1) > batch_tokens:
-            close()
-        group.append(index)
-    close()
+    pad_id = int(tokenizer.pad_token_id or 0)
+    batches = []
+    for group in batches_of_tokens([len(ids) for ids in encoded["input_ids"]], batch_tokens):
+        padded = pad_batch([{name: values[index] for name, values in encoded.items()} for index in group], pad_id)
+        batches.append({name: torch.from_numpy(array) for name, array in padded.items()})
     return batches

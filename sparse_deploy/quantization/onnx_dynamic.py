@@ -14,8 +14,9 @@ from onnx_ir.passes.common import NameFixPass
 from onnxruntime.quantization import QuantType
 from onnxruntime.quantization import quantize_dynamic as ort_quantize_dynamic
 
+from sparse_deploy.architectures import without_head
 from sparse_deploy.config.schema import QuantizationSection
-from sparse_deploy.errors import QuantizationError
+from sparse_deploy.errors import QuantizationError, one_line
 from sparse_deploy.graph.model_file import load_onnx
 from sparse_deploy.graph.weights import OnnxWeight, Orientation, read_weights, zero_masks
 from sparse_deploy.sparsity.mask import assert_zeros_kept
@@ -27,7 +28,7 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
 
     Weights become symmetric int8 per output channel with zero point 0, named ``<parameter>_quantized``. As in static
     mode only layers that see each token are quantized: in the exported graph these are the MatMul nodes with a stored
-    weight, while pooler and head are Gemm nodes. A head that is a MatMul (the last weight) stays FP32 as well.
+    weight, while pooler and head are Gemm nodes. A head that is a MatMul stays FP32 as well.
 
     Args:
         fp32: model whose weights feed MatMul directly (see :mod:`sparse_deploy.graph.transpose_weights`).
@@ -62,7 +63,7 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
                 extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
             )
         except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = one_line(error)
             raise QuantizationError(
                 f"{fp32}: ONNX Runtime's quantizer failed: {reason}. Name the layer in quantization.exclude, or use "
                 f"quantization.mode: static."
@@ -78,7 +79,9 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
 
 def quantizable_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[str]:
     """Names of the weights that dynamic INT8 quantizes, in graph order."""
-    weights = {w.initializer: w.name for w in read_weights(model)[:-1] if not any(part in w.name for part in exclude)}
+    weights = {
+        w.initializer: w.name for w in without_head(read_weights(model)) if not any(part in w.name for part in exclude)
+    }
     multiplied = (value for node in model.graph if node.op_type == "MatMul" for value in node.inputs)
     return [weights[str(value.name)] for value in multiplied if value is not None and value.name in weights]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from sparse_deploy.architectures import MODEL_INPUTS
+from sparse_deploy.architectures import MODEL_INPUTS, without_head
 from sparse_deploy.quantization.calibration import Batch
 
 # Largest channel over median channel. MiniLM: 4.4 to 20.7 in feed-forward blocks, 2.2 to 4.7 at the attention output,
@@ -20,9 +20,9 @@ _LINEAR = torch.ops.aten.linear.default
 
 
 def token_linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
-    """The Linear nodes that see each token, but the last one, which is the head."""
+    """The Linear nodes that see each token, without the head."""
     linears = [node for node in graph.nodes if node.target is _LINEAR]
-    return [node for node in linears[:-1] if node.meta["val"].dim() > 2]
+    return [node for node in without_head(linears) if node.meta["val"].dim() > 2]
 
 
 # Largest magnitude per input channel, [in], by the name of a Linear node in the exported graph.

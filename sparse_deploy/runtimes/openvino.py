@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
+from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError, one_line
 from sparse_deploy.runtimes.protocol import (
     Array,
     Hint,
     InputContract,
     Session,
     as_float32,
-    one_line,
     order_outputs,
     require_file,
 )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sparse_deploy.architectures import architecture_of
 from sparse_deploy.architectures.architecture import TOKEN_TYPE_IDS
-from sparse_deploy.errors import ArtifactError
+from sparse_deploy.errors import ArtifactError, one_line
 from sparse_deploy.strict_json import load_json_object, read_bounded
 from sparse_deploy.untrusted.model_file import check_model_file
 
@@ -238,11 +238,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if padding is not None and vocabulary is not None and padding >= vocabulary:
         raise ArtifactError(f"{path}: pad_token_id {padding} lies outside the vocabulary of {vocabulary}; export again")
     return config
-
-
-def one_line(error: BaseException) -> str:
-    """A native library's message on one line, cut to a readable length."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def as_float32(array: object) -> Array:

@@ -11,14 +11,13 @@ from sparse_deploy.architectures import architecture_of
 from sparse_deploy.data.resolve import kind_of_model
 from sparse_deploy.data.tasks import KINDS, Head, Pooling, TaskKind
 from sparse_deploy.data.tasks.pooling import read_pooling
-from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
+from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError, one_line
 from sparse_deploy.runtimes.protocol import (
     Array,
     Hint,
     InputContract,
     Session,
     as_float32,
-    one_line,
     read_config,
     require_file,
 )

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
+from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError, one_line
 from sparse_deploy.kernels import loader
 from sparse_deploy.runtimes.onnxruntime import OnnxRuntime, OnnxRuntimeSession, add_operators
-from sparse_deploy.runtimes.protocol import Hint, Session, one_line, require_file
+from sparse_deploy.runtimes.protocol import Hint, Session, require_file
 from sparse_deploy.untrusted.onnx_file import check_onnx
 
 if TYPE_CHECKING:

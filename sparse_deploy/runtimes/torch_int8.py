@@ -5,6 +5,7 @@ import warnings
 
 import torch
 
+from sparse_deploy.architectures import without_head
 from sparse_deploy.errors import RuntimeUnavailableError
 
 # Linear 384 -> 1536 -> 384 on 32 tokens, one thread, AVX512-VNNI: FP32 913 us, x86 322, fbgemm 290, onednn 318,
@@ -43,6 +44,6 @@ def quantize_linears(model: torch.nn.Module) -> torch.nn.Module:
 
         linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
         quantized: torch.nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
-            model.eval(), qconfig_spec=dict.fromkeys(linears[:-1], per_channel_dynamic_qconfig)
+            model.eval(), qconfig_spec=dict.fromkeys(without_head(linears), per_channel_dynamic_qconfig)
         )
     return quantized

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from sparse_deploy.data.features import Feature, pad_batch
+from sparse_deploy.data.batches import pad_batch
+from sparse_deploy.data.encoded import Feature
 from sparse_deploy.serving.inference_protocol import RequestError
 from sparse_deploy.serving.logs import log
 from sparse_deploy.serving.row_choice import choose_rows

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sparse_deploy.artifacts import load_manifest
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.errors import ArtifactError, ConfigError, one_line
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.ray_cluster import own_cpus, ray_cluster
 from sparse_deploy.serving.app import create_app
@@ -126,7 +126,7 @@ def _run(settings: ReplicaSettings) -> Any:
     try:
         return _serve().run(build(settings), name=APPLICATION_NAME)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:_LENGTH_OF_A_REASON]
+        reason = one_line(error, _LENGTH_OF_A_REASON)
         raise ArtifactError(f"{settings.deployment}: no replica could be started: {reason}") from error
 
 

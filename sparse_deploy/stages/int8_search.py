@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sparse_deploy.config.schema import AccuracyTolerance
+from sparse_deploy.data.batches import sorted_batches
 from sparse_deploy.errors import ConfigError, QuantizationError
 from sparse_deploy.evaluation.accuracy import load_validation
-from sparse_deploy.evaluation.requests import length_mix, sorted_batches
+from sparse_deploy.evaluation.requests import length_mix
 from sparse_deploy.evaluation.scoring import score_session
 from sparse_deploy.gate.comparison import compare_rows
 from sparse_deploy.graph import model_file

@@ -19,7 +19,7 @@ from sparse_deploy import __version__
 from sparse_deploy.artifact_target import MANIFEST_NAME
 from sparse_deploy.artifacts import Manifest, load_manifest, staged_folder, write_text_atomically
 from sparse_deploy.config.schema import Int8Mode
-from sparse_deploy.errors import ArtifactError, ConfigError
+from sparse_deploy.errors import ArtifactError, ConfigError, one_line
 from sparse_deploy.file_records import FileRecord, file_sha256, record_files
 from sparse_deploy.stages.server_configs import (
     Tensor,
@@ -190,7 +190,7 @@ def _declared_tensors(path: Path, library: Path | None) -> tuple[list[Tensor], l
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exception classes derive from Exception alone
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {reason}; export again") from error
     return [_tensor(node) for node in session.get_inputs()], [_tensor(node) for node in session.get_outputs()]
 

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sparse_deploy.activation_ranges import ActivationRanges
+from sparse_deploy.architectures import without_head
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.sparsity.weight_grid import WeightGrid
 
@@ -71,7 +72,7 @@ def fake_quantize_input(values: torch.Tensor, limits: torch.Tensor) -> torch.Ten
 
 
 def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> list[str]:
-    """Module names of the Linear layers that see each token, without the last one, which is the head.
+    """Module names of the Linear layers that see each token, without the head.
 
     The same rule as in export's graph, found by running the model once: the order in which layers run decides.
 
@@ -97,7 +98,9 @@ def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> l
         for hook in hooks:
             hook.remove()
         model.train(training)
-    names = [name for name, dimensions in seen[:-1] if dimensions > 2 and not any(part in name for part in exclude)]
+    names = [
+        name for name, dimensions in without_head(seen) if dimensions > 2 and not any(part in name for part in exclude)
+    ]
     if not names:
         raise ConfigError(
             f"finetune.qat: expected Linear layers that see each token, found none in {type(model).__name__} outside "

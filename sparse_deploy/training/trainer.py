@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from sparse_deploy.config.schema import FinetuneSection, Recipe, SparsityMode
-from sparse_deploy.data.features import pad_batch
+from sparse_deploy.data.batches import pad_batch, run_by_length
 from sparse_deploy.data.tasks import Task
 from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.sparsity.mask import assert_zeros_kept
@@ -208,20 +208,19 @@ def predict(
         Per feature one array per output, without padding.
     """
     model.eval()
-    outputs: list[tuple[np.ndarray, ...]] = [()] * len(features)
-    order = sorted(range(len(features)), key=lambda i: -len(features[i]["input_ids"]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = pad_batch([features[i] for i in chosen])
+    pad_id = int(getattr(model.config, "pad_token_id", None) or 0)
+
+    def run(batch: dict[str, np.ndarray]) -> list[np.ndarray]:
         result = model(**{name: torch.from_numpy(array).to(model.device) for name, array in batch.items()})
-        arrays = [result[output.name].float().cpu().numpy() for output in task.outputs]
-        for row, i in enumerate(chosen):
-            length = len(features[i]["input_ids"])
-            outputs[i] = tuple(
-                array[row, :length] if output.per_token else array[row]
-                for array, output in zip(arrays, task.outputs, strict=True)
-            )
-    return outputs
+        return [result[output.name].float().cpu().numpy() for output in task.outputs]
+
+    return run_by_length(
+        run,
+        lambda chosen: pad_batch([features[index] for index in chosen], pad_id),
+        [len(feature["input_ids"]) for feature in features],
+        batch_size,
+        task.per_token,
+    )
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from sparse_deploy.data.features import pad_batch
+from sparse_deploy.data.batches import pad_batch
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.serving.choice import SERVED_RUNTIMES, is_batch_invariant
 

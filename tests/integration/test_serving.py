@@ -79,7 +79,8 @@ class TestQuestionAnswering:
         from datasets import Dataset
 
         from sparse_deploy.config.schema import DataSection
-        from sparse_deploy.data.features import encode_split, load_tokenizer, pad_batch
+        from sparse_deploy.data.batches import pad_batch
+        from sparse_deploy.data.features import encode_split, load_tokenizer
         from sparse_deploy.data.squad import best_answer
         from sparse_deploy.data.tasks import get_task
         from sparse_deploy.runtimes import get_runtime

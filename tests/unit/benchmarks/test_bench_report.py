@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of cells: the fields that the issue names, from the label with most comparable rounds."""
+"""Records of cells: their fields, from the label with most comparable rounds."""
 
 import json
 
@@ -29,7 +29,7 @@ def blocks():
     return [*near, *far, block("ort_fp32", 0, 110.0)]
 
 
-def test_a_record_holds_the_fields_of_the_issue_and_is_json(blocks):
+def test_a_record_holds_its_fields_and_is_json(blocks):
     record = {**cell_record(parse_cell("base-u70-b1-s128"), blocks, {}, {"pytorch_bf16": "no"}), **context(2)}
     assert record["cell"] == "base-u70-b1-s128"
     assert record["ours_ms"] == 15.0

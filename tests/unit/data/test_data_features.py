@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.features import encode_split, load_tokenizer, pad_batch, tokenize_training, tokenizer_sha256
+from sparse_deploy.data.batches import pad_batch
+from sparse_deploy.data.features import encode_split, load_tokenizer, tokenize_training, tokenizer_sha256
 from sparse_deploy.data.tasks import MODEL_INPUTS, get_task
 from sparse_deploy.errors import CheckpointError, ConfigError
 

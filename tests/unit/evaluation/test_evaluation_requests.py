@@ -4,7 +4,8 @@
 import numpy as np
 import pytest
 
-from sparse_deploy.evaluation.requests import Requests, length_mix, sorted_batches, spread_batches
+from sparse_deploy.data.batches import sorted_batches
+from sparse_deploy.evaluation.requests import Requests, length_mix, spread_batches
 
 
 def features(*lengths: int) -> list[dict[str, np.ndarray]]:

@@ -6,7 +6,7 @@ import pytest
 
 from sparse_deploy.data.tasks import get_task
 from sparse_deploy.errors import ParityError
-from sparse_deploy.evaluation.parity import check_parity, parity_batches
+from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
 
 LABELS, SCORES, SPANS = get_task("sst2"), get_task("stsb"), get_task("squad")
 FEATURES = [
@@ -14,6 +14,11 @@ FEATURES = [
     | {"attention_mask": np.ones(tokens, dtype=np.int64)}
     for tokens in (5, 3, 17, 9, 12)
 ]
+
+
+def parity_of(reference, candidate, batches, task, **limits) -> Parity:
+    """Parity of two models on some batches."""
+    return check_parity([reference(batch) for batch in batches], candidate, batches, task, **limits)
 
 
 def classifier(batch):
@@ -41,7 +46,7 @@ def test_one_row_is_as_long_as_the_model_reads_and_all_of_it_is_text() -> None:
 
 
 def test_equal_models_agree() -> None:
-    parity = check_parity(classifier, classifier, parity_batches(FEATURES, 0), LABELS, atol=0.0, agreement=1.0)
+    parity = parity_of(classifier, classifier, parity_batches(FEATURES, 0), LABELS, atol=0.0, agreement=1.0)
     assert (parity.max_abs, parity.argmax_agreement, parity.rows) == (0.0, 1.0, 61)
 
 
@@ -55,10 +60,10 @@ def test_tolerance_binds_just_there(shift: float, passes: bool) -> None:
 
     batches = parity_batches(FEATURES, 0)
     if passes:
-        assert check_parity(zero, shifted, batches, LABELS, atol=1e-4).max_abs == pytest.approx(shift)
+        assert parity_of(zero, shifted, batches, LABELS, atol=1e-4).max_abs == pytest.approx(shift)
     else:
         with pytest.raises(ParityError, match="differs from PyTorch") as caught:
-            check_parity(zero, shifted, batches, LABELS, atol=1e-4)
+            parity_of(zero, shifted, batches, LABELS, atol=1e-4)
         assert caught.value.worst == pytest.approx(shift)
 
 
@@ -67,7 +72,7 @@ def test_not_a_number_never_passes() -> None:
         return tuple(np.full_like(array, np.nan) for array in classifier(batch))
 
     with pytest.raises(ParityError):
-        check_parity(classifier, broken, parity_batches(FEATURES, 0), LABELS)
+        parity_of(classifier, broken, parity_batches(FEATURES, 0), LABELS)
 
 
 def test_agreement_counts_predictions() -> None:
@@ -75,7 +80,7 @@ def test_agreement_counts_predictions() -> None:
         return tuple(array[:, ::-1] for array in classifier(batch))
 
     with pytest.raises(ParityError, match=r"0\.0% of 61 predictions"):
-        check_parity(classifier, flipped, parity_batches(FEATURES, 0), LABELS, agreement=0.9)
+        parity_of(classifier, flipped, parity_batches(FEATURES, 0), LABELS, agreement=0.9)
 
 
 def test_padding_is_no_answer_and_no_difference() -> None:
@@ -83,7 +88,7 @@ def test_padding_is_no_answer_and_no_difference() -> None:
         noise = 1000.0 * (1 - batch["attention_mask"])
         return tuple(array + noise.astype(np.float32) for array in spans(batch))
 
-    parity = check_parity(spans, noisy_padding, parity_batches(FEATURES, 0, usable_length=32), SPANS, atol=0.0)
+    parity = parity_of(spans, noisy_padding, parity_batches(FEATURES, 0, usable_length=32), SPANS, atol=0.0)
     assert parity.argmax_agreement == 1.0
 
 
@@ -97,7 +102,7 @@ def test_label_width_that_equals_the_batch_width_is_no_span() -> None:
     def other(batch):
         return (np.array([[0.0, 2.0]], np.float32),)
 
-    assert check_parity(one, other, [batch], LABELS).max_abs == 1.0
+    assert parity_of(one, other, [batch], LABELS).max_abs == 1.0
 
 
 def test_scores_agree_within_a_quarter() -> None:
@@ -105,10 +110,10 @@ def test_scores_agree_within_a_quarter() -> None:
         return lambda batch: (np.full((len(batch["input_ids"]), 1), offset, np.float32),)
 
     batches = parity_batches(FEATURES, 0)
-    assert check_parity(score(1.0), score(1.2), batches, SCORES).argmax_agreement == 1.0
-    assert check_parity(score(1.0), score(1.3), batches, SCORES).argmax_agreement == 0.0
+    assert parity_of(score(1.0), score(1.2), batches, SCORES).argmax_agreement == 1.0
+    assert parity_of(score(1.0), score(1.3), batches, SCORES).argmax_agreement == 0.0
 
 
 def test_other_shape_is_an_error() -> None:
     with pytest.raises(ParityError, match="shapes"):
-        check_parity(classifier, lambda batch: (classifier(batch)[0][:, :1],), parity_batches(FEATURES, 0), LABELS)
+        parity_of(classifier, lambda batch: (classifier(batch)[0][:, :1],), parity_batches(FEATURES, 0), LABELS)

