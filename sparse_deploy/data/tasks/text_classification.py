@@ -9,23 +9,20 @@ import numpy as np
 
 from sparse_deploy.data.encoded import EncodedSplit, RowOutputs, ServedText, SplitScore, softmax
 from sparse_deploy.data.row_checks import Row
-from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, Head, Output, Task, TaskKind, inputs_of
+from sparse_deploy.data.tasks.base import AnswerField, AnswerValues, TaskKind
 from sparse_deploy.data.tasks.label_metrics import POSITIVE_LABEL, macro_f1
+from sparse_deploy.data.tasks.sequence_task import SequenceTask, logits_of
 from sparse_deploy.gate.metric import Metric, PairedTest, by_name
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
     from sparse_deploy.config.schema import DataSection
 
 
 @dataclass(frozen=True)
-class TextClassification(Task):
+class TextClassification(SequenceTask):
     """One label per text or pair of texts."""
 
     kind: ClassVar[TaskKind] = TaskKind.CLASSIFICATION
-    head: ClassVar[Head] = Head.SEQUENCE
-    outputs: ClassVar[tuple[Output, ...]] = (Output("logits"),)
     known_metrics: ClassVar[Mapping[str, Metric]] = by_name(
         Metric("accuracy", PairedTest.CORRECT),
         Metric("f1", PairedTest.BINARY),
@@ -41,19 +38,10 @@ class TextClassification(Task):
         """See :meth:`Task.stratum_of`."""
         return row["label"]
 
-    def encode(
-        self, examples: list[Row], tokenizer: "PreTrainedTokenizerFast", data: "DataSection", name: str
-    ) -> EncodedSplit:
-        """See :meth:`Task.encode`."""
-        return self.encode_texts(examples, tokenizer, data, name)
-
-    def training_columns(
-        self, batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
-    ) -> dict[str, list[Any]]:
-        """See :meth:`Task.training_columns`; ``labels`` are places in the model's outputs."""
+    def _targets(self, labels: Sequence[Any]) -> list[Any]:
+        """Places in the model's outputs."""
         order = self.order
-        labels = [order[label] for label in batch["label"]]
-        return {**inputs_of(self._tokenize(batch, tokenizer, data)), "labels": labels}
+        return [order[label] for label in labels]
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
         """See :meth:`Task.score`; rows have ``label``, ``prediction``, ``correct``, ``logits``, in the data's ids."""
@@ -107,7 +95,7 @@ class TextClassification(Task):
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
         """The likeliest label of each text, its probability, and those of all labels."""
-        logits = np.stack([windows[0][0] for windows in outputs])
+        logits = logits_of(outputs)
         probabilities = softmax(logits)
         best = probabilities.argmax(axis=1)
         return {
