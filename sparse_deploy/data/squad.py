@@ -12,6 +12,7 @@ from sparse_deploy.data.encoded import WindowMap as WindowMap
 from sparse_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 IntArray = npt.NDArray[np.int64]
@@ -54,7 +55,9 @@ def tokenize_windows(
     Raises:
         ConfigError: the overlap leaves no room to move on.
     """
-    cut = [_cut_question(question.lstrip(), tokenizer) for question in questions]
+    plain = [question.lstrip() for question in questions]
+    offsets = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    cut = [cut_question(question, own) for question, own in zip(plain, offsets, strict=True)]
     longest = max(tokens for _, tokens in cut)
     room = max_length - longest - tokenizer.num_special_tokens_to_add(pair=True)
     if doc_stride >= room:
@@ -73,11 +76,29 @@ def tokenize_windows(
         return_token_type_ids=True,
         padding=False,
     )
-    maps = []
-    for window, offsets in enumerate(encoding["offset_mapping"]):
-        inside = np.array([sequence == 1 for sequence in encoding.sequence_ids(window)])
-        maps.append(WindowMap(np.where(inside[:, None], np.asarray(offsets, dtype=np.int64), -1)))
+    maps = [window_map(window, 1) for window in encoding.encodings or ()]
     return encoding, maps, np.asarray(encoding["overflow_to_sample_mapping"], dtype=np.int64)
+
+
+def window_map(window: "Encoding", text: int) -> WindowMap:
+    """Where the tokens of one window lie in one of its texts: 0 for the first, 1 for the second."""
+    inside = np.array([sequence == text for sequence in window.sequence_ids])
+    return WindowMap(np.where(inside[:, None], np.array(window.offsets, dtype=np.int64).reshape(-1, 2), -1))
+
+
+def cut_question(question: str, offsets: Sequence[tuple[int, int]]) -> tuple[str, int]:
+    """A question cut after its longest number of tokens.
+
+    Args:
+        question: without leading spaces.
+        offsets: first and past-the-end character of each of its tokens, no special ones among them.
+
+    Returns:
+        The question, and its tokens.
+    """
+    if len(offsets) <= MAX_QUESTION_TOKENS:
+        return question, len(offsets)
+    return question[: offsets[MAX_QUESTION_TOKENS - 1][1]], MAX_QUESTION_TOKENS
 
 
 def answer_positions(window: WindowMap, answers: dict[str, Any], cls_index: int) -> tuple[int, int]:
@@ -168,10 +189,3 @@ def _best_span(
         return None
     start, end = np.unravel_index(int(scores.argmax()), scores.shape)
     return float(scores[start, end]), int(spans[starts[start], 0]), int(spans[ends[end], 1])
-
-
-def _cut_question(question: str, tokenizer: "PreTrainedTokenizerFast") -> tuple[str, int]:
-    offsets = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    if len(offsets) <= MAX_QUESTION_TOKENS:
-        return question, len(offsets)
-    return question[: offsets[MAX_QUESTION_TOKENS - 1][1]], MAX_QUESTION_TOKENS

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from sparse_deploy.data.features import Feature
-from sparse_deploy.data.squad import MAX_QUESTION_TOKENS, WindowMap
-from sparse_deploy.errors import ArtifactError
+from sparse_deploy.data.encoded import Feature
+from sparse_deploy.data.squad import MAX_QUESTION_TOKENS, WindowMap, cut_question, window_map
+from sparse_deploy.errors import ArtifactError, one_line
 from sparse_deploy.serving.inference_protocol import RequestError
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -75,7 +75,7 @@ class TextEncoder:
             if not truncate:
                 self._check_length(found, begin)
             features += [_feature(encoding) for encoding in found]
-            maps += [_map(encoding, 0) if spans else None for encoding in found]
+            maps += [window_map(encoding, 0) if spans else None for encoding in found]
         return features, maps
 
     def _check_length(self, found: Sequence[Encoding], begin: int) -> None:
@@ -98,26 +98,21 @@ class TextEncoder:
         Raises:
             RequestError: 413, there are more. They are counted before they are made.
         """
-        question = self._cut_question(question.lstrip())
+        question = question.lstrip()
+        (tokens,) = self._plain.encode_batch([question], add_special_tokens=False)
+        question, _ = cut_question(question, tokens.offsets)
         if len(context) > most:  # fewer characters can't be more windows
             check_rows(self._count_windows(question, context), most)
         (encoding,) = self._cutting.encode_batch([(question, context)])
         windows = [encoding, *encoding.overflowing]
         check_rows(len(windows), most)
-        return [_feature(window) for window in windows], [_map(window, 1) for window in windows]
+        return [_feature(window) for window in windows], [window_map(window, 1) for window in windows]
 
     def _count_windows(self, question: str, context: str) -> int:
         """Windows of a context: each takes its room less what it shares with the one before."""
         lengths = [len(one) for one in self._plain.encode_batch_fast([question, context], add_special_tokens=False)]
         room = self._max_length - self._special_of_pairs - lengths[0]
         return 1 + math.ceil(max(lengths[1] - room, 0) / (room - self._overlap))
-
-    def _cut_question(self, question: str) -> str:
-        (encoding,) = self._plain.encode_batch([question], add_special_tokens=False)
-        offsets = encoding.offsets
-        if len(offsets) <= MAX_QUESTION_TOKENS:
-            return question
-        return question[: offsets[MAX_QUESTION_TOKENS - 1][1]]
 
 
 def count_rows(texts: Sequence[str], others: Sequence[str] | None, names: Sequence[str]) -> int:
@@ -145,7 +140,7 @@ def _load(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises bare Exception
-        raise ArtifactError(f"{path}: not a readable tokenizer: {' '.join(str(error).split())[:200]}") from error
+        raise ArtifactError(f"{path}: not a readable tokenizer: {one_line(error)}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -157,8 +152,3 @@ def _feature(encoding: Encoding) -> Feature:
         "attention_mask": np.array(encoding.attention_mask, dtype=np.int64),
         "token_type_ids": np.array(encoding.type_ids, dtype=np.int64),
     }
-
-
-def _map(window: Encoding, text: int) -> WindowMap:
-    inside = np.array([sequence == text for sequence in window.sequence_ids])
-    return WindowMap(np.where(inside[:, None], np.array(window.offsets, dtype=np.int64).reshape(-1, 2), -1))
