@@ -24,6 +24,7 @@ check lint .venv/bin/ruff check .
 check format .venv/bin/ruff format --check .
 check types .venv/bin/mypy
 check imports .venv/bin/lint-imports
+check "imports of benchmarks" bash -c 'cd benchmarks && ../.venv/bin/lint-imports'
 check docs .venv/bin/python tools/generate_docs.py --check
 check abi tools/check_ort_abi.sh
 if ((${#failed[@]})); then
