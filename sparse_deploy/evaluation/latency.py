@@ -137,7 +137,7 @@ class _Timing:
         settled, slowest_ms = self._warm_up()
         mix = self._mix(slowest_ms)
         resident = self._see_every_length(mix)
-        latency = self._latency("latency", indices=mix)
+        latency = self._samples("latency", indices=mix)
         shapes = {shape: self._shape(*shape) for shape in self._plan.shapes}
         batches = self._offline_batches()
         offline, streams = self._offline(batches)
@@ -179,20 +179,20 @@ class _Timing:
             rival.call("latency", indices=mix, seconds=0.0)
         return {cell: rival.call("rss")["rss_bytes"] for cell, rival in self._rivals.items()}
 
-    def _latency(self, command: str, **arguments: object) -> dict[_Job, Counted[Samples]]:
+    def _samples(self, command: str, **arguments: object) -> dict[_Job, Counted[Samples]]:
         """Rounds of a command whose blocks are milliseconds per request."""
 
         def block(rival: Rival) -> Samples:
             found: Samples = rival.call(command, **arguments, seconds=self._plan.block_seconds)["samples_ms"]
             return found
 
-        return self._run({(cell, command): partial(block, rival) for cell, rival in self._rivals.items()})
+        return self._interleave({(cell, command): partial(block, rival) for cell, rival in self._rivals.items()})
 
     def _shape(self, batch: int, tokens: int) -> dict[_Job, Counted[Samples]]:
         arguments = {"batch": batch, "tokens": tokens, "least": _LEAST_SHAPE_REQUESTS}
         for rival in self._rivals.values():  # unrecorded: the first request of a shape compiles or allocates
             rival.call("shape", **arguments, seconds=0.0)
-        return self._latency("shape", **arguments)
+        return self._samples("shape", **arguments)
 
     def _offline_batches(self) -> list[list[int]]:
         """The batches of a pass: from short to long, as many as the slowest rival answers in about one block."""
@@ -225,13 +225,15 @@ class _Timing:
             return (result["examples"], result["tokens"], result["seconds"])
 
         jobs = [(cell, command) for cell in self._rivals for command in self._offline_commands(cell)]
-        found = self._run({(cell, command): partial(block, self._rivals[cell], command) for cell, command in jobs})
+        found = self._interleave(
+            {(cell, command): partial(block, self._rivals[cell], command) for cell, command in jobs}
+        )
         return found, streams
 
     def _offline_commands(self, cell: str) -> tuple[str, ...]:
         return ("throughput", "stream") if cell in self._plan.streamed else ("throughput",)
 
-    def _run(self, blocks: Mapping[_Job, Callable[[], Result]]) -> dict[_Job, Counted[Result]]:
+    def _interleave(self, blocks: Mapping[_Job, Callable[[], Result]]) -> dict[_Job, Counted[Result]]:
         contestants = {job: Contestant(block, self._rivals[job[0]].cpu_seconds) for job, block in blocks.items()}
 
         def progress(turn: int, job: _Job) -> None:
