@@ -48,7 +48,7 @@ def padded_batches(
         batch_tokens: see :func:`token_batches`.
     """
     pad_id = int(tokenizer.pad_token_id or 0)
-    batches = []
+    batches: list[TokenBatch] = []
     for group in batches_of_tokens([len(ids) for ids in encoded["input_ids"]], batch_tokens):
         padded = pad_batch([{name: values[index] for name, values in encoded.items()} for index in group], pad_id)
         batches.append({name: torch.from_numpy(array) for name, array in padded.items()})

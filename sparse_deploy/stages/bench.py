@@ -13,6 +13,7 @@ from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Goal, Recipe
+from sparse_deploy.data.encoded import IntArray
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
 from sparse_deploy.data.resolve import task_of
 from sparse_deploy.data.tasks import Task
@@ -26,7 +27,6 @@ from sparse_deploy.evaluation.baseline import (
     save_baseline,
 )
 from sparse_deploy.evaluation.latency import TimedRun
-from sparse_deploy.evaluation.requests import IntArray
 from sparse_deploy.evaluation.worker import MODULE as CELL_WORKER
 from sparse_deploy.evaluation.zeros import Recount, recount_zeros
 from sparse_deploy.gate.companions import agreement, logit_difference
