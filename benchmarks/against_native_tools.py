@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from sparse_deploy.evaluation.worker import MODULE as CELL_WORKER
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.measurement.pairing import paired_ratio
 from sparse_deploy.measurement.statistics import coefficient_of_variation, percentile
-from sparse_deploy.measurement.worker_process import Workers
+from sparse_deploy.measurement.worker_process import WorkerProcess, Workers
 from sparse_deploy.runtimes.child_process import worker_environment
 
 # Two honest tools may differ by what they count: Python's call, output copies, one warm-up against many.
@@ -92,7 +93,8 @@ def build_model(folder: Path, layers: int, hidden: int) -> Path:
 
     class Positional(torch.nn.Module):
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return model(**dict(zip(MODEL_INPUTS, inputs, strict=True))).logits
+            logits: torch.Tensor = model(**dict(zip(MODEL_INPUTS, inputs, strict=True))).logits
+            return logits
 
     torch.onnx.export(
         Positional().eval(),
@@ -119,7 +121,7 @@ def measure(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[tu
         [{"input_ids": ids[0], "attention_mask": np.ones(tokens), "token_type_ids": np.zeros(tokens)}]
     )
     requests.save(scratch / "requests.npz")
-    np.savez(scratch / "inputs.npz", **requests.shaped(batch, tokens))
+    np.savez(scratch / "inputs.npz", allow_pickle=False, **requests.shaped(batch, tokens))
     for name, array in requests.shaped(batch, tokens).items():
         np.save(scratch / f"{name}.npy", array)
 
@@ -137,19 +139,20 @@ def measure(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[tu
             )
             worker.call("shape", batch=batch, tokens=tokens, seconds=1.0, least=LEAST_REQUESTS)
             native = _bare_loop if tool == "bare loop" else _benchmark_app
-            tools[runtime, "bench"] = lambda worker=worker: percentile(
-                worker.call("shape", batch=batch, tokens=tokens, seconds=options.seconds, least=LEAST_REQUESTS)[
-                    "samples_ms"
-                ],
-                50,
-            )
-            tools[runtime, tool] = lambda native=native: native(folder, scratch, options)
+            tools[runtime, "bench"] = partial(_median_of_bench, worker, options)
+            tools[runtime, tool] = partial(native, folder, scratch, options)
         medians: dict[tuple[str, str], list[float]] = {key: [] for key in tools}
         keys = list(tools)
         for turn in range(options.rounds):
             for key in keys[turn % len(keys) :] + keys[: turn % len(keys)]:
                 medians[key].append(tools[key]())
     return medians
+
+
+def _median_of_bench(worker: WorkerProcess, options: argparse.Namespace) -> float:
+    batch, tokens = options.shape
+    found = worker.call("shape", batch=batch, tokens=tokens, seconds=options.seconds, least=LEAST_REQUESTS)
+    return percentile(found["samples_ms"], 50)
 
 
 def compare(medians: Mapping[tuple[str, str], list[float]]) -> list[dict[str, Any]]:

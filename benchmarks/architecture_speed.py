@@ -8,7 +8,6 @@ The rival is dynamic INT8 of ONNX Runtime's own quantizer, per channel, from the
 """
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -131,4 +130,4 @@ def _seconds(session: Any, inputs: dict[str, Any]) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -132,7 +132,7 @@ def _layers(source: Path) -> int:
     from sparse_deploy.architectures import architecture_of, read_config
 
     config = read_config(source)
-    return int(config[architecture_of(config).layers])  # type: ignore[call-overload]
+    return int(str(config[architecture_of(config).layers]))
 
 
 def _agreement(details: dict[str, Any], name: str) -> str:

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import onnx
 import safetensors
@@ -212,13 +213,13 @@ def look_at_ir(path: Path, before: bytes, after: bytes) -> str:
     return "unchanged" if content_of(root) == content_of_original(before) else "other content"
 
 
-def content_of(root: ElementTree.Element) -> list[tuple]:
+def content_of(root: ElementTree.Element) -> list[tuple[Any, ...]]:
     """What an XML file says, without its layout."""
     return [(one.tag, one.attrib, (one.text or "").strip(), len(one)) for one in root.iter()]
 
 
 @functools.cache
-def content_of_original(data: bytes) -> list[tuple]:
+def content_of_original(data: bytes) -> list[tuple[Any, ...]]:
     """As :func:`content_of`, once per file."""
     return content_of(ElementTree.fromstring(data))
 
@@ -226,17 +227,19 @@ def content_of_original(data: bytes) -> list[tuple]:
 @functools.cache
 def parsed_original(data: bytes) -> onnx.ModelProto:
     """An undamaged model, parsed once."""
-    return onnx.ModelProto.FromString(data)
+    model: onnx.ModelProto = onnx.ModelProto.FromString(data)
+    return model
 
 
 def look_at_safetensors(path: Path, before: bytes, after: bytes) -> str:
     """By the library, which may be stricter and never laxer."""
     del path
     try:
-        found = safetensors.deserialize(after)
+        found = safetensors.deserialize(after)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError:
         return "other content"
-    return "unchanged" if found == safetensors.deserialize(before) else "other content"
+    original = safetensors.deserialize(before)  # type: ignore[no-untyped-call]
+    return "unchanged" if found == original else "other content"
 
 
 LOOK: dict[str, Callable[[Path, bytes, bytes], str]] = {
@@ -277,7 +280,7 @@ def stop(number: int, frame: FrameType | None) -> None:
     raise HangError
 
 
-def print_table(result: dict) -> None:
+def print_table(result: dict[str, Any]) -> None:
     """For people."""
     times = f"{result['seconds']:.0f} s ({result['cpu_seconds']:.0f} s of CPU time for the checks)"
     print(f"{result['cases']} cases, seed {result['seed']}, {times}\n")

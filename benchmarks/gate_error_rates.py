@@ -14,10 +14,11 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from harness.console import show_progress
@@ -44,6 +45,7 @@ CONFIDENCE = 0.95
 ALPHA = 1.0 - CONFIDENCE
 DROPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # in margins
 ENDS = (0.0, 1.0, 2.0)
+Record = dict[str, Any]
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
 GATES = 5
 LIKELY = 1e-9
@@ -107,7 +109,7 @@ def main() -> None:
         print("\n\n".join(tables.values()))
 
 
-def _simulated(options: argparse.Namespace) -> list[dict[str, object]]:
+def _simulated(options: argparse.Namespace) -> list[Record]:
     records = []
     try:
         for record in _records(options):
@@ -121,9 +123,11 @@ def _simulated(options: argparse.Namespace) -> list[dict[str, object]]:
     return records
 
 
-def _records(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+def _records(options: argparse.Namespace) -> Iterator[Record]:
     """In the order of the table, each as soon as those before it are there."""
-    tasks = [(_exact, (rows, changed, margin)) for rows, changed, margin in ACCURACIES if not options.only]
+    tasks: list[tuple[Callable[..., list[Record]], tuple[Any, ...]]] = [
+        (_exact, (rows, changed, margin)) for rows, changed, margin in ACCURACIES if not options.only
+    ]
     tasks += [
         (_simulate, (name, drop, options.simulations, options.resamples, options.seed))
         for name in SIMULATED
@@ -139,7 +143,7 @@ def _records(options: argparse.Namespace) -> Iterator[dict[str, object]]:
                 yield from futures.pop(0).result()
 
 
-def _exact(rows: int, changed: float, margin: float) -> list[dict[str, object]]:
+def _exact(rows: int, changed: float, margin: float) -> list[Record]:
     """Exact rates of an accuracy: the chance of the outcomes that pass, and of those that fail."""
     most = int(stats.binom.isf(LIKELY, rows, changed))
     counts = np.arange(most + 1)
@@ -177,7 +181,7 @@ def _most_worse(rows: int, margin: float, most: int) -> np.ndarray:
     return np.array(found)
 
 
-def _simulate(name: str, times: float, simulations: int, resamples: int, seed: int) -> list[dict[str, object]]:
+def _simulate(name: str, times: float, simulations: int, resamples: int, seed: int) -> list[Record]:
     case = SIMULATED[name]
     rng = np.random.default_rng([seed, list(SIMULATED).index(name), int(10 * times)])
     passes = fails = 0
@@ -198,7 +202,7 @@ def _simulate(name: str, times: float, simulations: int, resamples: int, seed: i
     return [_record(name, case.margin, times, passes / simulations, fails / simulations, simulations)]
 
 
-def _several(seed: int, simulations: int = 20_000, rows: int = 872, changed: float = 0.05) -> list[dict[str, object]]:
+def _several(seed: int, simulations: int = 20_000, rows: int = 872, changed: float = 0.05) -> list[Record]:
     """Chance of any false verdict over gates on cells that err together: each changed row is shared with chance 1/2."""
     margin, error = 0.01, set_error_for(CONFIDENCE)
     rng = np.random.default_rng([seed, 99])
@@ -211,13 +215,13 @@ def _several(seed: int, simulations: int = 20_000, rows: int = 872, changed: flo
         answers = np.where(rng.random((GATES, rows)) < 0.5, shared, own)
         p_values = []
         for gate in answers:
-            counts = int(np.sum(gate == 0)), int(np.sum(gate == 1))
-            if counts not in known:
-                known[counts] = (
-                    drop_exceeds_margin(*counts, rows, margin, set_error=error),
-                    drop_exceeds_margin(*reversed(counts), rows, -margin, set_error=error),
+            worse, better = int(np.sum(gate == 0)), int(np.sum(gate == 1))
+            if (worse, better) not in known:
+                known[worse, better] = (
+                    drop_exceeds_margin(worse, better, rows, margin, set_error=error),
+                    drop_exceeds_margin(better, worse, rows, -margin, set_error=error),
                 )
-            p_values.append(known[counts])
+            p_values.append(known[worse, better])
         for side in (0, 1):
             raw = [p[side] for p in p_values]
             verdicts["none"][side] += min(raw) <= ALPHA
@@ -227,14 +231,15 @@ def _several(seed: int, simulations: int = 20_000, rows: int = 872, changed: flo
             f"any of {GATES} accuracies, {rows} rows, {words}",
             margin,
             1.0,
-            *(verdicts[how] / simulations).tolist(),
+            float(verdicts[how][0] / simulations),
+            float(verdicts[how][1] / simulations),
             simulations,
         )
         for how, words in (("none", "not corrected"), ("holm", "Holm"))
     ]
 
 
-def _record(name: str, margin: float, times: float, passes: float, fails: float, simulations: int) -> dict[str, object]:
+def _record(name: str, margin: float, times: float, passes: float, fails: float, simulations: int) -> Record:
     return {
         "population": name,
         "margin": margin,
@@ -245,7 +250,7 @@ def _record(name: str, margin: float, times: float, passes: float, fails: float,
     }
 
 
-def _table(records: list[dict[str, object]]) -> str:
+def _table(records: list[Record]) -> str:
     drops = " | ".join(("drop 0", "half the margin", "**the margin**", "1.5 margins", "2 margins"))
     lines = [f"| population | margin | {drops} |", "|---|---|---|---|---|---|---|"]
     for name in dict.fromkeys(record["population"] for record in records):

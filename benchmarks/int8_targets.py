@@ -104,7 +104,7 @@ def score(folders: Sequence[Path], task_name: str, data_dir: Path | None, runtim
     task = get_task(task_name)
     requests = load_validation(task, DataSection(), folders[0], data_dir)[0].requests
     batches = sorted_batches(requests.lengths, 8)
-    found = []
+    found: list[dict[str, Any]] = []
     for folder in folders:
         for name in runtimes:
             try:

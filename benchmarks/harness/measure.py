@@ -81,8 +81,8 @@ def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
                 missing[rival] = str(error)
                 workers.stop(rival)
         errors = relative_errors({name: workers[name].call("answer")["outputs"] for name in variants})
-        for name, error in errors.items():
-            variants[name]["relative_error"] = error
+        for name, distance in errors.items():
+            variants[name]["relative_error"] = distance
         opened = {name: workers[name] for name in variants}
         blocks = run_rounds(opened, OURS, bench.plan, bench.probe, lambda text: bench.progress(f"{cell.name}: {text}"))
     record = cell_record(cell, blocks, variants, missing, bench.bars.get(cell.name))

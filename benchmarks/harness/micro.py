@@ -77,8 +77,8 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
     chosen = instruction_set().name
     for cell in cells:
         bar = kernel_bar(chosen, cell.pattern, cell.k, cell.tokens)
-        linear = _pair(*(_linear_call(one, cell) for one in linears), plan, overhead)
-        matmul = _pair(*(_matmul_call(one, cell) for one in weights), plan, overhead)
+        linear = _pair(_linear_call(linears[0], cell), _linear_call(linears[1], cell), plan, overhead)
+        matmul = _pair(_matmul_call(weights[0], cell), _matmul_call(weights[1], cell), plan, overhead)
         yield {
             "kind": "kernel",
             "cell": cell.name,

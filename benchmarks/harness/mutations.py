@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, TensorProto, helper
@@ -151,7 +152,7 @@ def _onnx(change: Callable[[onnx.ModelProto, random.Random], None]) -> Callable[
     def changed(data: bytes, random: random.Random) -> bytes:
         model = onnx.ModelProto.FromString(data)
         change(model, random)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
 
     return changed
 
@@ -227,7 +228,7 @@ _ONNX_CHANGES = tuple(
 )
 
 
-def _json(change: Callable[[dict, random.Random], None]) -> Callable[[bytes, random.Random], bytes]:
+def _json(change: Callable[[dict[str, Any], random.Random], None]) -> Callable[[bytes, random.Random], bytes]:
     def changed(data: bytes, random: random.Random) -> bytes:
         content = json.loads(data)
         change(content, random)
@@ -236,27 +237,27 @@ def _json(change: Callable[[dict, random.Random], None]) -> Callable[[bytes, ran
     return changed
 
 
-def _edit_path(content: dict, random: random.Random) -> None:
+def _edit_path(content: dict[str, Any], random: random.Random) -> None:
     record = random.choice(content["files"])
     path = record["path"]
     paths = ("../x", "/etc/hostname", "./" + path, path + "\0", path.upper(), "a\\b", "manifest.json", "", ".")
     record["path"] = random.choice(paths)
 
 
-def _edit_record(content: dict, random: random.Random) -> None:
+def _edit_record(content: dict[str, Any], random: random.Random) -> None:
     record = random.choice(content["files"])
     record[random.choice(("bytes", "sha256"))] = random.choice((0, -1, 2**70, "0" * 64, "", None, random.random()))
 
 
-def _drop_record(content: dict, random: random.Random) -> None:
+def _drop_record(content: dict[str, Any], random: random.Random) -> None:
     content["files"].pop(random.randrange(len(content["files"])))
 
 
-def _double_record(content: dict, random: random.Random) -> None:
+def _double_record(content: dict[str, Any], random: random.Random) -> None:
     content["files"] += random.choice((content["files"], [random.choice(content["files"])])) * random.choice((1, 200))
 
 
-def _edit_text(content: dict, random: random.Random) -> None:
+def _edit_text(content: dict[str, Any], random: random.Random) -> None:
     content[random.choice(list(content))] = random.choice(("x", 1, None, [], {}, "checkpoint", {"a": [[[[]]]]}))
 
 

@@ -69,6 +69,7 @@ def _open(runtime: str, path: Path) -> str:
     from sparse_deploy.kernels import loader
     from sparse_deploy.runtimes.onnxruntime import OnnxRuntimeSession
     from sparse_deploy.runtimes.openvino import OpenVinoSession
+    from sparse_deploy.runtimes.protocol import Session
 
     if runtime == "safetensors":
         from safetensors import SafetensorError
@@ -81,6 +82,7 @@ def _open(runtime: str, path: Path) -> str:
         return "answered"
     ones = np.ones((2, 8), np.int64)
     try:
+        session: Session
         if runtime == "openvino":
             session = OpenVinoSession(path, 1)
         else:

@@ -61,14 +61,14 @@ def two_labels(
     def draw(true_drop: float, rng: np.random.Generator) -> Sample:
         chances = shares(optimize.brentq(lambda right: drop(right) - true_drop, 0, 1))
         drawn = rng.choice(len(kinds), size=rows, p=chances)
-        table = [
+        before, after = (
             [
                 {"id": number, "label": kinds[kind][0], "prediction": kinds[kind][which]}
                 for number, kind in enumerate(drawn)
             ]
             for which in (1, 2)
-        ]
-        return Sample(*table)
+        )
+        return Sample(before, after)
 
     return draw
 
@@ -149,11 +149,11 @@ def questions(paragraphs: int, changed: float, alike: float) -> Population:
         falls = rng.random(count) < together(worse, rng, paragraphs)[paragraph_of]
         rises = rng.random(count) < together(changed - worse, rng, paragraphs)[paragraph_of]
         after = np.where(falls, 0.0, np.where(rises, 100.0, before))
-        table = [
+        one, other = (
             [{"id": number, "prediction": str(value), "f1": float(value)} for number, value in enumerate(column)]
             for column in (before, after)
-        ]
-        return Sample(*table, clusters=[str(paragraph) for paragraph in paragraph_of])
+        )
+        return Sample(one, other, clusters=[str(paragraph) for paragraph in paragraph_of])
 
     return draw
 

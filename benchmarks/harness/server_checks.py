@@ -62,7 +62,7 @@ class Setting:
         """A server of the deployment, as a context."""
         return serving(self.deployment, self.scratch / "log", *arguments)
 
-    def load(self, server: ServerProcess, seconds: float, **clients: float) -> Clients:
+    def load(self, server: ServerProcess, seconds: float, **clients: Any) -> Clients:
         """Clients of a server, started."""
         return Clients(server.address, f"/v2/models/{server.name}/infer", self.bodies, seconds, **clients)
 
@@ -200,7 +200,7 @@ def largest_requests(setting: Setting) -> Outcome:
     with setting.serve("--timeout-ms", "120000") as server:
         server.infer(texts("text", "warm"))
         begin = memory_mb(server)
-        found = {}
+        found: dict[str, dict[str, Any]] = {}
         for name, ask in LARGEST.items():
             show_progress(f"largest requests: {name}")
             with MemoryWatch(server) as memory, ProbeWatch(server) as probes:
@@ -388,7 +388,10 @@ def _when_idle(server: ServerProcess, seconds: float = 30) -> str:
 
 
 def _metric(page: str, name: str) -> float:
-    return float(re.search(rf"^sparse_deploy_{name}\{{.*\}} (\S+)$", page, re.MULTILINE)[1])
+    found = re.search(rf"^sparse_deploy_{name}\{{.*\}} (\S+)$", page, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"expected the metric sparse_deploy_{name}, the page has none")
+    return float(found[1])
 
 
 def _latencies(load: Load) -> str:

@@ -9,7 +9,7 @@ import socket
 import struct
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
@@ -99,7 +99,7 @@ def _cases(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]
     def changed(**fields: Any) -> bytes:
         return json.dumps({"inputs": [{**ids["inputs"][0], **fields}]}).encode()
 
-    makers = {
+    makers: dict[str, Callable[[], tuple[bytes, dict[str, str]]]] = {
         "good text": lambda: (json.dumps(good).encode(), {}),
         "good tensors": lambda: (json.dumps(ids).encode(), {}),
         "random bytes": lambda: (chance.randbytes(chance.randint(0, 2000)), {}),
@@ -118,7 +118,8 @@ def _cases(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]
     }
     for _ in range(count):
         kind = chance.choice(list(makers))
-        yield (kind, *makers[kind]())
+        body, headers = makers[kind]()
+        yield kind, body, headers
 
 
 def _flip(data: bytes, chance: random.Random) -> bytes:

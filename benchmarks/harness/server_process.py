@@ -38,7 +38,7 @@ class ServerProcess:
                 stdout=stream,
                 env={**os.environ, **(environment or {})},
             )
-        self.url = self._wait_until_serving()["url"]
+        self.url: str = self._wait_until_serving()["url"]
 
     @property
     def name(self) -> str:

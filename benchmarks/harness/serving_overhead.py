@@ -130,14 +130,15 @@ def main() -> None:
 
     name, precision = cell.rsplit("-", 1)
     session = get_runtime(name).open(folder, precision, threads)
-    features = TextEncoder(folder, 128).encode(json.loads(texts.read_text(encoding="utf-8")))
+    features, _ = TextEncoder(folder, 128).encode(json.loads(texts.read_text(encoding="utf-8")))
     for line in sys.stdin:
         size, seconds = int(line.split()[0]), float(line.split()[1])
         order = sorted(range(len(features)), key=lambda index: len(features[index]["input_ids"]))
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         # Even steps from short to long, so that a block of any length sees the same mix.
         chunks = [chunks[index * 61 % len(chunks)] for index in range(len(chunks))]
-        times, answered, begin = [], 0, time.perf_counter()
+        times: list[float] = []
+        answered, begin = 0, time.perf_counter()
         while time.perf_counter() - begin < seconds:
             chunk = chunks[len(times) % len(chunks)]
             start = time.perf_counter()

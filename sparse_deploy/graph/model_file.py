@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from sparse_deploy.errors import ArtifactError, ConfigError, ExportError, one_line
 from sparse_deploy.untrusted.onnx_file import MAX_FILE_BYTES, check_onnx
