@@ -24,7 +24,9 @@ check lint .venv/bin/ruff check .
 check format .venv/bin/ruff format --check .
 check types .venv/bin/mypy
 check imports .venv/bin/lint-imports
-check "imports of benchmarks" bash -c 'cd benchmarks && ../.venv/bin/lint-imports'
+for folder in benchmarks tests; do
+  check "imports of $folder" bash -c "cd $folder && ../.venv/bin/lint-imports"
+done
 check docs .venv/bin/python tools/generate_docs.py --check
 check abi tools/check_ort_abi.sh
 if ((${#failed[@]})); then

@@ -7,7 +7,14 @@ The source folder is the root of the repository: relative links are the same on 
 project = "sparse-deploy"
 copyright = "the authors of sparse-deploy; Apache-2.0"  # noqa: A001 (Sphinx reads this name)
 root_doc = "docs/index"
-include_patterns = ["docs/*.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md", "benchmarks/RESULTS.md"]
+include_patterns = [
+    "docs/*.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/README.md",
+    "benchmarks/RESULTS.md",
+    "studies/README.md",
+]
 
 extensions = ["myst_parser"]
 myst_heading_anchors = 4  # anchors of headings as GitHub forms them; a link to a missing one is a warning

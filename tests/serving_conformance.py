@@ -7,7 +7,7 @@ two labels, called ``tiny``, of the deployment that fixture ``tiny_deployment`` 
 
 import numpy as np
 import pytest
-from harness.server_process import integers, texts
+from reliability.server_process import integers, texts
 
 from sparse_deploy.data.batches import pad_batch
 from sparse_deploy.runtimes import get_runtime

@@ -3,10 +3,10 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
+import outlier_rescue
 import pytest
 from tiny_checkpoint import demo_recipe
 
@@ -16,9 +16,6 @@ from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.errors import ParityError, QuantizationError
 from sparse_deploy.graph.weights import read_weights, read_zero_masks
 from sparse_deploy.stages.export import export_deployment
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import outlier_rescue
 
 pytestmark = pytest.mark.usefixtures("reused_traces")
 

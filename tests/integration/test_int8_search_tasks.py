@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The INT8 search by the metrics that have no exact test: F1 of SQuAD by paragraphs, Pearson of STS-B."""
 
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import outlier_rescue
 import pytest
 from learnt_tasks import DATA, VALIDATION_PAIRS, VALIDATION_PARAGRAPHS, train, write_squad, write_stsb
 from tiny_checkpoint import demo_recipe
@@ -15,9 +15,6 @@ from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.graph.weights import read_zero_masks
 from sparse_deploy.stages.export import export_deployment
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import outlier_rescue
 
 pytestmark = pytest.mark.usefixtures("reused_traces")
 

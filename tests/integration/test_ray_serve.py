@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness.server_process import ServerProcess, serving, texts
+from reliability.server_process import ServerProcess, serving, texts
 from serving_conformance import Conformance
 
 from sparse_deploy.errors import ExitCode

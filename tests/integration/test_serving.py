@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.server_process import ServerProcess, serving, texts
+from reliability.server_process import ServerProcess, serving, texts
 from serving_conformance import Conformance
 from tiny_deployment import BENCH_RECIPE, seal_deployment, write_models
 

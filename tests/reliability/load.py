@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clients that load a server: connections that send again at once, or arrivals that wait for nobody.
 
-``python -m harness.load ADDRESS PATH BODIES SECONDS --connections N | --rate R`` runs in a process of its own and
+``python -m reliability.load ADDRESS PATH BODIES SECONDS --connections N | --rate R`` runs in a process of its own and
 prints what it saw as JSON. It costs about 0.1 ms per request of one core; on a machine of two it is part of the load.
 """
 
@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import cast
 
 import uvloop
-
 from harness.models import child_environment
 
 
@@ -75,7 +74,7 @@ class Clients:
     def __init__(
         self, address: str, path: str, bodies: Path, seconds: float, *, connections: int = 0, rate: float = 0.0
     ) -> None:
-        command = [sys.executable, "-m", "harness.load", address, path, str(bodies), str(seconds)]
+        command = [sys.executable, "-m", "reliability.load", address, path, str(bodies), str(seconds)]
         command += ["--connections", str(connections)] if connections else ["--rate", str(rate)]
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - wait() closes it
         self._process = subprocess.Popen(command, stdout=self._output, env=child_environment())
@@ -83,7 +82,7 @@ class Clients:
     def wait(self) -> Load:
         """What they saw, once they are done."""
         if self._process.wait():
-            raise SystemExit(f"harness.load ended with {self._process.returncode}")
+            raise SystemExit(f"reliability.load ended with {self._process.returncode}")
         with self._output as output:
             output.seek(0)
             return Load(**json.load(output))

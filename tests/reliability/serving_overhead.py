@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the server costs beside the runtime that it calls: both on the same texts and cores, in turns.
 
-``python -m harness.serving_overhead DEPLOYMENT TEXTS THREADS`` is the runtime alone: a process that answers lines on
-standard input (``batch N SECONDS``) with the texts per second and the median milliseconds of one request.
+``python -m reliability.serving_overhead DEPLOYMENT TEXTS THREADS`` is the runtime alone: a process that answers lines
+on standard input (``batch N SECONDS``) with the texts per second and the median milliseconds of one request.
 """
 
 import contextlib
@@ -17,9 +17,10 @@ from pathlib import Path
 from statistics import median
 
 from harness.console import show_progress
-from harness.load import Clients
 from harness.models import child_environment
-from harness.server_process import serving
+
+from reliability.load import Clients
+from reliability.server_process import serving
 
 ROUNDS, BLOCK_SECONDS = 8, 8.0
 BARE_BATCH = 32
@@ -78,7 +79,7 @@ def _in_turns(
         with _on(ours):
             server = stack.enter_context(serving(deployment, scratch / "log"))
         (event,) = [event for event in server.events() if event["event"] == "serving"]
-        command = [sys.executable, "-m", "harness.serving_overhead", str(deployment), str(texts), event["runtime"]]
+        command = [sys.executable, "-m", "reliability.serving_overhead", str(deployment), str(texts), event["runtime"]]
         command.append(str(event["threads"]))
         with _on(ours):
             runtime = subprocess.Popen(

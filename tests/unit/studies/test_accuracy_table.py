@@ -4,7 +4,7 @@
 import json
 
 from accuracy import BUDGETS, recipe
-from harness.accuracy_table import TWINS, markdown, twins, twins_markdown
+from accuracy_table import TWINS, markdown, twins, twins_markdown
 
 from sparse_deploy.config.loader import recipe_from_mapping
 

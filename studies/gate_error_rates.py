@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often the gate errs: samples drawn from populations whose true drop is known, judged by the gate itself.
 
-python benchmarks/gate_error_rates.py            # a table; with --simulations 400, 17 minutes on two busy cores
-python benchmarks/gate_error_rates.py --json     # one object per population and drop
-python benchmarks/gate_error_rates.py --write    # puts the tables into docs/statistics.md
-python benchmarks/gate_error_rates.py --write --records FILE   # the tables from what --json wrote
+python studies/gate_error_rates.py            # a table; with --simulations 400, 17 minutes on two busy cores
+python studies/gate_error_rates.py --json     # one object per population and drop
+python studies/gate_error_rates.py --write    # puts the tables into docs/statistics.md
+python studies/gate_error_rates.py --write --records FILE   # the tables from what --json wrote
 
 Accuracies are exact: every outcome of a sample is judged and weighed with its probability. The other metrics are
 simulated, with fewer bootstrap resamples than the gate takes by default (--resamples).
@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness_on_path  # noqa: F401 - the next imports need it
 import numpy as np
 from harness.console import show_progress
 from harness.generated import with_tables
-from harness.populations import (
+from populations import (
     Population,
     f1_of,
     lost_scores,

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from harness.server_process import ServerProcess, texts
+from reliability.server_process import ServerProcess, texts
 
 _BODY_BYTES = 4 * 2**20
 _CHARACTERS = 500_000

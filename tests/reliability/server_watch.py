@@ -8,7 +8,7 @@ from typing import Self
 
 import psutil
 
-from harness.server_process import ServerProcess
+from reliability.server_process import ServerProcess
 
 
 def memory_mb(server: ServerProcess) -> float:

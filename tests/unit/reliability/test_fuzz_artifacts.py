@@ -14,14 +14,14 @@ from onnx import TensorProto, helper
 
 @pytest.fixture
 def fuzz(tiny_deployment, tmp_path, monkeypatch):
-    import artifact_fuzz
+    import fuzz_artifacts
 
     # The suite's own limit per test uses the same timer.
-    monkeypatch.setattr(artifact_fuzz.signal, "setitimer", lambda *_: None)
+    monkeypatch.setattr(fuzz_artifacts.signal, "setitimer", lambda *_: None)
 
     shutil.copytree(tiny_deployment, tmp_path / "deployment")
     (tmp_path / "deployment" / "README.md").write_text("not listed, and allowed")
-    return artifact_fuzz
+    return fuzz_artifacts
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_mutation_is_the_same_for_the_same_seed(fuzz, fuzzer):
 
 
 def test_a_child_that_dies_or_hangs_is_a_word(fuzz, monkeypatch, tmp_path):
-    from harness import native_loads
+    from reliability import native_loads
 
     (tmp_path / "model.safetensors").write_bytes(b"x")
     child = native_loads.Child(seconds=60)

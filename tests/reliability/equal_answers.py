@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.server_process import ServerProcess, texts
+from reliability.server_process import ServerProcess, texts
 
 # One of so many requests is sent by a client that leaves at once.
 _LEAVING = 20

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens files with the native runtimes in a child process that may die.
 
-The child takes ``RUNTIME PATH`` lines and answers each with one word; run as ``python -m harness.native_loads``.
+The child takes ``RUNTIME PATH`` lines and answers each with one word; run as ``python -m reliability.native_loads``.
 """
 
 import os
@@ -26,7 +26,7 @@ class Child:
     def open(self, runtime: str, path: Path) -> str:
         """How it went: ``answered``, ``refused``, ``crash SIGNAL`` or ``hang``."""
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-m", "harness.native_loads"]
+            command = [sys.executable, "-m", "reliability.native_loads"]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

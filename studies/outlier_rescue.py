@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model that plain static INT8 breaks, and the accuracy-driven search that rescues it.
 
-    python benchmarks/outlier_rescue.py runs/minilm-sst2-dense --data-dir ../shared/data
+    python studies/outlier_rescue.py runs/minilm-sst2-dense --data-dir ../shared/data
 
 Outliers are put into a trained checkpoint so that its FP32 answers stay the same:
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutated ONNX, IR, safetensors and manifest files against the checks that stand before every native parser.
 
-python benchmarks/artifact_fuzz.py                      # 100,000 cases, a table
-python benchmarks/artifact_fuzz.py --cases 5000 --json  # one object
+python tests/fuzz_artifacts.py                      # 100,000 cases, a table
+python tests/fuzz_artifacts.py --cases 5000 --json  # one object
 
 Each case is written to memory and checked in this process. What passes is looked at by an independent parser (protobuf,
 ElementTree, safetensors) for what must never pass, and a sample of it is opened by the native runtime in a child.
@@ -32,11 +32,12 @@ from types import FrameType
 from typing import Any
 
 import onnx
+import reliability  # noqa: F401 - puts the benchmarks on the path
 import safetensors
 from google.protobuf.message import DecodeError
 from harness.console import show_progress
-from harness.mutations import Original, mutate, structure_of_onnx
-from harness.native_loads import Child, summary
+from reliability.mutations import Original, mutate, structure_of_onnx
+from reliability.native_loads import Child, summary
 
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.errors import SparseDeployError

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the server and the artifacts survive, with figures: load, overload, bad clients, signals, damaged files.
 
-python benchmarks/reliability.py                          # all checks, about 30 minutes on two idle cores
-python benchmarks/reliability.py --only overload sigterm  # some
-python benchmarks/reliability.py --write                  # only the table of the records, into docs/reliability.md
+python tests/check_reliability.py                          # all checks, about 30 minutes on two idle cores
+python tests/check_reliability.py --only overload sigterm  # some
+python tests/check_reliability.py --write                  # only the table of the records, into docs/reliability.md
 
 The server runs bert-base at 70 % zeros (random weights: speed depends on the pattern only) with the sparse operators,
 on texts of the lengths of SST-2's validation split where ../shared/data is, else on the embedded text. Clients run on
-the same cores as the server. Each check writes its record beside this script, in reliability_records/.
+the same cores as the server. Each check writes its record in ``tests/reliability/records``.
 """
 
 import argparse
@@ -18,16 +18,17 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import reliability  # noqa: F401 - puts the benchmarks on the path
 from harness.console import show_progress
 from harness.generated import with_tables
-from harness.load import write_bodies
 from harness.served import base_deployment
-from harness.server_checks import CHECKS, Setting
+from reliability.load import write_bodies
+from reliability.server_checks import CHECKS, Setting
 
 from sparse_deploy.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "reliability_records"
+RECORDS = ROOT / "tests" / "reliability" / "records"
 PAGE = ROOT / "docs" / "reliability.md"
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         RECORDS.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as scratch:
             run_checks(options.only, _setting(options, Path(scratch)), as_json=options.json)
-    page = with_tables(PAGE.read_text(encoding="utf-8"), {"reliability": table()}, "reliability.py")
+    page = with_tables(PAGE.read_text(encoding="utf-8"), {"reliability": table()}, "check_reliability.py")
     PAGE.write_text(page, encoding="utf-8")
 
 

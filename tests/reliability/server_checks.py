@@ -18,14 +18,15 @@ from statistics import median
 from typing import Any
 
 from harness.console import show_progress
-from harness.equal_answers import Comparison, compare
-from harness.largest_requests import LARGEST
-from harness.load import Clients, Load
 from harness.served import minilm_deployment
-from harness.server_faults import drip, leave, malformed
-from harness.server_process import ServerProcess, serving, texts
-from harness.server_watch import MemoryWatch, ProbeWatch, memory_mb
-from harness.serving_overhead import measure_latency, measure_throughput
+
+from reliability.equal_answers import Comparison, compare
+from reliability.largest_requests import LARGEST
+from reliability.load import Clients, Load
+from reliability.server_faults import drip, leave, malformed
+from reliability.server_process import ServerProcess, serving, texts
+from reliability.server_watch import MemoryWatch, ProbeWatch, memory_mb
+from reliability.serving_overhead import measure_latency, measure_throughput
 from sparse_deploy.runtimes import get_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -329,7 +330,7 @@ def broken_writes(setting: Setting) -> Outcome:
 
 def hostile_files(setting: Setting) -> Outcome:
     """10^5 mutated ONNX, IR, safetensors and manifest files; those that pass the checks go to the native parsers."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "artifact_fuzz.py"), "--cases", "100000", "--json"]
+    command = [sys.executable, str(ROOT / "tests" / "fuzz_artifacts.py"), "--cases", "100000", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     found = lines[-1] if lines else {}

@@ -2,7 +2,7 @@
 """The same pruning by llm-compressor (SparseGPT or Wanda), in an environment of its own.
 
 python -m venv peer; peer/bin/pip install llmcompressor==0.14.0.1
-peer/bin/python -P benchmarks/post_training_peer.py MODEL TEXTS.txt OUTPUT --pattern 1:2 --method sparsegpt
+peer/bin/python -P studies/post_training_peer.py MODEL TEXTS.txt OUTPUT --pattern 1:2 --method sparsegpt
 """
 
 import argparse

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounding error of ways to keep INT8 weights from saturating on CPUs without VNNI, as a Markdown table.
 
-    python benchmarks/int8_weight_error.py [model.safetensors]
+    python studies/int8_weight_error.py [model.safetensors]
 
 The weights are those of MiniLM (the demo extra) or of the given file, pruned by magnitude to each pattern.
 """

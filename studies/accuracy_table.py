@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of ``benchmarks/accuracy.py``, and the tables made of them."""
+"""Records of ``studies/accuracy.py``, and the tables made of them."""
 
 import json
 from collections.abc import Mapping, Sequence

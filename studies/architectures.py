@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What works for which model family: each one's tiny random model goes through the whole line.
 
-    python benchmarks/architectures.py                    # all families; the table goes to standard output
-    python benchmarks/architectures.py --write            # and into docs/architectures.md
-    python benchmarks/architectures.py roberta modernbert
+    python studies/architectures.py                    # all families; the table goes to standard output
+    python studies/architectures.py --write            # and into docs/architectures.md
+    python studies/architectures.py roberta modernbert
 
 A cell is what happened: a figure, or the reason why not.
 """

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
 from typing import Any
 
-from harness.server_process import ServerProcess, integers, texts
+from reliability.server_process import ServerProcess, integers, texts
 
 
 async def drip(server: ServerProcess, connections: int, seconds: float) -> dict[str, int]:
