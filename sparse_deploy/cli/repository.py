@@ -6,6 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
+from sparse_deploy.bounds import MAX_BATCH, MAX_THREADS
+from sparse_deploy.serving.settings import MAX_DELAY_MS
+
 
 def repository_command(
     deployment: Annotated[Path, typer.Argument(help="Folder that `sparse-deploy export` wrote.")],
@@ -19,16 +22,21 @@ def repository_command(
         bool, typer.Option("--sparse", help="Triton: hand over model_sparse.onnx and its operator library.")
     ] = False,
     mount: Annotated[str, typer.Option(help="Triton with --sparse: where the server sees the folder.")] = "/models",
-    max_batch: Annotated[int, typer.Option(min=1, help="Triton: sequences that are computed together.")] = 32,
+    max_batch: Annotated[
+        int, typer.Option(min=1, max=MAX_BATCH, help="Triton: sequences that are computed together.")
+    ] = 32,
     max_delay_ms: Annotated[
-        float, typer.Option(min=0.0, help="Triton: how long a request waits for company of its own length.")
+        float,
+        typer.Option(min=0.0, max=MAX_DELAY_MS, help="Triton: how long a request waits for company of its own length."),
     ] = 0.0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of one batch; 0 leaves it to the runtime.")] = 0,
+    threads: Annotated[
+        int, typer.Option(min=0, max=MAX_THREADS, help="Threads of one batch; 0 leaves it to the runtime.")
+    ] = 0,
     storage_uri: Annotated[
         str | None, typer.Option(help="KServe: where the deployment is; pvc://models/NAME when omitted.")
     ] = None,
     image: Annotated[str, typer.Option(help="KServe: our image, as the cluster pulls it.")] = "sparse-deploy:serve",
-    cpus: Annotated[int, typer.Option(min=1, help="KServe: CPUs to ask for.")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="KServe: CPUs to ask for.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON on standard output.")] = False,
 ) -> None:
     """Write what Triton, OpenVINO Model Server or KServe reads: models in their layout, and their configuration.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sparse_deploy.bounds import MAX_REPLICAS
 from sparse_deploy.serving.settings import LogFormat, Precision, RuntimeChoice, ServerSettings
 
 _ENV = "SPARSE_DEPLOY_"
@@ -138,8 +139,8 @@ def serve_command(
     if replicas is not None:
         from sparse_deploy.serving.ray_serve import serve_replicas
 
-        if replicas < 1:
-            raise ConfigError(f"--replicas: expected 1 or more; got {replicas}")
+        if not 1 <= replicas <= MAX_REPLICAS:
+            raise ConfigError(f"--replicas: expected 1 to {MAX_REPLICAS}; got {replicas}")
         serve_replicas(settings, replicas)
         return
     from sparse_deploy.serving.server import serve

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from sparse_deploy.architectures import dense_parts
+from sparse_deploy.bounds import MAX_BATCH, MAX_THREADS
 from sparse_deploy.config.data_section import DataSection as DataSection
 from sparse_deploy.config.data_section import TaskSection as TaskSection
 from sparse_deploy.config.section import Section as Section
@@ -362,9 +363,9 @@ class BenchSection(Section):
     blocks: int = Field(default=5, ge=2)
     block_seconds: float = Field(default=1.0, gt=0.0)
     warmup_seconds: float = Field(default=5.0, gt=0.0)
-    throughput_batch_size: int = Field(default=32, ge=1)
+    throughput_batch_size: int = Field(default=32, ge=1, le=MAX_BATCH)
     shapes: tuple[tuple[int, int], ...] = ()
-    threads: int | None = Field(default=None, ge=1, le=1024)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
     hints: tuple[Literal["latency", "throughput"], ...] = ("latency", "throughput")
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from sparse_deploy.artifacts import load_manifest
+from sparse_deploy.bounds import MAX_REPLICAS
 from sparse_deploy.errors import ArtifactError, ConfigError, one_line
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.ray_cluster import own_cpus, ray_cluster
@@ -43,7 +44,7 @@ class ReplicaSettings(ServerSettings):
         replicas: how many.
     """
 
-    replicas: int = Field(default=1, ge=1, le=10_000)
+    replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
 
     @property
     def cpus(self) -> int:

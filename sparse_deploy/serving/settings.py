@@ -6,9 +6,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from sparse_deploy.bounds import MAX_BATCH, MAX_THREADS
+
 RuntimeChoice = Literal["auto", "sparse", "openvino-sparse", "openvino", "onnxruntime"]
 Precision = Literal["int8", "fp32"]
 LogFormat = Literal["json", "text"]
+MAX_DELAY_MS = 10_000
 # Of a model in URLs.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -48,9 +51,9 @@ class ServerSettings(BaseModel):
     port: int = Field(default=8000, ge=0, le=65535)
     runtime: RuntimeChoice = "auto"
     precision: Precision | None = None
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    max_batch: int = Field(default=32, ge=1, le=4096)
-    max_delay_ms: float = Field(default=0.0, ge=0, le=10_000)
+    threads: int | None = Field(default=None, ge=1, le=MAX_THREADS)
+    max_batch: int = Field(default=32, ge=1, le=MAX_BATCH)
+    max_delay_ms: float = Field(default=0.0, ge=0, le=MAX_DELAY_MS)
     queue: int = Field(default=512, ge=1, le=1_000_000)
     timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)
     body_timeout_ms: int = Field(default=10_000, ge=1, le=3_600_000)

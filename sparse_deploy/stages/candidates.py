@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparse_deploy.bounds import MAX_BATCH
 from sparse_deploy.config.schema import Int8Mode, Recipe
 from sparse_deploy.errors import ArtifactError, ConfigError, RuntimeUnavailableError
 from sparse_deploy.runtimes import Runtime, get_runtime
@@ -119,8 +120,8 @@ def check_lengths(deployment: Path, recipe: Recipe) -> None:
     if recipe.data.max_length > longest:
         raise ConfigError(f"data.max_length: the model reads at most {longest} tokens; found {recipe.data.max_length}")
     for batch, tokens in recipe.bench.shapes:
-        if batch < 1 or not 1 <= tokens <= longest:
+        if not 1 <= batch <= MAX_BATCH or not 1 <= tokens <= longest:
             raise ConfigError(
-                f"bench.shapes: expected batch x tokens with at least 1 and at most {longest} tokens, which is the "
-                f"model's longest input; found {batch}x{tokens}"
+                f"bench.shapes: expected batch x tokens of 1x1 to {MAX_BATCH}x{longest}, the model's longest input; "
+                f"found {batch}x{tokens}"
             )

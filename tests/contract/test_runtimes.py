@@ -3,6 +3,8 @@
 
 import importlib.util
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,20 @@ class TestEveryCell:
         kept = first.copy()
         session.run(inputs(2, 8, seed=2))
         np.testing.assert_array_equal(first, kept)
+
+    def test_files_that_change_later_change_no_answer(self, deployment, tmp_path, runtime, precision):
+        """A session that maps its file would compute with the new bytes, and be ended by SIGBUS beyond the new end."""
+        shutil.copytree(deployment, tmp_path, dirs_exist_ok=True)
+        session, batch = open_cell(tmp_path, runtime, precision), inputs(2, 12)
+        expected = session.run(batch)[0].copy()
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        for path in files:
+            with path.open("r+b") as stream:
+                stream.write(b"\x55" * path.stat().st_size)
+        np.testing.assert_array_equal(session.run(batch)[0], expected)
+        for path in files:
+            os.truncate(path, 0)
+        np.testing.assert_array_equal(session.run(batch)[0], expected)
 
     def test_start_and_end_logits_in_this_order(self, answering_deployment, runtime, precision):
         expected = open_cell(answering_deployment, "pytorch", "fp32").run(inputs(2, 10))
