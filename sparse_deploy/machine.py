@@ -11,11 +11,16 @@ from pathlib import Path
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from sparse_deploy.errors import ConfigError
+
 # The flags that decide which INT8, BF16 and sparse code paths a runtime can take (names of /proc/cpuinfo).
 RELEVANT_FLAGS = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
+
+# 1024 threads on 2 CPUs start no model within 2 minutes, 64 need 13 s.
+_THREADS_PER_CPU = 16
 
 
 class Machine(BaseModel):
@@ -67,6 +72,27 @@ def describe_machine(root: Path = Path("/")) -> Machine:
         kernel=platform.release(),
         python=platform.python_version(),
     )
+
+
+def threads_to_use(wanted: int | None, option: str) -> int:
+    """Threads of one model: as many as this process may use CPUs, or as many as are asked for.
+
+    Args:
+        wanted: None for the former.
+        option: its name, for the message.
+
+    Raises:
+        ConfigError: so many that starting them and waiting for each other is all that they would do.
+    """
+    machine = describe_machine()
+    most = _THREADS_PER_CPU * machine.visible_cpus
+    if wanted is not None and wanted > most:
+        cpus = f"{machine.visible_cpus} CPU{'s' if machine.visible_cpus > 1 else ''}"
+        raise ConfigError(
+            f"{option}: {wanted} threads are asked for, this machine has {cpus}; expected at most {most}, "
+            f"{_THREADS_PER_CPU} per CPU"
+        )
+    return wanted or machine.usable_cpus
 
 
 def _cpuinfo(path: Path) -> tuple[str, frozenset[str]]:

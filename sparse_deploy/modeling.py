@@ -179,6 +179,7 @@ def _load_with(
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                disable_mmap=True,  # mapped, weights would change, or end the process, when somebody writes to the file
                 **options,
             )
     except ValueError:

@@ -122,6 +122,7 @@ def _load_model(path: Path, head: Head) -> "torch.nn.Module":
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            disable_mmap=True,  # mapped, weights would change, or end the process, with the file
         )
     except Exception as error:  # safetensors raises its own class, transformers several
         raise ArtifactError(f"{path}: PyTorch can't load the checkpoint: {one_line(error)}; export again") from error

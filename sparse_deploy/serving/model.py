@@ -18,7 +18,7 @@ from sparse_deploy.data.encoded import ServedText, WindowMap
 from sparse_deploy.data.features import Feature
 from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.errors import ArtifactError
-from sparse_deploy.machine import describe_machine
+from sparse_deploy.machine import threads_to_use
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.protocol import read_config
 from sparse_deploy.serving.checks import check_answers, check_lengths, ones, served_name, served_task, texts_needed
@@ -218,11 +218,11 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
             error; measured there, too.
 
     Raises:
-        ConfigError: no such folder.
+        ConfigError: no such folder, or more threads than the machine can do with.
         ArtifactError: unfinished, altered, or a file that no runtime can open.
         RuntimeUnavailableError: the runtime that was asked for is not installed.
     """
-    folder = settings.deployment
+    folder, threads = settings.deployment, threads_to_use(settings.threads, "--threads")
     manifest = load_manifest(folder, "deployment")
     if settings.verify_key is not None:
         verify(folder, settings.verify_key)
@@ -231,7 +231,6 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
     data = _data_section(manifest, folder)
     max_tokens = check_lengths(data, config, folder)
     labels = _labels(config, folder) if task.labels else ()
-    threads = settings.threads or describe_machine().usable_cpus
     questions = task.kind is TaskKind.QUESTION_ANSWERING
     encoder = TextEncoder(folder, data.max_length, data.doc_stride if questions else None)
     choice = choose_runtime(

@@ -33,7 +33,7 @@ from sparse_deploy.gate.companions import agreement, logit_difference
 from sparse_deploy.gate.figures import AGAINST_ITSELF, Contestant
 from sparse_deploy.gate.judge import judge_goals, judge_latency
 from sparse_deploy.gate.zeros import judge_zeros
-from sparse_deploy.machine import describe_machine
+from sparse_deploy.machine import describe_machine, threads_to_use
 from sparse_deploy.measurement.pairing import RESAMPLES
 from sparse_deploy.measurement.statistics import percentile
 from sparse_deploy.measurement.worker_process import Workers
@@ -99,6 +99,7 @@ def bench_deployment(
     if assumed:
         recipe = recipe.model_copy(update={"goals": (Goal(metric=task.primary_metric, **assumed),)})
     check_lengths(deployment, recipe)
+    threads = threads_to_use(recipe.bench.threads, "bench.threads")
     if against and baseline_model:
         raise ConfigError("--against and --baseline are both what goals on a drop refer to; give one of them")
     dense_folder = open_baseline_model(baseline_model, recipe, task, deployment) if baseline_model else None
@@ -114,7 +115,6 @@ def bench_deployment(
     recount = recount_zeros(deployment, [candidate.file for candidate in candidates], manifest, recipe.sparsity)
 
     machine = describe_machine()
-    threads = recipe.bench.threads or machine.usable_cpus
     with (
         tempfile.TemporaryDirectory(prefix="sparse-deploy-bench-") as scratch,
         Workers(CELL_WORKER, threads, Path(scratch)) as workers,
