@@ -77,6 +77,7 @@ class Batcher:
         run: the model; called by one thread only.
         pad_id: the tokenizer's padding token.
         per_token: for each output of the model, whether its second axis is the tokens.
+        padded_length: tokens that a batch is padded to, by those of its longest sequence.
         max_batch: sequences per batch.
         max_delay: seconds that the oldest sequence waits for company while the model is idle.
         overhead: of a batch, see :func:`sparse_deploy.serving.row_choice.choose_rows`.
@@ -90,6 +91,7 @@ class Batcher:
         *,
         pad_id: int,
         per_token: Sequence[bool],
+        padded_length: Callable[[int], int],
         max_batch: int,
         max_delay: float,
         overhead: float | None,
@@ -97,6 +99,7 @@ class Batcher:
         observer: BatchObserver,
     ) -> None:
         self._run, self._pad_id, self._per_token = run, pad_id, tuple(per_token)
+        self._padded_length = padded_length
         self._max_batch, self._max_delay, self._overhead = max_batch, max_delay, overhead
         self._capacity, self._observer = capacity, observer
         self._waiting: list[_Row] = []
@@ -199,7 +202,8 @@ class Batcher:
     def _take(self) -> list[_Row]:
         """Take a batch out of the queue; if choosing fails, the oldest sequence alone. The lock is held."""
         try:
-            chosen = choose_rows([row.length for row in self._waiting], self._max_batch, self._overhead)
+            lengths = [self._padded_length(row.length) for row in self._waiting]
+            chosen = choose_rows(lengths, self._max_batch, self._overhead)
         except Exception as error:
             _report(error)
             chosen = [0]
@@ -221,7 +225,8 @@ class Batcher:
                 row.ticket.started = True
                 self._tell(self._observer.waited, start - row.ticket.entered)
         try:
-            padded = pad_batch([row.feature for row in batch], self._pad_id)
+            tokens = self._padded_length(max(row.length for row in batch))
+            padded = pad_batch([row.feature for row in batch], self._pad_id, tokens)
             outputs = self._run(padded)
             _check_outputs(outputs, padded["input_ids"].shape, self._per_token)
         except Exception as error:

@@ -103,6 +103,11 @@ class ServedModel:
         """What it answers."""
         return self.task.kind
 
+    def padded_length(self, longest: int) -> int:
+        """Tokens that a batch is padded to whose longest sequence has so many."""
+        multiple = self.choice.length_multiple
+        return max(longest, min(math.ceil(longest / multiple) * multiple, self.max_tokens))
+
     def metadata(self) -> dict[str, Any]:
         """The model as OIP's metadata describes it; text or tensors come in, and their answers go out."""
         texts = [_described(name, "BYTES", [-1]) for name in self.text_inputs]

@@ -47,6 +47,7 @@ class Service:
             model.session.run,
             pad_id=model.pad_id,
             per_token=model.task.per_token,
+            padded_length=model.padded_length,
             # Where a batch changes answers, none is made: each client gets what it would get alone.
             max_batch=settings.max_batch if model.choice.batch_invariant else 1,
             max_delay=settings.max_delay_ms / 1000,

@@ -52,6 +52,7 @@ def open_batcher(model, observer=None, **settings):
     chosen = {
         "pad_id": 0,
         "per_token": (True, True),
+        "padded_length": lambda longest: longest,
         "max_batch": 8,
         "max_delay": 0.0,
         "overhead": None,
@@ -96,6 +97,17 @@ def test_each_request_gets_its_own_rows_without_padding(model):
     assert [list(outputs[0]) for outputs in two] == [[2, 3], [4]]
     assert [list(outputs[1]) for outputs in one] == [[5, 6, 7]]
     assert model.seen == [(1, 1), (3, 3)]
+
+
+def test_a_batch_is_padded_as_its_runtime_needs_it_and_answered_without(model):
+    async def run():
+        batcher = open_batcher(model, padded_length=lambda longest: -(-longest // 4) * 4)
+        found = await answer(batcher, sequence(1, 2, 3, 4, 5), sequence(6))
+        batcher.close()
+        return found
+
+    assert [list(outputs[0]) for outputs in asyncio.run(run())] == [[1, 2, 3, 4, 5], [6]]
+    assert model.seen == [(2, 8)]
 
 
 def test_observer_counts_padding(model):

@@ -8,7 +8,7 @@ import pytest
 from sparse_deploy.errors import ArtifactError, RuntimeUnavailableError
 from sparse_deploy.runtimes.probe import ProbeResult
 from sparse_deploy.serving import choice
-from sparse_deploy.serving.choice import choose_runtime
+from sparse_deploy.serving.choice import choose_runtime, length_multiple
 
 
 @pytest.fixture
@@ -43,6 +43,12 @@ def test_dynamic_int8_is_taken_where_there_is_no_other_and_makes_no_batches(tiny
 def test_a_name_is_obeyed_and_opened_apart_all_the_same(tiny_deployment, measured):
     assert choose_runtime(tiny_deployment, "onnxruntime", None, 1, tokens=8).cell == "onnxruntime-int8"
     assert measured == [("onnxruntime", "int8")]
+
+
+def test_only_files_that_openvino_rounds_in_need_whole_vectors(tiny_deployment):
+    """The IR of dynamic INT8 is computed in FP32; that of static INT8 is in tests/integration/test_equal_answers.py."""
+    cells = [("openvino", "int8"), ("openvino", "fp32"), ("onnxruntime", "int8"), ("sparse", "int8")]
+    assert [length_multiple(name, tiny_deployment, precision) for name, precision in cells] == [1, 1, 1, 1]
 
 
 def test_fp32_on_request(tiny_deployment, measured):

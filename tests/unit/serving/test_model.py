@@ -44,6 +44,11 @@ def test_only_where_padding_is_computed_the_overhead_matters(tiny_deployment, ru
     assert (opened.batch_overhead is not None) == measured
 
 
+def test_lengths_are_padded_to_a_multiple_but_never_beyond_what_the_model_reads():
+    opened = SimpleNamespace(choice=SimpleNamespace(length_multiple=16), max_tokens=40)
+    assert [model.ServedModel.padded_length(opened, length) for length in (1, 16, 17, 33, 40)] == [16, 16, 32, 40, 40]
+
+
 @pytest.mark.parametrize(
     ("config", "recipe", "message"),
     [

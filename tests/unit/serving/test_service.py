@@ -21,6 +21,7 @@ def service():
         choice=SimpleNamespace(cell="sparse-int8", batch_invariant=True),
         task=SimpleNamespace(per_token=()),
         pad_id=0,
+        padded_length=lambda longest: longest,
         batch_overhead=None,
         session=SimpleNamespace(run=None, close=lambda: None),
         max_rows=256,
