@@ -16,10 +16,10 @@ SERVED_RUNTIMES = ("sparse", "openvino-sparse", "openvino", "onnxruntime")
 PRECISIONS = ("int8", "fp32")
 # The scale is taken from the whole tensor as it comes.
 _DYNAMIC_SCALE = "DynamicQuantizeLinear"
-# In the softmax of attention OpenVINO sums over a text's tokens, in floating point, in another order where the last ones
-# fill no vector of 16. INT8 rounds the sums, and what lies between two steps goes to the other one. Of 218 texts in
-# MiniLM 7 % changed their logits with more padding, by up to 0.0014; between lengths that are multiples of 16 none did,
-# and neighbours in a batch change none. FP32 changes by 3e-7.
+# In the softmax of attention OpenVINO sums over a text's tokens, in floating point, in another order where the last
+# ones fill no vector of 16. INT8 rounds the sums, and what lies between two steps goes to the other one. Of 218 texts
+# in MiniLM 7 % changed their logits with more padding, by up to 0.0014; between lengths that are multiples of 16 none
+# did, and neighbours in a batch change none. FP32 changes by 3e-7.
 _VECTOR = 16
 _ROUNDING = b'type="FakeQuantize"'
 # Their layers compute no padding (docs/sparse_operators.md).

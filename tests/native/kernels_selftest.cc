@@ -13,6 +13,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -44,17 +45,22 @@ struct Matrix {
 
 bool begins(const std::string &text, const char *with) { return text.rfind(with, 0) == 0; }
 
-// Random values where the layout has a place for them.
+// Random values where a layout has a place for them; "two_of_four" (2:4) is a pattern that no layout is named after.
 Matrix make_matrix(const std::string &layout, int64_t n, int64_t k, double kept, std::mt19937 &random) {
+  constexpr int kTwoOfFour[] = {0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100};
   std::uniform_int_distribution<int> value(1, 127), coin(0, 1);
   std::bernoulli_distribution keep(kept);
   Matrix m{n, k, std::vector<int8_t>(static_cast<size_t>(n * k))};
   std::vector<bool> cells(static_cast<size_t>((n + 3) * (k + 3)));
   for (auto &&cell : cells) cell = keep(random);
-  for (int64_t r = 0; r < n; ++r)
+  for (int64_t r = 0; r < n; ++r) {
+    int four = 0;
     for (int64_t c = 0; c < k; ++c) {
+      if (c % 4 == 0) four = kTwoOfFour[random() % 6];
       bool kept_here = true;
-      if (begins(layout, "one_of_two"))
+      if (layout == "two_of_four")
+        kept_here = four >> c % 4 & 1;
+      else if (begins(layout, "one_of_two"))
         kept_here = (c % 2 == 1) == cells[static_cast<size_t>(r * k + c / 2)];
       else if (begins(layout, "block_4x1"))
         kept_here = cells[static_cast<size_t>(r / 4 * k + c)];
@@ -64,6 +70,7 @@ Matrix make_matrix(const std::string &layout, int64_t n, int64_t k, double kept,
         kept_here = cells[static_cast<size_t>(r * k + c)];
       if (kept_here) m.w[static_cast<size_t>(r * k + c)] = static_cast<int8_t>(value(random) * (coin(random) ? 1 : -1));
     }
+  }
   return m;
 }
 
@@ -114,9 +121,11 @@ struct ThreadPool {
 void check_products(const std::string &isa, const std::string &layout, std::mt19937 &random) {
   constexpr int64_t kShapes[][2] = {{1, 1}, {3, 5}, {16, 64}, {70, 100}, {64, 385}, {130, 257}, {17, 1031}};
   constexpr int64_t kTokens[] = {1, 2, 5, 7, 12, 13, 17, 48, 65};
+  std::vector<std::pair<std::string, double>> patterns = {{layout, 0.1}, {layout, 0.5}};
+  if (begins(layout, "unstructured")) patterns.emplace_back("two_of_four", 0.5);
   for (const auto &shape : kShapes)
-    for (double kept : {0.1, 0.5}) {
-      const Matrix m = make_matrix(layout, shape[0], shape[1], kept, random);
+    for (const auto &[pattern, kept] : patterns) {
+      const Matrix m = make_matrix(pattern, shape[0], shape[1], kept, random);
       const Bytes blob = encode(m);
       sd_error error{};
       sd_weight *weight = sd_weight_create(blob.data(), blob.size(), layout.c_str(), isa.c_str(), &error);

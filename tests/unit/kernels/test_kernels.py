@@ -45,8 +45,8 @@ def test_no_layout_is_left_out():
 
 
 def random_matrix(rng, layout, rows, columns, kept=0.3):
-    """An int8 matrix that the layout can represent, without accidental zeros."""
-    pattern = LAYOUTS[layout]
+    """An int8 matrix that the layout can represent, without accidental zeros; or one of the pattern ``two_of_four``."""
+    pattern = LAYOUTS.get(layout, layout)
     weight = rng.integers(1, 128, (rows, columns)) * rng.choice((-1, 1), (rows, columns))
     if pattern == "dense":
         mask = np.ones((rows, columns), bool)
@@ -56,6 +56,9 @@ def random_matrix(rng, layout, rows, columns, kept=0.3):
         mask = np.zeros((rows, (columns + 1) // 2, 2), bool)
         np.put_along_axis(mask, rng.integers(0, 2, (rows, (columns + 1) // 2, 1)), True, 2)
         mask = mask.reshape(rows, -1)[:, :columns]
+    elif pattern == "two_of_four":
+        order = rng.random((rows, (columns + 3) // 4, 4)).argsort(axis=2)
+        mask = (order < 2).reshape(rows, -1)[:, :columns]
     elif pattern == "block_4x1":
         mask = np.repeat(rng.random(((rows + 3) // 4, columns)) < kept, 4, 0)[:rows]
     else:
@@ -114,6 +117,21 @@ def test_accumulators_are_exact(layout, shape, isa):
         if tokens == 7:  # what a 16-bit lane can't hold of large weights
             x[:] = 255
         np.testing.assert_array_equal(packed.matmul_i32(x), exact(weight, x), err_msg=f"{tokens} tokens")
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (70, 100), (17, 1031), (64, 768)])
+def test_two_of_four_is_exact_and_wastes_no_slot(shape, isa):
+    """2:4 has no layout of its own: the windows of unstructured zeros are full, as each 4 k hold two weights."""
+    rng = np.random.default_rng(sum(shape))
+    weight = random_matrix(rng, "two_of_four", *shape)
+    x = rng.integers(0, 256, (13, shape[1]), dtype=np.uint8)
+    offers = [layout for layout in CHOSEN.get(isa, ()) if layout in PATTERNS["unstructured"]]
+    for layout in [None, *offers]:
+        packed = Weight(encode(weight), layout, isa)
+        np.testing.assert_array_equal(packed.unpack(), weight)
+        np.testing.assert_array_equal(packed.matmul_i32(x), exact(weight, x))
+        if layout and shape == (64, 768):
+            assert Weight(encode(np.sign(weight)), layout, isa).describe().fill == 0.5
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -247,6 +265,7 @@ def test_threads_change_nothing(tokens, isa):
         ("unstructured", 0.3, "unstructured", "unstructured"),
         ("unstructured", 0.1, "unstructured", "unstructured"),
         ("one_of_two", None, "one_of_two", "1:2"),
+        ("two_of_four", None, "unstructured", "unstructured"),
         ("block_4x1", 0.2, "block_4x1", "block_4x1"),
         ("block_1x4", 0.2, "block_1x4", "block_1x4"),
         ("unstructured", 0.8, "dense", "unstructured"),
@@ -263,7 +282,7 @@ def test_choice_follows_the_pattern(made, kept, chosen, pattern, isa):
     wanted = [layout for layout in offers if layout in PATTERNS[chosen]] or [offers[0]]
     if kept == 0.1:  # so few weights fit blocks, too
         wanted.append("block_1x4")
-    if (made, isa) == ("one_of_two", "avx512_vnni"):  # half the zeros gain nothing there
+    if made in ("one_of_two", "two_of_four") and isa == "avx512_vnni":  # half the zeros gain nothing there
         wanted = ["dense"]
     assert info.layout in wanted
     assert info.cost <= 1
