@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The kernels where the Python tests don't reach: tests/native/kernels_selftest.cc for 64-bit Arm, emulated by qemu; under
-# ThreadSanitizer; and compiled by Clang. Arguments: arm, threads, clang; all three when omitted. Compilers and emulator
-# come from apt where they are missing; what can't be had is skipped, and said.
+# ThreadSanitizer; with the AVX-VNNI kernels in the encoding of AVX-512, which more CPUs have; and compiled by Clang.
+# Arguments: arm, threads, evex, clang; all when omitted. Compilers and emulator come from apt where they are missing; what
+# can't be had is skipped, and said.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PWD/.venv/bin:$PATH
@@ -59,6 +60,15 @@ threads() {
   TSAN_OPTIONS=halt_on_error=1 build/threads/kernels_selftest threads
 }
 
+evex() {
+  if ! grep -qw avx512_vnni /proc/cpuinfo; then
+    echo "check_kernels: evex skipped: this CPU has no AVX-512 VNNI"
+    return 0
+  fi
+  build evex kernels_selftest -DSPARSE_DEPLOY_EVEX=ON
+  build/evex/kernels_selftest avx2_vnni
+}
+
 clang() {
   if ! have clang-14 clang++ clang++-14 clang++-15 clang++-16 clang++-17 clang++-18 clang++-19; then
     echo "check_kernels: clang skipped: no Clang to be had"
@@ -69,15 +79,15 @@ clang() {
   build/clang/kernels_selftest
 }
 
-(($#)) || set -- arm threads clang
+(($#)) || set -- arm threads evex clang
 for check; do
   case $check in
-    arm | threads | clang)
+    arm | threads | evex | clang)
       echo "-- $check"
       "$check"
       ;;
     *)
-      echo "check_kernels: expected arm, threads or clang, found $check" >&2
+      echo "check_kernels: expected arm, threads, evex or clang, found $check" >&2
       exit 2
       ;;
   esac

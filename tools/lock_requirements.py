@@ -22,9 +22,9 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docker"
 # What the image of each file installs: extras of the package, or the tools that build its wheel.
 SETS: Mapping[str, tuple[str, ...]] = {
-    "requirements-serve.txt": (),
-    "requirements-serve-openvino.txt": ("openvino",),
-    "requirements-toolchain.txt": ("toolchain",),
+    "requirements-serve.txt": ("signing",),
+    "requirements-serve-openvino.txt": ("openvino", "signing"),
+    "requirements-toolchain.txt": ("signing", "toolchain"),
 }
 BUILD_SET = "requirements-build.txt"
 BUILD_TOOLS = ("cmake", "ninja", "scikit-build-core")

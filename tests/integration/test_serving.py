@@ -291,6 +291,37 @@ def test_documented_and_undocumented_requests_get_documented_answers(server):
     assert done.returncode == 0, done.stdout[-6000:]
 
 
+def test_probes_are_answered_while_the_largest_text_is_tokenized(server):
+    """Full stops are one token each, so this is the longest work that one request makes of its text."""
+    replies = []
+    client = threading.Thread(target=lambda: replies.append(server.infer(texts("text", "." * 500_000))))
+    client.start()
+    seen = False
+    while not seen and client.is_alive():
+        seen = 'requests_open{model="tiny"} 1.0' in server.request("GET", "/metrics").body.decode()
+        assert server.request("GET", "/v2/health/live").status == 200
+    client.join()
+    assert seen
+    assert replies[0].status == 200
+    assert server.infer(texts("text", "." * 500_001)).status == 413
+
+
+HELD_AT_THE_DOOR = """
+import os, time
+import sparse_deploy.serving.server as server
+from sparse_deploy.cli.main import main
+from sparse_deploy.serving.logs import log
+shutdown = server._DrainingServer.shutdown
+async def held(self, sockets=None):
+    log("held")
+    while not os.path.exists(os.environ["GO"]):
+        time.sleep(0.01)
+    await shutdown(self, sockets)
+server._DrainingServer.shutdown = held
+main()
+"""
+
+
 class TestSignals:
     def test_sigterm_loses_no_accepted_request(self, tiny_deployment, tmp_path):
         """Clients that keep sending, over connections that stay, while the server is told to go."""
@@ -337,6 +368,32 @@ class TestSignals:
             assert set(answered) == {200}
             assert len(refused) == 8
             assert server.events()[-1]["event"] == "stopped"
+
+    def test_connections_that_nobody_accepted_are_answered_before_the_listener_closes(self, tiny_deployment, tmp_path):
+        """The kernel makes them while the server is busy with its end; closing alone would reset them."""
+        arguments = ("--runtime", "onnxruntime", "--drain-seconds", "0")
+        options = {"program": ("-c", HELD_AT_THE_DOOR), "environment": {"GO": str(tmp_path / "go")}}
+        with (
+            serving(tiny_deployment, tmp_path / "log", *arguments, **options) as server,
+            contextlib.ExitStack() as open_,
+        ):
+            host, port = server.address.split(":")
+            server.process.send_signal(signal.SIGTERM)
+            while server.events()[-1]["event"] != "held":
+                time.sleep(0.01)
+            body = json.dumps({"inputs": [texts("text", "x")]}).encode()
+            head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+            clients = [open_.enter_context(socket.create_connection((host, int(port)), 10)) for _ in range(40)]
+            for client in clients:
+                client.sendall(head + body)
+            (tmp_path / "go").touch()
+            for client in clients:
+                reply = client.makefile("rb").read()
+                assert reply.startswith(b"HTTP/1.1 200"), reply
+                assert b"connection: close" in reply
+            assert server.process.wait(20) == 0
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((host, int(port)), 10)
 
     def test_a_second_signal_ends_it_at_once(self, tiny_deployment, tmp_path):
         with serving(tiny_deployment, tmp_path / "log", "--runtime", "onnxruntime", "--drain-seconds", "60") as server:

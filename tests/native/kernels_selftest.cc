@@ -308,11 +308,15 @@ void check_threads(const std::string &isa, std::mt19937 &random) {
 
 }  // namespace
 
-// Without arguments everything; "threads": only what concerns pools.
+// Without arguments everything; "threads": only what concerns pools; the name of an instruction set: only that one.
 int main(int count, char **arguments) {
-  const bool only_threads = count > 1 && std::strcmp(arguments[1], "threads") == 0;
+  const std::string wanted = count > 1 ? arguments[1] : "";
+  const bool only_threads = wanted == "threads";
   std::mt19937 random(1);
+  bool found = false;
   for (const std::string &isa : split(sd_isa_supported())) {
+    if (!wanted.empty() && !only_threads && isa != wanted) continue;
+    found = true;
     size_t layouts = 0;
     for (const std::string &layout : split(sd_layouts())) {
       if (only_threads) break;
@@ -324,5 +328,6 @@ int main(int count, char **arguments) {
     check_threads(isa, random);
     std::printf("%s: %zu layouts exact, pools and failing memory right\n", isa.c_str(), layouts);
   }
+  if (!found) fail("this CPU has no instruction set " + wanted + "; expected threads or one of " + sd_isa_supported());
   return 0;
 }
