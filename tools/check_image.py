@@ -213,12 +213,17 @@ def check_commands(checks: Checks, image: Image, target: str, deployment: Path) 
         )  # fmt: skip
         return bool(text), text
 
+    def signatures() -> tuple[bool, object]:
+        text = image.output(["/opt/venv/bin/python", "-c", "import model_signing as m; print(m.__version__)"])
+        return bool(text), text
+
     def inspect() -> tuple[bool, object]:
         found = json.loads(image.output([program, "inspect", "/model", "--json"], deployment))
         return found["kind"] == "deployment", f"{len(found['files'])} model files"
 
     checks.attempt("sparse-deploy --version", version)
     checks.attempt("instruction set of the operators", operators)
+    checks.attempt("signatures can be verified", signatures)
     if target == "toolchain":
         checks.attempt("sparse-deploy inspect /model", inspect)
 

@@ -143,6 +143,10 @@ def test_no_server_installs_torch():
         assert not re.search(r"(?m)^(torch|transformers|onnx|datasets)==", text)
 
 
+def test_every_image_can_verify_signatures(target):
+    assert "\nmodel-signing==" in (ROOT / "docker" / f"requirements-{target}.txt").read_text()
+
+
 def test_the_build_sees_only_what_it_copies():
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
