@@ -85,8 +85,8 @@ uint32_t crc32(const uint8_t *p, size_t size) {
 
 // The dense encoding of docs/sparse_operators.md.
 Bytes encode(const Matrix &m) {
-  Bytes blob(32 + m.w.size());
-  std::memcpy(blob.data() + 32, m.w.data(), m.w.size());
+  Bytes blob(32);
+  blob.insert(blob.end(), m.w.begin(), m.w.end());
   const uint32_t head[] = {0x57445053, 1, static_cast<uint32_t>(m.n), static_cast<uint32_t>(m.k)};
   const uint64_t units = m.w.size();
   const uint32_t crc = crc32(blob.data() + 32, m.w.size());
