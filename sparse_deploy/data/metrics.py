@@ -1,24 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of a whole split and of each of its examples, from the raw outputs of any runtime."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.encoded import EncodedSplit, RowOutputs
 from sparse_deploy.data.encoded import SplitScore as SplitScore
-from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import DataError
+from sparse_deploy.gate.metric import Metric
+
+
+class Scorer(Protocol):
+    """What scores answers: a task by the labels of the rows, or :class:`sparse_deploy.data.alike.AnswersAlike`."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of what :meth:`score` computes, the main one first."""
+
+    @property
+    def known_metrics(self) -> Mapping[str, Metric]:
+        """What the gate must know of them."""
+
+    @property
+    def per_token(self) -> tuple[bool, ...]:
+        """For each output of the model, whether its second axis is the tokens."""
+
+    def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: DataSection) -> SplitScore:
+        """Score what a model answered on a split."""
 
 
 def score_split(
-    task: Task, split: EncodedSplit, outputs: Sequence[RowOutputs], data: DataSection | None = None
+    task: Scorer, split: EncodedSplit, outputs: Sequence[RowOutputs], data: DataSection | None = None
 ) -> SplitScore:
     """Score what a model answered on a split.
 
     Args:
-        task: the split's task.
+        task: the split's task, or what else scores it.
         split: the encoded split.
         outputs: per feature one array per output of the task; without the batch axis, and without padding.
         data: the window settings that the split was encoded with.

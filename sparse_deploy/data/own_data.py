@@ -55,6 +55,11 @@ def validation_table(data: "DataSection") -> Table | None:
     return Table(str(data.source), chosen, data.config) if chosen and chosen != data.train_split else None
 
 
+def source_table(data: "DataSection") -> Table:
+    """Where the rows of ``bench`` are when nothing has to be set apart: those to validate on, else all."""
+    return validation_table(data) or Table(str(data.source), data.train_split, data.config)
+
+
 def raw_rows(
     task: Task, split: str, data: "DataSection", problems: Problems | None = None
 ) -> Iterator[tuple[int, Row]]:

@@ -92,6 +92,28 @@ def task_of(recipe: "Recipe", folder: Path) -> Task:
     return task.with_model_labels(match_labels(task.labels, names, renamed, str(folder)))
 
 
+def task_without_labels(recipe: "Recipe", folder: Path) -> Task | None:
+    """The task of a model whose ``data.source`` has no labels to score against; None where it has them.
+
+    Pairs for a sentence encoder are scored by retrieval, so they count as labelled.
+
+    Raises:
+        SparseDeployError: as :func:`task_of`, or the data can't be read.
+    """
+    from sparse_deploy.data.own_data import source_table
+
+    data = recipe.data
+    if not data.source or data.label_column:
+        return None
+    no_data = data.model_copy(update={"source": None, "validation_source": None, "text_columns": ()})
+    task = task_of(recipe.model_copy(update={"data": no_data}), folder)
+    columns = set(source_table(data).columns())
+    if task.target in columns:
+        return None
+    pairs = len(data.text_columns) == 2 or set(task.text_columns) <= columns
+    return None if task.kind is TaskKind.EMBEDDING and pairs else task
+
+
 def task_to_train(recipe: "Recipe", folder: Path) -> Task:
     """The task that a model is to be fine-tuned on; a model may have the head of another one, or none.
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Task metrics of a cell over whole validation splits, with the prediction of every example kept."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,16 @@ from sparse_deploy.artifacts import write_text_atomically
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import EncodedSplit, encode_split, load_tokenizer
 from sparse_deploy.data.loading import load_split, row_sha256
-from sparse_deploy.data.metrics import score_split
-from sparse_deploy.data.tasks import Task
+from sparse_deploy.data.metrics import Scorer, score_split
+from sparse_deploy.data.own_data import source_table
+from sparse_deploy.data.tasks import Task, TaskKind
+from sparse_deploy.data.unlabelled import read_texts
 from sparse_deploy.errors import ArtifactError
 from sparse_deploy.evaluation.latency import Rival
 from sparse_deploy.evaluation.requests import Requests
 
 PREDICTIONS_FOLDER = "predictions"
+_DIGEST_DIGITS = 16
 Row = dict[str, Any]
 
 
@@ -90,14 +94,51 @@ def load_validation(
     return tuple(splits)
 
 
+def load_unlabelled(
+    task: Task,
+    data: DataSection,
+    model_folder: Path,
+    note: Callable[[str], None] = lambda message: None,
+) -> tuple[ValidationSplit]:
+    """Load and encode texts without labels, for :class:`sparse_deploy.data.alike.AnswersAlike`.
+
+    Args:
+        task: what reads them. One of pairs takes the text after it as the second one of a row with one text.
+        data: the recipe's section; ``source`` is set.
+        model_folder: with the tokenizer.
+        note: called with a sentence per kind of row that was left out.
+
+    Raises:
+        ConfigError: no such column, or several to choose from.
+        DataError: unreadable, or no text in it.
+        CheckpointError: the folder has no usable tokenizer.
+    """
+    table = source_table(data)
+    own = task.text_columns if set(task.text_columns) <= set(table.columns()) else ()
+    read = read_texts(
+        table.source, data.text_columns or own, policy=data.on_problem, split=table.split, config=table.config
+    )
+    for line in read.problems.summary():
+        note(line)
+    rows = read.rows[: data.validation_samples]
+    if task.kind is TaskKind.EMBEDDING:  # each text has a vector of its own
+        rows = [(text,) for row in rows for text in row]
+    tokenizer = load_tokenizer(model_folder)
+    features = task.encode_unlabelled(rows, tokenizer, data)
+    examples = [{"id": number, "texts": list(row)} for number, row in enumerate(rows)]
+    encoded = EncodedSplit("texts without labels", features, np.arange(len(rows)), examples, None)
+    digests = tuple(hashlib.sha256("\n".join(row).encode()).hexdigest()[:_DIGEST_DIGITS] for row in rows)
+    return (ValidationSplit("", encoded, Requests.from_features(features, tokenizer.pad_token_id or 0), digests),)
+
+
 def score_cell(
-    rival: Rival, task: Task, splits: Sequence[ValidationSplit], scratch: Path, *, batch_size: int, data: DataSection
+    rival: Rival, task: Scorer, splits: Sequence[ValidationSplit], scratch: Path, *, batch_size: int, data: DataSection
 ) -> CellScore:
     """Answer every request of every split and score the answers.
 
     Args:
         rival: the opened worker of the cell.
-        task: what is scored.
+        task: what scores the answers.
         splits: see :func:`load_validation`.
         scratch: folder for the files that are exchanged with the worker.
         batch_size: requests per batch.
@@ -145,7 +186,7 @@ def predictions_file(cell: str, suffix: str) -> str:
 
 
 def _answer(
-    rival: Rival, task: Task, split: ValidationSplit, scratch: Path, batch_size: int
+    rival: Rival, task: Scorer, split: ValidationSplit, scratch: Path, batch_size: int
 ) -> list[tuple[NDArray[np.floating[Any]], ...]]:
     questions = scratch / f"requests-{split.suffix or 'main'}.npz"
     answers = scratch / "answers.npz"

@@ -121,11 +121,13 @@ def reproduce_command(report: BenchReport) -> str:
 
 
 def _summary_note(report: BenchReport) -> str:
+    unlabelled = report.settings.get("without_labels")
     return (
         f"Latency: one request at a time, real token lengths. Speed-up: median latency of {report.baseline} over that "
         f"of the cell, the median over rounds, with its bootstrap interval. Agreement: same prediction as "
-        f"{report.baseline}. In streams: examples/s with the throughput hint. MB is 10^6 bytes. A cell marked "
+        f"{compared_with(report)}. In streams: examples/s with the throughput hint. MB is 10^6 bytes. A cell marked "
         f"unstable shows the range of its blocks instead of a figure."
+        f"{f' Without labels: {unlabelled}.' if unlabelled else ''}"
     )
 
 

@@ -13,12 +13,20 @@ from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Goal, Recipe
+from sparse_deploy.data.alike import AnswersAlike
 from sparse_deploy.data.encoded import IntArray
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
-from sparse_deploy.data.resolve import task_of
+from sparse_deploy.data.metrics import Scorer
+from sparse_deploy.data.resolve import task_of, task_without_labels
 from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ConfigError
-from sparse_deploy.evaluation.accuracy import ValidationSplit, load_validation, score_cell, write_predictions
+from sparse_deploy.evaluation.accuracy import (
+    ValidationSplit,
+    load_unlabelled,
+    load_validation,
+    score_cell,
+    write_predictions,
+)
 from sparse_deploy.evaluation.baseline import (
     check_baseline_target,
     drift_of,
@@ -77,7 +85,8 @@ def bench_deployment(
         against: a stored baseline or an earlier ``report.json``; relative goals refer to its baseline cell.
         new_baseline: file that gets the answers of this run.
         baseline_model: a checkpoint or deployment, such as the dense model, that answers the same rows in PyTorch FP32;
-            relative goals, agreements and logit differences refer to it. Not with ``against``.
+            relative goals, agreements and logit differences refer to it. Not with ``against``. Where the data has no
+            labels, its answers are what all others are scored by (:class:`sparse_deploy.data.alike.AnswersAlike`).
         explicit: the user named the cells, so one that can't run is an error instead of left out.
         timing: also measure latency and throughput.
         default_goal: judge a recipe without goals by 99 % of the baseline's primary metric.
@@ -94,21 +103,30 @@ def bench_deployment(
         check_outside(new_baseline, deployment, "--save-baseline")
     manifest = load_manifest(deployment, "deployment")
     recipe = recipe_with_overrides(manifest.recipe, overrides, f"{deployment}: recipe")
-    task = task_of(recipe, deployment)
+    without_labels = task_without_labels(recipe, deployment)
+    task = without_labels or task_of(recipe, deployment)
+    alike = AnswersAlike(task) if without_labels else None
+    scorer: Scorer = alike or task
     assumed = DEFAULT_GOAL if default_goal and not recipe.goals else None
     if assumed:
-        recipe = recipe.model_copy(update={"goals": (Goal(metric=task.primary_metric, **assumed),)})
+        recipe = recipe.model_copy(update={"goals": (Goal(metric=scorer.metrics[0], **assumed),)})
     check_lengths(deployment, recipe)
     threads = threads_to_use(recipe.bench.threads, "bench.threads")
     if against and baseline_model:
         raise ConfigError("--against and --baseline are both what goals on a drop refer to; give one of them")
+    if alike:
+        _check_without_labels(recipe, task, alike, baseline_model, compared=bool(against or new_baseline))
     dense_folder = open_baseline_model(baseline_model, recipe, task, deployment) if baseline_model else None
     if new_baseline:
         check_baseline_target(new_baseline)
     candidates, skipped = find_candidates(deployment, recipe, explicit=explicit)
     progress("loading text", 0.0)
     notes: list[str] = []
-    splits = load_validation(task, recipe.data, deployment, data_dir, note=notes.append)
+    splits = (
+        load_unlabelled(task, recipe.data, deployment, note=notes.append)
+        if alike
+        else load_validation(task, recipe.data, deployment, data_dir, note=notes.append)
+    )
     identity = _identify(deployment, manifest, task, recipe, splits)
     earlier = load_against(against, identity, splits, task) if against else None
     progress("counting zeros", 0.0)
@@ -119,13 +137,13 @@ def bench_deployment(
         tempfile.TemporaryDirectory(prefix="sparse-deploy-bench-") as scratch,
         Workers(CELL_WORKER, threads, Path(scratch)) as workers,
     ):
-        run = _Run(deployment, recipe, task, splits, workers, Path(scratch), progress)
+        run = _Run(deployment, recipe, scorer, splits, workers, Path(scratch), progress)
         dense = run.score_baseline(dense_folder, baseline_cell_id(str(baseline_model))) if dense_folder else None
         scored = run.score(candidates, recount, earlier, dense)
         # Before the timing: a goal that can't be judged must not cost the user the rest of the run.
         baseline = earlier.baseline if earlier else dense or scored[0]
         gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
-        judged = judge_goals(recipe.goals, scored, baseline, recipe.gate, task.known_metrics)
+        judged = judge_goals(recipe.goals, scored, baseline, recipe.gate, scorer.known_metrics)
         gates += _without_drift(judged) if new_baseline and not earlier else judged
         timed = run.time([one.cell for one in scored]) if timing else None
     cells = timed_cells([one.cell for one in scored], timed, recipe) if timed else [one.cell for one in scored]
@@ -139,8 +157,8 @@ def bench_deployment(
         name=recipe.name,
         deployment=str(deployment),
         task=task.name,
-        primary_metric=task.primary_metric,
-        points={name: task.metric(name).points for name in task.metrics},
+        primary_metric=scorer.metrics[0],
+        points={name: scorer.known_metrics[name].points for name in scorer.metrics},
         examples=len(splits[0].encoded.examples),
         baseline=cells[0].id,
         machine=machine,
@@ -149,6 +167,7 @@ def bench_deployment(
             **_settings(recipe, threads, splits, timed),
             "skipped_cells": skipped,
             "rows_left_out": notes,
+            "without_labels": alike.meaning if alike else None,
             "default_goal": assumed,
             "against": str(against) if against else None,
             **(earlier.facts if earlier else {}),
@@ -164,6 +183,29 @@ def bench_deployment(
     if new_baseline:
         save_baseline(make_baseline(recipe.name, identity, scored, cells[0].id, machine, task), new_baseline)
     return report
+
+
+def _check_without_labels(
+    recipe: Recipe, task: Task, alike: AnswersAlike, baseline_model: str | None, *, compared: bool
+) -> None:
+    """Refuse what can't be said of texts without labels, before anything is measured."""
+    source = recipe.data.validation_source or recipe.data.source
+    if baseline_model is None:
+        raise ConfigError(
+            f"{source}: expected a column {task.target!r} to score against, found none; name one with --label-column, "
+            f"or compare the answers with those of another model, which takes no labels: --baseline MODEL"
+        )
+    if compared:
+        raise ConfigError(
+            f"{source}: it has no labels, and stored answers are compared by labels; leave out --against and "
+            f"--save-baseline"
+        )
+    wrong = [goal.metric for goal in recipe.goals if goal.metric in task.known_metrics.keys() - {alike.metric.name}]
+    if wrong:
+        raise ConfigError(
+            f"goal {wrong[0]}: {source} has no labels to measure it by; give labelled rows with --label-column, or set "
+            f"goals on {alike.metric.name} instead"
+        )
 
 
 def _baseline_facts(name: str, dense: Contestant) -> dict[str, Any]:
@@ -199,7 +241,7 @@ class _Run:
 
     deployment: Path
     recipe: Recipe
-    task: Task
+    scorer: Scorer
     splits: Sequence[ValidationSplit]
     workers: Workers
     scratch: Path
@@ -217,7 +259,7 @@ class _Run:
             requests=str(self._timed_requests()),
         )
         batch_size = self.recipe.bench.throughput_batch_size
-        score = score_cell(worker, self.task, self.splits, self.scratch, batch_size=batch_size, data=self.recipe.data)
+        score = score_cell(worker, self.scorer, self.splits, self.scratch, batch_size=batch_size, data=self.recipe.data)
         cell = Cell(
             id=cell_id,
             runtime=BASELINE[0],
@@ -278,7 +320,7 @@ class _Run:
             requests=str(requests),
         )
         batch_size = self.recipe.bench.throughput_batch_size
-        score = score_cell(worker, self.task, self.splits, self.scratch, batch_size=batch_size, data=self.recipe.data)
+        score = score_cell(worker, self.scorer, self.splits, self.scratch, batch_size=batch_size, data=self.recipe.data)
         cell = Cell(
             id=candidate.id,
             runtime=candidate.runtime.name,

@@ -27,9 +27,13 @@ Progress = Callable[[str, float], None]
 # Held out to choose the best state by, never trained on: a tenth of the text, at most so many.
 _HELD_OUT = 256
 _HELD_OUT_SHARE = 0.1
-# Evaluations on the held-out text, the first one before any step.
+# Evaluations on the held-out text after the first one, which is before any step and not in the budget: at most so many,
+# and fewer where they would take more than a tenth of it.
 _EVALUATIONS = 12
+_SHARE_OF_EVALUATIONS = 0.1
+# Of the budget, but no fewer than so many steps: Adam's first ones are as large as the rate, whatever the gradients.
 _WARMUP = 0.03
+_WARMUP_STEPS = 20
 # Batches that are put together by length before they are shuffled: little padding, yet other batches in each pass.
 _POOL_OF_BATCHES = 16
 _SMALLEST_TEXT = 32
@@ -119,27 +123,29 @@ def recover(
     teacher.requires_grad_(False)
     lock.hook_gradients()
     optimizer = torch.optim.AdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
-    budget, begin = settings.minutes * 60.0, now()
+    budget, begin, steps = settings.minutes * 60.0, now(), 0
     history: list[dict[str, float]] = []
     best_state: dict[str, torch.Tensor] = {}
-    steps = 0
 
     def evaluate() -> None:
         nonlocal best_state
         loss = held_out_loss(student, teacher, check)
-        history.append({"step": steps, "seconds": round(now() - begin, 1), "loss": loss})
+        history.append({"step": steps, "seconds": round(now() - begin, 1) if history else 0.0, "loss": loss})
         if loss <= min(entry["loss"] for entry in history):
             best_state = copy.deepcopy(student.state_dict())
 
     evaluate()
+    evaluations = evaluations_within(budget, now() - begin)
+    begin = now()
     for batch in _endless_batches(trained_on, tokenizer, settings.batch_size, max_length, seed):
         spent = (now() - begin) / budget
-        if spent >= len(history) / _EVALUATIONS:
+        if spent >= len(history) / evaluations:
             evaluate()
         if spent >= 1.0:
             break
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(spent / _WARMUP, (1.0 - spent) / (1.0 - _WARMUP))
+            warm = min(spent / _WARMUP, (steps + 1) / _WARMUP_STEPS)
+            group["lr"] = settings.learning_rate * min(warm, (1.0 - spent) / (1.0 - _WARMUP))
         loss = recovery_loss(student, teacher, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -154,6 +160,11 @@ def recover(
     lock.verify("recovery")
     best = min(history, key=lambda entry: entry["loss"])
     return RecoveryOutcome(steps, round(now() - begin, 1), history, best, len(trained_on), len(held_out))
+
+
+def evaluations_within(budget: float, seconds: float) -> int:
+    """How many evaluations of so many seconds a budget in seconds bears: the last one is at its end."""
+    return max(1, min(_EVALUATIONS, int(_SHARE_OF_EVALUATIONS * budget / max(seconds, 1e-9))))
 
 
 def recovery_loss(student: PreTrainedModel, teacher: PreTrainedModel, batch: TokenBatch) -> torch.Tensor:

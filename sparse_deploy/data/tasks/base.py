@@ -275,6 +275,16 @@ class Task(ABC):
         """
         return float((expected[0].argmax(axis=-1) == found[0].argmax(axis=-1)).sum())
 
+    def prediction_of(self, outputs: RowOutputs) -> Any:
+        """What a model answers to one row, as JSON: two models that answer the same give the same.
+
+        Args:
+            outputs: one array per output, without padding.
+        """
+        best = outputs[0].argmax(axis=-1)
+        names = self.model_labels or self.labels
+        return names[int(best)] if best.ndim == 0 else [names[int(one)] for one in best]
+
     @abstractmethod
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
         """What :meth:`answers` gives, for the server's metadata.

@@ -94,6 +94,11 @@ class MultiLabelClassification(SequenceTask):
         both = [sigmoid(side[0]) >= self.threshold for side in (expected, found)]
         return float((both[0] == both[1]).mean(axis=-1).sum())
 
+    def prediction_of(self, outputs: RowOutputs) -> list[str]:
+        """See :meth:`Task.prediction_of`: all labels that are given."""
+        names = self.model_labels or self.labels
+        return [name for name, one in zip(names, sigmoid(outputs[0]), strict=True) if one >= self.threshold]
+
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
         """See :meth:`Task.answer_fields`."""
         return (

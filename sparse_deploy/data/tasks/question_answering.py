@@ -180,6 +180,10 @@ class QuestionAnswering(Task):
             same += float((places[0] == places[1]).sum())
         return same / len(expected)
 
+    def prediction_of(self, outputs: RowOutputs) -> list[int]:
+        """See :meth:`Task.prediction_of`: the likeliest first and last token."""
+        return [int(output.argmax()) for output in outputs]
+
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
         """See :meth:`Task.answer_fields`."""
         fields = (

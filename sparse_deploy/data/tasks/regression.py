@@ -89,6 +89,10 @@ class Regression(SequenceTask):
         within = _SAME_SHARE * ((self.highest or 0.0) - (self.lowest or 0.0)) if known else 0.25
         return float((np.abs(expected[0] - found[0]) <= within).sum())
 
+    def prediction_of(self, outputs: RowOutputs) -> float:
+        """See :meth:`Task.prediction_of`."""
+        return float(outputs[0][0])
+
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
         """See :meth:`Task.answer_fields`."""
         return (AnswerField("score", "FP32"),)

@@ -150,6 +150,12 @@ class SentenceEmbedding(Task):
         cosines = (expected[0] * found[0]).sum(axis=1) / lengths.clip(min=1e-12)
         return float((cosines >= _SAME_COSINE).sum())
 
+    def prediction_of(self, outputs: RowOutputs) -> list[float]:
+        """See :meth:`Task.prediction_of`: the vector, of unit length."""
+        vector = outputs[0].astype(np.float64)
+        unit: list[float] = (vector / max(float(np.linalg.norm(vector)), 1e-12)).tolist()
+        return unit
+
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
         """See :meth:`Task.answer_fields`."""
         return (AnswerField("sentence_embedding", "FP32", (width,)),)

@@ -93,3 +93,11 @@ def test_a_dead_input_and_repeated_inputs_are_no_obstacle():
     found = prune_matrix(weight, factorize(total.mean(), "w"), SparsityPattern.parse("unstructured"), 0.5)
     assert bool(torch.isfinite(found.weight).all())
     assert found.error < 0.02
+
+
+def test_damping_is_raised_for_a_singular_hessian_up_to_a_limit():
+    """Correlations above 1 can't come from inputs, but from their rounding: no Cholesky factor without more damping."""
+    assert factorize(torch.tensor([[1.0, 1.0], [1.0, 1.0]]), "w").damping == 0.01
+    assert factorize(torch.tensor([[1.0, 1.05], [1.05, 1.0]]), "w").damping == 0.1
+    with pytest.raises(DataError, match=r"encoder.3.weight: the Hessian .* singular, even with 100% .*--exclude"):
+        factorize(torch.tensor([[1.0, 3.0], [3.0, 1.0]]), "encoder.3.weight")

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_deployment import BENCH_RECIPE, seal_deployment
 
 from sparse_deploy.cli.main import run
+from sparse_deploy.data.demo_text import demo_rows
 from sparse_deploy.errors import ConfigError, ExitCode
 from sparse_deploy.results import BenchReport
 from sparse_deploy.stages.bench import bench_deployment
@@ -219,3 +220,43 @@ def test_a_baseline_that_can_not_be_compared_is_refused(tiny_deployment, tiny_en
         bench(tiny_deployment, tmp_path, DECIDED, baseline_model=str(tiny_encoder))
     with pytest.raises(ConfigError, match="no such folder"):
         bench(tiny_deployment, tmp_path, DECIDED, baseline_model="./nothing")
+
+
+def test_without_labels_the_answers_of_the_dense_model_are_what_counts(tiny_deployment, tmp_path, command):
+    """The same model agrees with itself; one with a turned head with nothing; and the report says what was compared."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(row["sentence"] + "\n" for row in demo_rows("validation")[:40]), encoding="utf-8")
+    data = ("--data", str(texts), "--precision", "fp32", "--gate")
+    goal = 'goals=[{"metric": "same_predictions", "type": "max-degradation", "value": 0.2}]'
+    assert command(*data, "--baseline", str(tiny_deployment), "--set", goal)[0] == ExitCode.OK
+    report = BenchReport.model_validate_json((tmp_path / "report" / "report.json").read_text())
+    assert report.cells[0].metrics == {"same_predictions": 1.0}
+    assert (report.examples, report.gates[-1].evidence.rows) == (40, 40)
+    assert "no labels were read" in (tmp_path / "report" / "report.md").read_text()
+    code, error = command(*data, "--baseline", str(tiny_deployment))
+    assert code == ExitCode.INCONCLUSIVE  # 40 texts can't show that 99 % agree
+    assert "asked for 99 % of the baseline's same_predictions" in error
+    turned = shutil.copytree(tiny_deployment, tmp_path / "turned")
+    (turned / "manifest.json").unlink()
+    weights = load_file(turned / "model.safetensors")
+    weights["classifier.weight"] *= -1
+    weights["classifier.bias"] *= -1
+    save_file(weights, turned / "model.safetensors", metadata={"format": "pt"})
+    code, error = command(*data, "--baseline", str(turned), "--set", goal)
+    assert code == ExitCode.GATE_FAILED
+    assert "same_predictions of onnxruntime-fp32 is 100.00 points below pytorch-fp32 of turned" in error
+
+
+def test_what_labels_are_needed_for_is_refused_without_them(tiny_deployment, tmp_path, command):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("a good film\na bad one\n")
+    data, baseline = ("--data", str(texts)), ("--baseline", str(tiny_deployment))
+    for options, words in (
+        ((), "expected a column 'label' to score against, found none; name one with --label-column, or compare"),
+        ((*baseline, "--save-baseline", str(tmp_path / "b.json")), "leave out --against and --save-baseline"),
+        ((*baseline, "--set", DECIDED), "goal accuracy: "),
+    ):
+        code, error = command(*data, *options)
+        assert code == ExitCode.USAGE
+        assert words in error
+        assert not (tmp_path / "report").exists()

@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.checkpoint import zero_masks
 from sparse_deploy.cli.main import run
 from sparse_deploy.config.schema import DEFAULT_EXCLUDE
 from sparse_deploy.data.demo_text import demo_rows
+from sparse_deploy.kernels.native import Weight
+from sparse_deploy.sparsity.packing import encode
 from sparse_deploy.sparsity.pattern import SparsityPattern, holds_pattern
 from sparse_deploy.stages.default_recipe import recipe_of_checkpoint
+from sparse_deploy.training.recovery import evaluations_within
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +107,12 @@ def test_recovery_brings_the_answers_nearer_to_the_dense_model_and_holds_the_zer
     assert all(np.array_equal(masks[name], plain[name]) for name in plain)
 
 
+def test_evaluations_take_at_most_a_tenth_of_the_recovery():
+    assert evaluations_within(900.0, 5.0) == 12
+    assert evaluations_within(240.0, 4.0) == 6
+    assert evaluations_within(240.0, 60.0) == 1  # the last state at least
+
+
 def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(tiny_encoder, texts, tmp_path, capsys):
     output, options = tmp_path / "out", ("--pattern", "unstructured", "--text", texts)
     assert prune(tiny_encoder, output, *options, "--max-drop", 0.2, "--json") == 0
@@ -114,6 +130,18 @@ def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(tiny_enco
     assert prune(output, again, *options, "--max-drop", 0.3) == 0
     before, after = (zero_masks(folder, DEFAULT_EXCLUDE) for folder in (output, again))
     assert all(bool((after[name] >= before[name]).all()) for name in before)
+
+
+def test_a_speed_is_met_by_the_zeros_that_were_planned(tiny_encoder, texts, tmp_path, capsys):
+    """By the cost model on the masks that lie in the checkpoint, not on those that the plan imagined."""
+    output = tmp_path / "out"
+    options = ("--pattern", "4x1", "--text", texts, "--json")
+    assert prune(tiny_encoder, output, *options, "--speed", 1.2) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert plan["predicted_speed"] >= 1.2
+    masks = zero_masks(output, DEFAULT_EXCLUDE)
+    time = sum(mask.size * Weight(encode((~mask).astype(np.int8))).describe().cost for mask in masks.values())
+    assert sum(mask.size for mask in masks.values()) / time >= 1.2 * 0.97
 
 
 def test_a_speed_beyond_the_kernels_is_refused_with_what_they_reach(tiny_encoder, texts, tmp_path, capsys):
@@ -166,6 +194,26 @@ def test_an_unknown_architecture_is_named(tiny_encoder, texts, tmp_path, capsys)
     config = json.loads((unknown / "config.json").read_text())
     (unknown / "config.json").write_text(json.dumps(config | {"architectures": ["MyModel"]}))
     assert "no model class 'MyModel'" in refusal(capsys, unknown, tmp_path / "out", "--pattern", "1:2", "--text", texts)
+
+
+def test_layers_with_shared_weights_are_pruned_by_magnitude_alone(tiny_encoder, texts, tmp_path, capsys):
+    """ALBERT runs one layer many times: second order has no Hessian of its own for it, and says so."""
+    albert, output = tmp_path / "albert", tmp_path / "out"
+    size = AutoConfig.from_pretrained(tiny_encoder)
+    AlbertModel(
+        AlbertConfig(
+            vocab_size=size.vocab_size, embedding_size=16, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=64,
+        ),
+        add_pooling_layer=False,
+    ).save_pretrained(albert)  # fmt: skip
+    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(albert)
+    line = refusal(capsys, albert, output, "--pattern", "1:2", "--text", texts)
+    assert "each run once and in order" in line
+    assert "--method magnitude" in line
+    assert prune(albert, output, "--pattern", "1:2", "--method", "magnitude") == 0
+    for mask in zero_masks(output, DEFAULT_EXCLUDE).values():
+        assert holds_pattern(mask, SparsityPattern.parse("1:2"))
 
 
 def test_an_interrupted_run_leaves_nothing(tiny_encoder, texts, tmp_path, monkeypatch):
