@@ -61,9 +61,9 @@ def zero_share(chosen: Chosen, weights: Mapping[str, int]) -> float:
     return sum(option.zeros for option in chosen.values()) / sum(weights.values())
 
 
-def speed_up(chosen: Chosen, weights: Mapping[str, int]) -> float:
-    """Predicted time of the dense products over that of the chosen ones."""
-    return sum(weights.values()) / sum(option.time for option in chosen.values())
+def speed_up(chosen: Chosen, options: Mapping[str, Sequence[Option]]) -> float:
+    """Predicted time of the products without zeros over that of the chosen ones."""
+    return sum(row[0].time for row in options.values()) / sum(option.time for option in chosen.values())
 
 
 def _next_step(name: str, options: Sequence[Option], place: int, gain: Gain) -> tuple[float, str, int] | None:

@@ -11,10 +11,10 @@ from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
 
 @cache
 def kernel_cost(shape: tuple[int, int], pattern: SparsityPattern, share: float) -> float:
-    """Predicted time of a product with such a matrix by that of the dense INT8 kernel.
+    """Predicted time of a product with such a matrix, by that of the dense INT8 kernel on a matrix that fills it.
 
     The places of the zeros are drawn at random within the pattern. The kernels choose the dense one where it is the
-    faster, so the result is at most 1 but for the model's own rounding.
+    faster, so the result is at most that of no zeros: 1, and more where the kernel's rows are not filled.
 
     Args:
         shape: ``(out, in)``.
@@ -26,11 +26,11 @@ def kernel_cost(shape: tuple[int, int], pattern: SparsityPattern, share: float) 
     """
     from sparse_deploy.kernels.native import Weight
 
-    if share == 0.0:
-        return 1.0
     rng = np.random.default_rng(0)
     rows, columns = shape
-    if pattern.kind is PatternKind.N_M:
+    if share == 0.0:
+        keep = np.ones(shape, dtype=bool)
+    elif pattern.kind is PatternKind.N_M:
         order = rng.random((rows, columns // pattern.m, pattern.m)).argsort(axis=2)
         keep = (order < pattern.n).reshape(rows, columns)
     else:

@@ -42,7 +42,7 @@ def measure_options(
         pattern: of the zeros; N:M has one share.
         batches: text for the Hessians.
         probes: text for the answers.
-        cost: predicted time of a product by that of the dense one.
+        cost: predicted time of a product per weight.
         progress: called with a message and the share of the work that is done.
     """
     shares = (1 - pattern.n / pattern.m,) if pattern.kind is PatternKind.N_M else SHARES
@@ -66,15 +66,13 @@ def measure_options(
                 linear.weight.copy_(kept)
                 scale = change.divergence / max(found[probed].error, 1e-12)
                 shape = (linear.out_features, linear.in_features)
+                times = {share: linear.weight.numel() * cost(shape, pattern, share) for share in (0.0, *shares)}
                 options[name] = [
-                    Option(0.0, 0.0, int((linear.weight == 0).sum()), float(linear.weight.numel())),
+                    Option(0.0, 0.0, int((linear.weight == 0).sum()), times[0.0]),
                     *(
-                        Option(
-                            share, scale * one.error, int(one.zeros.sum()),
-                            linear.weight.numel() * cost(shape, pattern, share),
-                        )
+                        Option(share, scale * one.error, int(one.zeros.sum()), times[share])
                         for share, one in found.items()
                     ),
-                ]  # fmt: skip
+                ]
         walk.advance(depth)
     return options

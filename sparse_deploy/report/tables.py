@@ -224,11 +224,13 @@ def _evidence_texts(report: BenchReport, gate: GateResult) -> tuple[str, str, st
         sign = "≤" if gate.goal.type == "at-most" else "≥"
         return MISSING, MISSING, MISSING if gate.bound is None else f"{sign} {gate.bound:.5g}", MISSING
     low, high = (signed_points(points(report, gate.goal.metric, bound)) for bound in (evidence.low, evidence.high))
+    # Without labels a changed answer is another one, and nobody knows which is the better.
+    direction = "" if report.settings.get("without_labels") else f" ({evidence.worse} worse, {evidence.better} better)"
     return (
         signed_points(points(report, gate.goal.metric, evidence.drop)),
         f"{low} to {high} at {100 * evidence.confidence:g} %",
         MISSING if allowed is None else f"≤ {points(report, gate.goal.metric, allowed):.2f}",
-        f"{evidence.changed} of {evidence.rows} ({evidence.worse} worse, {evidence.better} better)",
+        f"{evidence.changed} of {evidence.rows}{direction}",
     )
 
 

@@ -86,7 +86,7 @@ def plan_by_sensitivity(
     shares = {name: option.share for name, option in chosen.items() if option.share > 0.0}
     details: dict[str, Any] = {
         "allocation": "sensitivity",
-        "predicted_speed": round(speed_up(chosen, weights), 3),
+        "predicted_speed": round(speed_up(chosen, options), 3),
         "harm": {name: [[option.share, option.harm] for option in row[1:]] for name, row in options.items()},
         "dense": list(dense),
     }
@@ -98,9 +98,9 @@ def plan_by_sensitivity(
 def _meet(options: Mapping[str, Sequence[Option]], weights: Mapping[str, int], settings: PruneSettings) -> Chosen:
     if settings.speed is not None:
         wanted = settings.speed
-        chosen = allocate(options, "time", lambda found: speed_up(found, weights) >= wanted)
+        chosen = allocate(options, "time", lambda found: speed_up(found, options) >= wanted)
         if chosen is None:
-            best = speed_up({name: row[-1] for name, row in options.items()}, weights)
+            best = speed_up({name: row[-1] for name, row in options.items()}, options)
             raise ConfigError(
                 f"--speed {wanted:g}: at most {best:.2f} is predicted for {settings.pattern} on this CPU, with every "
                 f"matrix as sparse as it may get; ask for less, or choose another pattern"

@@ -8,7 +8,7 @@ import pytest
 
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.data.labels import match_labels, sorted_labels
-from sparse_deploy.data.resolve import task_of, task_to_train
+from sparse_deploy.data.resolve import task_of, task_to_train, task_without_labels
 from sparse_deploy.data.tasks import PoolingMode, TaskKind
 from sparse_deploy.errors import CheckpointError, ConfigError
 
@@ -114,3 +114,27 @@ def test_a_model_learns_the_datas_labels_or_keeps_its_own_order(tmp_path):
     mine = recipe(task={"type": "text-classification"}, **wanted)
     assert task_to_train(mine, model(tmp_path, "BertModel")).labels == ("blue", "red")
     assert task_to_train(mine, model(tmp_path, **labelled("red", "blue"))).labels == ("red", "blue")
+
+
+def test_data_without_labels_is_told_from_data_with_them(tmp_path):
+    """A label column that is named or that the task would read; and pairs, by which a sentence encoder is scored."""
+    classifier = model(tmp_path, **labelled("no", "yes"))
+    texts, rows, pairs = tmp_path / "texts.txt", tmp_path / "rows.csv", tmp_path / "pairs.csv"
+    texts.write_text("one\ntwo\n")
+    rows.write_text("text,label\none,no\n")
+    pairs.write_text("sentence1,sentence2\none,two\n")
+
+    def found(source: Path, folder: Path = classifier, task: object = None, **data: object):
+        return task_without_labels(recipe(task=task, data={"source": str(source), **data}), folder)
+
+    assert found(texts).labels == ("no", "yes")
+    assert found(pairs, text_columns=["sentence1"]).kind is TaskKind.CLASSIFICATION
+    assert found(rows) is None
+    assert found(pairs, label_column="sentence2") is None
+    assert task_without_labels(recipe(), classifier) is None
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    embedding = {"type": "sentence-embedding"}
+    model(encoder, "BertModel")
+    assert found(texts, encoder, embedding).kind is TaskKind.EMBEDDING
+    assert found(pairs, encoder, embedding) is None

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sparse_deploy.config.schema import DataSection
-from sparse_deploy.data.tasks import get_task
-from sparse_deploy.evaluation.accuracy import load_validation, score_cell, write_predictions
+from sparse_deploy.data.tasks import SentenceEmbedding, get_task
+from sparse_deploy.evaluation.accuracy import load_unlabelled, load_validation, score_cell, write_predictions
 from sparse_deploy.evaluation.requests import Requests
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -54,6 +54,22 @@ def test_every_split_is_scored_and_the_second_carries_its_suffix(mnli, tiny_enco
 def test_limited_validation(mnli, tiny_encoder):
     splits = load_validation(get_task("mnli"), DataSection(validation_samples=2), tiny_encoder, mnli)
     assert [len(split.requests) for split in splits] == [2, 2]
+
+
+def test_texts_without_labels_are_read_as_the_task_reads_them(tiny_encoder, tmp_path):
+    """Pairs get the next text as their second one, vectors are of single texts, and empty lines are named."""
+    texts, notes = tmp_path / "texts.txt", []
+    texts.write_text("a film\n\na very good one\nbad\n")
+    data = DataSection(source=str(texts), on_problem="skip")
+    (split,) = load_unlabelled(get_task("mnli"), data, tiny_encoder, notes.append)
+    assert [example["texts"] for example in split.encoded.examples] == [["a film"], ["a very good one"], ["bad"]]
+    assert [int(feature["token_type_ids"].sum()) > 0 for feature in split.encoded.features] == [True] * 3
+    assert len(notes) == 1
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"sentence1": "one", "sentence2": "two"}\n{"sentence1": "three", "sentence2": "four"}\n')
+    data = DataSection(source=str(pairs), validation_samples=1)
+    (split,) = load_unlabelled(SentenceEmbedding("e"), data, tiny_encoder)
+    assert [example["texts"] for example in split.encoded.examples] == [["one"], ["two"]]
 
 
 def test_predictions_are_one_json_object_per_line(tmp_path):

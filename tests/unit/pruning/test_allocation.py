@@ -19,19 +19,19 @@ def test_the_matrix_that_bears_zeros_better_gets_them_first():
     found = {"tough": options((0.0, 0.1, 0.3)), "frail": options((0.0, 1.0, 5.0))}
     chosen = allocate(found, "zeros", lambda c: zero_share(c, WEIGHTS) >= 0.4)
     assert {name: option.share for name, option in chosen.items()} == {"tough": 0.8, "frail": 0.0}
-    chosen = allocate(found, "time", lambda c: speed_up(c, WEIGHTS) >= 1.6)
+    chosen = allocate(found, "time", lambda c: speed_up(c, found) >= 1.6)
     assert {name: option.share for name, option in chosen.items()} == {"tough": 0.8, "frail": 0.5}
 
 
 def test_a_step_that_brings_no_time_is_passed_over():
     found = {"tough": options((0.0, 0.1, 0.3), (100, 100, 50)), "frail": options((0.0, 1.0, 5.0))}
-    chosen = allocate(found, "time", lambda c: speed_up(c, WEIGHTS) > 1.0)
+    chosen = allocate(found, "time", lambda c: speed_up(c, found) > 1.0)
     assert chosen["tough"].share == 0.8
 
 
 def test_a_goal_out_of_reach_gives_nothing():
     found = {"tough": options((0.0, 0.1, 0.3)), "frail": options((0.0, 1.0, 5.0))}
-    assert allocate(found, "time", lambda c: speed_up(c, WEIGHTS) >= 2.6) is None
+    assert allocate(found, "time", lambda c: speed_up(c, found) >= 2.6) is None
 
 
 def test_changes_of_answers_by_kind_of_model():
