@@ -14,22 +14,22 @@ from sparse_deploy.gate.metric import Metric
 
 
 class Scorer(Protocol):
-    """What scores answers: a task by the labels of the rows, or :class:`sparse_deploy.data.alike.AnswersAlike`."""
+    """Scores outputs of models: a task by labels, :class:`sparse_deploy.data.agreement.ModelAgreement` without them."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Names of what :meth:`score` computes, the main one first."""
+        """Names of the metrics, the primary one first."""
 
     @property
     def known_metrics(self) -> Mapping[str, Metric]:
-        """What the gate must know of them."""
+        """The metrics by name, with their tests."""
 
     @property
     def per_token(self) -> tuple[bool, ...]:
         """For each output of the model, whether its second axis is the tokens."""
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: DataSection) -> SplitScore:
-        """Score what a model answered on a split."""
+        """Score the outputs of a model on a split."""
 
 
 def score_split(
@@ -38,7 +38,7 @@ def score_split(
     """Score what a model answered on a split.
 
     Args:
-        task: the split's task, or what else scores it.
+        task: scores the outputs.
         split: the encoded split.
         outputs: per feature one array per output of the task; without the batch axis, and without padding.
         data: the window settings that the split was encoded with.

@@ -100,10 +100,10 @@ def load_unlabelled(
     model_folder: Path,
     note: Callable[[str], None] = lambda message: None,
 ) -> tuple[ValidationSplit]:
-    """Load and encode texts without labels, for :class:`sparse_deploy.data.alike.AnswersAlike`.
+    """Load and encode texts without labels, for :class:`sparse_deploy.data.agreement.ModelAgreement`.
 
     Args:
-        task: what reads them. One of pairs takes the text after it as the second one of a row with one text.
+        task: of the model. For a task of pairs, the next text becomes the second one of a row with one text.
         data: the recipe's section; ``source`` is set.
         model_folder: with the tokenizer.
         note: called with a sentence per kind of row that was left out.
@@ -138,7 +138,7 @@ def score_cell(
 
     Args:
         rival: the opened worker of the cell.
-        task: what scores the answers.
+        task: scores the outputs.
         splits: see :func:`load_validation`.
         scratch: folder for the files that are exchanged with the worker.
         batch_size: requests per batch.

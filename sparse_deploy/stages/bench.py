@@ -13,7 +13,7 @@ from sparse_deploy.artifacts import Manifest, load_manifest, package_versions
 from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Goal, Recipe
-from sparse_deploy.data.alike import AnswersAlike
+from sparse_deploy.data.agreement import ModelAgreement
 from sparse_deploy.data.encoded import IntArray
 from sparse_deploy.data.features import load_tokenizer, tokenizer_sha256
 from sparse_deploy.data.metrics import Scorer
@@ -86,7 +86,7 @@ def bench_deployment(
         new_baseline: file that gets the answers of this run.
         baseline_model: a checkpoint or deployment, such as the dense model, that answers the same rows in PyTorch FP32;
             relative goals, agreements and logit differences refer to it. Not with ``against``. Where the data has no
-            labels, its answers are what all others are scored by (:class:`sparse_deploy.data.alike.AnswersAlike`).
+            labels, its predictions take their place (:class:`sparse_deploy.data.agreement.ModelAgreement`).
         explicit: the user named the cells, so one that can't run is an error instead of left out.
         timing: also measure latency and throughput.
         default_goal: judge a recipe without goals by 99 % of the baseline's primary metric.
@@ -105,8 +105,8 @@ def bench_deployment(
     recipe = recipe_with_overrides(manifest.recipe, overrides, f"{deployment}: recipe")
     without_labels = task_without_labels(recipe, deployment)
     task = without_labels or task_of(recipe, deployment)
-    alike = AnswersAlike(task) if without_labels else None
-    scorer: Scorer = alike or task
+    by_agreement = ModelAgreement(task) if without_labels else None
+    scorer: Scorer = by_agreement or task
     assumed = DEFAULT_GOAL if default_goal and not recipe.goals else None
     if assumed:
         recipe = recipe.model_copy(update={"goals": (Goal(metric=scorer.metrics[0], **assumed),)})
@@ -114,8 +114,8 @@ def bench_deployment(
     threads = threads_to_use(recipe.bench.threads, "bench.threads")
     if against and baseline_model:
         raise ConfigError("--against and --baseline are both what goals on a drop refer to; give one of them")
-    if alike:
-        _check_without_labels(recipe, task, alike, baseline_model, compared=bool(against or new_baseline))
+    if by_agreement:
+        _check_without_labels(recipe, task, by_agreement, baseline_model, compared=bool(against or new_baseline))
     dense_folder = open_baseline_model(baseline_model, recipe, task, deployment) if baseline_model else None
     if new_baseline:
         check_baseline_target(new_baseline)
@@ -124,7 +124,7 @@ def bench_deployment(
     notes: list[str] = []
     splits = (
         load_unlabelled(task, recipe.data, deployment, note=notes.append)
-        if alike
+        if by_agreement
         else load_validation(task, recipe.data, deployment, data_dir, note=notes.append)
     )
     identity = _identify(deployment, manifest, task, recipe, splits)
@@ -167,7 +167,7 @@ def bench_deployment(
             **_settings(recipe, threads, splits, timed),
             "skipped_cells": skipped,
             "rows_left_out": notes,
-            "without_labels": alike.meaning if alike else None,
+            "without_labels": by_agreement.meaning if by_agreement else None,
             "default_goal": assumed,
             "against": str(against) if against else None,
             **(earlier.facts if earlier else {}),
@@ -186,25 +186,26 @@ def bench_deployment(
 
 
 def _check_without_labels(
-    recipe: Recipe, task: Task, alike: AnswersAlike, baseline_model: str | None, *, compared: bool
+    recipe: Recipe, task: Task, by_agreement: ModelAgreement, baseline_model: str | None, *, compared: bool
 ) -> None:
-    """Refuse what can't be said of texts without labels, before anything is measured."""
+    """Refuse options and goals that need labels, before anything is measured."""
     source = recipe.data.validation_source or recipe.data.source
     if baseline_model is None:
         raise ConfigError(
             f"{source}: expected a column {task.target!r} to score against, found none; name one with --label-column, "
-            f"or compare the answers with those of another model, which takes no labels: --baseline MODEL"
+            f"or compare the predictions with those of another model, without labels: --baseline MODEL"
         )
     if compared:
         raise ConfigError(
-            f"{source}: it has no labels, and stored answers are compared by labels; leave out --against and "
+            f"{source}: it has no labels, and stored predictions are compared by labels; leave out --against and "
             f"--save-baseline"
         )
-    wrong = [goal.metric for goal in recipe.goals if goal.metric in task.known_metrics.keys() - {alike.metric.name}]
+    by_labels = task.known_metrics.keys() - {by_agreement.metric.name}
+    wrong = [goal.metric for goal in recipe.goals if goal.metric in by_labels]
     if wrong:
         raise ConfigError(
             f"goal {wrong[0]}: {source} has no labels to measure it by; give labelled rows with --label-column, or set "
-            f"goals on {alike.metric.name} instead"
+            f"goals on {by_agreement.metric.name} instead"
         )
 
 

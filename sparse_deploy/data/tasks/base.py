@@ -366,7 +366,7 @@ class Task(ABC):
             tokenizer: of the model.
             data: the longest input.
         """
-        if len(rows[0]) not in self.text_counts:
+        if len(rows[0]) < len(self.text_columns) or len(rows[0]) not in self.text_counts:
             second = [*rows[1:], rows[0]]
             rows = [(row[0], other[0]) for row, other in zip(rows, second, strict=True)]
         columns = [[row[place] for row in rows] for place in range(len(rows[0]))]

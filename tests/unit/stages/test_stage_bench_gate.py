@@ -222,8 +222,8 @@ def test_a_baseline_that_can_not_be_compared_is_refused(tiny_deployment, tiny_en
         bench(tiny_deployment, tmp_path, DECIDED, baseline_model="./nothing")
 
 
-def test_without_labels_the_answers_of_the_dense_model_are_what_counts(tiny_deployment, tmp_path, command):
-    """The same model agrees with itself; one with a turned head with nothing; and the report says what was compared."""
+def test_without_labels_the_predictions_of_the_dense_model_take_their_place(tiny_deployment, tmp_path, command):
+    """A model agrees with itself, and with one whose head is negated on no text; the report says so."""
     texts = tmp_path / "texts.txt"
     texts.write_text("".join(row["sentence"] + "\n" for row in demo_rows("validation")[:40]), encoding="utf-8")
     data = ("--data", str(texts), "--precision", "fp32", "--gate")
@@ -252,7 +252,10 @@ def test_what_labels_are_needed_for_is_refused_without_them(tiny_deployment, tmp
     texts.write_text("a good film\na bad one\n")
     data, baseline = ("--data", str(texts)), ("--baseline", str(tiny_deployment))
     for options, words in (
-        ((), "expected a column 'label' to score against, found none; name one with --label-column, or compare"),
+        (
+            (),
+            "expected a column 'label' to score against, found none; name one with --label-column, or compare the",
+        ),
         ((*baseline, "--save-baseline", str(tmp_path / "b.json")), "leave out --against and --save-baseline"),
         ((*baseline, "--set", DECIDED), "goal accuracy: "),
     ):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two models answer texts without labels: what stands in for accuracy where nobody knows the right answers.
+"""Agreement of two models on texts without labels, in place of an accuracy that nobody can compute.
 
-A model that agrees with another one everywhere is as good as that one, and as bad. Agreement bounds the loss from
-above only: of the answers that differ, some may be the better ones.
+Agreement limits how much accuracy can be lost: a drop of the accuracy is at most the share of changed predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,21 +17,21 @@ from sparse_deploy.gate.metric import Metric, PairedTest, by_name
 if TYPE_CHECKING:
     from sparse_deploy.config.schema import DataSection
 
-# Share of the texts with the same prediction; mean cosine of the two models' vectors; correlation of their numbers.
+# Share of texts with the same prediction; mean cosine of the vectors of two models; correlation of their numbers.
 SAME_PREDICTIONS = Metric("same_predictions", PairedTest.CORRECT)
 SIMILARITY = Metric("similarity", PairedTest.MEAN)
 CORRELATION = Metric("pearson", PairedTest.CORRELATION)
 _BY_KIND = {TaskKind.EMBEDDING: SIMILARITY, TaskKind.REGRESSION: CORRELATION, TaskKind.RANKING: CORRELATION}
 
 
-class AnswersAlike:
-    """Scores answers by those of the first model that is scored, which itself gets 1.
+class ModelAgreement:
+    """Scores the outputs of models by those of the first one, which itself gets 1.
 
-    See :class:`sparse_deploy.data.metrics.Scorer`. Of a text that is predicted per token, all predictions must be the
-    same.
+    See :class:`sparse_deploy.data.metrics.Scorer`. A text that is predicted per token counts as the same when the
+    predictions of all its tokens are.
 
     Args:
-        task: what the models answer.
+        task: of the models.
     """
 
     def __init__(self, task: Task) -> None:
@@ -59,23 +58,25 @@ class AnswersAlike:
     def meaning(self) -> str:
         """What the metric is, for people."""
         what = {
-            SAME_PREDICTIONS: "the share of texts with the same prediction as the baseline's",
-            SIMILARITY: "the mean cosine of a text's vector and the baseline's",
-            CORRELATION: "the correlation of the numbers with the baseline's",
+            SAME_PREDICTIONS: "the share of texts with the prediction of the baseline",
+            SIMILARITY: "the mean cosine of the vectors and those of the baseline",
+            CORRELATION: "the correlation of the numbers with those of the baseline",
         }[self.metric]
         return (
-            f"no labels were read: {self.metric.name} is {what}; it says how alike the two models answer, not how well "
-            f"either does"
+            f"no labels were read: {self.metric.name} is {what}; it measures the similarity of the two models, not "
+            f"the accuracy of either"
         )
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
         """See :class:`sparse_deploy.data.metrics.Scorer`; rows have what the metric's test needs."""
-        answers = [self._task.prediction_of(output) for output in outputs]
+        predictions = [self._task.prediction_of(output) for output in outputs]
         if self._reference is None:
-            self._reference = answers
+            self._reference = predictions
         rows = [
             {"id": example["id"], **self._compare(before, after, output)}
-            for example, before, after, output in zip(split.examples, self._reference, answers, outputs, strict=True)
+            for example, before, after, output in zip(
+                split.examples, self._reference, predictions, outputs, strict=True
+            )
         ]
         if self.metric is CORRELATION:
             return SplitScore(correlations(rows, self.metrics), rows)
