@@ -150,7 +150,7 @@ def peer_cell(options: Options, pattern: tuple[str, float | None], method: str) 
         raise SystemExit("the cells of llm-compressor need --peer, the folder of its environment")
     output = options.work / f"peer-{method}-{_key(pattern)}"
     command = [
-        options.peer / "bin" / "python", "-P", ROOT / "benchmarks" / "post_training_peer.py",
+        options.peer / "bin" / "python", "-P", ROOT / "studies" / "post_training_peer.py",
         resolve_checkpoint(ENCODER).folder, _text_file(options, "stsb"), output, "--pattern", pattern[0],
         "--method", method, "--samples", SAMPLES,
     ]  # fmt: skip
