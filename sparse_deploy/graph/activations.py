@@ -36,6 +36,31 @@ def activation_behind(value: ir.Value) -> tuple[str, ir.Value]:
     return NONE, value
 
 
+def gated_activation(value: ir.Value, width: int, end: ir.Value) -> str:
+    """The activation of a gated feed-forward block: ``act(first half) * second half`` of a linear layer's outputs.
+
+    Args:
+        value: output of the linear layer, ``[batch, sequence, width]``.
+        width: twice the intermediate size.
+        end: the product, ``[batch, sequence, intermediate]``.
+
+    Raises:
+        NoMatchError: it is something else.
+    """
+    if width % 2:
+        raise NoMatchError(f"a gated feed-forward block has an even number of outputs, found {width}")
+    random = np.random.default_rng(0)
+    sample = random.uniform(-10, 10, (2, 16, width)).astype(np.float32)
+    sample[..., width // 2 :] /= 10
+    (found,) = Subgraph([end], [value]).run({value: sample})
+    activated, factor = np.split(sample, 2, axis=-1)
+    for name, function in ACTIVATIONS.items():
+        expected = function(activated) * factor
+        if found.shape == expected.shape and np.abs(found - expected).max() < _SAME:
+            return name
+    raise NoMatchError(f"what lies between its two products is no activation and no gate: {describe_behind(value)}")
+
+
 def describe_behind(value: ir.Value) -> str:
     """The elementwise nodes behind a value, for a message: ``Sigmoid, Mul``, or ``none``."""
     return ", ".join(end.producer().op_type for end in _elementwise_followers(value)) or "none"  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ the keys turned by one Transpose or by seven nodes of shape arithmetic. So only 
 between is run on random numbers of two shapes and must agree with the operator's own attention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
@@ -17,14 +17,21 @@ from numpy.typing import NDArray
 
 from sparse_deploy.graph.linears import Linear
 from sparse_deploy.graph.matching import NoMatchError, Subgraph, ancestors
+from sparse_deploy.graph.weights import constant
 from sparse_deploy.kernels.reference import attention
 
 Array = NDArray[Any]
 ANCHORS = ("Softmax", "Attention")
 # batch, sequence: unlike each other and unlike any head size. Dynamic axes must hold for both.
 _PROBES = ((2, 5), (3, 7))
+_LONGEST_PROBE = 7
 # Sums of 1000 float32 products of magnitude 1 in another order differ by 1e-5; a scale wrong by 1 % shows as 5e-3.
 _SAME = 2e-4
+# A window of local attention is looked for up to this width: a comparison of distances with a number.
+_WIDEST_WINDOW = 1024
+_COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
+# Scores of what is not attended to are lower.
+_EXCLUDED = -1e30
 # Nodes between a bias and the attention weights: sums, reshapes and the mask's.
 _MOST_STEPS = 24
 _MOST_SUMMANDS = 8
@@ -35,12 +42,14 @@ class Attention:
     """A match.
 
     Attributes:
-        query, key, value: the three layers in front.
+        query, key, value: the three layers in front; the same one three times where it has the outputs of all three.
         mask: graph input ``[batch, sequence]``, 1 for a token and 0 for padding.
         heads: number of heads.
         bias: what is added to the scores besides the mask, ``[1 or batch, heads, sequence, sequence]`` or
             ``[heads * batch, sequence, sequence]``, computed in front of the layer; None for none.
         scale: factor of the scores; None for one over the root of the head size.
+        positions: cosines and sines of rotary positions, ``[sequence, head]`` behind dimensions of 1.
+        window: a token attends to those at most so far away; 0 for all.
     """
 
     query: Linear
@@ -50,6 +59,13 @@ class Attention:
     heads: int
     bias: ir.Value | None = None
     scale: float | None = None
+    positions: tuple[ir.Value, ir.Value] | None = None
+    window: int = 0
+
+    @property
+    def packed(self) -> bool:
+        """Whether one layer makes queries, keys and values."""
+        return self.query is self.key
 
 
 def match_attention(
@@ -60,7 +76,7 @@ def match_attention(
     Args:
         anchor: the Softmax or Attention node.
         context: input of the attention's output layer.
-        x: the layer's input.
+        x: what queries, keys and values are made of.
         linears: linear layers that read ``x``.
         graph_inputs: inputs of the model.
 
@@ -70,11 +86,12 @@ def match_attention(
     outputs = [linear.output for linear in linears]
     nodes, leaves = ancestors([context], stop=[*outputs, x])
     sources = [linear for linear in linears if linear.output in leaves]
-    if anchor not in nodes or len(sources) != 3:
+    packed = len(sources) == 1 and sources[0].shape[0] == 3 * sources[0].shape[1]
+    if anchor not in nodes or (len(sources) != 3 and not packed):
         raise NoMatchError(f"expected attention over three linear layers of one input, found {len(sources)}")
     if len({linear.shape for linear in sources}) != 1:
         raise NoMatchError("query, key and value have different widths")
-    match = _Match(anchor, context, x, sources, graph_inputs)
+    match = _Match(anchor, context, x, sources, graph_inputs, nodes)
     try:
         return match.plain()
     except NoMatchError as reason:
@@ -95,6 +112,7 @@ class _Match:
     x: ir.Value
     sources: Sequence[Linear]
     graph_inputs: Sequence[ir.Value]
+    nodes: Sequence[ir.Node]
 
     def plain(self) -> Attention:
         """Attention without a bias.
@@ -103,16 +121,22 @@ class _Match:
             NoMatchError: it is another.
         """
         mask = _mask(self.anchor, [*(linear.output for linear in self.sources), self.x], self.graph_inputs)
-        probe = self._probe()
-        heads, order = 0, (0, 1, 2)
-        for batch, sequence in _PROBES:
+        tables = self._positions()
+        probe = self._probe(outputs=tables)
+        heads, order, window = 0, (0, 1, 2), 0
+        for batch, sequence in self._probes():
             numbers = _numbers(batch, sequence, self.sources, self.x, self.graph_inputs, mask)
-            found, inside = probe.run(numbers)
-            heads = heads or _heads(inside, batch, self.sources[0].shape[0])
-            qkv = [numbers[linear.output] for linear in self.sources]
-            order = _order(found, qkv, numbers[mask], heads, inside if self.anchor.op_type == "Softmax" else None)
-        query, key, value = (self.sources[place] for place in order)
-        return Attention(query, key, value, mask, heads)
+            found, inside, *positions = probe.run(numbers)
+            heads = heads or _heads(inside, batch, self._hidden)
+            scores = inside if self.anchor.op_type == "Softmax" else None
+            if sequence > _LONGEST_PROBE and scores is not None:
+                window = _window(scores)
+            order = _order(
+                found, self._qkv(numbers), numbers[mask], heads, scores,
+                positions=_tables(positions, sequence, self._hidden // heads), window=window,
+            )  # fmt: skip
+        query, key, value = self._in_order(order)
+        return Attention(query, key, value, mask, heads, positions=tables or None, window=window)  # type: ignore[arg-type]
 
     def biased(self, bias: ir.Value) -> Attention:
         """Attention with one of its summands as the bias, whatever that is computed from.
@@ -126,9 +150,9 @@ class _Match:
         heads, scale, order = 0, 0.0, (0, 1, 2)
         for batch, sequence in _PROBES:
             numbers = _numbers(batch, sequence, self.sources, self.x, self.graph_inputs, mask)
-            qkv = [numbers[output] for output in outputs]
+            qkv = self._qkv(numbers)
             _, inside = probe.run({**numbers, bias: np.zeros((1, 1, 1), np.float32)})
-            heads = heads or _heads(inside, batch, self.sources[0].shape[0])
+            heads = heads or _heads(inside, batch, self._hidden)
             scale = scale or _found_scale(inside, qkv, heads) or 0.0
             added = np.random.default_rng(1).normal(size=(batch, heads, sequence, sequence)).astype(np.float32)
             try:
@@ -136,13 +160,50 @@ class _Match:
             except NoMatchError:  # heads and batch are one dimension where it is added
                 found, _ = probe.run({**numbers, bias: added.reshape(-1, sequence, sequence)})
             order = _order(found, qkv, numbers[mask], heads, None, scale=scale, bias=added)
-        query, key, value = (self.sources[place] for place in order)
-        usual = abs(scale * (self.sources[0].shape[0] // heads) ** 0.5 - 1) < _SAME
+        query, key, value = self._in_order(order)
+        usual = abs(scale * (self._hidden // heads) ** 0.5 - 1) < _SAME
         return Attention(query, key, value, mask, heads, bias, None if usual else scale)
 
-    def _probe(self, *more: ir.Value) -> Subgraph:
+    def _probe(self, *more: ir.Value, outputs: Sequence[ir.Value] = ()) -> Subgraph:
         given = [*(linear.output for linear in self.sources), self.x, *more, *self.graph_inputs]
-        return Subgraph([self.context, _first_input(self.anchor)], given)
+        return Subgraph([self.context, _first_input(self.anchor), *outputs], given)
+
+    @property
+    def _hidden(self) -> int:
+        """Width of the queries."""
+        return self.sources[0].shape[0] * len(self.sources) // 3
+
+    def _qkv(self, numbers: Mapping[ir.Value, Array]) -> list[Array]:
+        """The three in the layers' order; those of one layer in its rows' order."""
+        outputs = [numbers[linear.output] for linear in self.sources]
+        return outputs if len(outputs) == 3 else np.split(outputs[0], 3, axis=-1)
+
+    def _in_order(self, order: Sequence[int]) -> tuple[Linear, Linear, Linear]:
+        if len(self.sources) == 1:
+            if tuple(order) != (0, 1, 2):
+                raise NoMatchError("the rows of a layer of queries, keys and values are in another order")
+            return (self.sources[0],) * 3
+        query, key, value = (self.sources[place] for place in order)
+        return query, key, value
+
+    def _positions(self) -> tuple[ir.Value, ...]:
+        """Cosines and sines that the attention is computed with; none where there are none."""
+        found = [[node.outputs[0] for node in self.nodes if node.op_type == kind] for kind in ("Cos", "Sin")]
+        if not any(found):
+            return ()
+        if [len(values) for values in found] != [1, 1]:
+            raise NoMatchError(f"expected one cosine and one sine of positions, found {found}")
+        return found[0][0], found[1][0]
+
+    def _probes(self) -> list[tuple[int, int]]:
+        """Sizes of the batches to run. The first one is longer than the widest window that the mask may have."""
+        numbers = [
+            abs(float(tensor.numpy().item()))
+            for node in self.nodes if node.op_type in _COMPARISONS
+            for tensor in map(constant, node.inputs) if tensor is not None and tensor.size == 1
+        ]  # fmt: skip
+        widest = max((int(number) for number in numbers if number <= _WIDEST_WINDOW), default=0)
+        return [*([(1, widest + 2)] if widest + 2 > _LONGEST_PROBE else []), *_PROBES]
 
 
 def _summands(anchor: ir.Node, stop: Sequence[ir.Value]) -> list[ir.Value]:
@@ -224,6 +285,8 @@ def _order(
     *,
     scale: float = 0.0,
     bias: Array | None = None,
+    positions: tuple[Array, Array] | None = None,
+    window: int = 0,
 ) -> tuple[int, int, int]:
     """Which of the three is q, k and v.
 
@@ -232,7 +295,9 @@ def _order(
     """
     worst = np.inf
     for query, key, value in permutations(range(3)):
-        expected = attention(qkv[query], qkv[key], qkv[value], mask, heads, scale=scale, bias=bias)
+        expected = attention(
+            qkv[query], qkv[key], qkv[value], mask, heads, scale=scale, bias=bias, positions=positions, window=window
+        )
         difference = np.abs(found - expected).max() if found.shape == expected.shape else np.inf
         if difference < _SAME:
             return query, key, value
@@ -244,6 +309,24 @@ def _order(
     raise NoMatchError(
         f"it is not softmax(q · kᵀ / sqrt({head}) + mask) · v per head: differs by {worst:.2g} on random numbers"
     )
+
+
+def _window(scores: Array) -> int:
+    """How far apart the scores of a sequence without padding are that count; 0 where all do."""
+    near = np.argwhere(scores[0, 0] > _EXCLUDED)
+    widest = int(np.abs(near[:, 0] - near[:, 1]).max(initial=0))
+    return 0 if widest == scores.shape[-1] - 1 else widest
+
+
+def _tables(found: Sequence[Array], sequence: int, head: int) -> tuple[Array, Array] | None:
+    """Cosines and sines as ``[sequence, head]``."""
+    if not found:
+        return None
+    for table in found:
+        if table.shape[-2:] != (sequence, head) or table.size != sequence * head:
+            raise NoMatchError(f"expected cosines and sines [1, {sequence}, {head}], found {list(table.shape)}")
+    cos, sin = (table.reshape(sequence, head) for table in found)
+    return cos, sin
 
 
 def _found_scale(scores: Array, qkv: Sequence[Array], heads: int) -> float | None:

@@ -51,11 +51,12 @@ class FuseEncoderLayers(SparsityKeepingPass):
             except NoMatchError as reason:
                 self.refused.append(Refusal(_name_near(anchor, linears), str(reason)))
         packer = Packer(model.graph)
+        if layers:
+            operators.import_domain(model)
         # The last first: a layer's input is then still the value that it was matched with.
         for layer in reversed(layers):
             self.fused.insert(0, self._replace(model, layer, packer))
         if layers:
-            model.graph.opset_imports[operators.DOMAIN] = operators.VERSION
             RemoveUnusedNodesPass()(model)
             packer.take_names()
         return ir.passes.PassResult(model, modified=bool(layers))
@@ -75,17 +76,17 @@ class FuseEncoderLayers(SparsityKeepingPass):
 
     def _replace(self, model: ir.Model, layer: EncoderLayer, packer: Packer) -> str:
         weights = [value for linear in layer.linears for value in packer.pack(linear).values]
-        norms = layer.attention_norm, layer.output_norm
+        epsilon = (layer.attention_norm or layer.output_norm).epsilon
         node = ir.node(
             operators.SPARSE_ENCODER_LAYER,
             [
                 layer.x,
                 layer.attention.mask,
                 *weights,
-                *(value for norm in norms for value in (norm.gamma, norm.beta)),
+                *_norm_inputs(layer, packer),
                 *self._static_inputs(layer, packer),
             ],
-            {"num_heads": layer.attention.heads, "epsilon": norms[0].epsilon, "activation": layer.activation},
+            {"num_heads": layer.attention.heads, "epsilon": epsilon, "activation": layer.activation},
             domain=operators.DOMAIN,
             version=operators.VERSION,
             name=free_name(model.graph, _name_of(layer)),
@@ -95,19 +96,32 @@ class FuseEncoderLayers(SparsityKeepingPass):
         return node.name or ""
 
     def _static_inputs(self, layer: EncoderLayer, packer: Packer) -> tuple[ir.Value, ...]:
-        bias = layer.attention.bias
+        attention = layer.attention
+        behind = (*(() if attention.bias is None else (attention.bias,)), *(attention.positions or ()))
         scales = [static_scale(layer.linears[place]) for place in _STATIC_OF]
         if not self._static or not any(scale.scale for scale in scales):
-            if bias is None:
+            if not behind:
                 return ()
             scales = [StaticScale(0.0, 0)] * len(_STATIC_OF)  # an input is left out only with all behind it
         name = _name_of(layer)
-        behind = () if bias is None else (bias,)
         return (
             packer.constant(f"{name}.x_scale", np.array([scale.scale for scale in scales], np.float32)),
             packer.constant(f"{name}.x_zero_point", np.array([scale.zero_point for scale in scales], np.uint8)),
             *behind,
         )
+
+
+def _norm_inputs(layer: EncoderLayer, packer: Packer) -> list[ir.Value]:
+    """Gamma and beta of both LayerNorms; ones and zeros where the layer has none."""
+    hidden = layer.attention.query.shape[1]
+    zeros = np.zeros(hidden, np.float32)
+    inputs: list[ir.Value] = []
+    for norm in (layer.attention_norm, layer.output_norm):
+        gamma = None if norm is None else norm.gamma
+        beta = None if norm is None else norm.beta
+        inputs.append(gamma or packer.shared(f"layer_norm_ones_{hidden}", zeros + 1))
+        inputs.append(beta or packer.shared(f"layer_norm_zeros_{hidden}", zeros))
+    return inputs
 
 
 def _set_version_2(model: ir.Model, node: ir.Node, layer: EncoderLayer) -> None:
@@ -117,8 +131,19 @@ def _set_version_2(model: ir.Model, node: ir.Node, layer: EncoderLayer) -> None:
         attributes["position_bias"] = 1
     if layer.attention.scale is not None:
         attributes["attention_scale"] = layer.attention.scale
-    if layer.output_norm.epsilon != layer.attention_norm.epsilon:
+    if layer.attention_norm is None:
+        attributes["attention_norm"] = 0
+    elif layer.output_norm.epsilon != layer.attention_norm.epsilon:
         attributes["output_epsilon"] = layer.output_norm.epsilon
+    flags = {
+        "norm_first": layer.norm_first,
+        "gated": layer.gated,
+        "packed_qkv": layer.attention.packed,
+        "rotary": layer.attention.positions is not None,
+    }
+    attributes |= {name: 1 for name, wanted in flags.items() if wanted}
+    if layer.attention.window:
+        attributes["window"] = layer.attention.window
     if attributes:
         operators.set_version_2(model, node, **attributes)
 

@@ -30,6 +30,11 @@ def is_encoder_layer(node: "ir.Node") -> bool:
     return node.domain == DOMAIN and node.op_type == SPARSE_ENCODER_LAYER
 
 
+def import_domain(model: "ir.Model") -> None:
+    """Import the domain, in the version that a node has raised it to."""
+    model.graph.opset_imports.setdefault(DOMAIN, VERSION)
+
+
 def set_version_2(model: "ir.Model", node: "ir.Node", **attributes: int | float) -> None:
     """Give a node attributes that version 1 lacks; node and file then say that they need version 2."""
     import onnx_ir as ir

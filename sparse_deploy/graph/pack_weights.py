@@ -86,14 +86,14 @@ class Packer:
             matrix, scale = int8_weight(linear)
             name = linear.stored.name or linear.name
             known = Packed(
-                weight=self._shared(f"{name}{_PACKED}", encode(matrix)) if known is None else known.weight,
-                scale=self._shared(f"{name}{_SCALE}", scale) if known is None else known.scale,
+                weight=self.shared(f"{name}{_PACKED}", encode(matrix)) if known is None else known.weight,
+                scale=self.shared(f"{name}{_SCALE}", scale) if known is None else known.scale,
                 bias=linear.bias or self.constant(f"{name}_zero_bias", np.zeros(len(scale), np.float32)),
             )
             self._packed[key] = known
         return known
 
-    def _shared(self, name: str, array: Array) -> ir.Value:
+    def shared(self, name: str, array: Array) -> ir.Value:
         """:meth:`constant`, or what another pass has stored under this name if it is the same."""
         stored = self._graph.initializers.get(name)
         tensor = constant(stored)

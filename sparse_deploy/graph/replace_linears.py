@@ -53,7 +53,7 @@ class ReplaceLinears(SparsityKeepingPass):
             self._replace(model.graph, linear, packer)
             self.replaced.insert(0, linear.name)
         if self.replaced:
-            model.graph.opset_imports[operators.DOMAIN] = operators.VERSION
+            operators.import_domain(model)
             RemoveUnusedNodesPass()(model)
             packer.take_names()
         self.replaced = list(dict.fromkeys(self.replaced))

@@ -75,8 +75,21 @@ class LayerConfig(ctypes.Structure):
         ("output_tokens", ctypes.c_int64),
         ("unpadded_input", ctypes.c_int32), ("unpadded_output", ctypes.c_int32),
         ("position_bias", ctypes.c_int32), ("attention_scale", ctypes.c_float), ("output_epsilon", ctypes.c_float),
+        ("norm_first", ctypes.c_int32), ("gated", ctypes.c_int32),
+        ("packed_qkv", ctypes.c_int32), ("rotary", ctypes.c_int32), ("window", ctypes.c_int64),
         ("quantization", Quantization * 4),
         ("isa", ctypes.c_char_p),
+    )  # fmt: skip
+
+
+class LayerInputs(ctypes.Structure):
+    """``sd_layer_inputs``."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p), ("mask", ctypes.c_void_p),
+        ("batch", ctypes.c_int64), ("sequence", ctypes.c_int64),
+        ("bias", ctypes.c_void_p), ("bias_batch", ctypes.c_int64),
+        ("cos", ctypes.c_void_p), ("sin", ctypes.c_void_p),
     )  # fmt: skip
 
 
@@ -103,7 +116,7 @@ def core() -> ctypes.CDLL:
         "sd_layer_create": (pointer, [ctypes.POINTER(LayerConfig), error]),
         "sd_layer_destroy": (None, [pointer]),
         "sd_layer_weight": (pointer, [pointer, ctypes.c_int]),
-        "sd_layer_run": (ctypes.c_int, [pointer, pointer, pointer, i64, i64, pointer, i64, pointer, pool, error]),
+        "sd_layer_run": (ctypes.c_int, [pointer, ctypes.POINTER(LayerInputs), pointer, pool, error]),
         "sd_fail_allocation": (i64, [i64]),
     }
     for name, (result, arguments) in signatures.items():

@@ -18,7 +18,7 @@ from sparse_deploy.errors import RuntimeUnavailableError
 KERNELS = "libsparse_deploy_kernels.so"
 ONNXRUNTIME = "libsparse_deploy_onnxruntime.so"
 FOLDER_VARIABLE = "SPARSE_DEPLOY_KERNELS"
-ABI_VERSION = 3
+ABI_VERSION = 4
 
 # Written by the build where it could not compile; see csrc/CMakeLists.txt.
 _NOT_BUILT = "not_built.txt"

@@ -188,8 +188,10 @@ class Layer:
     """The operator ``SparseEncoderLayer`` of ``docs/sparse_operators.md``.
 
     Args:
-        linears: blob, scale and bias of each of :data:`LINEARS`.
-        norms: gamma and beta of the attention's LayerNorm, then of the output's, float32 ``[hidden]``.
+        linears: blob, scale and bias of each of :data:`LINEARS`; with ``packed_qkv`` the query's has the rows of all
+            three, and key and value may be missing.
+        norms: gamma and beta of the attention's LayerNorm, then of the output's, float32 ``[hidden]``. With
+            ``norm_first`` the first two may be None: attention then has no LayerNorm.
         heads: divides the hidden size.
         epsilon: of both LayerNorms.
         activation: ``gelu``, ``gelu_tanh`` or ``relu``.
@@ -200,6 +202,11 @@ class Layer:
         position_bias: :meth:`run` gets a bias of the attention scores.
         attention_scale: factor of the products of queries and keys; 0 for one over the root of the head size.
         output_epsilon: of the output LayerNorm; 0 for ``epsilon``.
+        norm_first: LayerNorm stands in front of attention and of the feed-forward block.
+        gated: the intermediate layer has twice the rows: what is activated, then what that is multiplied with.
+        packed_qkv: as above.
+        rotary: :meth:`run` gets cosines and sines of the positions.
+        window: a token attends to those at most so far away; 0 for all.
         isa: as for :class:`Weight`.
 
     Raises:
@@ -209,7 +216,7 @@ class Layer:
     def __init__(
         self,
         linears: Mapping[str, tuple[NDArray[np.uint8], Float, Float]],
-        norms: Sequence[Float],
+        norms: Sequence[Float | None],
         *,
         heads: int,
         epsilon: float,
@@ -221,10 +228,15 @@ class Layer:
         position_bias: bool = False,
         attention_scale: float = 0.0,
         output_epsilon: float = 0.0,
+        norm_first: bool = False,
+        gated: bool = False,
+        packed_qkv: bool = False,
+        rotary: bool = False,
+        window: int = 0,
         isa: str | None = None,
     ) -> None:
         arrays = _Arrays()
-        hidden, intermediate = len(norms[0]), len(linears["intermediate"][1])
+        hidden, intermediate = len(linears["output"][1]), len(linears["intermediate"][1]) // (2 if gated else 1)
         config = abi.LayerConfig(
             hidden=hidden,
             intermediate=intermediate,
@@ -237,30 +249,45 @@ class Layer:
             position_bias=position_bias,
             attention_scale=attention_scale,
             output_epsilon=output_epsilon,
+            norm_first=norm_first,
+            gated=gated,
+            packed_qkv=packed_qkv,
+            rotary=rotary,
+            window=window,
             isa=_name(isa),
         )
         for index, name in enumerate(LINEARS):
-            config.linears[index] = abi.LayerLinear(*arrays.linear(*linears[name]))
+            if not packed_qkv or name not in ("key", "value"):
+                config.linears[index] = abi.LayerLinear(*arrays.linear(*linears[name]))
         names = ("attention_gamma", "attention_beta", "output_gamma", "output_beta")
         for name, norm in zip(names, norms, strict=True):
-            setattr(config, name, arrays.address(norm, np.float32, hidden))
+            if norm is not None:
+                setattr(config, name, arrays.address(norm, np.float32, hidden))
+            elif not norm_first or name.startswith("output"):
+                raise ValueError(f"{name} is missing")
         for index, (scale_, zero_point) in enumerate(static or ()):
             config.quantization[index] = abi.Quantization(scale_, zero_point)
         error = abi.Error()
         self._handle = _checked(abi.core().sd_layer_create(ctypes.byref(config), ctypes.byref(error)), error)
         self._hidden, self._output_tokens = hidden, output_tokens
-        self._heads, self._position_bias = heads, position_bias
+        self._heads, self._position_bias, self._rotary = heads, position_bias, rotary
 
     def weight(self, name: str) -> Weight:
         """The packed matrix of one of :data:`LINEARS`."""
         return Weight._borrowed(abi.core().sd_layer_weight(self._handle, LINEARS.index(name)), self)
 
     def run(
-        self, x: Float, mask: NDArray[np.int64], pool: ThreadPool | None = None, bias: Float | None = None
+        self,
+        x: Float,
+        mask: NDArray[np.int64],
+        pool: ThreadPool | None = None,
+        bias: Float | None = None,
+        positions: tuple[Float, Float] | None = None,
     ) -> Float:
         """Float32 ``[batch, sequence, hidden]`` of the same, with ``mask [batch, sequence]``, 0 = padding.
 
-        ``bias`` is ``[1 or batch, heads, sequence, sequence]``, where the layer has one.
+        ``bias`` is ``[1 or batch, heads, sequence, sequence]``, and ``positions`` are cosines and sines,
+        ``[sequence, head]`` each, where the layer has them.
         With ``output_tokens`` it is ``[batch, min(output_tokens, sequence), hidden]``.
 
         Raises:
@@ -279,11 +306,17 @@ class Layer:
             raise ValueError(
                 f"expected a bias [1 or {batch}, {self._heads}, {sequence}, {sequence}], found {biases.shape}"
             )
-        _run(
-            "sd_layer_run", self._handle, x.ctypes.data, mask.ctypes.data, batch, sequence,
-            None if biases is None else biases.ctypes.data, 0 if biases is None else len(biases), y.ctypes.data,
-            _pool(pool),
-        )  # fmt: skip
+        if (positions is not None) != self._rotary:
+            raise ValueError(f"expected {'positions' if self._rotary else 'no positions'}")
+        tables = [np.ascontiguousarray(table, np.float32) for table in positions or ()]
+        if any(table.shape != (sequence, hidden // self._heads) for table in tables):
+            raise ValueError(f"expected cosines and sines [{sequence}, {hidden // self._heads}]")
+        inputs = abi.LayerInputs(x.ctypes.data, mask.ctypes.data, batch, sequence)
+        if biases is not None:
+            inputs.bias, inputs.bias_batch = biases.ctypes.data, len(biases)
+        if tables:
+            inputs.cos, inputs.sin = (table.ctypes.data for table in tables)
+        _run("sd_layer_run", self._handle, ctypes.byref(inputs), y.ctypes.data, _pool(pool))
         return y
 
     def __del__(self) -> None:

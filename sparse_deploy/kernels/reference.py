@@ -88,6 +88,8 @@ def attention(
     *,
     scale: float = 0.0,
     bias: Float | None = None,
+    positions: tuple[Float, Float] | None = None,
+    window: int = 0,
 ) -> Float:
     """``softmax(q · kᵀ * scale + bias + mask) · v`` per head, ``[batch, sequence, hidden]`` each.
 
@@ -101,18 +103,33 @@ def attention(
         heads: their number.
         scale: 0 for one over the root of the head size.
         bias: ``[1 or batch, heads, sequence, sequence]``, or with its first two dimensions in one.
+        positions: cosines and sines by which queries and keys are turned first, ``[sequence, head]`` each.
+        window: tokens that are farther away are not attended to; 0 for none.
     """
     batch, sequence, hidden = query.shape
     q, k, v = (x.reshape(batch, sequence, heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
+    if positions is not None:
+        q, k = (_rotated(x, *positions) for x in (q, k))
     scores = q @ k.transpose(0, 1, 3, 2) * np.float32(scale or (hidden // heads) ** -0.5)
     if bias is not None:
         scores = scores + bias.reshape(-1, heads, sequence, sequence)
     mask = np.where(mask.any(axis=1, keepdims=True), mask, 1)
-    scores = np.where(mask[:, None, None, :] == 0, np.finfo(np.float32).min, scores)
+    attended = mask[:, None, None, :] != 0
+    if window:
+        places = np.arange(sequence)
+        attended = attended & (np.abs(places[:, None] - places) <= window)
+    scores = np.where(attended, scores, np.finfo(np.float32).min)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     context: Float = (weights @ v).transpose(0, 2, 1, 3).reshape(batch, sequence, hidden)
     return context
+
+
+def _rotated(x: Float, cos: Float, sin: Float) -> Float:
+    """Rotary positions (https://arxiv.org/abs/2104.09864) on the halves of each head, ``[..., sequence, head]``."""
+    first, second = np.split(x, 2, axis=-1)
+    result: Float = x * cos + np.concatenate([-second, first], axis=-1) * sin
+    return result
 
 
 def _gelu(x: Float) -> Float:
@@ -167,6 +184,12 @@ class SparseEncoderLayer(OpRun):
         position_bias: int = 0,
         attention_scale: float = 0.0,
         output_epsilon: float = 0.0,
+        norm_first: int = 0,
+        attention_norm: int = 1,
+        gated: int = 0,
+        packed_qkv: int = 0,
+        rotary: int = 0,
+        window: int = 0,
     ) -> tuple[Float]:
         if operator_version > NEWEST_VERSION:
             raise RuntimeError(f"a SparseEncoderLayer needs operator version {operator_version}")
@@ -175,16 +198,35 @@ class SparseEncoderLayer(OpRun):
             x = _padded(x, tokens)
         linears = [constants[start : start + 3] for start in range(0, 18, 3)]
         gamma1, beta1, gamma2, beta2 = constants[18:22]
-        x_scale, x_zero_point, bias = (*constants[22:], None, None, None)[:3]
+        x_scale, x_zero_point = (*constants[22:], None, None)[:2]
+        tensors = list(constants[24:])
+        bias = tensors.pop(0) if position_bias else None
+        positions = tuple(table.reshape(x.shape[1], -1) for table in tensors[:2]) if rotary else None
         static = [_static(x_scale, x_zero_point, index) for index in range(4)]
-        query, key, value = (linear(x, *weights, static=static[0]) for weights in linears[:3])
-        bias = bias if position_bias else None
-        context = attention(query, key, value, mask, num_heads, scale=attention_scale, bias=bias)
-        hidden = layer_norm(x + linear(context, *linears[3], static=static[1]), gamma1, beta1, epsilon)
-        inner = ACTIVATIONS[activation](linear(hidden, *linears[4], static=static[2]))
-        result = layer_norm(
-            hidden + linear(inner, *linears[5], static=static[3]), gamma2, beta2, output_epsilon or epsilon
+
+        def norm(hidden: Float, behind: bool, number: int) -> Float:
+            """The LayerNorm of a place, where the layer has it."""
+            if behind == bool(norm_first) or (number == 0 and not attention_norm):
+                return hidden
+            gamma, beta = ((gamma1, beta1), (gamma2, beta2))[number]
+            return layer_norm(hidden, gamma, beta, (epsilon, output_epsilon or epsilon)[number])
+
+        inside = norm(x, False, 0)
+        if packed_qkv:
+            query, key, value = np.split(linear(inside, *linears[0], static=static[0]), 3, axis=-1)
+        else:
+            query, key, value = (linear(inside, *weights, static=static[0]) for weights in linears[:3])
+        context = attention(
+            query, key, value, mask, num_heads, scale=attention_scale, bias=bias, positions=positions, window=window
         )
+        hidden = norm(x + linear(context, *linears[3], static=static[1]), True, 0)
+        inner = linear(norm(hidden, False, 1), *linears[4], static=static[2])
+        if gated:
+            activated, factor = np.split(inner, 2, axis=-1)
+            inner = ACTIVATIONS[activation](activated) * factor
+        else:
+            inner = ACTIVATIONS[activation](inner)
+        result = norm(hidden + linear(inner, *linears[5], static=static[3]), True, 1)
         result = np.where(tokens[:, :, None], result, np.float32(0))
         if unpadded_output:
             return (_unpadded(result, tokens),)

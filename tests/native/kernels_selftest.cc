@@ -217,13 +217,16 @@ void check_linear(const std::string &isa, std::mt19937 &random) {
 }
 
 struct Layer {
-  static constexpr int64_t kHidden = 64, kIntermediate = 200;
+  static constexpr int64_t kHidden = 64, kIntermediate = 200, kHead = 16, kLongest = 80;
   sd_layer *layer = nullptr;
+  Floats cos, sin;
 
-  Layer(const std::string &isa, std::mt19937 &random) {
+  // `modern`: with norms in front, a gate, rotary positions and a window.
+  Layer(const std::string &isa, std::mt19937 &random, bool modern) {
     std::vector<Linear> linears;
     for (int i = 0; i < SD_LINEARS; ++i)
-      linears.emplace_back(i == SD_INTERMEDIATE ? kIntermediate : kHidden, i == SD_OUTPUT ? kIntermediate : kHidden, random);
+      linears.emplace_back(i == SD_INTERMEDIATE ? (modern ? 2 : 1) * kIntermediate : kHidden,
+                           i == SD_OUTPUT ? kIntermediate : kHidden, random);
     const Floats one(kHidden, 1.0f), none(kHidden, 0.0f);
     sd_layer_config config{};
     config.hidden = kHidden;
@@ -236,6 +239,15 @@ struct Layer {
     config.attention_gamma = config.output_gamma = one.data();
     config.attention_beta = config.output_beta = none.data();
     config.isa = isa.c_str();
+    if (modern) {
+      config.norm_first = config.gated = config.rotary = 1;
+      config.window = 9;
+      for (int64_t i = 0; i < kLongest * kHead; ++i) {
+        const float angle = static_cast<float>(i / kHead) * std::pow(100.0f, -static_cast<float>(i % (kHead / 2)) / 8);
+        cos.push_back(std::cos(angle));
+        sin.push_back(std::sin(angle));
+      }
+    }
     sd_error error{};
     layer = sd_layer_create(&config, &error);
     if (!layer) fail(isa + ": " + error.message);
@@ -252,8 +264,8 @@ struct Layer {
     const ThreadPool pool(threads);
     sd_error error{};
     if (fired) sd_fail_allocation(after);
-    const int code = sd_layer_run(layer, x.data(), mask.data(), batch, length, nullptr, 0, y.data(), &pool.handle,
-                                   &error);
+    const sd_layer_inputs inputs{x.data(), mask.data(), batch, length, nullptr, 0, cos.data(), sin.data()};
+    const int code = sd_layer_run(layer, &inputs, y.data(), &pool.handle, &error);
     if (fired) *fired = sd_fail_allocation(-1) > after;
     return code ? error.message : "";
   }
@@ -261,8 +273,8 @@ struct Layer {
 
 constexpr std::array<std::array<int64_t, 2>, 4> kBatches = {{{1, 3}, {2, 7}, {1, 40}, {3, 70}}};
 
-void check_layer(const std::string &isa, std::mt19937 &random) {
-  const Layer layer(isa, random);
+void check_layer(const std::string &isa, std::mt19937 &random, bool modern) {
+  const Layer layer(isa, random, modern);
   for (const auto &[batch, length] : kBatches) {
     const Floats x = normal(static_cast<size_t>(batch * length * Layer::kHidden), random);
     Floats alone, together;
@@ -279,8 +291,8 @@ void check_layer(const std::string &isa, std::mt19937 &random) {
 }
 
 // Several calls of one layer at a time, each on a pool of its own; and every allocation of a call fails once.
-void check_threads(const std::string &isa, std::mt19937 &random) {
-  const Layer layer(isa, random);
+void check_threads(const std::string &isa, std::mt19937 &random, bool modern) {
+  const Layer layer(isa, random, modern);
   for (const auto &[batch, length] : kBatches) {
     const int64_t rows = batch, tokens = length;
     const Floats x = normal(static_cast<size_t>(batch * length * Layer::kHidden), random);
@@ -324,8 +336,10 @@ int main(int count, char **arguments) {
       ++layouts;
     }
     if (!only_threads) check_linear(isa, random);
-    check_layer(isa, random);
-    check_threads(isa, random);
+    for (bool modern : {false, true}) {
+      check_layer(isa, random, modern);
+      check_threads(isa, random, modern);
+    }
     std::printf("%s: %zu layouts exact, pools and failing memory right\n", isa.c_str(), layouts);
   }
   if (!found) fail("this CPU has no instruction set " + wanted + "; expected threads or one of " + sd_isa_supported());

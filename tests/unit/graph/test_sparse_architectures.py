@@ -3,9 +3,11 @@
 
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 from tiny_architectures import FAMILIES, POSITIONS, tiny_model
 
+from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.export.exporter import ExportableModel, example_inputs, to_onnx
 from sparse_deploy.graph.model_file import save_onnx
 from sparse_deploy.graph.name_weights import NameWeights
@@ -13,11 +15,27 @@ from sparse_deploy.graph.sparse_model import to_sparse_model
 from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.transpose_weights import TransposeWeights
 from sparse_deploy.graph.weights import read_weights
+from sparse_deploy.kernels import openvino_extension
 from sparse_deploy.runtimes import sparse_session
 
-# What has no operator for its layers, and why; XLM-R and CamemBERT are RoBERTa.
-REASONS = {"modernbert": "expected LayerNormalization behind the residual Add"}
+# XLM-R and CamemBERT are RoBERTa.
 CHECKED = [name for name in FAMILIES if name not in ("xlm-roberta", "camembert")]
+
+# Layers with a position bias, shared and per sequence; with rotary positions, a window and a gate.
+IN_OPENVINO = ("mpnet", "deberta-v2", "modernbert")
+
+
+def openvino_library():
+    try:
+        return openvino_extension.openvino_library()
+    except RuntimeUnavailableError:
+        return None
+
+
+def compiled(path):
+    core = openvino.Core()
+    core.add_extension(str(openvino_library()))
+    return core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def batch(rows, tokens):
@@ -38,17 +56,13 @@ def test_layers_are_matched_and_answer_alike(family, tmp_path):
     before = {weight.name: weight.zero_mask() for weight in read_weights(graph)}
     sparse = to_sparse_model(graph)
     save_onnx(sparse.model, tmp_path / "sparse.onnx")
-    if family in REASONS:
-        assert not sparse.layers
-        assert any(REASONS[family] in refusal.reason for refusal in sparse.standard)
-        assert len(sparse.linears) == 4 * model.config.num_hidden_layers
-    else:
-        assert len(sparse.layers) == 2
+    assert len(sparse.layers) == model.config.num_hidden_layers
     after = {weight.name: weight.zero_mask() for weight in read_weights(sparse.model)}
     assert before.keys() == after.keys(), "each parameter once, shared or not"
     assert all((after[name] | ~mask).all() for name, mask in before.items())
     dense = onnxruntime.InferenceSession(tmp_path / "dense.onnx", providers=["CPUExecutionProvider"])
     session = sparse_session(tmp_path / "sparse.onnx")
+    in_openvino = compiled(tmp_path / "sparse.onnx") if family in IN_OPENVINO and openvino_library() else None
     names = [one.name for one in session.get_inputs()]
     assert names == list(module.input_names)
     for rows, tokens in ((1, 5), (3, 20), (1, POSITIONS), (2, 65)):
@@ -56,3 +70,5 @@ def test_layers_are_matched_and_answer_alike(family, tmp_path):
         (expected,), (found,) = dense.run(None, inputs), session.run(None, inputs)
         # Two layers of 8-bit activations and attention; a wrong bias or mask shows as 0.1 and more.
         assert np.abs(found - expected).max() < 0.02 * max(1.0, np.abs(expected).max()), (rows, tokens)
+        if in_openvino is not None:
+            np.testing.assert_allclose(in_openvino(inputs)["logits"], found, atol=1e-3)

@@ -30,6 +30,22 @@ def layer():
     return Layer(linears(constants), constants[18:22], heads=4, epsilon=1e-12)
 
 
+def modern_layer():
+    """Norms in front, a gate, rotary positions and a window."""
+    constants = layer_constants(64, 96) | {
+        f"output_{name}": value for name, value in linear_constants(64, 48).items()
+    }  # fmt: skip
+    values = list(constants.values())
+    return Layer(
+        linears(values), values[18:22], heads=4, epsilon=1e-5, norm_first=True, gated=True, rotary=True, window=3
+    )  # fmt: skip
+
+
+def turns(tokens):
+    angles = np.arange(tokens * 16, dtype=np.float32).reshape(tokens, 16)
+    return np.cos(angles), np.sin(angles)
+
+
 @pytest.mark.parametrize(("threads", "tokens"), RUNS)
 def test_a_linear(threads, tokens):
     constants = linear_constants(200, 64)
@@ -48,12 +64,20 @@ def test_accumulators(threads, tokens):
 
 
 @pytest.mark.parametrize(("threads", "tokens"), RUNS)
-def test_a_layer(layer, threads, tokens):
+@pytest.mark.parametrize("modern", [False, True])
+def test_a_layer(layer, threads, tokens, modern):
     x = np.random.default_rng(0).standard_normal((2, tokens, 64)).astype(np.float32)
     mask = np.ones((2, tokens), np.int64)
     mask[1, tokens - 2 :] = 0
-    pool, expected = ThreadPool(threads), layer.run(x, mask)
-    assert fail_each(lambda: layer.run(x, mask, pool), lambda y: np.testing.assert_array_equal(y, expected)) > 0
+    chosen, positions = (modern_layer(), turns(tokens)) if modern else (layer, None)
+    pool, expected = ThreadPool(threads), chosen.run(x, mask, positions=positions)
+    assert (
+        fail_each(
+            lambda: chosen.run(x, mask, pool, positions=positions),
+            lambda y: np.testing.assert_array_equal(y, expected),
+        )
+        > 0
+    )
 
 
 @pytest.mark.parametrize("layout", [None, "dense", "unstructured", "block_4x1", "block_1x4"])
@@ -70,6 +94,7 @@ def test_building_a_layer(layer):
     expected = layer.run(x, mask)
     build = lambda: Layer(linears(constants), constants[18:22], heads=4, epsilon=1e-12)  # noqa: E731
     assert fail_each(build, lambda made: np.testing.assert_array_equal(made.run(x, mask), expected), step=37) > 0
+    assert fail_each(modern_layer, lambda made: made.run(x, mask, positions=turns(3)), step=37) > 0
 
 
 def test_a_pool_that_does_not_run_its_tasks_is_an_error(layer):

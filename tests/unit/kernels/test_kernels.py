@@ -595,18 +595,10 @@ def test_layer_in_place(threads, sequence, uneven, isa):
         mask[1, 30:] = 0
     apart = layer.run(x, mask)
     pool, error = ThreadPool(threads), abi.Error()
+    inputs = abi.LayerInputs(x.ctypes.data, mask.ctypes.data, 2, sequence)
     code = abi.core().sd_layer_run(
-        layer._handle,
-        x.ctypes.data,
-        mask.ctypes.data,
-        2,
-        sequence,
-        None,
-        0,
-        x.ctypes.data,
-        ctypes.byref(pool.handle),
-        error,
-    )
+        layer._handle, ctypes.byref(inputs), x.ctypes.data, ctypes.byref(pool.handle), error
+    )  # fmt: skip
     assert code == 0
     np.testing.assert_array_equal(x, apart)
 

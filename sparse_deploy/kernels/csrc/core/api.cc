@@ -149,9 +149,8 @@ const sd_weight *sd_layer_weight(const sd_layer *layer, int linear) {
   return reinterpret_cast<const sd_weight *>(&layer->layer.linears[linear].weight);
 }
 
-int sd_layer_run(const sd_layer *layer, const float *x, const int64_t *mask, int64_t batch, int64_t sequence,
-                 const float *bias, int64_t bias_batch, float *y, const sd_pool *pool, sd_error *error) {
-  return guarded(error, [&] { layer->layer.run(x, mask, batch, sequence, bias, bias_batch, y, pool); });
+int sd_layer_run(const sd_layer *layer, const sd_layer_inputs *inputs, float *y, const sd_pool *pool, sd_error *error) {
+  return guarded(error, [&] { layer->layer.run(*inputs, y, pool); });
 }
 
 size_t sd_profile(char *lines, size_t size) {

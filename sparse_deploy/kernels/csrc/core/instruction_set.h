@@ -43,6 +43,14 @@ struct InstructionSet {
   // y = LayerNorm(x), float rows without padding; x and y may be the same.
   void (*layer_norm)(const float *x, const Reordered &, int64_t rows, int64_t n, const LayerNorm &, float *y);
 
+  // order.row = row x of a reordered matrix in its own order, with the residual.
+  void (*restore)(const float *x, const Reordered &order, int64_t n);
+  // y = a b, of reduced values to float.
+  void (*gate)(const void *a, const void *b, int64_t n, float *y);
+  // Turns each of `heads` heads of a row of reduced values: (a, b) becomes (a cos - b sin, b cos + a sin), where a and b
+  // are its halves, and cos and sin have a value for each place of a head.
+  void (*rotate)(void *row, int64_t heads, int64_t head_size, const float *cos, const float *sin);
+
   size_t (*attention_scratch)(int64_t keys, int64_t head_size);
   void (*attention)(const Attention &);
   // INT8 attention, where there are instructions for it; null elsewhere. quantize_heads makes rows of `heads` heads,

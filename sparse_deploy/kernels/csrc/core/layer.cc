@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <stdexcept>
+#include <type_traits>
+#include <utility>
 
 #include "batch.h"
 #include "layer_schedule.h"
@@ -14,6 +16,19 @@ namespace {
 
 constexpr const char *kLinearNames[SD_LINEARS] = {"query",          "key",          "value",
                                                   "attention output", "intermediate", "output"};
+
+// A matrix of `parts` matrices with as many rows each, on top of each other.
+void split_rows(const Rows &all, Rows *parts, size_t count) {
+  const size_t n = static_cast<size_t>(all.matrix.n) / count, k = static_cast<size_t>(all.matrix.k);
+  for (size_t i = 0; i < count; ++i) {
+    const auto piece = [&](const auto &from, size_t size) {
+      const auto begin = from.begin() + static_cast<int64_t>(i * size);
+      return std::decay_t<decltype(from)>(begin, begin + static_cast<int64_t>(size));
+    };
+    parts[i] = {{static_cast<int64_t>(n), all.matrix.k, piece(all.matrix.w, n * k)}, piece(all.scale, n),
+                piece(all.bias, n)};
+  }
+}
 
 }  // namespace
 
@@ -40,21 +55,43 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
     return "attention_scale must be a positive number; found " + std::to_string(config.attention_scale);
   if (!(config.output_epsilon >= 0) || !std::isfinite(config.output_epsilon))
     return "output_epsilon must be 0 or more; found " + std::to_string(config.output_epsilon);
-  Rows rows[SD_LINEARS];
+  norm_first = config.norm_first != 0;
+  norm_attention = !norm_first || config.attention_gamma;
+  gated = config.gated != 0;
+  rotary = config.rotary != 0;
+  window = config.window;
+  if (window < 0) return "window must be 0 or more; found " + std::to_string(window);
+  Rows rows[SD_LINEARS], gate_rows;
   for (int i = 0; i < SD_LINEARS; ++i) {
+    const bool packed = config.packed_qkv && i == SD_QUERY;
+    if (config.packed_qkv && (i == SD_KEY || i == SD_VALUE)) continue;
     const auto &c = config.linears[i];
     Matrix &matrix = rows[i].matrix;
     const std::string problem = read_stored_weight(c.blob, c.blob_size, matrix);
     if (!problem.empty()) return std::string(kLinearNames[i]) + ": " + problem;
-    const int64_t n = i == SD_INTERMEDIATE ? intermediate : hidden, k = i == SD_OUTPUT ? intermediate : hidden;
+    const int64_t n = i == SD_INTERMEDIATE ? (gated ? 2 : 1) * intermediate : (packed ? 3 : 1) * hidden;
+    const int64_t k = i == SD_OUTPUT ? intermediate : hidden;
     if (matrix.n != n || matrix.k != k)
       return std::string(kLinearNames[i]) + ": expected a weight of " + std::to_string(n) + " x " + std::to_string(k) +
              ", found " + std::to_string(matrix.n) + " x " + std::to_string(matrix.k);
     rows[i].scale.assign(c.scale, c.scale + n);
     rows[i].bias.assign(static_cast<size_t>(n), 0);
     if (c.bias) rows[i].bias.assign(c.bias, c.bias + n);
+    if (packed) split_rows(Rows(std::move(rows[i])), rows, 3);
   }
-  sort_rows(rows, attention_position, output_position);
+  if (gated) {
+    Rows halves[2];
+    split_rows(rows[SD_INTERMEDIATE], halves, 2);
+    rows[SD_INTERMEDIATE] = std::move(halves[0]);
+    gate_rows = std::move(halves[1]);
+  }
+  sort_rows(rows, gated ? &gate_rows : nullptr, attention_position, output_position);
+  if (gated) {
+    const std::string problem =
+        build_linear(gate_rows.matrix, gate_rows.scale.data(), gate_rows.bias.data(), SD_ACTIVATION_NONE,
+                     config.quantization[SD_INTERMEDIATE - SD_VALUE], nullptr, *set, gate);
+    if (!problem.empty()) return std::string(kLinearNames[SD_INTERMEDIATE]) + ": " + problem;
+  }
   for (int i = 0; i < SD_LINEARS; ++i) {
     const std::string problem =
         build_linear(rows[i].matrix, rows[i].scale.data(), rows[i].bias.data(),
@@ -63,8 +100,10 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
     if (!problem.empty()) return std::string(kLinearNames[i]) + ": " + problem;
   }
   const auto copy = [&](const float *from) { return std::vector<float>(from, from + hidden); };
-  attention_gamma = copy(config.attention_gamma);
-  attention_beta = copy(config.attention_beta);
+  if (norm_attention) {
+    attention_gamma = copy(config.attention_gamma);
+    attention_beta = copy(config.attention_beta);
+  }
   output_gamma = copy(config.output_gamma);
   output_beta = copy(config.output_beta);
   attention_norm = {attention_gamma.data(), attention_beta.data(), config.epsilon};
@@ -73,12 +112,14 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
   return "";
 }
 
-void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, int64_t sequence, const float *bias,
-                       int64_t bias_batch, float *y, const sd_pool *pool) const {
-  if (batch_size <= 0 || sequence <= 0) return;
-  if (position_bias && (!bias || (bias_batch != 1 && bias_batch != batch_size)))
-    throw std::invalid_argument("the layer needs a position bias for 1 or " + std::to_string(batch_size) + " sequences");
-  const Batch batch(mask, batch_size, sequence, output_tokens);
+void EncoderLayer::run(const sd_layer_inputs &inputs, float *y, const sd_pool *pool) const {
+  if (inputs.batch <= 0 || inputs.sequence <= 0) return;
+  if (position_bias && (!inputs.bias || (inputs.bias_batch != 1 && inputs.bias_batch != inputs.batch)))
+    throw std::invalid_argument("the layer needs a position bias for 1 or " + std::to_string(inputs.batch) +
+                                " sequences");
+  if (rotary && (!inputs.cos || !inputs.sin))
+    throw std::invalid_argument("the layer needs cosines and sines of positions");
+  const Batch batch(inputs.mask, inputs.batch, inputs.sequence, output_tokens);
   if (batch.longest > kMostInputs)
     throw std::length_error("a sequence of " + std::to_string(batch.longest) + " tokens: at most " +
                             std::to_string(kMostInputs) + " are supported, so that sums fit int32");
@@ -97,8 +138,11 @@ void EncoderLayer::run(const float *x, const int64_t *mask, int64_t batch_size, 
                   Buffer::size<float>(int8_scales) + Buffer::size<float>(x_rows) +
                   Buffer::size<float>(residual_rows) + Buffer::size<float>(y_rows) +
                   schedule_bytes(*this, batch, pool));
-  LayerCall call{*this, batch, int8, x, x, y, nullptr, qkv_stride(*this), nullptr, nullptr,
-                 position_bias ? bias : nullptr, bias_batch};
+  const float *const x = inputs.x;
+  LayerCall call{*this,   batch,   int8,    x,
+                 x,       y,       nullptr, qkv_stride(*this),
+                 nullptr, nullptr, position_bias ? inputs.bias : nullptr, inputs.bias_batch,
+                 inputs.cos, inputs.sin};
   call.qkv = buffer->take<uint8_t>(qkv_bytes);
   call.qkv8 = buffer->take<uint8_t>(int8_bytes);
   call.qkv8_scale = buffer->take<float>(int8_scales);

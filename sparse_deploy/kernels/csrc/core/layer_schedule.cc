@@ -65,16 +65,16 @@ Tensors block_tensors(const LayerCall &call, const Half &half, int64_t from, int
   Buffer &buffer = thread_buffer();
   buffer.reserve(activation_bytes(layer, rows) + room<uint8_t>(context_bytes(layer, rows)) +
                  room<uint8_t>(wide_bytes(layer, rows)) + room<float>(rows * layer.hidden) +
-                 room<float>(layer.hidden) + Buffer::size<uint8_t>(scratch));
+                 room<float>(row_width(layer)) + Buffer::size<uint8_t>(scratch));
   Tensors t;
   t.first = from;
   t.rows = rows;
   t.a = take_activations(layer, buffer, rows);
+  t.row = take<float>(buffer, row_width(layer));
   if (!half.output()) return t;
   t.context = take<uint8_t>(buffer, context_bytes(layer, rows));
   t.wide = take<uint8_t>(buffer, wide_bytes(layer, rows));
   t.attended = t.hidden = take<float>(buffer, rows * layer.hidden);
-  t.row = take<float>(buffer, layer.hidden);
   t.scratch = buffer.take<uint8_t>(scratch);
   t.sum = call.y + from * layer.hidden;
   return t;
@@ -158,11 +158,11 @@ class ColumnRun {
     const size_t scratch = attention_scratch(call_);
     Buffer &buffer = thread_buffer();
     buffer.reserve(activation_bytes(layer, shared_.rows) + room<float>(shared_.rows * layer.hidden) +
-                   room<float>(layer.hidden) + Buffer::size<uint8_t>(scratch));
+                   room<float>(row_width(layer)) + Buffer::size<uint8_t>(scratch));
     Tensors t = shared_;
     t.a = take_activations(layer, buffer, shared_.rows);
     t.hidden = take<float>(buffer, shared_.rows * layer.hidden);
-    t.row = take<float>(buffer, layer.hidden);
+    t.row = take<float>(buffer, row_width(layer));
     t.scratch = buffer.take<uint8_t>(scratch);
     return t;
   }

@@ -3,6 +3,7 @@
 // out to threads, by tokens or by columns.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "batch.h"
@@ -26,6 +27,7 @@ struct LayerCall {
   float *qkv8_scale;  // [tokens, 3 heads]
   const float *bias;  // [bias_batch, heads, sequence, sequence], or null
   int64_t bias_batch;
+  const float *cos, *sin;  // [sequence, head size], where the layer has rotary positions
 };
 
 // What is made between the steps. Row 0 of each tensor is token `first`, from attention on row `first` of the output.
@@ -34,16 +36,17 @@ struct Tensors {
   Activations a{};               // the quantized input of the next product
   uint8_t *context = nullptr;    // reduced: the attention's result; row stride context_stride()
   float *attended = nullptr;     // [rows, hidden]: after the attention output, before its LayerNorm
-  float *hidden = nullptr;       // [rows, hidden]: after that LayerNorm; may be `attended`
+  float *hidden = nullptr;       // [rows, hidden]: the residual of the feed-forward block; may be `attended`
   uint8_t *wide = nullptr;       // reduced: after the intermediate product; row stride wide_stride()
   float *sum = nullptr;          // [rows, hidden]: after the output product, before its LayerNorm; may be y
-  float *row = nullptr;          // [hidden]
+  float *row = nullptr;          // [row_width()]
   uint8_t *scratch = nullptr;    // of attention
 };
 
 // Elements between rows. Padded, because strides that are multiples of 4 KB put all rows into a few sets of L1.
 inline int64_t context_stride(const EncoderLayer &layer) { return layer.hidden + 32; }
-inline int64_t wide_stride(const EncoderLayer &layer) { return layer.intermediate + 32; }
+inline int64_t wide_stride(const EncoderLayer &layer) { return (layer.gated ? 2 : 1) * layer.intermediate + 32; }
+inline int64_t row_width(const EncoderLayer &layer) { return std::max(layer.hidden, layer.intermediate); }
 inline int64_t qkv_stride(const EncoderLayer &layer) { return 3 * layer.hidden + 32; }
 
 // Whether attention multiplies in INT8: where the instruction set can, unless SPARSE_DEPLOY_ATTENTION=float asks for its

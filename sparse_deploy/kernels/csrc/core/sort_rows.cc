@@ -14,10 +14,15 @@ namespace {
 // Rows sorted by their number of nonzeros, in units of `unit` rows: rows that share a group are padded to the longest
 // of them, and pruning by magnitude over a whole model leaves rows of very different length. Trained MiniLM at 70 %:
 // slots of the intermediate layer 0.48 of dense as they come, 0.33 sorted.
-std::vector<int32_t> sorted_rows(const Matrix &m, int64_t unit) {
+// Row i of `beside`, where there is one, counts with row i of m.
+std::vector<int32_t> sorted_rows(const Matrix &m, int64_t unit, const Matrix *beside = nullptr) {
   std::vector<int64_t> count(static_cast<size_t>(m.n / unit), 0);
-  for (int64_t r = 0; r < m.n; ++r)
-    for (int64_t k = 0; k < m.k; ++k) count[static_cast<size_t>(r / unit)] += m.w[static_cast<size_t>(r * m.k + k)] != 0;
+  for (const Matrix *one : {&m, beside}) {
+    if (!one) continue;
+    for (int64_t r = 0; r < one->n; ++r)
+      for (int64_t k = 0; k < one->k; ++k)
+        count[static_cast<size_t>(r / unit)] += one->w[static_cast<size_t>(r * one->k + k)] != 0;
+  }
   std::vector<int32_t> units(count.size());
   std::iota(units.begin(), units.end(), 0);
   std::stable_sort(units.begin(), units.end(), [&](int32_t a, int32_t b) {
@@ -74,14 +79,16 @@ void Rows::reorder_columns(const std::vector<int32_t> &order) {
   }
 }
 
-void sort_rows(Rows (&linears)[SD_LINEARS], std::vector<int32_t> &attention_position,
+void sort_rows(Rows (&linears)[SD_LINEARS], Rows *gate, std::vector<int32_t> &attention_position,
                std::vector<int32_t> &output_position) {
   constexpr double kWorthwhile = 0.15;
   Rows &intermediate = linears[SD_INTERMEDIATE], &output = linears[SD_OUTPUT];
-  const int64_t unit = in_blocks(intermediate.matrix) || in_blocks(output.matrix) ? 4 : 1;
+  const bool blocks = in_blocks(intermediate.matrix) || in_blocks(output.matrix) || (gate && in_blocks(gate->matrix));
+  const int64_t unit = blocks ? 4 : 1;
   if (intermediate.matrix.n % unit == 0) {
-    const std::vector<int32_t> order = sorted_rows(intermediate.matrix, unit);
+    const std::vector<int32_t> order = sorted_rows(intermediate.matrix, unit, gate ? &gate->matrix : nullptr);
     intermediate.reorder(order);
+    if (gate) gate->reorder(order);
     output.reorder_columns(order);
   }
   const auto sort_output = [&](Rows &rows, std::vector<int32_t> &position) {

@@ -20,9 +20,10 @@ struct Rows {
 };
 
 // Sorts the rows of the output layers, where it saves more than putting their columns back costs (2 % of a layer), and
-// those of the intermediate layer, whose order nobody sees: the output layer's columns follow it. The positions say
+// those of the intermediate layer, whose order nobody sees: the output layer's columns follow it, and the rows of `gate`,
+// the second half of a gated layer, stay beside those of the first; null where there is none. The positions say
 // where a column of the attention's output and of the output now is; they stay empty where nothing moved.
-void sort_rows(Rows (&linears)[SD_LINEARS], std::vector<int32_t> &attention_position,
+void sort_rows(Rows (&linears)[SD_LINEARS], Rows *gate, std::vector<int32_t> &attention_position,
                std::vector<int32_t> &output_position);
 
 }  // namespace sd

@@ -66,6 +66,8 @@ struct Attention {
   void *scratch;               // attention_scratch(keys, head_size) bytes, 64-byte aligned
   const float *bias;           // [queries, keys] from query 0 on: added to the scaled products; or null
   int64_t bias_stride;
+  int64_t first_key;           // which token row 0 of k and v is, where that of q is token 0
+  int64_t window;              // keys that are farther away count as padding; 0: none is
 };
 
 // The same with q, k and v in 8 bits, a scale per token and head. head_size is a multiple of 16.
@@ -83,8 +85,11 @@ struct AttentionInt8 {
   void *out;                   // reduced type: row of query_begin
   int64_t out_stride;
   void *scratch;               // attention_int8_scratch(keys, head_size) bytes, 64-byte aligned
-  const float *bias;           // as in Attention
+  const float *bias;           // this one and the next three as in Attention
   int64_t bias_stride;
+  int64_t first_key;
+  int64_t window;
+  float largest_v_scale;       // of all keys of the sequence that count; read where there is a window
 };
 
 struct LayerNorm {

@@ -19,7 +19,7 @@ extern "C" {
 #define SD_EXPORT
 #endif
 
-#define SD_ABI_VERSION 3
+#define SD_ABI_VERSION 4
 
 typedef struct sd_error {
   char message[256];
@@ -133,6 +133,13 @@ typedef struct sd_layer_config {
   int32_t position_bias;            // 1: the layer runs with a bias
   float attention_scale;            // of q kT; 0: 1 / sqrt(head size)
   float output_epsilon;             // of the output LayerNorm; 0: epsilon
+  // 1: LayerNorm in front of attention and of the feed-forward block, none behind them. A null attention_gamma then says
+  // that attention has none.
+  int32_t norm_first;
+  int32_t gated;                    // 1: the intermediate weight has 2 * intermediate rows: activated ones, then factors
+  int32_t packed_qkv;               // 1: linears[SD_QUERY] has the 3 * hidden rows of all three; the next two are not read
+  int32_t rotary;                   // 1: the layer runs with cosines and sines of positions
+  int64_t window;                   // a token attends to those at most so far away; 0: to all
   sd_quantization quantization[4];  // inputs of q/k/v, attention output, intermediate, output
   const char *isa;                  // as in sd_weight_create
 } sd_layer_config;
@@ -140,11 +147,21 @@ typedef struct sd_layer_config {
 SD_EXPORT sd_layer *sd_layer_create(const sd_layer_config *config, sd_error *error);
 SD_EXPORT void sd_layer_destroy(sd_layer *layer);
 SD_EXPORT const sd_weight *sd_layer_weight(const sd_layer *layer, int linear);
-// x [batch, sequence, hidden] -> y, float32; mask int64 [batch, sequence], 0 = padding. x and y may be the same.
-// bias [bias_batch, heads, sequence, sequence] is added to the scaled products of queries and keys; bias_batch is 1 or
-// batch. Null and 0 where the layer has none.
-SD_EXPORT int sd_layer_run(const sd_layer *layer, const float *x, const int64_t *mask, int64_t batch, int64_t sequence,
-                           const float *bias, int64_t bias_batch, float *y, const sd_pool *pool, sd_error *error);
+
+typedef struct sd_layer_inputs {
+  const float *x;       // [batch, sequence, hidden]
+  const int64_t *mask;  // [batch, sequence], 0 = padding
+  int64_t batch, sequence;
+  // Added to the scaled products of queries and keys, [bias_batch, heads, sequence, sequence]; bias_batch is 1 or batch.
+  // Null and 0 where the layer has none.
+  const float *bias;
+  int64_t bias_batch;
+  const float *cos, *sin;  // [sequence, head size] each; null where the layer has no rotary positions
+} sd_layer_inputs;
+
+// y like x, float32; x and y may be the same.
+SD_EXPORT int sd_layer_run(const sd_layer *layer, const sd_layer_inputs *inputs, float *y, const sd_pool *pool,
+                           sd_error *error);
 
 // Seconds per phase since the last call, summed over threads, when SPARSE_DEPLOY_PROFILE=1: writes lines of
 // "name seconds\n" into text and returns the length it needs. For benchmarks/encoder.py --profile.

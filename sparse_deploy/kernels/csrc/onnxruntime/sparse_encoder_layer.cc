@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "../operators/config.h"
 #include "pool.h"
 
 namespace ort {
@@ -13,9 +13,8 @@ namespace ort {
 SparseEncoderLayer::SparseEncoderLayer(const NodeInfo &node) {
   const sd_layer_config config = operators::read_layer(node);
   hidden_ = config.hidden;
-  heads_ = config.heads;
   output_tokens_ = config.output_tokens;
-  position_bias_ = config.position_bias != 0;
+  tensors_.emplace(config);
   sd_error error{};
   layer_.reset(sd_layer_create(&config, &error));
   if (!layer_) node.fail(error.message);
@@ -33,20 +32,22 @@ void SparseEncoderLayer::run(RunContext &context) const {
   }
   void *const y = context.output({batch, output_tokens_ ? std::min(output_tokens_, sequence) : sequence, hidden_});
   if (batch == 0 || sequence == 0) return;
-  const float *bias = nullptr;
-  int64_t bias_batch = 0;
-  if (position_bias_) {
-    const Tensor found = context.input(operators::kPositionBiasInput);
-    bias_batch = operators::bias_sequences(found.dims, batch, heads_, sequence);
-    if (!bias_batch) {
-      context.fail("the position bias has shape " + shape_text(found.dims) + ", expected " +
-                   shape_text({batch, heads_, sequence, sequence}));
-    }
-    bias = static_cast<const float *>(found.data);
-  }
+  sd_layer_inputs inputs{};
+  inputs.x = static_cast<const float *>(x.data);
+  inputs.mask = static_cast<const int64_t *>(mask.data);
+  inputs.batch = batch;
+  inputs.sequence = sequence;
+  tensors_->read(
+      [&](size_t index) {
+        const Tensor found = context.input(index);
+        return std::pair(static_cast<const float *>(found.data), found.dims);
+      },
+      [&](const std::vector<int64_t> &dims, const char *name, const std::string &expected) {
+        context.fail(std::string(name) + " has shape " + shape_text(dims) + ", expected " + expected);
+      },
+      inputs);
   sd_error error{};
-  if (sd_layer_run(layer_.get(), static_cast<const float *>(x.data), static_cast<const int64_t *>(mask.data), batch,
-                   sequence, bias, bias_batch, static_cast<float *>(y), context.pool.get(), &error)) {
+  if (sd_layer_run(layer_.get(), &inputs, static_cast<float *>(y), context.pool.get(), &error)) {
     context.fail(error.message, kFail);
   }
 }

@@ -4,7 +4,9 @@
 #include <sparse_deploy_kernels.h>
 
 #include <memory>
+#include <optional>
 
+#include "../operators/config.h"
 #include "node.h"
 #include "operator.h"
 
@@ -14,7 +16,7 @@ struct LayerDelete {
   void operator()(sd_layer *layer) const { sd_layer_destroy(layer); }
 };
 
-// One post-LayerNorm encoder layer; docs/sparse_operators.md.
+// One encoder layer; docs/sparse_operators.md.
 class SparseEncoderLayer {
  public:
   static constexpr const char *kName = "SparseEncoderLayer";
@@ -29,7 +31,7 @@ class SparseEncoderLayer {
       {kFloat, kRequired}, {kFloat, kRequired},                       // attention LayerNorm: gamma, beta
       {kFloat, kRequired}, {kFloat, kRequired},                       // output LayerNorm
       {kFloat, kOptional}, {kUint8, kOptional},                       // x_scale, x_zero_point
-      {kFloat, kOptional}};                                           // position bias
+      {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}}; // position bias, cos, sin: those that are there
   static constexpr bool kInPlace = true;
 
   explicit SparseEncoderLayer(const NodeInfo &node);
@@ -37,8 +39,8 @@ class SparseEncoderLayer {
   static void infer(ShapeInference &shapes);
 
  private:
-  int64_t hidden_, heads_, output_tokens_;
-  bool position_bias_;
+  int64_t hidden_, output_tokens_;
+  std::optional<operators::LayerTensors> tensors_;
   std::unique_ptr<sd_layer, LayerDelete> layer_;
 };
 

@@ -54,6 +54,12 @@ int64_t NodeView::whole_number(const char *attribute, const int64_t *) const {
   if (name == "operator_version") return attributes_.operator_version;
   if (name == "output_tokens") return attributes_.output_tokens;
   if (name == "position_bias") return attributes_.position_bias;
+  if (name == "norm_first") return attributes_.norm_first;
+  if (name == "attention_norm") return attributes_.attention_norm;
+  if (name == "gated") return attributes_.gated;
+  if (name == "packed_qkv") return attributes_.packed_qkv;
+  if (name == "rotary") return attributes_.rotary;
+  if (name == "window") return attributes_.window;
   if (name == "unpadded_input") return attributes_.unpadded_input;
   if (name == "unpadded_output") return attributes_.unpadded_output;
   fail("attribute " + std::string(name) + " is unknown");

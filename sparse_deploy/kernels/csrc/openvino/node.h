@@ -18,6 +18,7 @@ struct Attributes {
   std::string activation;
   int64_t operator_version = 1, output_tokens = 0, unpadded_input = 0, unpadded_output = 0;
   int64_t position_bias = 0;
+  int64_t norm_first = 0, attention_norm = 1, gated = 0, packed_qkv = 0, rotary = 0, window = 0;
   float attention_scale = 0, output_epsilon = 0;
 };
 

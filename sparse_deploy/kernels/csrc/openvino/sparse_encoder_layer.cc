@@ -4,6 +4,8 @@
 #include <sparse_deploy_kernels.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "../operators/config.h"
@@ -12,7 +14,7 @@
 namespace sparse_deploy {
 namespace {
 
-constexpr size_t kInputs = 24, kInputsStatic = 26, kInputsBias = 27;
+constexpr size_t kInputs = 24, kInputsStatic = 26, kMostInputs = 29;
 
 struct Delete {
   void operator()(sd_layer *layer) const { sd_layer_destroy(layer); }
@@ -31,9 +33,8 @@ class LayerKernel final : public Kernel {
   explicit LayerKernel(const NodeView &node) {
     const sd_layer_config config = operators::read_layer(node);
     hidden_ = config.hidden;
-    heads_ = config.heads;
     output_tokens_ = config.output_tokens;
-    position_bias_ = config.position_bias != 0;
+    tensors_.emplace(config);
     sd_error error{};
     layer_.reset(sd_layer_create(&config, &error));
     if (!layer_) node.fail(error.message);
@@ -52,22 +53,24 @@ class LayerKernel final : public Kernel {
     const ov::Shape output_shape{shape[0], static_cast<size_t>(tokens), shape[2]};
     if (output.get_shape() != output_shape) output.set_shape(output_shape);
     if (batch == 0 || sequence == 0) return;
-    const float *bias = nullptr;
-    int64_t bias_batch = 0;
-    if (position_bias_) {
-      const ov::Shape found = inputs[operators::kPositionBiasInput].get_shape();
-      bias_batch = operators::bias_sequences({found.begin(), found.end()}, batch, heads_, sequence);
-      if (!bias_batch) {
-        fail(node, "the position bias", found, operators::shape_text({batch, heads_, sequence, sequence}));
-      }
-      bias = inputs[operators::kPositionBiasInput].data<const float>();
-    }
     std::vector<int64_t> widened;
-    const int64_t *const mask = read_mask(inputs[1], widened);
+    sd_layer_inputs given{};
+    given.x = inputs[0].data<const float>();
+    given.mask = read_mask(inputs[1], widened);
+    given.batch = batch;
+    given.sequence = sequence;
+    tensors_->read(
+        [&](size_t index) {
+          const ov::Shape found = inputs[index].get_shape();
+          return std::pair(inputs[index].data<const float>(), std::vector<int64_t>(found.begin(), found.end()));
+        },
+        [&](const std::vector<int64_t> &found, const char *name, const std::string &expected) {
+          fail(node, name, {found.begin(), found.end()}, expected);
+        },
+        given);
     const sd_pool pool = stream_pool();
     sd_error error{};
-    if (sd_layer_run(layer_.get(), inputs[0].data<const float>(), mask, batch, sequence, bias, bias_batch,
-                     output.data<float>(), &pool, &error)) {
+    if (sd_layer_run(layer_.get(), &given, output.data<float>(), &pool, &error)) {
       node.fail(error.message);
     }
   }
@@ -78,8 +81,8 @@ class LayerKernel final : public Kernel {
     node.fail(name + " has shape " + operators::shape_text({found.begin(), found.end()}) + ", expected " + expected);
   }
 
-  int64_t hidden_, heads_, output_tokens_;
-  bool position_bias_;
+  int64_t hidden_, output_tokens_;
+  std::optional<operators::LayerTensors> tensors_;
   std::unique_ptr<sd_layer, Delete> layer_;
 };
 
@@ -94,6 +97,12 @@ bool SparseEncoderLayer::visit_attributes(ov::AttributeVisitor &visitor) {
   visitor.on_attribute("unpadded_input", attributes_.unpadded_input);
   visitor.on_attribute("unpadded_output", attributes_.unpadded_output);
   visitor.on_attribute("position_bias", attributes_.position_bias);
+  visitor.on_attribute("norm_first", attributes_.norm_first);
+  visitor.on_attribute("attention_norm", attributes_.attention_norm);
+  visitor.on_attribute("gated", attributes_.gated);
+  visitor.on_attribute("packed_qkv", attributes_.packed_qkv);
+  visitor.on_attribute("rotary", attributes_.rotary);
+  visitor.on_attribute("window", attributes_.window);
   visitor.on_attribute("attention_scale", attributes_.attention_scale);
   visitor.on_attribute("output_epsilon", attributes_.output_epsilon);
   return true;
@@ -101,8 +110,8 @@ bool SparseEncoderLayer::visit_attributes(ov::AttributeVisitor &visitor) {
 
 ov::PartialShape SparseEncoderLayer::infer(const NodeView &node) const {
   const size_t inputs = get_input_size();
-  if (inputs != kInputs && inputs != kInputsStatic && inputs != kInputsBias) {
-    node.fail("it has " + std::to_string(inputs) + " inputs, expected 24, 26 or 27");
+  if (inputs != kInputs && (inputs < kInputsStatic || inputs > kMostInputs)) {
+    node.fail("it has " + std::to_string(inputs) + " inputs, expected 24, or 26 to 29");
   }
   const ov::element::Type mask = get_input_element_type(1);
   if (mask != ov::element::i64 && mask != ov::element::i32 && !mask.is_dynamic()) {

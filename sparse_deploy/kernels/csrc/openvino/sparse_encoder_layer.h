@@ -7,7 +7,7 @@
 
 namespace sparse_deploy {
 
-// One post-LayerNorm encoder layer; docs/sparse_operators.md.
+// One encoder layer; docs/sparse_operators.md.
 class SparseEncoderLayer final : public Operator {
  public:
   OPENVINO_RTTI("SparseEncoderLayer", "sparse_deploy", Operator);

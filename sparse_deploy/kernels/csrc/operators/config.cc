@@ -15,7 +15,7 @@ constexpr int64_t kNewestVersion = 2;
 constexpr const char *kLinears[SD_LINEARS] = {"query", "key", "value", "attention output", "intermediate", "output"};
 constexpr const char *kNorms[] = {"attention LayerNorm gamma", "attention LayerNorm beta", "output LayerNorm gamma",
                                   "output LayerNorm beta"};
-constexpr size_t kFirstLinear = 2, kFirstNorm = 20, kLayerScales = 24, kLinearScales = 4;
+constexpr size_t kFirstLinear = 2, kFirstNorm = 20, kLayerScales = 24, kLinearScales = 4, kMostTensors = 3;
 
 struct Activation {
   const char *name;
@@ -120,6 +120,13 @@ sd_layer_config read_layer(const Node &node) {
   config.unpadded_input = static_cast<int32_t>(whole_number(node, "unpadded_input", 0, 0, 1));
   config.unpadded_output = static_cast<int32_t>(whole_number(node, "unpadded_output", 0, 0, 1));
   config.position_bias = static_cast<int32_t>(whole_number(node, "position_bias", 0, 0, 1));
+  config.norm_first = static_cast<int32_t>(whole_number(node, "norm_first", 0, 0, 1));
+  config.gated = static_cast<int32_t>(whole_number(node, "gated", 0, 0, 1));
+  config.packed_qkv = static_cast<int32_t>(whole_number(node, "packed_qkv", 0, 0, 1));
+  config.rotary = static_cast<int32_t>(whole_number(node, "rotary", 0, 0, 1));
+  config.window = whole_number(node, "window", 0, 0, INT64_MAX);
+  const bool attention_norm = whole_number(node, "attention_norm", 1, 0, 1) != 0;
+  if (!attention_norm && !config.norm_first) node.fail("attention_norm is 0, but norm_first is 0, too");
   constexpr float kDefault = 0;
   config.attention_scale = node.number("attention_scale", &kDefault);
   config.output_epsilon = node.number("output_epsilon", &kDefault);
@@ -132,13 +139,21 @@ sd_layer_config read_layer(const Node &node) {
     const std::string name = kLinears[i];
     const Constant<uint8_t> blob = node.bytes(input, (name + " weight").c_str(), -1);
     const Extent found = weight_extent(node, blob, name + " weight");
-    if (i == SD_QUERY) config.hidden = found.n;
-    if (i == SD_INTERMEDIATE) config.intermediate = found.n;
-    const Extent expected{i == SD_INTERMEDIATE ? config.intermediate : config.hidden,
+    if (i == SD_QUERY) config.hidden = config.packed_qkv ? found.k : found.n;
+    if (i == SD_INTERMEDIATE) config.intermediate = config.gated ? found.n / 2 : found.n;
+    const Extent expected{i == SD_INTERMEDIATE                      ? (config.gated ? 2 : 1) * config.intermediate
+                          : config.packed_qkv && i <= SD_VALUE ? 3 * config.hidden
+                                                                    : config.hidden,
                           i == SD_OUTPUT ? config.intermediate : config.hidden};
     if (found.n != expected.n || found.k != expected.k) {
       node.fail(name + " weight is " + shape_text({found.n, found.k}) + ", expected " +
                 shape_text({expected.n, expected.k}));
+    }
+    if (config.packed_qkv && (i == SD_KEY || i == SD_VALUE)) {
+      const auto &query = config.linears[SD_QUERY];
+      if (blob.count != query.blob_size || std::memcmp(blob.data, query.blob, kHeaderSize) != 0) {
+        node.fail("packed_qkv is 1, but " + name + " weight is not the query weight again");
+      }
     }
     config.linears[i].blob = blob.data;
     config.linears[i].blob_size = blob.count;
@@ -153,9 +168,14 @@ sd_layer_config read_layer(const Node &node) {
                                  &config.output_beta};
   for (size_t i = 0; i < 4; ++i) *norms[i] = finite(node, kFirstNorm + i, kNorms[i], config.hidden);
   read_quantization(node, kLayerScales, 4, config.quantization);
-  if (node.has_input(kPositionBiasInput) != (config.position_bias != 0)) {
-    node.fail(config.position_bias ? "position_bias is 1, but the input is missing"
-                                   : "it has a position bias as input, but its attribute position_bias is 0");
+  if (!attention_norm) config.attention_gamma = config.attention_beta = nullptr;
+  const size_t tensors = static_cast<size_t>(config.position_bias + 2 * config.rotary);
+  size_t found = 0;
+  while (found < kMostTensors && node.has_input(kFirstTensor + found)) ++found;
+  if (found != tensors) {
+    node.fail("position_bias is " + std::to_string(config.position_bias) + " and rotary is " +
+              std::to_string(config.rotary) + ", so " + std::to_string(tensors) +
+              " inputs are expected behind x_zero_point, found " + std::to_string(found));
   }
   return config;
 }

@@ -21,9 +21,25 @@ struct Linear {
   Extent extent;
 };
 
-// The position bias of a layer is no constant; it may have one entry for all sequences or one each.
-constexpr size_t kPositionBiasInput = 26;
-// How many sequences a bias of this shape is for: 1 or batch; 0 where it is neither [n, heads, sequence, sequence] nor
+// Behind a layer's constants are the tensors that its attributes name: the position bias, then cosines and sines.
+constexpr size_t kFirstTensor = 26;
+
+// The tensors of one call besides X and mask.
+struct LayerTensors {
+  bool position_bias, rotary;
+  int64_t heads, head_size;
+
+  explicit LayerTensors(const sd_layer_config &config)
+      : position_bias(config.position_bias != 0), rotary(config.rotary != 0), heads(config.heads),
+        head_size(config.hidden / config.heads) {}
+
+  // Fills `inputs`, whose batch and sequence are known. find(index) gives an input's data and dims; fail(dims, name,
+  // expected) reports a wrong shape and does not return.
+  template <typename Find, typename Fail>
+  void read(Find find, Fail fail, sd_layer_inputs &inputs) const;
+};
+
+// A bias may have one entry for all sequences or one each. How many sequences a bias of this shape is for: 1 or batch; 0 where it is neither [n, heads, sequence, sequence] nor
 // [n * heads, sequence, sequence].
 inline int64_t bias_sequences(const std::vector<int64_t> &dims, int64_t batch, int64_t heads, int64_t sequence) {
   int64_t n = 0;
@@ -33,6 +49,30 @@ inline int64_t bias_sequences(const std::vector<int64_t> &dims, int64_t batch, i
            dims == std::vector<int64_t>{batch * heads, sequence, sequence})
     n = batch;
   return n;
+}
+
+template <typename Find, typename Fail>
+void LayerTensors::read(Find find, Fail fail, sd_layer_inputs &inputs) const {
+  size_t index = kFirstTensor;
+  if (position_bias) {
+    const auto [data, dims] = find(index);
+    inputs.bias = data;
+    inputs.bias_batch = bias_sequences(dims, inputs.batch, heads, inputs.sequence);
+    if (!inputs.bias_batch)
+      fail(dims, "the position bias", shape_text({inputs.batch, heads, inputs.sequence, inputs.sequence}));
+    ++index;
+  }
+  if (!rotary) return;
+  for (const float **table : {&inputs.cos, &inputs.sin}) {
+    const auto [data, dims] = find(index++);
+    // Dimensions of 1 may stand in front.
+    size_t first = 0;
+    while (first + 2 < dims.size() && dims[first] == 1) ++first;
+    if (std::vector<int64_t>(dims.begin() + static_cast<int64_t>(first), dims.end()) !=
+        std::vector<int64_t>{inputs.sequence, head_size})
+      fail(dims, table == &inputs.cos ? "cos" : "sin", shape_text({inputs.sequence, head_size}));
+    *table = data;
+  }
 }
 
 Linear read_linear(const Node &node);

@@ -113,6 +113,39 @@ SD_INLINE F32 load_bias(const float *bias, int64_t left) {
   return left > 0 ? load_part(bias, static_cast<int>(left)) : F32{};
 }
 
+// The keys that `count` queries see, in whole blocks of `block` keys.
+struct KeyRange {
+  int64_t begin, end;
+};
+template <typename Call>
+SD_INLINE KeyRange keys_of(const Call &a, int64_t query, int64_t count, int64_t block) {
+  const int64_t padded = round_up(a.keys, 64);
+  if (!a.window) return {0, padded};
+  const int64_t at = query - a.first_key, low = at - a.window, end = round_up(at + count + a.window, block);
+  return {low > 0 ? low / block * block : 0, end < padded ? end : padded};
+}
+
+// Whether one of `count` queries doesn't see all of a block of keys.
+template <typename Call>
+SD_INLINE bool window_cuts(const Call &a, int64_t query, int64_t count, int64_t key, int64_t block) {
+  const int64_t at = query - a.first_key;
+  return a.window && (key < at + count - 1 - a.window || key + block - 1 > at + a.window);
+}
+
+// A query's scores of sixteen keys with what is added besides the penalty of padding: the position bias, and a penalty of
+// keys outside the window.
+template <typename Call>
+SD_INLINE F32 adjust(const Call &a, int64_t query, int64_t key, F32 v) {
+  if (a.bias) v = fma(load_bias(a.bias + query * a.bias_stride + key, a.keys - key), splat(1.44269504f), v);
+  if (a.window) {
+    alignas(64) static const float kLanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const F32 distance = abs(load(kLanes) + splat(static_cast<float>(key + a.first_key - query)));
+    const F32 beyond = max(distance - splat(static_cast<float>(a.window)), splat(0.0f));
+    v = fma(beyond, splat(-1e30f), v);
+  }
+  return v;
+}
+
 template <int kQ>
 static void attend(const Attention &a, int64_t query, const int32_t *key_panel, const int32_t *value_panel,
                    int64_t columns, float *scores, int32_t *probabilities) {
@@ -125,7 +158,9 @@ static void attend(const Attention &a, int64_t query, const int32_t *key_panel, 
     highest[t] = splat(-3e38f);
   }
   const F32 scale = splat(a.scale * 1.44269504f);
-  for (int64_t key = 0; key < padded; key += 16 * kColumns) {
+  const KeyRange seen = keys_of(a, query, kQ, 16 * kColumns);
+  for (int64_t key = seen.begin; key < seen.end; key += 16 * kColumns) {
+    const bool adjusted = a.bias || window_cuts(a, query, kQ, key, 16 * kColumns);
     F32 c[kQ][kColumns];
     multiply<kQ, kColumns>(rows, key_panel + key * depth, 16 * kColumns, depth, c);
 #pragma GCC unroll 4
@@ -134,10 +169,7 @@ static void attend(const Attention &a, int64_t query, const int32_t *key_panel, 
 #pragma GCC unroll 6
       for (int t = 0; t < kQ; ++t) {
         F32 v = fma(c[t][j], scale, penalty);
-        if (a.bias) {
-          const int64_t at = key + j * 16;
-          v = fma(load_bias(a.bias + (query + t) * a.bias_stride + at, a.keys - at), splat(1.44269504f), v);
-        }
+        if (adjusted) v = adjust(a, query + t, key + j * 16, v);
         highest[t] = max(highest[t], v);
         store(scores + t * padded + key + j * 16, v);
       }
@@ -147,18 +179,19 @@ static void attend(const Attention &a, int64_t query, const int32_t *key_panel, 
   for (int t = 0; t < kQ; ++t) {
     const F32 top = splat(reduce_max(highest[t]));
     F32 sum = {};
-    for (int64_t key = 0; key < padded; key += 16) {
+    for (int64_t key = seen.begin; key < seen.end; key += 16) {
       const F32 p = power_of_two(load(scores + t * padded + key) - top);
       sum += p;
       store_reduced(reinterpret_cast<Reduced *>(probabilities + t * pairs) + key, p);
     }
     inverse[t] = 1.0f / reduce_add(sum);
-    rows[t] = probabilities + t * pairs;
+    rows[t] = probabilities + t * pairs + seen.begin / kPair;
   }
   Reduced *out = static_cast<Reduced *>(a.out) + (query - a.query_begin) * a.out_stride;
   for (int64_t column = 0; column < a.head_size; column += 16 * kColumns) {
     F32 c[kQ][kColumns];
-    multiply<kQ, kColumns>(rows, value_panel + column, columns, pairs, c);
+    multiply<kQ, kColumns>(rows, value_panel + seen.begin / kPair * columns + column, columns,
+                           (seen.end - seen.begin) / kPair, c);
 #pragma GCC unroll 6
     for (int t = 0; t < kQ; ++t)
 #pragma GCC unroll 4

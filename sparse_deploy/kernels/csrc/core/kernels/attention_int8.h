@@ -175,17 +175,19 @@ SD_INLINE void multiply_dwords(const int32_t *const *a, const int32_t *panel, in
 
 // Columns [column, column + 16 kC) of the outputs of kQ queries.
 template <int kQ, int kC>
-SD_INLINE void weigh_values(const AttentionInt8 &a, const HeadPanels &p, int64_t padded, int64_t column,
+SD_INLINE void weigh_values(const AttentionInt8 &a, const HeadPanels &p, const KeyRange &seen, int64_t column,
                             const float *factor, Reduced *out) {
+  const int64_t padded = round_up(a.keys, 64);
   const int32_t *rows[kQ];
   I32 c[kQ][kC];
 #pragma GCC unroll 6
   for (int t = 0; t < kQ; ++t) {
-    rows[t] = reinterpret_cast<const int32_t *>(p.probabilities + t * padded);
+    rows[t] = reinterpret_cast<const int32_t *>(p.probabilities + t * padded + seen.begin);
 #pragma GCC unroll 4
     for (int j = 0; j < kC; ++j) c[t][j] = I32{};
   }
-  multiply_dwords<kQ, kC>(rows, p.values + column, a.head_size, padded / kPerDword, c);
+  multiply_dwords<kQ, kC>(rows, p.values + seen.begin / kPerDword * a.head_size + column, a.head_size,
+                          (seen.end - seen.begin) / kPerDword, c);
 #pragma GCC unroll 6
   for (int t = 0; t < kQ; ++t)
 #pragma GCC unroll 4
@@ -203,7 +205,9 @@ static void attend_int8(const AttentionInt8 &a, int64_t query, const HeadPanels 
     scale[t] = splat(a.q_scale[(query + t) * a.scale_stride]);
     highest[t] = splat(-3e38f);
   }
-  for (int64_t key = 0; key < padded; key += kBlockKeys) {
+  const KeyRange seen = keys_of(a, query, kQ, kBlockKeys);
+  for (int64_t key = seen.begin; key < seen.end; key += kBlockKeys) {
+    const bool adjusted = a.bias || window_cuts(a, query, kQ, key, kBlockKeys);
     I32 c[kQ][kColumns];
 #pragma GCC unroll 4
     for (int j = 0; j < kColumns; ++j) {
@@ -218,10 +222,7 @@ static void attend_int8(const AttentionInt8 &a, int64_t query, const HeadPanels 
 #pragma GCC unroll 6
       for (int t = 0; t < kQ; ++t) {
         F32 v = fma(to_f32(c[t][j]), key_scale * scale[t], penalty);
-        if (a.bias) {
-          const int64_t at = key + j * 16;
-          v = fma(load_bias(a.bias + (query + t) * a.bias_stride + at, a.keys - at), splat(1.44269504f), v);
-        }
+        if (adjusted) v = adjust(a, query + t, key + j * 16, v);
         highest[t] = max(highest[t], v);
         store(p.scores + t * padded + key + j * 16, v);
       }
@@ -233,7 +234,7 @@ static void attend_int8(const AttentionInt8 &a, int64_t query, const HeadPanels 
     const float *scores = p.scores + t * padded;
     Left *probabilities = p.probabilities + t * padded;
     F32 sum = {};
-    for (int64_t key = 0; key < padded; key += 16) {
+    for (int64_t key = seen.begin; key < seen.end; key += 16) {
       const F32 v = power_of_two(load(scores + key) - top);
       sum += v;
       store_probabilities(probabilities + key, round_i32(v * load(p.value_scale + key)));
@@ -243,10 +244,10 @@ static void attend_int8(const AttentionInt8 &a, int64_t query, const HeadPanels 
   Reduced *out = static_cast<Reduced *>(a.out) + (query - a.query_begin) * a.out_stride;
   int64_t column = 0;
   if constexpr (kColumns == 4) {
-    for (; column + 64 <= a.head_size; column += 64) weigh_values<kQ, 4>(a, p, padded, column, factor, out);
-    for (; column + 32 <= a.head_size; column += 32) weigh_values<kQ, 2>(a, p, padded, column, factor, out);
+    for (; column + 64 <= a.head_size; column += 64) weigh_values<kQ, 4>(a, p, seen, column, factor, out);
+    for (; column + 32 <= a.head_size; column += 32) weigh_values<kQ, 2>(a, p, seen, column, factor, out);
   }
-  for (; column < a.head_size; column += 16) weigh_values<kQ, 1>(a, p, padded, column, factor, out);
+  for (; column < a.head_size; column += 16) weigh_values<kQ, 1>(a, p, seen, column, factor, out);
 }
 
 static void attention_int8(const AttentionInt8 &a) {
@@ -267,6 +268,8 @@ static void attention_int8(const AttentionInt8 &a) {
     p.value_scale[i] = a.v_scale[i * a.scale_stride];
     if (a.penalty[i] == 0 && p.value_scale[i] > largest) largest = p.value_scale[i];
   }
+  // The same for all queries of a sequence, however these are shared out.
+  if (a.window) largest = a.largest_v_scale;
   p.value_unit = largest / 255.0f;
   for (int64_t i = 0; i < padded; ++i) {
     const bool counts = i < a.keys && a.penalty[i] == 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is done to whole rows (tokens): quantisation and LayerNorm. Included after simd.h.
+// What is done to whole rows (tokens): quantisation, LayerNorm, gates, rotary positions. Included after simd.h.
 
 // Sixteen elements, or the `left` ones that are there and zeros.
 SD_INLINE F32 load_row(const float *p, int64_t left) {
@@ -151,6 +151,36 @@ static const float *restore_row(const float *x, int64_t n, const Reordered &orde
   for (; i + 16 <= n; i += 16) store(order.row + i, load(residual + i) + gather(x, order.position + i));
   for (; i < n; ++i) order.row[i] = x[order.position[i]] + residual[i];
   return order.row;
+}
+
+static void restore(const float *x, const Reordered &order, int64_t n) { restore_row(x, n, order, 0); }
+
+static void gate(const void *a, const void *b, int64_t n, float *y) {
+  const Reduced *left = static_cast<const Reduced *>(a), *right = static_cast<const Reduced *>(b);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) store(y + i, load_reduced(left + i) * load_reduced(right + i));
+  if (i < n) store_part(y + i, load_row(left + i, n - i) * load_row(right + i, n - i), static_cast<int>(n - i));
+}
+
+static void rotate(void *row, int64_t heads, int64_t head_size, const float *cos, const float *sin) {
+  const int64_t half = head_size / 2;
+  Reduced *a = static_cast<Reduced *>(row);
+  for (int64_t h = 0; h < heads; ++h, a += head_size) {
+    Reduced *b = a + half;
+    for (int64_t i = 0; i < half; i += 16) {
+      const int64_t left = half - i;
+      const F32 x = load_row(a + i, left), y = load_row(b + i, left);
+      const F32 low = x * load_row(cos + i, left) - y * load_row(sin + i, left);
+      const F32 high = fma(y, load_row(cos + half + i, left), x * load_row(sin + half + i, left));
+      if (left >= 16) {
+        store_reduced(a + i, low);
+        store_reduced(b + i, high);
+      } else {
+        store_reduced_part(a + i, low, static_cast<int>(left));
+        store_reduced_part(b + i, high, static_cast<int>(left));
+      }
+    }
+  }
 }
 
 // Two passes over a row that the first one brought into L1: mean, then the squares of the differences (one pass over
