@@ -163,7 +163,7 @@ def _sparse_line(details: dict[str, Any]) -> str:
     if left := details["left_standard"]:
         name, reason = next(iter(left.items()))
         line += f"; {len(left)} left standard (such as {name}: {reason})"
-    return f"{line}; checked with {details['checked_with']}"
+    return f"{line}; checked with {details['checked_with']}" if "checked_with" in details else line
 
 
 def _search_line(details: dict[str, Any]) -> str:

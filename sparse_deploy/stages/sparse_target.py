@@ -4,6 +4,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_deploy.architectures import architecture_of, read_config
 from sparse_deploy.config.schema import Recipe
 from sparse_deploy.errors import ExportError
 from sparse_deploy.kernels.openvino_extension import ready_openvino_library
@@ -49,7 +50,7 @@ def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
             f"({reasons or 'no matrix product with a stored weight'}); leave out --target sparse and "
             f"export.sparse.enabled"
         )
-    return _details(found, source, settings.activations)
+    return _details(found, source, settings.activations, _why_dense(folder, found))
 
 
 def write_sparse_ir(folder: Path) -> None:
@@ -74,11 +75,19 @@ def open_for_check(folder: Path) -> tuple[Session, str]:
     return ReferenceSession(folder / SPARSE_FILE), "the operators in numpy (the compiled ones are not installed)"
 
 
-def _details(found: "SparseModel", source: str, activations: str) -> dict[str, Any]:
+def _why_dense(folder: Path, found: "SparseModel") -> dict[str, str]:
+    """The reason for a family that this package doesn't know, where none of its layers is one operator."""
+    if found.layers or not (folder / "config.json").is_file():
+        return {}
+    reason = architecture_of(read_config(folder)).unlisted
+    return {"encoder layers": reason} if reason else {}
+
+
+def _details(found: "SparseModel", source: str, activations: str, why_dense: dict[str, str]) -> dict[str, Any]:
     return {
         "source": source,
         "activations": activations,
         "encoder_layers": list(found.layers),
         "linears": list(found.linears),
-        "left_standard": {refusal.name: refusal.reason for refusal in found.standard},
+        "left_standard": why_dense | {refusal.name: refusal.reason for refusal in found.standard},
     }
