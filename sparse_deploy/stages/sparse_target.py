@@ -30,7 +30,7 @@ def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
         For the manifest: what became an operator, and what stayed, with the reason.
 
     Raises:
-        ExportError: the file was asked for and no part fits.
+        ExportError: the file was asked for and no part fits, in a family that this package knows.
         SparsityLostError: a zero weight is no zero any more.
     """
     from sparse_deploy.graph.model_file import load_onnx, save_onnx
@@ -41,16 +41,17 @@ def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
     found = to_sparse_model(
         load_onnx(folder / source), static=settings.activations == "static", exclude=recipe.quantization.exclude
     )
+    why_dense = _why_dense(folder, found)
     if found.layers or found.linears:
         save_onnx(found.model, folder / SPARSE_FILE)
-    elif settings.enabled:
+    elif settings.enabled and not why_dense:
         reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in found.standard[:3])
         raise ExportError(
             f"{SPARSE_FILE}: expected encoder layers or weights with zeros, found none that a sparse operator fits "
             f"({reasons or 'no matrix product with a stored weight'}); leave out --target sparse and "
             f"export.sparse.enabled"
         )
-    return _details(found, source, settings.activations, _why_dense(folder, found))
+    return _details(found, source, settings.activations, why_dense)
 
 
 def write_sparse_ir(folder: Path) -> None:

@@ -30,7 +30,7 @@ def recipe(**sparsity: object) -> Recipe:
             "model": {"name_or_path": "unused"},
             "data": {"max_length": 64},
             "sparsity": sparsity or {"mode": "lock", "pattern": "unstructured", "target": 0.68},
-            "export": {"openvino": False},
+            "export": {"openvino": False, "sparse": {"enabled": True}},
         },
         "test",
     )
