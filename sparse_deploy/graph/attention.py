@@ -182,7 +182,8 @@ class _Match:
         if len(self.sources) == 1:
             if tuple(order) != (0, 1, 2):
                 raise NoMatchError("the rows of a layer of queries, keys and values are in another order")
-            return (self.sources[0],) * 3
+            packed = self.sources[0]
+            return packed, packed, packed
         query, key, value = (self.sources[place] for place in order)
         return query, key, value
 

@@ -201,7 +201,10 @@ class SparseEncoderLayer(OpRun):
         x_scale, x_zero_point = (*constants[22:], None, None)[:2]
         tensors = list(constants[24:])
         bias = tensors.pop(0) if position_bias else None
-        positions = tuple(table.reshape(x.shape[1], -1) for table in tensors[:2]) if rotary else None
+        positions = None
+        if rotary:
+            cos, sin = (table.reshape(x.shape[1], -1) for table in tensors)
+            positions = cos, sin
         static = [_static(x_scale, x_zero_point, index) for index in range(4)]
 
         def norm(hidden: Float, behind: bool, number: int) -> Float:
