@@ -118,7 +118,7 @@ def attention(
     if window:
         places = np.arange(sequence)
         attended = attended & (np.abs(places[:, None] - places) <= window)
-    scores = np.where(~attended, np.finfo(np.float32).min, scores)
+    scores[np.broadcast_to(~attended, scores.shape)] = np.finfo(np.float32).min
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     context: Float = (weights @ v).transpose(0, 2, 1, 3).reshape(batch, sequence, hidden)
