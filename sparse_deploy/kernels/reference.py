@@ -128,7 +128,8 @@ def attention(
 def _rotated(x: Float, cos: Float, sin: Float) -> Float:
     """Rotary positions (https://arxiv.org/abs/2104.09864) on the halves of each head, ``[..., sequence, head]``."""
     first, second = np.split(x, 2, axis=-1)
-    result: Float = x * cos + np.concatenate([-second, first], axis=-1) * sin
+    turned: Array = np.concatenate([-second, first], axis=-1)
+    result: Float = np.asarray(x * cos + turned * sin, np.float32)
     return result
 
 
