@@ -15,7 +15,7 @@ from pathlib import Path
 from harness.page import render_page
 from harness.plots import plot_encoders, plot_sweep
 from harness.recorded_speed import recorded_speeds_text
-from harness.records import read_records
+from harness.records import is_forced, read_records
 
 FOLDER = Path(__file__).resolve().parent
 SPEEDS = FOLDER.parent / "sparse_deploy" / "inspection" / "recorded_speed.json"
@@ -45,7 +45,7 @@ def main() -> None:
                 )
         return
     for name, records in sections.items():
-        if cells := [record for record in records if record["kind"] == "cell"]:
+        if cells := [record for record in records if record["kind"] == "cell" and not is_forced(record)]:
             plot_encoders(cells, RESULTS / name / "encoders.svg")
         for record in records:
             if record["kind"] == "sweep":
