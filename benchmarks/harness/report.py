@@ -127,7 +127,7 @@ def cell_line(record: Mapping[str, Any]) -> str:
     ours = record["ours_ms"]
     rivals = {name: record[f"{name}_ms"] for name in (OWN_DENSE, *RIVALS) if record[f"{name}_ms"] is not None}
     text = f"{record['cell']:<24} {record['label'] or 'no clean block':<5}"
-    if ours is not None and record["best_dense"]:
+    if ours is not None and record.get("interval"):  # no interval: no two clean blocks of one round
         low, high = record["interval"]
         text += (
             f" ours {ours:8.2f} ms  {record['speedup_vs_best_dense']:.2f}x [{low:.2f}, {high:.2f}] over "
