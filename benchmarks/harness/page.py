@@ -21,9 +21,9 @@ _FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this set on a CPU whose best one 
 so the rival is our own dense kernel of the same set: the same model with all weights in the dense layout (own dense).
 What whole models gain over other runtimes on a CPU that has no more than {name} is not measured here.
 """
-_HIDDEN = """`python tests/hidden_instructions.py CMD` ran these cells: ONNX Runtime, OpenVINO, PyTorch and the
-sparse operators each saw a CPU with AVX2 and without AVX-512 and VNNI, so all of them use the code that they have for such a CPU. The
-clock, the caches and the memory are those of the CPU above; an AVX2-only CPU will differ.
+_HIDDEN = """`python tests/hidden_instructions.py CMD` ran these cells: ONNX Runtime, OpenVINO, PyTorch and the sparse
+operators each saw a CPU with AVX2 and without AVX-512 and VNNI, and used the code that they have for such a CPU. Clock,
+caches and memory are those of the CPU above; an AVX2-only CPU will differ.
 """
 
 
