@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Images of sparse-deploy; docs/containers.md says how to build, run and check them.
+# Images of sparse-deploy; see docs/containers.md for building, running and checking them.
 #   serve           the server with ONNX Runtime and the sparse operators
 #   serve-openvino  the same, and OpenVINO with the sparse operators
 #   toolchain       finetune, export and bench on a CPU
@@ -31,8 +31,8 @@ COPY sparse_deploy sparse_deploy
 RUN PATH="/opt/build/bin:$PATH" pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index -w /wheels .; \
     python3 -c "import glob, zipfile; [zipfile.ZipFile(wheel).getinfo('sparse_deploy/kernels/libsparse_deploy_onnxruntime.so') for wheel in glob.glob('/wheels/*.whl')]"
 
-# ---- the environments: pip stays outside, so they hold what the lock names and nothing that can install more.
-# Bytecode is made here, for a root that can't be written, and is never compared with its source at run time.
+# ---- the environments: without pip, so they hold only the packages of the lock file. Bytecode is compiled here, for a
+# read-only root, and is not compared with its source at run time.
 FROM builder AS serve-environment
 COPY docker/requirements-serve.txt docker/
 RUN python3 -m venv --without-pip /opt/venv; \
@@ -43,7 +43,7 @@ RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no
         /wheels/*.whl; \
     /opt/venv/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/venv/lib
 
-# ---- what all images share
+# ---- common parts of all images
 FROM ${BASE_IMAGE} AS runtime
 ARG VERSION=unknown
 ARG REVISION=unknown
@@ -54,7 +54,7 @@ LABEL org.opencontainers.image.title="sparse-deploy" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
-# HOME: a numeric user has none, and libraries that look for one must find what a read-only root lets them write.
+# HOME: a numeric user has none, and libraries need a writable one although the root is read-only.
 ENV PATH="/opt/venv/bin:${PATH}" \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
@@ -66,7 +66,7 @@ USER 10001:10001
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/opt/venv/bin/sparse-deploy"]
 
-# ---- what both servers share
+# ---- common parts of both servers
 FROM runtime AS server
 ENV SPARSE_DEPLOY_DEPLOYMENT=/model \
     SPARSE_DEPLOY_HOST=0.0.0.0 \

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Install into .venv, then run every check: lint, format, types, import contract, generated docs, our copy of ONNX
+# Install into .venv, then run every check: lint, format, types, import contract, generated docs, the copy of ONNX
 # Runtime's interface, tests.
 # Arguments go to pytest: ./test.sh tests/unit/sparsity -k block
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")" || exit 2
 bash tools/install.sh demo,dev </dev/null || exit
 
-# The tests' models are tiny: more threads than this only wait for each other.
+# The models of the tests are tiny: more threads are not faster.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2} TOKENIZERS_PARALLELISM=false
-# Tests never download; what is not on this machine must fail at once, not after retries.
+# Tests never download: a missing file must fail at once, without retries.
 export HF_HUB_OFFLINE=1
 failed=()
 

@@ -18,7 +18,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class ActivationRanges(BaseModel):
-    """What the inputs of the quantized Linear layers hold, and the grid that the weights were trained on.
+    """The ranges of the inputs of the quantized Linear layers, and the grid of the trained weights.
 
     A range becomes an asymmetric u8 scale and zero point for the whole tensor, with zero always representable:
     ``scale = (max(high, 0) - min(low, 0)) / 255``, ``zero_point = -round(min(low, 0) / scale)``.

@@ -56,7 +56,7 @@ class Source(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What ``manifest.json`` holds.
+    """The content of ``manifest.json``.
 
     Attributes:
         sparsity: a record per model file of the folder, by relative path.
@@ -96,8 +96,8 @@ def staged_folder(target: Path, kind: FolderKind, sources: Sequence[Path] = ()) 
 
     Args:
         target: the new folder.
-        kind: of the artifact.
-        sources: folders that it is made from; see :func:`check_writable_target`.
+        kind: kind of the artifact.
+        sources: input folders of the command; see :func:`check_writable_target`.
 
     Raises:
         ConfigError: ``target`` is something else than an earlier artifact of this kind.
@@ -137,7 +137,7 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
 
     Args:
         folder: the artifact.
-        kind: what it must be; any kind when omitted.
+        kind: expected kind; any kind when omitted.
         verify: also compare size and SHA-256 of every file, and refuse files that are not listed, and links (which
             a checkpoint may have: the hub's cache is made of them).
 
@@ -173,8 +173,8 @@ def read_json_file(path: Path, content: type[Content], what: str, how: str) -> C
     Args:
         path: the file.
         content: its typed form.
-        what: its name in messages, such as ``report``.
-        how: the sentence that says how to make one.
+        what: the name of this kind of file in messages, such as ``report``.
+        how: a sentence with the command that makes such a file.
 
     Raises:
         ArtifactError: missing, larger than 256 MiB, no JSON, or of another form.
@@ -192,7 +192,7 @@ def read_json_file(path: Path, content: type[Content], what: str, how: str) -> C
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file so that readers see the old or the new content, never a part.
+    """Write a text file atomically: readers see the old or the new content.
 
     Raises:
         ArtifactError: disk full, no permission.

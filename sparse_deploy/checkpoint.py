@@ -56,7 +56,7 @@ class ResolvedCheckpoint:
         return digest.hexdigest()
 
     def as_source(self) -> Source:
-        """What a manifest says of this checkpoint."""
+        """The entry of a manifest for this checkpoint."""
         return Source(name_or_path=self.name_or_path, revision=self.revision, weights_sha256=self.weights_sha256())
 
 
@@ -95,8 +95,8 @@ def check_checkpoint(folder: Path, *, allow_pickle: bool = False) -> None:
     config = _read_json(folder / "config.json", "config.json")
     if "auto_map" in config:
         raise CheckpointError(
-            f"{folder}: the config asks for code from the checkpoint (auto_map), which is never run. Use a checkpoint "
-            f"of a model class that transformers itself contains."
+            f"{folder}: the config requires code from the checkpoint (auto_map), which is never run. Use a checkpoint "
+            f"of a model class that transformers contains."
         )
     if (folder / MANIFEST_NAME).is_file():
         load_manifest(folder)
@@ -126,7 +126,7 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
         raise CheckpointError(f"{folder}: expected {WEIGHTS_FILE}, found no weight file")
     if not allow_pickle:
         raise CheckpointError(
-            f"{folder}: weights only as pickle ({pickles[0].name}), which can run code when loaded. Ask for a "
+            f"{folder}: weights only as pickle ({pickles[0].name}), which can run code when loaded. Use a "
             f"safetensors file, or pass --allow-pickle if you trust its author."
         )
     return pickles
@@ -194,7 +194,7 @@ def _from_hub(name: str, revision: str, allow_pickle: bool) -> ResolvedCheckpoin
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = one_line(error)
         raise ConfigError(
-            f"{name}: neither a folder here nor to be had from the hub at revision {revision!r}: {reason}"
+            f"{name}: neither a local folder nor available on the hub at revision {revision!r}: {reason}"
         ) from error
     return ResolvedCheckpoint(folder, name, folder.name)
 

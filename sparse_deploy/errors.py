@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one exception root, and the exit code each kind of failure ends a command with.
 
-A message says what was expected, what was found and what to do. Each exception also keeps its facts as fields, so
+A message gives the expected value, the value found and the remedy. Each exception also has these facts as fields, so
 that a caller never has to parse the message.
 """
 
@@ -24,7 +24,7 @@ class SparseDeployError(Exception):
     """Root of every error that this package raises on purpose.
 
     Attributes:
-        exit_code: what the command line ends with when this error reaches it.
+        exit_code: exit code of the command line for this error.
     """
 
     exit_code: ExitCode = ExitCode.USAGE
@@ -35,11 +35,11 @@ class ConfigError(SparseDeployError):
 
 
 class DataError(SparseDeployError):
-    """A data set is missing, unreadable, or holds what the task can't use."""
+    """A data set is missing, unreadable, or has rows that the task can't use."""
 
 
 class RuntimeUnavailableError(SparseDeployError):
-    """A runtime was asked for that is not installed or can't open this kind of file."""
+    """A requested runtime is not installed or can't open this kind of file."""
 
 
 class CheckpointError(SparseDeployError):
@@ -61,7 +61,7 @@ class ExportError(SparseDeployError):
 
 
 class QuantizationError(SparseDeployError):
-    """INT8 conversion failed or broke one of its promises."""
+    """INT8 conversion failed or its result violates a requirement."""
 
     exit_code = ExitCode.BAD_ARTIFACT
 
@@ -83,23 +83,23 @@ class ParityError(SparseDeployError):
 
 
 class SparsityError(SparseDeployError):
-    """The zeros of a model are not what was promised."""
+    """A model does not have the required zeros."""
 
     exit_code = ExitCode.BAD_ARTIFACT
 
 
 class PatternMismatchError(SparsityError):
-    """A tensor does not hold the sparsity pattern that the recipe promises.
+    """A tensor does not have the sparsity pattern that the recipe requires.
 
     Attributes:
         tensor: parameter name.
-        expected: the promised pattern, as text.
+        expected: the required pattern, as text.
         found: the detected pattern and zero share, as text.
     """
 
     def __init__(self, tensor: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{tensor}: the recipe promises {expected}, the checkpoint holds {found}. Use a checkpoint with that "
+            f"{tensor}: the recipe requires {expected}, the checkpoint has {found}. Use a checkpoint with that "
             f"pattern, correct sparsity.pattern in the recipe, or make it with sparsity.mode: prune."
         )
         self.tensor = tensor
@@ -119,8 +119,8 @@ class SparsityLostError(SparsityError):
 
     def __init__(self, stage: str, tensor: str, before: int, after: int) -> None:
         super().__init__(
-            f"{stage}: {tensor} had {before} required zeros and kept {after}; {before - after} pruned weights came "
-            f"back. Nothing was written. Report this with the recipe, or leave the tensor out with sparsity.exclude."
+            f"{stage}: {tensor} had {before} required zeros and kept {after}; {before - after} zeros were "
+            f"lost. Nothing was written. Report this with the recipe, or leave the tensor out with sparsity.exclude."
         )
         self.stage = stage
         self.tensor = tensor
@@ -128,7 +128,7 @@ class SparsityLostError(SparsityError):
         self.after = after
 
 
-class GateFailure(SparseDeployError):  # noqa: N818 - the name that architecture and users know
+class GateFailure(SparseDeployError):  # noqa: N818 - the name in the documentation and in users' code
     """A measured model misses a goal of its recipe."""
 
     exit_code = ExitCode.GATE_FAILED
@@ -150,7 +150,7 @@ class WorkerError(SparseDeployError):
     exit_code = ExitCode.INCONCLUSIVE
 
     def __init__(self, cell: str, reason: str) -> None:
-        super().__init__(f"{cell}: the measuring process {reason}. Run bench again, or leave the cell out.")
+        super().__init__(f"{cell}: the measurement process {reason}. Run bench again, or leave the cell out.")
         self.cell = cell
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files of an artifact: listed with size and SHA-256 when it is sealed, compared with the list when it is read.
+"""The files of an artifact: listed in the manifest with size and SHA-256, compared with the list when it is read.
 
-Hard links are let through on purpose. Container layers, deduplicating file systems and ``cp -al`` make them, a reader
-can't tell the first name of a file from the second, and what counts, the content, is compared in full. Symbolic links
-inside a deployment are refused: none is ever written, and one lets the folder change without a write to it.
+Hard links are allowed on purpose. Container layers, deduplicating file systems and ``cp -al`` make them, a reader can't
+distinguish the names of one file, and the content is compared in full. Symbolic links inside a deployment are refused:
+export never writes one, and with a link the folder can change without a write to it.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sparse_deploy.errors import ArtifactError
 
-# A deployment of ours has 12 files, the largest 1.4 GB (bert-large in FP32).
+# A deployment has 12 files, the largest 1.4 GB (bert-large in FP32).
 MAX_FILES = 1000
 MAX_FILE_BYTES = 2**33
 MAX_TOTAL_BYTES = 2**36
 MAX_PATH_CHARACTERS = 512
-# What people and tools add to a folder, and what no reader of ours opens.
+# Files that users and tools add to a folder, and that this package never opens.
 _FOR_PEOPLE = frozenset({".md", ".rst"})
 # Over all other files, the manifest's included, so it can't be listed (sparse_deploy/signing.py).
 SIGNATURE_NAME = "model.sig"

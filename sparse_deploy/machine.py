@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this machine is: CPU model and instruction sets, and how many CPUs this process may really use."""
+"""Facts of this machine: CPU model, instruction sets, and the number of CPUs that this process may use."""
 
 import contextlib
 import ctypes

@@ -28,7 +28,7 @@ def load_finetuned(
 
     Args:
         folder: a resolved checkpoint.
-        kind: what the model answers.
+        kind: kind of the task.
         allow_pickle: accept ``pytorch_model.bin``; it is read with ``weights_only=True``.
         note: called with a sentence where the checkpoint holds heads that the task has no use for.
 
@@ -42,7 +42,7 @@ def load_finetuned(
     if KINDS[kind].head is Head.NONE:  # its output is made of token vectors; the pooler of the class has no part in it
         missing = [name for name in missing if "pooler" not in name.split(".")]
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # a product whose result nobody reads stops the quantizer
+            model.pooler = None  # the quantizer fails on a product whose result is not used
     if missing:
         raise CheckpointError(
             f"{folder}: expected all weights of a {kind} model, {len(missing)} are missing (first: {missing[0]!r}); "
@@ -66,7 +66,7 @@ def load_for_training(
     Args:
         folder: a resolved checkpoint.
         task: decides the class, the number of labels and their names.
-        dropout: overrides what the family's config calls dropout (see :class:`Architecture`).
+        dropout: overrides the dropout keys of the family (see :class:`Architecture`).
         allow_pickle: as in :func:`load_finetuned`.
         note: as there.
 
@@ -94,9 +94,9 @@ def load_for_training(
     _check_unused(folder, model, report, note)
     wanted = tuple(task.model_labels or task.labels)
     if have_names(own_labels) and wanted and own_labels != wanted:
-        # Weights that learnt other labels must not answer under new names.
+        # A head that was trained on other labels must not be used with new names.
         _start_head_anew(model, architecture)
-        note(f"the head starts anew: the model's labels were {', '.join(own_labels[:5])}")
+        note(f"the head is initialized again: the model's labels were {', '.join(own_labels[:5])}")
     return model
 
 
@@ -110,7 +110,7 @@ def _start_head_anew(model: PreTrainedModel, architecture: Architecture) -> None
 
 
 def load_as_saved(folder: Path, *, allow_pickle: bool = False) -> PreTrainedModel:
-    """Load a checkpoint with whatever head it has, by the class that its config names: FP32, eval mode.
+    """Load a checkpoint with its head, by the class in its config: FP32, eval mode.
 
     An encoder without a pooler (sentence encoders leave it out) gets none.
 
@@ -191,7 +191,7 @@ def _load_with(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Transformers tells at length which weights start at random; what matters of that we raise ourselves."""
+    """Silence transformers' report of randomly initialized weights; this module raises an error where it matters."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -202,7 +202,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _check_unused(folder: Path, model: PreTrainedModel, report: dict[str, Any], note: Note) -> None:
-    """Weights that no part of the model takes: those of known heads are told, others are refused.
+    """Weights without a matching parameter: weights of known heads are reported, others are refused.
 
     Raises:
         CheckpointError: there are others.
@@ -228,7 +228,7 @@ def _set_dropout(config: PretrainedConfig, architecture: Architecture, dropout: 
     keys = [key for key in architecture.dropout if hasattr(config, key)]
     if not keys:
         raise ConfigError(
-            f"model.dropout: {architecture.title} has no dropout that this package knows; leave it out, or set the "
+            f"model.dropout: {architecture.title} has no dropout key in this package; leave it out, or set the "
             f"keys of its config.json"
         )
     for key in keys:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How folders and files reach their names: whole, by one rename, whatever kills us and whoever else writes there.
+"""Atomic writing of folders and files by one rename, also if a writer is killed or several write to one target.
 
-What is unfinished lies beside its target as ``.NAME.RANDOM.partial``, and its writer holds a lock on it. The kernel
-drops a lock with its process, so a leftover whose lock can be taken has no owner, and the next writer of that target
-removes it. A process id or an age would not tell: ids are reused and differ between containers that share a disk, and
-an export may take hours. Where a file system has no locks (some network ones), nothing is taken for dead.
+An unfinished folder is stored beside its target as ``.NAME.RANDOM.partial``, and its writer holds a lock on it. The
+kernel releases the lock with the process, so a partial folder whose lock can be taken has no writer, and the next
+writer of the target removes it. A process id or an age would not do: ids are reused and differ between containers
+that share a disk, and an export may take hours. On a file system without locks (some network ones), no partial folder
+is removed.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ _ATTEMPTS, _PAUSE_SECONDS = 3000, 0.01
 
 @contextlib.contextmanager
 def staging_beside(target: Path) -> Iterator[Path]:
-    """A fresh folder beside ``target``, ours alone, for :func:`publish`; what is at its name is removed at the end.
+    """A new, locked folder beside ``target``, for :func:`publish`; it is removed at the end if it was not published.
 
     Leftovers of writers that were killed are removed first.
 
@@ -70,7 +71,7 @@ def publish(staging: Path, target: Path) -> None:
                 break
         time.sleep(_PAUSE_SECONDS)
     else:
-        raise OSError(errno.EBUSY, "other writers kept changing the folder")
+        raise OSError(errno.EBUSY, "other writers changed the folder repeatedly")
     sync_folder(target.parent)
 
 
@@ -93,7 +94,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def clear_leftovers(target: Path) -> None:
-    """Remove what killed writers of a target left beside it; what one had moved aside and not replaced comes back."""
+    """Remove partial folders of killed writers of a target; restore an artifact that one had moved and not replaced."""
     for path in _leftovers(target):
         lock = _claim(path)
         if lock is None:
@@ -109,7 +110,7 @@ def clear_leftovers(target: Path) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that readers see the old or the new content, never a part.
+    """Write a file atomically: readers see the old or the new content.
 
     Raises:
         OSError: as for any write; the old content is then still there.
@@ -130,7 +131,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if missing, against other processes that ask for the same.
+    """Lock a folder, created if missing, against other processes that use this function.
 
     Raises:
         ConfigError: another one has it.
@@ -142,7 +143,7 @@ def only_writer(folder: Path) -> Iterator[None]:
         raise write_error(folder, error) from error
     lock = _claim(folder, without_locks=True)
     if lock is None:
-        raise ConfigError(f"{folder}: another process writes to it; wait for its end or choose another folder")
+        raise ConfigError(f"{folder}: another process writes to it; wait until it ends, or choose another folder")
     try:
         yield
     finally:
@@ -159,7 +160,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_error(target: Path, error: OSError) -> ArtifactError:
-    """What a failed write means to the user."""
+    """The error for a failed write."""
     # Native writers (OpenVINO's) report a full disk as a stream error without a number.
     full = error.errno in (errno.ENOSPC, errno.EDQUOT) or (error.errno is None and _free_bytes(target) < 1_000_000)
     if full:
@@ -175,13 +176,13 @@ def _free_bytes(target: Path) -> int:
 
 
 def _replace_in_two_steps(staging: Path, target: Path) -> bool:
-    """Without an exchange; false where another writer was faster. Nobody brings the old folder back in between."""
+    """Replace without an exchange; false where another writer was faster. The lock prevents a restore in between."""
     lock = _claim(target, without_locks=True)
     if lock is None:
         return False
     retired = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_RETIRED}")
     try:
-        target.rename(retired)  # the lock goes with it, so nobody takes it for a leftover
+        target.rename(retired)  # the lock stays with the folder, so no other writer restores it
         try:
             staging.rename(target)
         except OSError as error:
@@ -221,7 +222,7 @@ def _locked_file(path: Path) -> tuple[Path, int]:
 
 
 def _claim(path: Path, *, without_locks: bool = False) -> int | None:
-    """The descriptor of a path with its lock; None where somebody else has it, or the path has gone."""
+    """The descriptor of a path with its lock; None if another process has the lock, or the path does not exist."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
@@ -233,7 +234,7 @@ def _claim(path: Path, *, without_locks: bool = False) -> int | None:
 
 
 def _lock(descriptor: int, path: Path, *, without_locks: bool) -> bool:
-    """Lock a descriptor, if it is still what lies at the path.
+    """Lock a descriptor, if the path still refers to the same file.
 
     Args:
         descriptor: opened from the path.

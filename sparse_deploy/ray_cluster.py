@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Ray to run on: the cluster of RAY_ADDRESS, or one of our own on this machine that ends with its user.
+"""Connection to Ray: the cluster of RAY_ADDRESS, or a local one on this machine that ends with the process.
 
-Ray runs whatever it is sent (CVE-2023-48022), so a cluster of our own listens on the loopback address only, with a
-token that nobody else knows. How a cluster of RAY_ADDRESS is reached, the shell's variables say.
+Ray executes any code that it receives (CVE-2023-48022), so a local cluster listens on the loopback address only, with a
+random token. The environment variables of the shell configure the connection to a cluster of RAY_ADDRESS.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _REMOVAL_SECONDS, _PAUSE_SECONDS = 5.0, 0.05
 
 
 def own_cpus() -> int | None:
-    """CPUs that a Ray of our own would have; None where RAY_ADDRESS names a cluster."""
+    """CPUs of a local Ray; None where RAY_ADDRESS names a cluster."""
     return describe_machine().usable_cpus if _address() == _OWN else None
 
 
@@ -82,7 +82,7 @@ def _address() -> str:
 
 
 def _close_off() -> None:
-    """Set what Ray reads from the environment when it is imported, for a cluster that serves this process only."""
+    """Set the environment variables that Ray reads on import, for a local cluster."""
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

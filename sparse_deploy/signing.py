@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who made a deployment: a signature over all its files, by a key that lies in a file. Nothing goes over a network.
+"""Signatures of deployments, over all files, by a key in a file. No network is used.
 
 Format: OpenSSF Model Signing, a Sigstore bundle with a signed list of files and hashes
 (https://github.com/ossf/model-signing-spec). ``model_signing verify key`` reads it, too.
@@ -32,7 +32,7 @@ def open_signer(key: Path) -> Any:
 
 
 def sign(folder: Path, signer: Any) -> None:
-    """Write the signature of a sealed folder into it.
+    """Write the signature of a complete folder into it.
 
     Args:
         folder: with its manifest.

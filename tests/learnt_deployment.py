@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny sparse model that has really learnt something, and its text: accuracy means something on it, in seconds."""
+"""A tiny trained sparse model and its text, made in seconds, so that tests can use its accuracy."""
 
 import gzip
 import json
@@ -17,7 +17,7 @@ TRAINING_ROWS, VALIDATION_ROWS = 3000, 600
 
 
 def write_text(folder: Path, *, swapped: bool = False) -> Path:
-    """Reviews of up to five opinions, labelled by what most of them say: some are close calls, as in real text.
+    """Reviews of up to five opinions, labelled by the majority: some are close calls, as in real text.
 
     Args:
         folder: gets ``demo/train.jsonl.gz`` and ``demo/validation.jsonl.gz``.

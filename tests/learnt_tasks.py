@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny sparse models that have learnt to answer questions, or to score pairs of sentences, on text made here."""
+"""Tiny sparse models trained on generated text, for question answering and pairs of sentences."""
 
 import gzip
 import json

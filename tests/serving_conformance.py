@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every server of ours must do, whoever carries the application: run over uvicorn and over Ray Serve.
+"""Conformance tests of the server, run over uvicorn and over Ray Serve.
 
 A subclass gives a fixture ``server`` with ``address``, ``name``, ``request`` and ``infer``: a text classification with
 two labels, called ``tiny``, of the deployment that fixture ``tiny_deployment`` makes.

@@ -39,7 +39,7 @@ fi
 work=${WORK:-$(mktemp -d /tmp/sparse-deploy-images.XXXXXX)}
 mkdir -p "$work/tmp" "$work/empty"
 trap '[[ -n ${KEEP:-} ]] || rm -rf "$work"' EXIT
-# Ours alone: nothing of the machine's own container configuration is read or written.
+# Separate storage: the container configuration of the machine is neither read nor written.
 cat >"$work/storage.conf" <<END
 [storage]
 driver = "vfs"
@@ -51,7 +51,7 @@ echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$work/policy.json"
 export CONTAINERS_STORAGE_CONF=$work/storage.conf CONTAINERS_REGISTRIES_CONF=$work/registries.conf
 export TMPDIR=$work/tmp BUILDAH_ISOLATION=chroot
 
-# What pip is told here by its files and its variables, as one file; and the folders and certificates that it names.
+# The settings of pip on this machine as one file, and the folders and certificates in them.
 mounts=(--volume "$work/pip.conf:/etc/pip.conf:ro")
 while IFS= read -r path; do
   mounts+=(--volume "$path:$path:ro")
@@ -85,7 +85,7 @@ for target in "${targets[@]}"; do
   echo "built in $SECONDS s" >&2
   python3 tools/check_image.py "localhost/sparse-deploy:$target" --target "$target" --base localhost/base:1 \
     --deployment "$deployment" || failed=1
-  # vfs keeps a whole copy per layer, 2 to 12 GB per target: what the stages left goes before the next one begins.
+  # vfs keeps a whole copy per layer, 2 to 12 GB per target: the copies of a target are removed before the next one begins.
   [[ -n ${KEEP:-} ]] || buildah rmi "localhost/sparse-deploy:$target" >/dev/null
   buildah rm --all >/dev/null
   buildah rmi --prune --force >/dev/null

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Build the wheels of a release into dist/, for x86-64 and aarch64 Linux with glibc 2.17 or newer (manylinux2014), on
-# any machine with Python and without a container: the compiler is Clang as the PyPI package ziglang ships it, which links
-# against the glibc that it is told. Its kernels are as fast as GCC's (docs/wheels.md). auditwheel checks and tags.
+# any machine with Python and without a container: the compiler is Clang from the PyPI package ziglang, which links
+# against a given version of glibc. Its kernels are as fast as GCC's (docs/wheels.md). auditwheel checks and tags.
 #   tools/build_wheels.sh [x86_64] [aarch64]
 # The kernels are inside. The extension for OpenVINO fits one release of OpenVINO and is compiled on first use.
 set -euo pipefail
@@ -44,7 +44,7 @@ SCRIPT
       >"$build/auditwheel.log" 2>&1 || { cat "$build/auditwheel.log" >&2; exit 1; }
     continue
   fi
-  # auditwheel knows this machine's architecture only: the same check by readelf, and the same tags.
+  # auditwheel supports only the architecture of this machine: the same check by readelf, and the same tags.
   rm -rf "$build/unpacked"
   python -m zipfile -e "$build"/wheel/*.whl "$build/unpacked"
   newest=$(find "$build/unpacked" -name '*.so' -exec readelf --version-info {} + |

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start an image without a Docker engine and check it: what lies in it, and how its server lives and ends.
+"""Start an image without a Docker engine and check its content, its server, and the shutdown.
 
 The container is made by hand from namespaces, as an engine makes one: the entry point is process 1 of its own PID and
 network namespace, user and environment are those of the image, the root is read-only with a tmpfs on /tmp, there are no
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-# Beyond the base; the budget of `serve` is the project's promise, the others keep the images from growing unnoticed.
+# Size beyond the base image; the limits detect growth of the images.
 BUDGET_MB = {"serve": 350, "serve-openvino": 550, "toolchain": 2500}
 TITLES = ("title", "description", "licenses", "version", "revision", "source")
 NOT_IN_SERVERS = ("torch", "transformers", "onnx", "datasets", "pip")
@@ -71,7 +71,7 @@ class Checks:
     rows: list[tuple[str, bool, str]] = field(default_factory=list)
 
     def add(self, name: str, holds: bool, found: object) -> bool:
-        """Note a check with what was found; returns whether it holds."""
+        """Record a check with its result; returns whether it passed."""
         self.rows.append((name, holds, str(found)))
         return holds
 
@@ -126,7 +126,7 @@ class Image:
             process.wait()
 
     def output(self, command: Sequence[str], deployment: Path | None = None) -> str:
-        """What a command in a container prints; an error when it fails."""
+        """The output of a command in a container; raises when it fails."""
         with self.started(command, deployment) as process:
             text, _ = process.communicate(timeout=300)
         if process.returncode:
@@ -139,7 +139,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("image")
     parser.add_argument("--target", required=True, choices=tuple(BUDGET_MB))
-    parser.add_argument("--base", required=True, help="the base image, for what was there before")
+    parser.add_argument("--base", required=True, help="the base image, for the comparison")
     parser.add_argument("--deployment", required=True, type=Path)
     options = parser.parse_args()
     checks = Checks()
@@ -168,7 +168,7 @@ def unpacked(name: str) -> Iterator[Image]:
 
 
 def check_configuration(checks: Checks, image: Image, target: str) -> None:
-    """What an engine reads before it starts anything."""
+    """Check the configuration of the image."""
     config = image.config
     user = config.get("User", "").partition(":")[0]
     checks.add("user is numeric, not root", user.isdigit() and int(user) > 0, config.get("User"))
@@ -182,7 +182,7 @@ def check_configuration(checks: Checks, image: Image, target: str) -> None:
 
 
 def check_files(checks: Checks, image: Image, base: Image, target: str) -> None:
-    """What lies in the image beyond its base."""
+    """Check the content of the image beyond its base."""
     mega = (_bytes_of(image.root) - _bytes_of(base.root)) / 1e6
     checks.add("size beyond the base", mega < BUDGET_MB[target], f"{mega:.0f} MB of {BUDGET_MB[target]} MB")
     added = _setuid_files(image.root) - _setuid_files(base.root)
@@ -229,7 +229,7 @@ def check_commands(checks: Checks, image: Image, target: str, deployment: Path) 
 
 
 def check_server(checks: Checks, image: Image, deployment: Path, settings: Sequence[str] = ()) -> None:
-    """Life of the server: ready, healthy, answers, locked in, and gone when told so."""
+    """Check the server: readiness, health, inference, isolation, and shutdown."""
     port = next(item.partition("=")[2] for item in image.config["Env"] if item.startswith("SPARSE_DEPLOY_PORT="))
     with image.started(image.command, deployment, (f"SPARSE_DEPLOY_NAME={MODEL}", *settings)) as process:
         began = time.monotonic()
@@ -306,7 +306,7 @@ def _wait_until_ready(process: subprocess.Popen[str], server: int, url: str) -> 
 
 
 def _get(server: int, url: str, body: bytes | None = None) -> tuple[int, bytes]:
-    """Ask from within the network of the container, which nobody else can reach."""
+    """Send a request inside the private network of the container."""
     _enter_network(Path(f"/proc/{server}/ns/net"))
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"} if body else {})  # noqa: S310 - http, by us
     try:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a deployment, unchanged, with Optimum, and compare its logits with our own runtimes'.
+"""Open a deployment, unchanged, with Optimum, and compare its logits with this package's runtimes.
 
-The pins of optimum-onnx and optimum-intel exclude ours and each other's, so each lives in an environment of its own
-under ~/.cache/sparse-deploy, made on first use. Exit code: 0 all equal, 1 something differs or fails, 2 wrong usage.
+The pins of optimum-onnx and optimum-intel exclude those of this package and of each other, so each has its own
+environment under ~/.cache/sparse-deploy, created on first use. Exit code: 0 all equal, 1 a difference or a failure, 2
+wrong usage.
 """
 
 import argparse
@@ -46,12 +47,12 @@ QUESTIONS = ("Who was surprised?", "When did prices rise?", "Why did the train a
 
 @dataclass(frozen=True)
 class Library:
-    """One Optimum package: its environment, and the runtime of ours that reads the same files.
+    """One Optimum package: its environment, and this package's runtime for the same files.
 
     Attributes:
         name: distribution name.
-        requirements: what the environment holds besides torch.
-        removed: declared by the package, but in the way.
+        requirements: packages of the environment besides torch.
+        removed: packages that it declares, but that break it.
         runtime: our name of the engine, whose version is the same in both environments.
     """
 
@@ -63,15 +64,15 @@ class Library:
 
 LIBRARIES = (
     Library("optimum-onnx", ("optimum-onnx[onnxruntime]==0.1.0",), "onnxruntime"),
-    # torchvision serves vision models only. PyPI's build wants torch's CUDA build and fails to import beside the CPU
-    # one, and transformers imports it wherever it is installed.
+    # torchvision is for vision models only. PyPI's build requires torch's CUDA build and fails to import with the CPU
+    # build, and transformers imports it if it is installed.
     Library("optimum-intel", ("optimum-intel==2.2.0",), "openvino", removed=("torchvision",)),
 )
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """What is asked: texts of a task's form, cut to the window of the deployment."""
+    """The inputs: texts in the form of the task, truncated to the length of the deployment."""
 
     task: Task
     max_length: int
@@ -150,7 +151,7 @@ def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
         pythons: interpreter by library name.
 
     Yields:
-        A line that says what was compared, and whether it held.
+        A line with the comparison, and whether it passed.
 
     Raises:
         SparseDeployError: not a whole deployment.
@@ -180,10 +181,10 @@ def _compare(found: dict[str, Any], ours: Iterator[dict[str, Any]], atol: float)
     worst = 0.0
     for mine, theirs in zip(ours, found["batches"], strict=True):
         if mine["input_ids"] != theirs["input_ids"]:
-            return "its tokenizer gives other input ids than ours", False
+            return "its tokenizer gives other input ids than sparse-deploy", False
         pairs = zip(mine["outputs"], theirs["outputs"], strict=True)
         worst = max(worst, *(float(np.abs(logits - np.asarray(other)).max()) for logits, other in pairs))
-    return f"{found['model_class']}, max |logit - ours| {worst:.1e} (allowed {atol:g})", worst <= atol
+    return f"{found['model_class']}, max |logit difference| {worst:.1e} (allowed {atol:g})", worst <= atol
 
 
 def _probe(

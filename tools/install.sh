@@ -28,8 +28,8 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
   "$python" -m venv --clear .venv
 fi
 pip=(.venv/bin/python -m pip install --quiet --quiet --no-input --disable-pip-version-check)
-# PyPI's torch for Linux brings 3 GB of CUDA libraries that a CPU never loads; the CPU build has an index of its own.
-# Where that can't be reached, the next line takes what the configured index has.
+# PyPI's torch for Linux has 3 GB of CUDA libraries that a CPU never loads; the CPU build has a separate index. If that
+# can't be reached, the next line takes the build of the configured index.
 "${pip[@]}" --no-deps --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
   "$(grep '^torch==' constraints.txt)" 2>/dev/null || echo "install: no CPU build of torch to be had; taking the default one" >&2
 "${pip[@]}" --constraint constraints.txt --editable ".[$extras]"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write the hash-locked requirements of the images, docker/requirements-*.txt, from pyproject.toml and constraints.txt.
 
-pip resolves each set with the versions of constraints.txt and says which wheels it would install; their SHA-256 go into
-the file, so an image holds those bytes or is not built. One Python and one platform, those of the image: run this with
+pip resolves each set with the versions of constraints.txt and lists the wheels that it would install; the file records
+their SHA-256, so that a build with other files fails. One Python and one platform, those of the image: run this with
 the Python of the base image (3.11). ``--check`` needs no network: it compares versions and names with the two sources.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docker"
-# What the image of each file installs: extras of the package, or the tools that build its wheel.
+# The packages of the image of each file: extras of the package, or the tools that build its wheel.
 SETS: Mapping[str, tuple[str, ...]] = {
     "requirements-serve.txt": ("signing",),
     "requirements-serve-openvino.txt": ("openvino", "signing"),
@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def find_problems() -> Iterator[str]:
-    """Say in which way a file differs from constraints.txt and pyproject.toml, a line per difference."""
+    """The differences of a file from constraints.txt and pyproject.toml, one line each."""
     versions = pins((ROOT / "constraints.txt").read_text(encoding="utf-8"))
     project = read_project()
     wanted = {name: expand(project, extras) for name, extras in SETS.items()} | {BUILD_SET: list(BUILD_TOOLS)}
@@ -82,7 +82,7 @@ def read_project() -> dict[str, Any]:
 
 
 def expand(project: Mapping[str, Any], extras: Iterable[str]) -> list[str]:
-    """The base dependencies and those of the extras, with extras of our own name resolved."""
+    """The base dependencies and those of the extras, with extras of this package resolved."""
     found = list(project["dependencies"])
     waiting = list(extras)
     while waiting:
@@ -119,7 +119,7 @@ def lock_text(wheels: Iterable[Wheel]) -> str:
 
 
 def _pip_environment() -> dict[str, str]:
-    # Here and not in constraints.txt: a local version has no place in what users pass to pip.
+    # Here and not in constraints.txt, because users should not pass a local version to pip.
     index = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
     known = os.environ.get("PIP_EXTRA_INDEX_URL", "")
     return os.environ | {"PIP_EXTRA_INDEX_URL": f"{known} {index}".strip()} if index else dict(os.environ)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# What a user's programme would say. The hint keeps OpenVINO from computing in BF16 where the CPU has it.
+# As in a program of a user. The hint prevents BF16 in OpenVINO on CPUs that have it.
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 OUTPUTS = ("logits", "start_logits", "end_logits")
 
@@ -39,7 +39,7 @@ def answer_file(request: dict[str, Any], file: str | None) -> dict[str, Any]:
             outputs = model(**inputs)
             logits = [outputs[name].tolist() for name in OUTPUTS if name in outputs]
             answers.append({"input_ids": inputs["input_ids"].tolist(), "outputs": logits})
-    except Exception as error:  # whatever Optimum raises is a finding, and the other files are still worth a look
+    except Exception as error:  # any error of Optimum is a finding, and the other files are checked, too
         return {"problem": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     return {"model_class": type(model).__name__, "batches": answers}
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write pip's settings of this machine as one file, for a build that starts without them; print the paths they name.
 
-pip reads several files and the variables PIP_...; a build inside an image sees none of them. The file holds what
-`pip config list` says, and the paths (local indexes, certificates) must be mounted beside it.
+pip reads several files and the variables PIP_...; a build inside an image sees none of them. The file has the
+output of `pip config list`, and the paths (local indexes, certificates) must be mounted beside it.
 """
 
 import ast
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# Settings of pip that say where packages are and how to reach them; the others are of no use in a build.
+# Settings of pip for the location of packages and the connection; others have no use in a build.
 _WANTED = ("index-url", "extra-index-url", "find-links", "cert", "trusted-host", "proxy", "default-timeout", "timeout")
 
 
@@ -26,7 +26,7 @@ def main() -> int:
         name = key.removeprefix(":env:.").removeprefix("global.").removeprefix("install.")
         if name in _WANTED:
             settings.setdefault(name, str(ast.literal_eval(value)))
-    if "default-timeout" in settings:  # as the variable spells what the file calls timeout
+    if "default-timeout" in settings:  # the name of the variable; the file has timeout
         settings.setdefault("timeout", settings.pop("default-timeout"))
     text = "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
     Path(sys.argv[1]).write_text(text, encoding="utf-8")

@@ -17,9 +17,9 @@ cmake -S sparse_deploy/kernels/csrc -B "$SPARSE_DEPLOY_KERNELS" -G Ninja --log-l
   -DSPARSE_DEPLOY_SANITIZE=address,undefined </dev/null
 cmake --build "$SPARSE_DEPLOY_KERNELS" </dev/null
 
-# Leaks are not counted: Python and ONNX Runtime leave at exit what the system takes back.
+# Leaks are not reported: Python and ONNX Runtime do not release all memory at exit.
 export ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
 tests=(tests/unit/kernels tests/integration/test_ort_operators.py)
 (($#)) || set -- -q -p no:cacheprovider
-# --capture=sys: a dying process takes along what pytest has captured of its standard error, the report with it.
+# --capture=sys: otherwise the report of a crashing process is lost in the standard error that pytest captured.
 LD_PRELOAD="$asan $stdcxx" .venv/bin/python -m pytest --capture=sys "${tests[@]}" "$@" </dev/null

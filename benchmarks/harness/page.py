@@ -13,13 +13,13 @@ _LEAST_ROUNDS = 3
 
 _HEAD = """# Results
 
-Written by `python benchmarks/results_markdown.py` from `benchmarks/results/*/*.json`, except for the section on where
-the time goes, which is `benchmarks/notes.md`. How to measure, and how to read the tables: `benchmarks/README.md`.
-A section is a CPU and the instruction set of the kernels; measuring again renews the section of that machine only.
+`python benchmarks/results_markdown.py` writes this page from `benchmarks/results/*/*.json`; the last section is
+`benchmarks/notes.md`. [How speed is measured](README.md) explains the tables. A section is a CPU and the instruction
+set of the kernels; a measurement renews the section of its machine only.
 """
-_FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this set on a CPU whose best one is {best}. No other runtime keeps to it,
-so the rival is our own dense kernel of the same set: the same model with all weights in the dense layout (own dense).
-What whole models gain over other runtimes on a CPU that has no more than {name} is not measured here.
+_FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this instruction set on a CPU whose best one is {best}. Other runtimes
+can't be limited in the same way, so the baseline is the same model with all weights in the dense layout of the same set
+(own dense). Whole models against other runtimes on a CPU without {best} are not measured here.
 """
 _HIDDEN = """`python tests/hidden_instructions.py CMD` ran these cells: ONNX Runtime, OpenVINO, PyTorch and the sparse
 operators each saw a CPU with AVX2 and without AVX-512 and VNNI, and used the code that they have for such a CPU. Clock,
@@ -66,6 +66,11 @@ def milliseconds(value: float | None) -> str:
 def verdict(reached: bool | None) -> str:
     """In words; empty when nothing was asked for."""
     return "" if reached is None else "reached" if reached else "**missed**"
+
+
+def _name(runtime: str) -> str:
+    """The heading of a runtime: the candidate is the sparse model."""
+    return {OURS: "sparse", OURS_OPENVINO: "sparse in OpenVINO"}.get(runtime, runtime.replace("_", " "))
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -117,7 +122,7 @@ def _cells(records: Sequence[Record], _: str) -> str:
     ]
     if not rows:
         return ""
-    headers = ("cell", "ours ms", "best dense", "its ms", "speed-up [95 %]", "bar", "aim", "", "cores, rounds")
+    headers = ("cell", "sparse ms", "best dense", "dense ms", "speed-up [95 %]", "bar", "goal", "", "cores, rounds")
     return "### Whole encoders\n\n" + markdown_table(headers, rows)
 
 
@@ -134,12 +139,12 @@ def _rivals(records: Sequence[Record], _: str) -> str:
         for record in cells
         if any(_error(record, name) for name in names)
     ]
-    headers = ("cell", *(name.replace("_", " ") for name in names))
-    text = "All rivals, median ms (in brackets: something else used the machine meanwhile):\n\n" + markdown_table(
+    headers = ("cell", *(_name(name) for name in names))
+    text = "All runtimes, median ms (in brackets: other processes used the machine at that time):\n\n" + markdown_table(
         headers, rows
     )
     if errors:
-        text += "\nRelative error of the answer against PyTorch FP32, %:\n\n" + markdown_table(headers, errors)
+        text += "\nRelative error of the result against PyTorch FP32, %:\n\n" + markdown_table(headers, errors)
     return text
 
 
@@ -163,10 +168,8 @@ def _labels(records: Sequence[Record], _: str) -> str:
     ]  # fmt: skip
     if not rows:
         return ""
-    headers = ("cell", "cores", "ours ms", "best dense", "its ms", "speed-up [95 %]", "rounds")
-    return "The same with the cores the other way round, where enough blocks fell into it:\n\n" + markdown_table(
-        headers, rows
-    )
+    headers = ("cell", "cores", "sparse ms", "best dense", "dense ms", "speed-up [95 %]", "rounds")
+    return "The same for the other label of the cores, where it has enough blocks:\n\n" + markdown_table(headers, rows)
 
 
 def _inside_openvino(records: Sequence[Record], _: str) -> str:
@@ -195,7 +198,7 @@ def _inside_openvino(records: Sequence[Record], _: str) -> str:
             )
     if not rows:
         return ""
-    headers = ("cell", "cores", "inside OpenVINO ms", "inside ONNX Runtime ms", "difference", "best dense", "its ms",
+    headers = ("cell", "cores", "inside OpenVINO ms", "inside ONNX Runtime ms", "difference", "best dense", "dense ms",
                "speed-up [95 %]", "bar", "")  # fmt: skip
     return "### The same operators inside OpenVINO\n\n" + markdown_table(headers, rows)
 
@@ -244,7 +247,7 @@ def _serving(records: Sequence[Record], _: str) -> str:
             rows.append(
                 (
                     f"`{record['cell']}`",
-                    rival.replace("_", " "),
+                    _name(rival),
                     f"{figures['creation_s']:.2f}",
                     verdict(figures["creation_s"] <= CREATION_BAR_S) if ours else "",
                     f"{figures['peak_mb']:.0f}",
@@ -269,10 +272,10 @@ def _scaling(records: Sequence[Record], _: str) -> str:
         for rival, found in record["rivals"].items():
             times = ", ".join(f"{threads}: {milliseconds(ms)}" for threads, ms in sorted(found["milliseconds"].items()))
             reached = verdict(found["speedup"] >= SCALING_BAR) if rival == OURS and found["speedup"] else ""
-            rows.append((f"`{record['cell']}`", rival.replace("_", " "), times, _ratio(found), reached))
+            rows.append((f"`{record['cell']}`", _name(rival), times, _ratio(found), reached))
     if not rows:
         return ""
-    headers = ("cell", "runtime", "threads: ms", "gain of the most over one [95 %]", f"at least {SCALING_BAR}")
+    headers = ("cell", "runtime", "threads: ms", "speed-up by threads [95 %]", f"at least {SCALING_BAR}")
     return "### Threads\n\n" + markdown_table(headers, rows)
 
 
@@ -288,10 +291,14 @@ def _sweeps(records: Sequence[Record], section: str) -> str:
         ]  # fmt: skip
         step = record["largest_step"]
         parts.append(
-            f"### Cost against {'sequence length' if over == 'sequence' else 'batch'}: {record['model']}\n\n"
+            f"### Time against {'sequence length' if over == 'sequence' else 'batch'}: {record['model']}\n\n"
             f"![{over}](results/{section}/sweep-{over}.svg)\n\n"
-            + (f"Most that our time per token rises between neighbours: {step:.2f} times.\n\n" if step else "")
-            + markdown_table((over, *(n.replace("_", " ") for n in names), "speed-up [95 %]", "cores"), rows)
+            + (
+                f"Largest increase of the sparse time per token to the next point: {step:.2f} times.\n\n"
+                if step
+                else ""
+            )
+            + markdown_table((over, *(_name(n) for n in names), "speed-up [95 %]", "cores"), rows)
         )
     return "\n".join(parts)
 
@@ -310,6 +317,6 @@ def _profiles(records: Sequence[Record], _: str) -> str:
         ]
         parts.append(
             f"`{record['cell']}`, {ours['total_ms']:.2f} ms per inference with the phase timers on; phases are summed "
-            f"over {record['threads']} threads:\n\n" + markdown_table(("part of ours", "ms", "share"), rows)
+            f"over {record['threads']} threads:\n\n" + markdown_table(("part of the sparse model", "ms", "share"), rows)
         )
     return "### Profiles\n\n" + "\n".join(parts) if parts else ""

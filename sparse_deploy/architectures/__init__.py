@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model families as values, one file each; no framework, because the server asks, too.
+"""Model families as values, one file each; no framework is imported, because the server also uses them.
 
 A new family is a file with an :class:`Architecture`, its name in :data:`ARCHITECTURES` and its tiny model in the tests.
 """

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this package must know of a model family beyond what transformers does: one value per family."""
+"""The facts on a model family that transformers does not have: one value per family."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-# What a tokenizer gives and a model may take, int64 [batch, tokens] each.
+# Outputs of a tokenizer and possible inputs of a model, int64 [batch, tokens] each.
 INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS = MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # Buffers that older releases of transformers saved beside the weights; they follow from the config.
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 
-# Parts of the names of what is never pruned in any family.
+# Parts of the names of parameters that are never pruned in any family.
 ENCODER_ONLY = ("embeddings", "pooler", "classifier", "qa_outputs", "LayerNorm")
 
 Config = Mapping[str, Any]
@@ -36,7 +36,7 @@ class Positions(StrEnum):
 
     FROM_ZERO = "from zero"
     BEHIND_PADDING = "behind the padding id"  # the first token has position padding id + 1, as in fairseq
-    FROM_TWO = "from two"  # the same with a padding id of 1, whatever the config's is
+    FROM_TWO = "from two"  # the same with a padding id of 1, for every padding id of the config
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Architecture:
 
     Attributes:
         model_types: ``model_type`` of the configs that belong to it.
-        title: its name, for people.
-        heads: modules outside the encoder: poolers, heads of tasks and of pretraining. A task makes its own where they
-            are missing, and drops those that it has no use for.
+        title: its name, for users.
+        heads: modules outside the encoder: poolers, heads of tasks and of pretraining. A task creates missing heads,
+            and drops unused ones.
         dense: parts of parameter names that are never pruned: embeddings, poolers, heads.
         dropout: config keys that ``model.dropout`` sets; empty where the family has none.
         layers: config key of the number of layers.
@@ -55,7 +55,7 @@ class Architecture:
         positions: see :class:`Positions`.
         token_types: token types that a config has by default; 0 where the family takes no ``token_type_ids``.
         padding_id: default of the padding token's id.
-        unlisted: why it is exported without sparse encoder layers; empty for families that this package knows.
+        unlisted: reason for an export without sparse encoder layers; empty for listed families.
     """
 
     model_types: tuple[str, ...]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families that this package has no value for: what can be told from a config alone."""
+"""Families without a value in this package: the facts that follow from a config."""
 
 from sparse_deploy.architectures.architecture import Architecture, Config, MaskForm, Positions
 

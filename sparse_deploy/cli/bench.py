@@ -41,7 +41,7 @@ def bench_command(
     ] = None,
     save_baseline: Annotated[
         Path | None,
-        typer.Option(help="Write the answers of every cell, and what they are answers to, into this JSON file."),
+        typer.Option(help="Write the predictions of every cell, with fingerprints of its rows, into this JSON file."),
     ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Folder for the report; DEPLOYMENT-report beside it when omitted.")
@@ -69,15 +69,15 @@ def bench_command(
         list[str] | None, typer.Option("--set", help="Override a recipe key: bench.blocks=3. Repeatable.")
     ] = None,
     validation_samples: Annotated[
-        int | None, typer.Option(help="Use only the first so many validation examples.")
+        int | None, typer.Option(help="Largest number of validation examples; the first ones are used.")
     ] = None,
     latency: Annotated[bool, typer.Option(help="Measure latency and throughput, too.")] = True,
     gate: Annotated[
         bool,
         typer.Option(
             "--gate",
-            help="For CI: also write junit.xml, gate.md and gate.json beside the report, and speak to GitHub Actions "
-            "where it runs. A recipe without goals is judged by 99 % of the baseline's primary metric.",
+            help="For CI: also write junit.xml, gate.md and gate.json beside the report, and annotations inside GitHub "
+            "Actions. Without goals in the recipe, every cell has to reach 99 % of the baseline's primary metric.",
         ),
     ] = False,
     fail_on_unstable: Annotated[
@@ -135,11 +135,11 @@ def bench_command(
 
 
 def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
-    """Print the tables of a report on standard output, and what must not be overlooked below them.
+    """Print the tables of a report on standard output, and warnings below them.
 
     Args:
-        report: what was measured.
-        goals_only: leave out all tables but that of the goals.
+        report: the report.
+        goals_only: print only the table of the goals.
     """
     from rich import box
     from rich.console import Console
@@ -156,7 +156,7 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
         (f"{report.name}: {report.task}, {report.examples} validation examples", summary_rows(report)),
         ("Streams (throughput hint)", stream_rows(report)),
         ("Fixed shapes", shape_rows(report)),
-        ("Goals", gate_rows(report)),  # why is said on standard error, and in the report
+        ("Goals", gate_rows(report)),  # standard error and the report give the reasons
     ):
         if not rows.rows or (goals_only and title != "Goals"):
             continue
@@ -180,7 +180,9 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     if slower := slower_sparse_file(report):
         console.print(slower)
     if cut := report.settings.get("truncated_examples"):
-        console.print(f"{cut} examples are longer than data.max_length ({report.settings['max_length']}) and were cut")
+        console.print(
+            f"{cut} examples are longer than data.max_length ({report.settings['max_length']}) and were truncated"
+        )
     for line in report.settings.get("rows_left_out", ()):
         console.print(line)
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():
@@ -192,7 +194,7 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
 
 
 def _comparison(report: "BenchReport") -> list[str]:
-    """What ``--against`` or ``--baseline`` compared with, and how far each cell moved from its own stored answers."""
+    """The baseline of ``--against`` or ``--baseline``, and the drift of each cell from its stored predictions."""
     facts = report.settings
     if facts.get("baseline_model"):
         metrics = ", ".join(f"{name} {value:.4f}" for name, value in facts["baseline_model_metrics"].items())
@@ -206,10 +208,10 @@ def _comparison(report: "BenchReport") -> list[str]:
     for cell in report.cells:
         if cell.drift is None:
             continue
-        parts = [] if cell.drift.agreement is None else [f"{100 * cell.drift.agreement:.2f} % the same answers"]
+        parts = [] if cell.drift.agreement is None else [f"{100 * cell.drift.agreement:.2f} % equal predictions"]
         if cell.drift.logit_difference is not None:
             parts.append(f"largest logit difference {cell.drift.logit_difference:.3g}")
-        lines.append(f"{cell.id} against its own stored answers: {', '.join(parts)}")
+        lines.append(f"{cell.id} against its stored predictions: {', '.join(parts)}")
     return lines
 
 
@@ -230,7 +232,7 @@ def _publish(report: "BenchReport", folder: Path) -> None:
     write_gate_files(report, folder, policy)
     if goal := report.settings["default_goal"]:
         typer.echo(
-            f"sparse-deploy: the recipe has no goals; every cell is asked for {goal['value']:g} % of the baseline's "
+            f"sparse-deploy: the recipe has no goals; every cell has to reach {goal['value']:g} % of the baseline's "
             f"{report.primary_metric}",
             err=True,
         )

@@ -15,8 +15,8 @@ DATA = typer.Option(
 )
 DATA_CONFIG = typer.Option("--data-config", help="Configuration of a data set of the hub.")
 TEXT_COLUMN = typer.Option("--text-column", help="Column with the text; twice for pairs. The only one when omitted.")
-LABEL_COLUMN = typer.Option("--label-column", help="Column that is scored against.")
-ON_PROBLEM = typer.Option("--on-problem", help="Rows that can't be used: error (default) or skip, counted and named.")
+LABEL_COLUMN = typer.Option("--label-column", help="Column with the labels.")
+ON_PROBLEM = typer.Option("--on-problem", help="Rows that can't be used: error (default) or skip, with a list.")
 TASK = typer.Option(
     "--task",
     help="text-classification, multi-label-classification, regression, text-ranking, token-classification, "

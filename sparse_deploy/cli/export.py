@@ -21,8 +21,8 @@ def export_command(
         typer.Option(
             "--recipe",
             "-c",
-            help="Recipe file, or the name of a shipped recipe; when omitted, the checkpoint says task, labels and "
-            "inputs: FP32, INT8 (static with --text, else dynamic) and sparse.",
+            help="Recipe file, or the name of a shipped recipe; when omitted, task, labels and inputs come from the "
+            "checkpoint, and FP32, INT8 (static with --text, else dynamic) and sparse files are written.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -42,7 +42,7 @@ def export_command(
     ] = None,
     target: Annotated[
         list[Target] | None,
-        typer.Option(help="Also write this, whatever the recipe says: IR, model_sparse.onnx, its IR. Repeatable."),
+        typer.Option(help="Write this file even if the recipe does not: IR, model_sparse.onnx, its IR. Repeatable."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -126,7 +126,7 @@ def export_command(
         parity = files[name]["parity"]
         typer.echo(line + (f"  max difference {parity['max_abs']:.2g}" if parity else ""), err=True)
     for name, reason in manifest.details.get("unchecked", {}).items():
-        typer.echo(f"  {name}: its answers were not checked: {reason}", err=True)
+        typer.echo(f"  {name}: its results were not checked: {reason}", err=True)
     if sparse := manifest.details.get("sparse"):
         typer.echo(f"  sparse operators: {_sparse_line(sparse)}", err=True)
     if int8 := manifest.details.get("int8_weights"):
@@ -158,7 +158,7 @@ def _free_folder(folder: Path, checkpoint: str) -> Path:
 
 
 def _sparse_line(details: dict[str, Any]) -> str:
-    """What became of the model's layers, and why some stayed."""
+    """The number of replaced layers, and the reasons for those that were not."""
     line = f"{len(details['encoder_layers'])} encoder layers, {len(details['linears'])} single matrices"
     if left := details["left_standard"]:
         name, reason = next(iter(left.items()))
@@ -167,7 +167,7 @@ def _sparse_line(details: dict[str, Any]) -> str:
 
 
 def _search_line(details: dict[str, Any]) -> str:
-    """What the accuracy-driven search ended with."""
+    """The result of the accuracy-driven search."""
     kept, trials = details["fp32_operators"], len(details["trials"])
     line = (
         f"{details['verdict']} after {trials} trial{'' if trials == 1 else 's'}, {len(kept)} of {details['operators']} "

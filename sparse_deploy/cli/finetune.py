@@ -53,7 +53,7 @@ def finetune_command(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub.")] = None,
     restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away an interrupted run instead of resuming it.")
+        bool, typer.Option("--restart", help="Discard an interrupted run instead of resuming it.")
     ] = False,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
@@ -61,7 +61,7 @@ def finetune_command(
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Fine-tune on data of your own, GLUE or SQuAD, with the zeros of the model locked (or made, by a schedule).
+    """Fine-tune on your own data, GLUE or SQuAD. The zeros of the model are locked, or made by a pruning schedule.
 
     An interrupted run (Ctrl-C, a kill, a crash) resumes from its newest whole checkpoint with the same command.
     For several processes: torchrun --standalone --nproc_per_node 2 -m sparse_deploy finetune ...
@@ -112,7 +112,7 @@ def finetune_command(
 def recipe_for_model(
     model: str | None, data: str | None, name: str | None, changes: list[str], *, allow_pickle: bool
 ) -> "Recipe":
-    """A recipe out of what was named on the command line.
+    """A recipe from the options of the command line.
 
     Raises:
         ConfigError: no model or no data was named.

@@ -23,13 +23,13 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON on standard output.")] = False,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out tensors whose name holds this, instead of embeddings and heads. Repeatable."),
+        typer.Option(help="Exclude tensors whose name contains this, instead of embeddings and heads. Repeatable."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help=f"Show all tensors, also beyond {_MOST_ROWS}.")] = False,
 ) -> None:
     """Show the zeros of a model per tensor, their pattern, and whether they help on this CPU.
 
-    Beside a manifest the zeros are those that it requires; a missing one ends the command with exit code 5.
+    In a folder with a manifest these are the required zeros; a lost zero ends the command with exit code 5.
     """
     from sparse_deploy.inspection.inspect import inspect_path
 
@@ -41,11 +41,11 @@ def inspect_command(
 
 
 def print_inspection(found: "Inspection", *, most_rows: int | None = None) -> None:
-    """Print an inspection for people on standard output.
+    """Print an inspection as tables on standard output.
 
     Args:
-        found: what to print.
-        most_rows: most tensors to show; all when omitted.
+        found: the inspection.
+        most_rows: largest number of tensors to show; all when omitted.
     """
     from rich.console import Console
 
@@ -64,7 +64,7 @@ def print_inspection(found: "Inspection", *, most_rows: int | None = None) -> No
     for warning in found.warnings:
         console.print(f"Warning: {warning}.")
     cpu = f"{found.machine.cpu_model}: {' '.join(found.machine.flags)}"
-    console.print(f"\nWill these zeros help on this CPU ({cpu})?", style="bold")
+    console.print(f"\nEffect of these zeros on this CPU ({cpu})?", style="bold")
     for heading, finding in benefit_rows(found.findings):
         _print_hanging(console, f"* {heading}. {finding.explanation}", indent=2)
         for condition in finding.conditions:
@@ -91,9 +91,9 @@ def _print_table(console: "Console", table: "Rows", most_rows: int | None) -> No
 def _legend(found: "Inspection") -> str:
     left_out = sorted({name for file in found.files for name in file.left_out})
     zeros = (
-        "Zeros are those that the manifest requires, each found in its place; +N more were rounded to zero by INT8."
+        "Zeros are the required zeros of the manifest, each found in its position; INT8 rounding added +N more."
         if found.contract
-        else "Zeros are all that are stored; no manifest says which of them are required."
+        else "Zeros are all stored zeros; there is no manifest with required zeros."
     )
     examples = f" (such as {left_out[0]})" if left_out else ""
     return f"{zeros}\nLeft out by name ({', '.join(found.exclude)}): {len(left_out)} matrices{examples}."

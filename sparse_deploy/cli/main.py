@@ -26,7 +26,7 @@ from sparse_deploy.errors import ExitCode, SparseDeployError
 
 # Typer 0.29 carries its own copy of click, earlier ones use the package: the base of a public name fits both.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-# They warn at import about GPU kernels and PyTorch internals that nobody here can act on.
+# They warn at import about GPU kernels and PyTorch internals that users of this package cannot act on.
 _NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 
 # Packages of the extra `toolchain` that commands import; the base installation is a server's.
@@ -35,11 +35,11 @@ _TOOLCHAIN = frozenset({
     "optimum", "safetensors", "scipy", "sklearn", "torch", "torchmetrics", "transformers",
 })  # fmt: skip
 
-_INTERRUPTED = "interrupted; nothing half-written was left. An interrupted finetune resumes with the same command."
+_INTERRUPTED = "interrupted; no partial files were left. An interrupted finetune resumes with the same command."
 
 app = typer.Typer(
     name="sparse-deploy",
-    help="Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured.",
+    help="Sparse, quantized BERT-family models for CPU servers: pruning, export, accuracy gates, serving.",
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -70,7 +70,7 @@ def _root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
-    """Sparse BERT-family models from fine-tuning to a CPU server: every zero kept, proven and measured."""
+    """Sparse, quantized BERT-family models for CPU servers: pruning, export, accuracy gates, serving."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(ExitCode.USAGE)
@@ -88,7 +88,7 @@ def main() -> NoReturn:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and map what it raises.
+    """Run one command and map its exceptions to an exit code.
 
     Args:
         arguments: the command line without the program's name.
@@ -114,7 +114,7 @@ def run(arguments: list[str]) -> int:
         package = (error.name or "").split(".")[0]
         if package not in _TOOLCHAIN:
             return _report_bug(error)
-        _say(f"this command needs {package}, which a server does without; run: pip install 'sparse-deploy[toolchain]'")
+        _say(f"this command needs {package}, which is not installed; run: pip install 'sparse-deploy[toolchain]'")
         return ExitCode.USAGE
     except BrokenPipeError:
         return _end_without_reader()

@@ -11,7 +11,7 @@ from typing import Annotated, Protocol, TextIO
 
 import typer
 
-# A stage that runs longer than this says so again, in seconds.
+# Seconds between two lines of a long stage.
 INTERVAL = 30.0
 # Numbers that count something ("step 3/80", "loss 0.31"); not those that belong to a name ("INT8", "1x128").
 _COUNT = re.compile(r"(?<![\w.-])[\d.,/%]+(?![\w-])")

@@ -19,15 +19,15 @@ def prune_command(
     output: Annotated[Path, typer.Option(help="New checkpoint folder.")],
     text: Annotated[
         str | None,
-        typer.Option(help="Unlabelled text such as the model will see: .txt (one per line), .jsonl, .csv, .parquet."),
+        typer.Option(help="Unlabelled text like the input of the model: .txt (one per line), .jsonl, .csv, .parquet."),
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Column with the text; give it twice for a model that reads pairs.")
     ] = None,
-    target: Annotated[float | None, typer.Option(help="Share of zeros, such as 0.7. N:M has its own.")] = None,
+    target: Annotated[float | None, typer.Option(help="Share of zeros, such as 0.7; omitted for N:M.")] = None,
     speed: Annotated[
         float | None,
-        typer.Option(help="Instead of a target: how many times as fast the matrix products are to be on this CPU."),
+        typer.Option(help="Instead of a target: required speed-up of the matrix products over dense INT8 on this CPU."),
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -37,19 +37,20 @@ def prune_command(
         ),
     ] = None,
     allocation: Annotated[
-        str, typer.Option(help="uniform, or sensitivity: more zeros where they change the answers least.")
+        str,
+        typer.Option(help="uniform, or sensitivity: more zeros in matrices with less effect on the output."),
     ] = "uniform",
     method: Annotated[str, typer.Option(help="second-order, or magnitude, which reads no text.")] = "second-order",
     recover: Annotated[
         float | None,
-        typer.Option(help="Minutes in which the dense model then teaches the pruned one on the same text."),
+        typer.Option(help="Minutes of distillation from the dense model on the same text, after pruning."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Texts that the method sees, drawn at random.")] = 1024,
-    max_length: Annotated[int, typer.Option(help="Longer texts are cut, in tokens.")] = 128,
+    samples: Annotated[int, typer.Option(help="Number of texts that the method reads, drawn at random.")] = 1024,
+    max_length: Annotated[int, typer.Option(help="Length in tokens at which texts are truncated.")] = 128,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Also keep parameters dense whose name holds this. Repeatable.")
+        list[str] | None, typer.Option(help="Also keep parameters dense whose name contains this. Repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw of texts.")] = 42,
+    seed: Annotated[int, typer.Option(help="Seed of the random draw of texts.")] = 42,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit on the hub.")] = "main",
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
@@ -59,9 +60,9 @@ def prune_command(
 ) -> None:
     """Make a fine-tuned model sparse in minutes, without labels and without training.
 
-    Works on any encoder with any head. The zeros are chosen, and the other weights moved, so that each layer's output
-    on the text stays what it was (second order). The result is a checkpoint for export, and for finetune, which can
-    train on from it with sparsity.mode: lock.
+    Works on any encoder with any head. The method (second order) selects the zeros and adjusts the other weights so
+    that the output of each layer on the text changes least. The result is a checkpoint for export, and for finetune
+    with sparsity.mode: lock.
     """
     from sparse_deploy.config.data_section import TextSource
     from sparse_deploy.config.loader import settings_from_options
@@ -154,7 +155,7 @@ def _tell(output: Path, manifest: "Manifest") -> None:
 
 
 def _tell_plan(details: dict[str, Any]) -> None:
-    """The share of each matrix, and what the plan was to meet."""
+    """The share of zeros of each matrix, and the trials of the plan."""
     plan = details["plan"]
     typer.echo(f"  matrix products predicted {plan['predicted_speed']:.2f} times as fast as dense INT8", err=True)
     for trial in plan.get("trials", ()):

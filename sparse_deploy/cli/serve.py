@@ -18,7 +18,7 @@ _DEFAULTS = ServerSettings.model_construct()
 
 
 def _option(*names: str, help: str) -> Any:  # noqa: A002 - typer's word
-    """An option that can be set by an environment variable, too, as containers do."""
+    """An option that an environment variable can set, too, as is usual for containers."""
     return typer.Option(*names, envvar=_ENV + names[0].lstrip("-").replace("-", "_").upper(), help=help)
 
 
@@ -27,11 +27,14 @@ def serve_command(
         Path, typer.Argument(envvar=f"{_ENV}DEPLOYMENT", help="Folder that `sparse-deploy export` wrote.")
     ],
     host: Annotated[str, _option("--host", help="Address to listen on; 0.0.0.0 for all.")] = _DEFAULTS.host,
-    port: Annotated[int, _option("--port", help="0 takes a free one; the log says which.")] = _DEFAULTS.port,
+    port: Annotated[int, _option("--port", help="0 takes a free port, which the log names.")] = _DEFAULTS.port,
     name: Annotated[str | None, _option("--name", help="Model name in URLs; the recipe's name when omitted.")] = None,
     runtime: Annotated[
         RuntimeChoice,
-        _option("--runtime", help="auto measures what the folder and this machine offer and takes the fastest."),
+        _option(
+            "--runtime",
+            help="auto measures the runtimes that have a file in the folder and are installed, and takes the fastest.",
+        ),
     ] = _DEFAULTS.runtime,
     precision: Annotated[
         Precision | None, _option("--precision", help="INT8 where the folder has it when omitted.")
@@ -40,32 +43,41 @@ def serve_command(
         int | None, _option("--threads", help="Threads of one batch; the container's CPU quota when omitted.")
     ] = None,
     max_batch: Annotated[
-        int, _option("--max-batch", help="Sequences that are computed together.")
+        int, _option("--max-batch", help="Largest number of sequences in a batch.")
     ] = _DEFAULTS.max_batch,
     max_delay_ms: Annotated[
-        float, _option("--max-delay-ms", help="How long a lone sequence waits for company while the model is idle.")
+        float, _option("--max-delay-ms", help="Batching delay: how long an idle server waits for a second sequence.")
     ] = _DEFAULTS.max_delay_ms,
     queue: Annotated[
-        int, _option("--queue", help="Sequences that may wait; then 503 with Retry-After.")
+        int, _option("--queue", help="Largest number of queued sequences; then 503 with Retry-After.")
     ] = _DEFAULTS.queue,
     timeout_ms: Annotated[
-        int, _option("--timeout-ms", help="Longest time to an answer; then 504.")
+        int, _option("--timeout-ms", help="Longest time until the response; then 504.")
     ] = _DEFAULTS.timeout_ms,
     header_timeout_ms: Annotated[
-        int, _option("--header-timeout-ms", help="Longest time to the end of a request's headers; then it is cut.")
+        int,
+        _option(
+            "--header-timeout-ms", help="Longest time for the headers of a request; then the connection is closed."
+        ),
     ] = _DEFAULTS.header_timeout_ms,
     body_timeout_ms: Annotated[
-        int, _option("--body-timeout-ms", help="Longest time to the end of a request's body; then 408.")
+        int, _option("--body-timeout-ms", help="Longest time for the body of a request; then 408.")
     ] = _DEFAULTS.body_timeout_ms,
     write_timeout_ms: Annotated[
         int,
-        _option("--write-timeout-ms", help="Longest time that a client reads nothing of its answer."),
+        _option(
+            "--write-timeout-ms",
+            help="Longest time in which a client reads nothing of its response; then the connection is closed.",
+        ),
     ] = _DEFAULTS.write_timeout_ms,
     drain_seconds: Annotated[
-        float, _option("--drain-seconds", help="After SIGTERM: still answer, while readiness already says no.")
+        float,
+        _option(
+            "--drain-seconds", help="After SIGTERM: time in which requests are still served while readiness is false."
+        ),
     ] = _DEFAULTS.drain_seconds,
     shutdown_seconds: Annotated[
-        int, _option("--shutdown-seconds", help="After that: longest time for requests that were accepted.")
+        int, _option("--shutdown-seconds", help="After that: longest time to finish accepted requests; then 503.")
     ] = _DEFAULTS.shutdown_seconds,
     max_body_bytes: Annotated[
         int, _option("--max-body-bytes", help="Largest request; then 413.")
@@ -77,7 +89,7 @@ def serve_command(
         int, _option("--max-characters", help="Characters in the texts of one request; then 413.")
     ] = _DEFAULTS.max_characters,
     max_connections: Annotated[
-        int, _option("--max-connections", help="Open at a time; then 503, but probes are answered.")
+        int, _option("--max-connections", help="Open connections at a time; then 503, except for probes.")
     ] = _DEFAULTS.max_connections,
     token_file: Annotated[
         Path | None,
@@ -85,20 +97,21 @@ def serve_command(
     ] = None,
     verify_key: Annotated[
         Path | None,
-        _option("--verify-key", help="Public key whose owner must have signed the deployment (`export --sign`)."),
+        _option("--verify-key", help="Public key of the signature that the deployment must have (`export --sign`)."),
     ] = None,
     log_format: Annotated[LogFormat, _option("--log-format", help="Form of the log lines.")] = _DEFAULTS.log_format,
     access_log: Annotated[bool, _option("--access-log", help="One log line per request.")] = _DEFAULTS.access_log,
     replicas: Annotated[
         int | None,
-        _option("--replicas", help="That many servers behind one port, by Ray Serve, --threads each; see docs/ray.md."),
+        _option(
+            "--replicas", help="Number of servers behind one port, by Ray Serve, with --threads each; see docs/ray.md."
+        ),
     ] = None,
 ) -> None:
     """Serve a deployment over HTTP: Open Inference Protocol v2, text or tensors in, dynamic batching, metrics.
 
-    POST /v2/models/NAME/infer, GET /v2/health/ready, /metrics, /openapi.json. SIGTERM ends it without losing a
-    request that it took. The deployment is verified, and each candidate opened in a process of its own, before the
-    port answers.
+    POST /v2/models/NAME/infer, GET /v2/health/ready, /metrics, /openapi.json. After SIGTERM the server finishes all
+    accepted requests. Before it listens, it verifies the deployment and opens each candidate in a child process.
     """
     from pydantic import ValidationError
 
@@ -163,7 +176,7 @@ def _token(path: Path | None) -> Any:
     from sparse_deploy.strict_json import read_bounded
 
     if path is None:
-        if os.environ.get(_TOKEN_VARIABLE) == "":  # a template that was not filled in must not open the door
+        if os.environ.get(_TOKEN_VARIABLE) == "":  # an empty value of a template must not disable the token
             raise ConfigError(f"{_TOKEN_VARIABLE}: expected a file with a token, found nothing; unset it for no token")
         return None
     try:

@@ -17,19 +17,19 @@ _PIPED_WIDTH = 200
 
 
 class EngineName(StrEnum):
-    """What runs the cells."""
+    """The engine that runs the cells."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
 def sweep_command(
-    sweep: Annotated[Path, typer.Argument(help="Sweep file; docs/sweeps.md says what is in it.")],
+    sweep: Annotated[Path, typer.Argument(help="Sweep file; see docs/sweeps.md.")],
     engine: Annotated[
         EngineName,
         typer.Option(
             help="Processes of this machine; or tasks of Ray: on the cluster of RAY_ADDRESS, where --output and "
-            "--data-dir must lie on storage that all nodes share, or on a Ray of its own here."
+            "--data-dir must lie on storage that all nodes share, or on a local Ray."
         ),
     ] = EngineName.LOCAL,
     output: Annotated[
@@ -39,7 +39,8 @@ def sweep_command(
         Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
     ] = None,
     cpus_per_task: Annotated[
-        int | None, typer.Option(min=1, help="CPUs that a cell is bound to; 2, or what there is, when omitted.")
+        int | None,
+        typer.Option(min=1, help="CPUs that a cell is bound to; 2, or all if there are fewer, when omitted."),
     ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
@@ -66,7 +67,7 @@ def sweep_command(
 
 
 def print_summary(summary: "SweepSummary") -> None:
-    """Print the table of a sweep on standard error, and below it what cells with another exit code than 0 said."""
+    """Print the table of a sweep on standard error, and the messages of cells with an exit code other than 0."""
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``data`` and ``task`` of a recipe: where text comes from, how it becomes model input, and what it is scored by."""
+"""``data`` and ``task`` of a recipe: the source of the text, its encoding, and the metrics."""
 
 from typing import Literal
 
@@ -38,15 +38,15 @@ class DataSection(Section):
             evenly over the labels; rows with the same text, context or query stay together.
         split_seed: of that.
         text_columns: one column with the text, or two for pairs; the only column of texts when empty.
-        label_column: the column that is scored against.
-        on_problem: what becomes of rows that can't be used (no text, unknown label, wrong encoding, in two splits):
-            ``error`` refuses the split, ``skip`` leaves them out, counted and named.
+        label_column: the column with the labels.
+        on_problem: treatment of rows that can't be used (no text, unknown label, wrong encoding, in two splits):
+            ``error`` refuses the split, ``skip`` skips, counts and lists them.
         unlabelled: text for calibration and parity instead of the training and validation rows.
         max_length: longest input in tokens, special tokens included; longer text is cut (question answering: windowed).
         doc_stride: overlap of two windows of a context, in tokens.
         max_answer_length: longest answer span, in tokens.
         train_samples: use only so many training examples (the first ones after a seeded shuffle).
-        validation_samples: use only the first so many validation examples.
+        validation_samples: largest number of validation examples; the first ones are used.
     """
 
     source: str | None = None
@@ -74,13 +74,13 @@ class DataSection(Section):
 
 
 class TaskSection(Section):
-    """A task of your own, described; what is omitted comes from the model's ``config.json``, then from the data.
+    """A description of your own task; omitted keys come from the model's ``config.json``, then from the data.
 
     Attributes:
-        type: what the model answers.
+        type: the kind of the task.
         labels: names in the order of the model's outputs.
         label_names: name in the data to name in the model, where the two differ.
-        metrics: what is computed, the main one first.
+        metrics: the metrics to compute, the primary one first.
         threshold: multi-label: probability from which on a label is given.
         unanswerable: question answering: whether a question may have no answer, as in SQuAD v2.
     """

@@ -111,7 +111,7 @@ def recipe_with_overrides(data: Mapping[str, Any], overrides: Sequence[str], ori
     """Apply overrides to a recipe that is already data, such as the one in a manifest.
 
     Args:
-        data: plain JSON data; left as it is.
+        data: plain JSON data; not modified.
         overrides: see :func:`load_recipe`.
         origin: where it came from, for the error.
 
@@ -163,8 +163,8 @@ def read_capped(path: Path, what: str = "recipe", where: str = "Recipes lie in e
 
     Args:
         path: the file.
-        what: its name in messages.
-        where: the sentence that says where such files lie.
+        what: the name of this kind of file in messages.
+        where: a sentence with the location of such files.
 
     Raises:
         ConfigError: unreadable, no UTF-8, or longer.
@@ -196,11 +196,11 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def first_problem(error: ValidationError, schema: type[BaseModel] = Recipe) -> str:
-    """What is wrong with a file, in a line that names the key, what was expected and what was found.
+    """One line for an invalid file: the key, the expected value and the value found.
 
     Args:
-        error: what pydantic found.
-        schema: what the file was checked against, for the nearest known key.
+        error: the error of pydantic.
+        schema: the schema of the file, for the nearest valid key.
     """
     problems = error.errors(include_url=False)
     # An unknown key explains most other problems (a misspelt required key shows up as two): report it first.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``sparse-deploy prune`` is told; the manifest keeps it."""
+"""Settings of ``sparse-deploy prune``; the manifest records them."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ class RecoverySettings(Section):
         minutes: budget of the training; pruning itself is not in it.
         learning_rate: peak; linear warm-up and decay over the budget.
         batch_size: texts per step.
-        texts: at most so many texts are read, drawn at random; a tenth of them, at most 256, chooses the best state.
+        texts: at most this many texts are read, drawn at random; a tenth of them, at most 256, chooses the best state.
     """
 
     minutes: float = Field(gt=0.0)
@@ -34,18 +34,18 @@ class PruneSettings(Section):
     How far to prune is one of ``target``, ``speed`` and ``max_drop``.
 
     Attributes:
-        pattern: what the zeros of each pruned tensor must look like.
-        target: zero share over all prunable tensors; N:M has its own.
+        pattern: the pattern of the zeros of each pruned tensor.
+        target: share of zeros over all prunable tensors; omitted for N:M.
         speed: predicted time of the dense INT8 matrix products over that of the pruned ones on this CPU, by the cost
             model of the kernels. Attention and the rest of the model are not in it.
         max_drop: largest allowed change of the answers to held-out text: the share of other predictions, or
             1 - cosine of the mean embeddings where the model has no head.
         allocation: ``uniform`` gives each tensor the target; ``sensitivity`` gives more to those whose zeros change the
             answers least, so that the target is met over all tensors. ``speed`` and ``max_drop`` always do.
-        method: ``second-order`` chooses zeros and moves the other weights so that each layer's output on the text
-            stays what it was; ``magnitude`` zeros the smallest weights and reads no text.
-        samples: texts that the method sees, drawn at random.
-        max_length: longer texts are cut, in tokens.
+        method: ``second-order`` selects zeros and adjusts the other weights so that the output of each layer on the
+            text changes least; ``magnitude`` zeros the smallest weights and reads no text.
+        samples: number of texts that the method reads, drawn at random.
+        max_length: length in tokens at which texts are truncated.
         exclude: parameters whose name holds one of these stay dense.
         seed: of the draw.
         recovery: train afterwards on the same text; off when omitted.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recipe: one YAML file per model and task, checked field by field.
 
-Every model here is frozen and forbids unknown keys. Names follow Hugging Face ``TrainingArguments`` and Olive where
-those have a word for the thing.
+Every model is frozen and forbids unknown keys. Names follow Hugging Face ``TrainingArguments`` and Olive where they
+have an equivalent.
 """
 
 from enum import StrEnum
@@ -28,12 +28,12 @@ KnownTask = Literal["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"
 
 
 class ModelSection(Section):
-    """Which checkpoint to start from.
+    """The checkpoint to start from.
 
     Attributes:
         name_or_path: hub id, local folder, or ``package:NAME/PATH`` for weights that an installed Python package
             carries (the demo's MiniLM encoder); ``finetune`` needs it, here or on the command line.
-        revision: branch, tag or commit on the hub; the resolved commit goes into the manifest.
+        revision: branch, tag or commit on the hub; the manifest records the resolved commit.
         dropout: overrides the hidden and attention dropout of the model's config when set.
     """
 
@@ -43,7 +43,7 @@ class ModelSection(Section):
 
 
 class SparsityMode(StrEnum):
-    """What fine-tuning does about zeros."""
+    """Treatment of zeros in fine-tuning."""
 
     NONE = "none"
     LOCK = "lock"
@@ -54,23 +54,23 @@ DEFAULT_EXCLUDE = dense_parts()
 
 
 class SparsitySection(Section):
-    """The promised zeros.
+    """The required zeros.
 
     Attributes:
         mode: ``lock`` keeps the zeros of the checkpoint, ``prune`` makes them and then locks. ``none`` is a dense
             fine-tune. (``one-shot`` is read as ``prune`` with that schedule.)
         schedule: ``gradual`` makes the zeros during training, ``one-shot`` before the first step.
-        method: ``magnitude`` zeros the smallest weights; ``second-order`` reads training text, chooses zeros and moves
-            the other weights so that each layer's output stays what it was (docs/pruning.md). It takes seconds to
-            minutes each time, so a gradual schedule wants a large ``frequency``.
-        method_samples: training examples that ``second-order`` reads each time.
-        pattern: what every prunable tensor must hold.
-        target: promised zero share of the prunable tensors (their sum), 0 to 1.
-        tolerance: how far below ``target`` a checkpoint may lie.
+        method: ``magnitude`` zeros the smallest weights; ``second-order`` reads training text, selects zeros and
+            adjusts the other weights so that the output of each layer changes least (docs/pruning.md). It takes
+            seconds to minutes per pruning step, so use a large ``frequency`` with a gradual schedule.
+        method_samples: training examples that ``second-order`` reads per pruning step.
+        pattern: the pattern of every prunable tensor.
+        target: required share of zeros over all prunable tensors, 0 to 1.
+        tolerance: largest allowed distance of a checkpoint below ``target``.
         scope: rank weights over the whole model (``global``) or inside each tensor (``layer``).
         begin, end: part of the training during which gradual pruning runs, 0 to 1.
         frequency: optimizer steps between two mask updates.
-        exclude: parameters whose name holds one of these stay dense.
+        exclude: parameters whose name contains one of these texts stay dense.
     """
 
     mode: SparsityMode = SparsityMode.NONE
@@ -127,8 +127,8 @@ class DistillationSection(Section):
         teacher: hub id, folder, or ``package:`` path of a model fine-tuned on the same task.
         teacher_revision: as ``model.revision``.
         temperature: softens both logits; the loss is scaled by its square.
-        alpha: weight of the teacher's logits; the labels get ``1 - alpha``.
-        hidden_weight: weight of the mean squared error between hidden states (same width only); 0 leaves it out.
+        alpha: weight of the teacher's logits; the weight of the labels is ``1 - alpha``.
+        hidden_weight: weight of the mean squared error between hidden states (same width only); 0 switches it off.
     """
 
     teacher: str
@@ -139,7 +139,7 @@ class DistillationSection(Section):
 
 
 class QatSection(Section):
-    """Quantization-aware training: a last phase with fake INT8, the mask held and the teacher kept.
+    """Quantization-aware training: a last phase with fake INT8, with the same mask and teacher.
 
     The defaults are stage 2 of Prune Once For All (Zafrir et al. 2021, arXiv 2111.05754).
 
@@ -148,7 +148,7 @@ class QatSection(Section):
         max_steps: optimizer steps; overrides ``epochs`` unless -1.
         learning_rate: peak of the schedule.
         warmup: as ``finetune.warmup``; of the steps of this phase.
-        observe_steps: steps after which the activation ranges stop moving; a share of all steps when below 1.
+        observe_steps: steps after which the activation ranges are fixed; a share of all steps when below 1.
     """
 
     epochs: float = Field(default=2.0, gt=0.0)
@@ -165,27 +165,27 @@ class QatSection(Section):
 
 
 class FinetuneSection(Section):
-    """Training, in the words of ``transformers.TrainingArguments``.
+    """Training, with the names of ``transformers.TrainingArguments``.
 
     Attributes:
         epochs: passes over the training data.
-        max_steps: optimizer steps; overrides ``epochs`` unless -1. 0 leaves this phase out, so that a fine-tuned
-            checkpoint gets its ``qat`` phase only.
+        max_steps: optimizer steps; overrides ``epochs`` unless -1. 0 skips this phase, for a fine-tuned checkpoint
+            that needs the ``qat`` phase only.
         learning_rate: peak of the schedule.
         train_batch_size: examples per forward and backward pass, per process.
         eval_batch_size: examples per pass of the evaluation.
         gradient_accumulation_steps: passes per optimizer step.
-        weight_decay: AdamW's decay; biases and LayerNorm are left out.
+        weight_decay: AdamW's decay; not applied to biases and LayerNorm.
         adam_beta1, adam_beta2, adam_epsilon: AdamW's constants.
-        max_grad_norm: gradients are clipped to this norm; 0 leaves them as they are.
-        lr_scheduler: course of the learning rate after the warm-up.
+        max_grad_norm: gradients are clipped to this norm; 0 switches clipping off.
+        lr_scheduler: schedule of the learning rate after the warm-up.
         warmup: a share of all steps when below 1, a number of steps otherwise.
         precision: ``auto`` trains in bf16 (autocast) where the device computes it: GPUs, and CPUs with AVX512-BF16,
-            AMX or Arm's bf16; else in FP32. ``bf16`` and ``fp32`` are taken as they stand.
-        seed: of the head's weights, dropout and the order of the examples.
-        class_weights: ``balanced`` weighs each label of a classification by the inverse of its share of the training
-            rows, so that rare labels count as much as frequent ones.
-        group_by_length: batches hold examples of like length, so that less is padding.
+            AMX or Arm's bf16; else in FP32. ``bf16`` and ``fp32`` are used on every device.
+        seed: seed of the head's weights, dropout and the order of the examples.
+        class_weights: ``balanced`` weights each label of a classification by the inverse of its share of the training
+            rows, so that rare and frequent labels have the same influence.
+        group_by_length: batches hold examples of similar length, which need less padding.
         save_steps: optimizer steps between resumable checkpoints.
         logging_steps: optimizer steps between two entries of the training history.
         qat: a last phase with fake INT8 quantization; none when omitted.
@@ -220,7 +220,7 @@ class FinetuneSection(Section):
 
 
 class Int8Mode(StrEnum):
-    """How an INT8 model gets its activation scales."""
+    """Source of the activation scales of an INT8 model."""
 
     STATIC = "static"
     DYNAMIC = "dynamic"
@@ -228,16 +228,17 @@ class Int8Mode(StrEnum):
 
 
 class AccuracyTolerance(Section):
-    """How much INT8 may cost; when it costs more, ``export`` searches for the operators to keep in FP32.
+    """Largest accuracy drop by INT8; beyond it, ``export`` searches for operators to keep in FP32.
 
     Attributes:
         metric: a metric of the task; its primary one when omitted.
         max_drop: largest allowed drop against PyTorch FP32 of the same checkpoint, in the metric's own unit.
-        confidence: of the one-sided bound on the drop that has to stay within ``max_drop``.
-        on_inconclusive: what to do about a model whose drop is within ``max_drop`` and its bound isn't: ``search``
-            gives operators back to FP32 until the bound is, ``accept`` takes it, and ``export`` ends with exit code 4.
+        confidence: confidence of the one-sided bound on the drop, which has to be within ``max_drop``.
+        on_inconclusive: treatment of a model whose drop is within ``max_drop`` and whose bound is not: ``search``
+            keeps more operators in FP32 until the bound is, too; ``accept`` takes the model, and ``export`` ends with
+            exit code 4.
         max_trials: models measured on the whole validation split before the search gives up.
-        sensitivity_rows: validation rows on which each operator's part in the error is measured.
+        sensitivity_rows: validation rows on which the share of each operator in the error is measured.
     """
 
     metric: str | None = None
@@ -252,24 +253,24 @@ class QuantizationSection(Section):
     """INT8.
 
     Attributes:
-        mode: ``static`` calibrates on training text (Neural Compressor); ``dynamic`` measures each batch at run time
-            (ONNX Runtime's quantizer).
+        mode: ``static`` calibrates on training text (Neural Compressor); ``dynamic`` computes the scales of each batch
+            at run time (ONNX Runtime's quantizer).
         calibration_samples: training examples used for calibration.
-        calibration_batch_size: at most so many examples per calibration batch; a batch holds one length, because
+        calibration_batch_size: largest number of examples per calibration batch; a batch holds one length, because
             padding would widen the ranges.
-        observer: ``minmax`` takes the whole range seen in calibration, ``percentile`` cuts off the rarest values at
+        observer: ``minmax`` takes the whole range of the calibration text, ``percentile`` cuts off the rarest values at
             both ends, ``kl`` is Neural Compressor's histogram search (least loss of information).
         percentile: share of the values that ``percentile`` keeps, in percent.
         smoothing: share of a layer's activation outliers that moves into its weights (SmoothQuant's alpha); 0 is off.
         weight_rounding: of static INT8: ``nearest``, or ``compensated`` on the calibration text (GPTQ), which spreads
             each rounding error over weights that are still to be rounded; zeros stay zeros.
-        seed: which training examples are drawn.
+        seed: seed of the draw of training examples.
         exclude: module names (substrings) that stay FP32.
-        target_cpu: where the INT8 files are right. CPUs without VNNI add two products of u8 and s8 in 16 bits, which
-            saturates. ``any``: on every x86 CPU, because a row of weights is scaled down where two neighbours could
-            saturate. ``avx2``: the same by 7-bit weights, whatever a runtime takes for neighbours. ``vnni``: only on
-            CPUs with AVX512-VNNI, AVX-VNNI or AMX, with the whole 8 bits. ``auto``: ``vnni`` if this machine's CPU
-            is one of these, else ``any``.
+        target_cpu: the CPUs on which the INT8 files are exact. CPUs without VNNI add two products of u8 and s8 in 16
+            bits, which saturates. ``any``: every x86 CPU, because a row of weights is scaled down where two neighbours
+            could saturate. ``avx2``: every x86 CPU by 7-bit weights, for any pairing of inputs in a runtime. ``vnni``:
+            only CPUs with AVX512-VNNI, AVX-VNNI or AMX, with all 8 bits. ``auto``: ``vnni`` if the CPU of this machine
+            has one of these, else ``any``.
         accuracy: search for the fastest model within a tolerance; off when omitted.
     """
 
@@ -287,7 +288,7 @@ class QuantizationSection(Section):
 
 
 class Target(StrEnum):
-    """What ``export`` can write beside the ONNX files."""
+    """Files that ``export`` can write in addition to the ONNX files."""
 
     OPENVINO = "openvino"
     SPARSE = "sparse"
@@ -298,14 +299,14 @@ class SparseTargetSection(Section):
     """``model_sparse.onnx``: INT8 with this package's sparse operators, for ONNX Runtime.
 
     Attributes:
-        enabled: write it; when omitted, where the recipe promises zeros and INT8 is on.
-        openvino: also write it as IR, ``openvino_sparse.xml``, for OpenVINO with the operators' extension, which has to
-            be built.
-        source: ``fp32`` quantizes the weights of ``model.onnx``, per output channel; ``int8`` takes over those of a
+        enabled: write it; when omitted, it is written if the recipe requires zeros and INT8 is on.
+        openvino: also write it as IR, ``openvino_sparse.xml``, for OpenVINO with this package's extension, which has
+            to be built.
+        source: ``fp32`` quantizes the weights of ``model.onnx``, per output channel; ``int8`` uses the integers of a
             static ``model_int8.onnx``. On MiniLM, SST-2, the mean change of a logit against FP32 is 0.015 with fp32
             and 0.021 with int8, whose weights are smoothed for static activations.
-        activations: ``dynamic`` gives each token its own scale; ``static`` takes the calibrated ones of the int8
-            source (0.027 on MiniLM), and dynamic ones where the input was smoothed.
+        activations: ``dynamic`` computes a scale per token; ``static`` uses the calibrated scales of the int8 source
+            (0.027 on MiniLM), and dynamic scales for inputs that were smoothed.
     """
 
     enabled: bool | None = None
@@ -323,7 +324,7 @@ class SparseTargetSection(Section):
 
 
 class ExportSection(Section):
-    """Portable files.
+    """The exported files.
 
     Attributes:
         opset: ONNX operator set.
@@ -340,20 +341,20 @@ class ExportSection(Section):
 
 
 class BenchSection(Section):
-    """What is measured.
+    """Settings of the measurements.
 
     Attributes:
-        runtimes: which of the installed runtimes run; ``sparse`` is ONNX Runtime with our sparse operators,
+        runtimes: runtimes to measure, if installed; ``sparse`` is ONNX Runtime with this package's sparse operators,
             ``openvino-sparse`` OpenVINO with them.
-        precisions: which files of the deployment run.
-        blocks: interleaved latency blocks per rival.
+        precisions: precisions to measure.
+        blocks: interleaved latency blocks per cell.
         block_seconds: measured seconds per block.
-        warmup_seconds: upper limit of the warm-up of one rival.
+        warmup_seconds: upper limit of the warm-up of one cell.
         throughput_batch_size: batch of the offline scenario.
         shapes: extra fixed shapes as ``[batch, tokens]``.
         threads: intra-op threads; the container's CPU quota when omitted.
-        hints: what runtimes are tuned for. All figures are taken with ``latency``. With ``throughput`` the offline
-            scenario also runs in streams, which share the threads, where a runtime has them (OpenVINO).
+        hints: performance hints of the runtimes. All figures are measured with ``latency``. With ``throughput`` the
+            offline scenario also runs in streams, which share the threads, in runtimes that have them (OpenVINO).
     """
 
     runtimes: tuple[Literal["pytorch", "onnxruntime", "openvino", "sparse", "openvino-sparse"], ...] = (
@@ -376,20 +377,20 @@ class BenchSection(Section):
 
 
 class Goal(Section):
-    """One gate (Olive's and MLPerf's words).
+    """One goal, with the terms of Olive and MLPerf.
 
     Attributes:
         metric: a task metric (``accuracy``, ``f1`` ...), or a figure that needs no statistics: ``sparsity``,
             ``agreement`` (share of the same predictions), ``logit_difference`` (largest), ``file_size_ratio`` and
             ``latency_ratio`` against the baseline cell; ``logit_drift`` and ``agreement_drift`` of a cell against its
-            own answers in the stored baseline of ``bench --against``.
+            own predictions in the stored baseline of ``bench --against``.
         type: ``max-degradation``: at most ``value`` below the baseline, in the metric's own unit;
             ``percent-of-baseline``: at least ``value`` percent of the baseline; ``threshold``: at least ``value``;
-            ``at-most``: no more than ``value``. The first two are paired tests on task metrics: pass and fail need
-            confidence, what lies between is inconclusive. The others compare the measured figure.
+            ``at-most``: no more than ``value``. The first two are paired tests on task metrics with the
+            verdicts pass, fail and inconclusive. The others compare the measured figure.
         value: the bound. Metrics are shares (0 to 1) except SQuAD's (0 to 100).
-        confidence: of a paired test; ``gate.confidence`` when omitted.
-        runtimes, precisions: which cells the goal binds; empty means all.
+        confidence: confidence of a paired test; ``gate.confidence`` when omitted.
+        runtimes, precisions: cells to which the goal applies; empty means all.
     """
 
     metric: str
@@ -401,17 +402,18 @@ class Goal(Section):
 
 
 class GateSection(Section):
-    """How goals are judged.
+    """Settings of the tests of goals.
 
     Attributes:
-        confidence: of the one-sided bounds behind pass and fail.
-        correction: ``holm`` keeps the chance of any false pass below ``1 - confidence`` over all goals and cells
-            together, and so that of any false fail; ``none`` keeps it for each alone.
+        confidence: confidence of the one-sided bounds for pass and fail.
+        correction: ``holm`` keeps the probability of any false pass over all goals and cells below ``1 - confidence``,
+            and likewise of any false fail; ``none`` keeps it for each goal alone.
         on_inconclusive: ``more-rows`` ends ``bench`` with exit code 4 and says how many rows would decide, ``fail``
             with 3, ``warn`` with 0.
-        resamples: of the bootstrap behind F1, exact match and correlations.
-        seed: of the bootstrap.
-        quiet_machine: nothing else runs here, so a goal on ``latency_ratio`` may fail; otherwise it only informs.
+        resamples: resamples of the bootstrap of F1, exact match and correlations.
+        seed: seed of the bootstrap.
+        quiet_machine: no other work runs on this machine, so a goal on ``latency_ratio`` may fail; otherwise such a
+            goal does not change the exit code.
     """
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -423,12 +425,12 @@ class GateSection(Section):
 
 
 class Reference(Section):
-    """A published figure that the recipe should reach, and where it stands.
+    """A published figure that the recipe should reach, with its source.
 
     Attributes:
         metrics: published numbers, in the unit of the source.
-        source: where they were published.
-        note: what differs from this recipe, where something does.
+        source: the publication.
+        note: differences from this recipe.
     """
 
     metrics: dict[str, float]
@@ -440,11 +442,11 @@ class Recipe(Section):
     """A whole recipe.
 
     Attributes:
-        name: of the output folders; the file's name without ``.yaml``.
-        description: one line for people.
-        task: a name (a GLUE task, ``squad``, ``squad_v2``, or ``demo``, the text that the package makes itself), a
-            description, or nothing: then the model's ``config.json`` says it.
-        goals: gates of ``bench``: a miss ends it with exit code 3.
+        name: name of the output folders; the name of the file without ``.yaml``.
+        description: one line for readers.
+        task: a name (a GLUE task, ``squad``, ``squad_v2``, or ``demo``, the text inside the package), a
+            description, or nothing: then it comes from the model's ``config.json``.
+        goals: goals of ``bench``; a missed goal ends it with exit code 3.
         reference: published figures to compare with; nothing is enforced.
     """
 

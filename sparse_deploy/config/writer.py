@@ -18,7 +18,7 @@ def _list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    # The recipe's reader knows other numbers than YAML 1.1: what it would take for one is quoted.
+    # The recipe's reader accepts other numbers than YAML 1.1: strings that it would read as numbers are quoted.
     style = '"' if any(character.isdigit() for character in value[:1]) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 

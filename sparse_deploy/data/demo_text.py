@@ -2,8 +2,8 @@
 """The embedded demo: labelled customer reviews, composed from a seed, so that the main job runs without a download.
 
 Training and validation differ in domains, sentence patterns, connectives and 40 % of the adjectives, so the validation
-accuracy says how well an encoder generalises. Negation and contrast make single words a poor guide: the
-label follows what the last clause means.
+accuracy shows how well an encoder generalizes. Because of negation and contrast, single words do not determine the
+label, which follows the meaning of the last clause.
 """
 
 import random
@@ -16,7 +16,7 @@ from sparse_deploy.data.demo_words import TRAIN, VALIDATION, Domain, Lexicon, Wo
 T = TypeVar("T")
 
 DEMO_SIZES = {"train": 4000, "validation": 800}
-# Ways to say one thing, and how often each is drawn.
+# Paraphrases, with the weight of each in the draw.
 _WEIGHTS = {"plain": 25, "negated": 9, "surprised": 3, "contrast": 13, "agreement": 40, "verdict": 10}
 _SEEDS = {"train": 20240607, "validation": 20240608}
 
@@ -86,7 +86,7 @@ class _Writer:
         return " ".join(_as_sentence(part) for part in parts)
 
     def shuffle(self, rows: list[tuple[str, int]]) -> None:
-        """Fisher-Yates in place; only ``random()`` itself is promised to stay the same between Python versions."""
+        """Fisher-Yates in place; only ``random()`` is guaranteed to stay the same between Python versions."""
         for i in range(len(rows) - 1, 0, -1):
             j = self._below(i + 1)
             rows[i], rows[j] = rows[j], rows[i]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words and sentence patterns of the embedded demo text; training and validation share only the commonest adjectives.
 
-In a pattern ``{a}`` is an aspect of the thing reviewed, ``{p}`` an adjective that says what the label says, ``{n}``
-one that says the opposite, ``{i}`` an intensifier or a mild word with its trailing space, or nothing.
+In a pattern ``{a}`` is an aspect of the reviewed thing, ``{p}`` an adjective with the sentiment of the label, ``{n}``
+one with the opposite sentiment, ``{i}`` an intensifier or a mild word with its trailing space, or nothing.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Adjectives:
 
 @dataclass(frozen=True)
 class Domain:
-    """What is reviewed: openers that name it, and its aspects by the kind of adjective that fits them."""
+    """A reviewed thing: openers that name it, and its aspects by the kind of adjective that fits them."""
 
     things: Words
     aspects: dict[str, Words]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows as model inputs, in numpy alone: what tasks make, what runtimes take, and what scoring needs."""
+"""Rows as model inputs, in numpy only: output of tasks, input of runtimes and of scoring."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +40,15 @@ class WindowMap:
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split as model inputs, with what scoring needs.
+    """A split as model inputs, with the data for scoring.
 
     Attributes:
         name: split name.
         features: unpadded inputs, each array int64 ``[tokens]``; several per example for windows and pairs of texts.
         example_of: ``[features]`` row of ``examples`` that each feature belongs to, ascending.
-        examples: what is scored, each with an ``id`` (row number, or SQuAD's own): a row, or all rows of one query.
-        windows: one map per feature where text is cut into windows, else None.
+        examples: the units of scoring, each with an ``id`` (row number, or SQuAD's id): a row, or all rows of one
+            query.
+        windows: one map per feature where text is split into windows, else None.
         truncated: how many examples were longer than the input and lost text.
         words: per feature ``[tokens]`` the word that each token belongs to, -1 for none, where words are labelled.
     """
@@ -71,7 +72,7 @@ class SplitScore:
     """Scores of one split.
 
     Attributes:
-        metrics: the task's, and ``loss`` where a mean per row is one. Their unit is that of the task's metrics.
+        metrics: metrics of the task, in their unit, and ``loss`` if it is a mean over rows.
         rows: one JSON-ready object per example, in the order of the split. Each has ``id`` and ``prediction``, what
             the task's metrics need (:class:`sparse_deploy.gate.metric.PairedTest`), and ``logits`` where two models
             can be compared by them.
@@ -83,7 +84,7 @@ class SplitScore:
 
 @dataclass(frozen=True)
 class ServedText:
-    """One text, or pair of texts, that a server was asked about.
+    """One text, or pair of texts, of a request.
 
     Attributes:
         texts: as they came.

@@ -55,7 +55,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 
 
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
-    """Fingerprint of what a tokenizer does: vocabulary, normalisation, splitting, special tokens, padding token.
+    """Fingerprint of the behaviour of a tokenizer: vocabulary, normalization, splitting, special tokens, padding token.
 
     Padding and truncation are left out, and so is everything that ``tokenizer_config.json`` only passes on.
     """
@@ -72,7 +72,7 @@ def tokenize_training(
     """Tokenize rows for training; batches are padded later.
 
     Returns:
-        ``input_ids``, ``attention_mask``, ``token_type_ids``, ``length``, and what the loss is computed from: see
+        ``input_ids``, ``attention_mask``, ``token_type_ids``, ``length``, and the targets of the loss: see
         :meth:`sparse_deploy.data.tasks.Task.training_columns`.
 
     Raises:
@@ -82,7 +82,7 @@ def tokenize_training(
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return task.training_columns(batch, tokenizer, data)
 
-    # A fingerprint of our own keeps datasets from hashing the tokenizer for a cache that memory tables don't use.
+    # With a given fingerprint, datasets does not hash the tokenizer for a cache that tables in memory do not use.
     return rows.map(
         encode,
         batched=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What data asks of a model, by its columns: for people who name a file and a column, and no task."""
+"""The kind of a task from the columns of the data, for users who name a file and a column but no task."""
 
 import itertools
 from typing import TYPE_CHECKING, Any

@@ -35,7 +35,7 @@ def match_labels(data: Sequence[str], model: Sequence[str], renamed: Mapping[str
 
     Args:
         data: names in the order of the data's ids.
-        model: names in the order of the outputs; placeholders stand for the data's order.
+        model: names in the order of the outputs; placeholders follow the data's order.
         renamed: name in the data to name in the model.
         origin: the model, for the message.
 
@@ -54,8 +54,8 @@ def match_labels(data: Sequence[str], model: Sequence[str], renamed: Mapping[str
     unmatched = [label for label, found in zip(model, ordered, strict=True) if found is None]
     if unmatched or len(by_name) != len(data):
         raise ConfigError(
-            f"{origin}: the model's labels ({_some(model)}) are not those of the data ({_some(data)}), so it can't be "
-            f"told which is which; say it with task.label_names, such as {{{data[0]}: {model[0]}}}, or fine-tune first"
+            f"{origin}: the model's labels ({_some(model)}) are not those of the data ({_some(data)}), so they can't "
+            f"be matched; map them with task.label_names, such as {{{data[0]}: {model[0]}}}, or fine-tune first"
         )
     return tuple(label for label in ordered if label is not None)
 

@@ -39,10 +39,10 @@ def load_split(
     Args:
         task: which task.
         split: split name, such as ``train`` or ``validation_matched``.
-        data_dir: folder that holds ``<task>/<split>.jsonl.gz`` or ``.jsonl``; the hub is asked when None. The demo
-            task falls back to its embedded text when the folder has no ``demo``.
-        data: the recipe's section: data of the user's own, and what becomes of bad rows.
-        limit: keep only so many rows, after the shuffle.
+        data_dir: folder that holds ``<task>/<split>.jsonl.gz`` or ``.jsonl``; the hub when None. The demo
+            task uses its embedded text when the folder has no ``demo``.
+        data: the recipe's section: the user's data, and the treatment of bad rows.
+        limit: largest number of rows to keep, after the shuffle.
         shuffle_seed: shuffle with this seed; file order when None.
         note: called with a sentence per kind of row that was left out.
 
@@ -80,7 +80,7 @@ def load_split(
 
 
 def row_sha256(task: Task, row: Row) -> str:
-    """Fingerprint of one checked row, 16 hexadecimal digits: its texts and what it is scored against."""
+    """Fingerprint of one checked row, 16 hexadecimal digits: its texts and its label."""
     text = json.dumps([row[column] for column in task.columns if column in row], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -119,7 +119,7 @@ def _from_hub(task: Task, split: str) -> list[Any]:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = one_line(error)
         raise DataError(
-            f"{task.name}: split {split!r} of {task.hub_dataset} is not to be had from the hub: {reason}; pass "
+            f"{task.name}: split {split!r} of {task.hub_dataset} is not available on the hub: {reason}; pass "
             f"--data-dir with a folder that holds {task.name}/{split}.jsonl.gz"
         ) from error
     rows: list[Any] = loaded.to_list()

@@ -35,7 +35,7 @@ class Scorer(Protocol):
 def score_split(
     task: Scorer, split: EncodedSplit, outputs: Sequence[RowOutputs], data: DataSection | None = None
 ) -> SplitScore:
-    """Score what a model answered on a split.
+    """Score the predictions of a model on a split.
 
     Args:
         task: scores the outputs.
@@ -53,6 +53,6 @@ def score_split(
     for number, output in enumerate(outputs):
         if not all(np.isfinite(part).all() for part in output):
             raise DataError(
-                f"{split.name}: the model answered feature {number} with NaN or infinity; its file is damaged"
+                f"{split.name}: the model returned for feature {number} with NaN or infinity; its file is damaged"
             )
     return task.score(split, outputs, data or DataSection())

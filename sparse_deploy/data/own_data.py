@@ -23,10 +23,10 @@ def own_split(task: Task, split: str, data: "DataSection", problems: Problems) -
     """The checked rows of a split.
 
     Args:
-        task: what rows must have.
+        task: the task, which defines the columns.
         split: ``train`` or ``validation``.
         data: ``source`` is set.
-        problems: counts what is left out.
+        problems: counts skipped rows.
 
     Raises:
         ConfigError: no such file, split or column.
@@ -122,12 +122,12 @@ def seeded_split(task: Task, rows: Sequence[tuple[int, Row]], data: "DataSection
 
 
 def describe_split(data: "DataSection") -> str:
-    """Where the rows to validate on come from, for people."""
+    """Where the rows to validate on come from, for users."""
     table = validation_table(data)
     if table is not None:
         return f"validation rows: {table.name}"
     return (
-        f"validation rows: {data.validation_share:.0%} of {data.source}, set apart by seed {data.split_seed}, evenly "
+        f"validation rows: {data.validation_share:.0%} of {data.source}, held out with seed {data.split_seed}, evenly "
         f"over the labels"
     )
 
@@ -153,7 +153,7 @@ def _without_repeats(
         try:
             held_out.setdefault(_texts(task, task.check_row(row)), number)
         except RowProblem:
-            continue  # told when the validation rows are loaded
+            continue  # reported when the validation rows are loaded
     kept = []
     for number, row in rows:
         twin = held_out.get(_texts(task, row))

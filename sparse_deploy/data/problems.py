@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with rows of a data set: counted by kind, named by row number, and refused or left out."""
+"""Problems of rows of a data set: counted by kind, listed by row number, and refused or skipped."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ Policy = Literal["error", "skip"]
 _NAMED_ROWS = 5
 
 
-class RowProblem(Exception):  # noqa: N818 - a problem becomes an error only where the policy says so
+class RowProblem(Exception):  # noqa: N818 - only the policy `error` makes it an error
     """One row can't be used.
 
     Attributes:
-        kind: what problems are counted by, such as ``empty text``.
-        detail: of this row: what was expected, what was found.
+        kind: the kind for counting, such as ``empty text``.
+        detail: the expected value and the value found in this row.
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -31,9 +31,9 @@ class Problems:
 
     Attributes:
         source: file, folder or hub name, for messages.
-        policy: ``error`` refuses the split at its first bad row, ``skip`` leaves bad rows out.
-        remedy: what to do, for the error.
-        counts: left-out rows by kind.
+        policy: ``error`` refuses the split at its first bad row, ``skip`` skips bad rows.
+        remedy: the advice in the error.
+        counts: skipped rows by kind.
         rows: the first row numbers of each kind, counted from 1.
     """
 
@@ -47,8 +47,8 @@ class Problems:
         """Refuse the split, or count the row.
 
         Args:
-            number: of the row, from 1.
-            problem: what is wrong with it.
+            number: number of the row, from 1.
+            problem: its problem.
 
         Raises:
             DataError: the policy is ``error``.

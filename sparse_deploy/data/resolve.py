@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sparse_deploy.config.schema import DataSection, Recipe
 
 _LABELLED = (TaskKind.CLASSIFICATION, TaskKind.MULTI_LABEL, TaskKind.TOKEN_CLASSIFICATION)
-# What sentence-transformers writes into the config of a cross-encoder.
+# Key of sentence-transformers in the config of a cross-encoder.
 _CROSS_ENCODER_KEYS = ("sentence_transformers", "sbert_ce_default_activation_function")
 
 
@@ -30,15 +30,15 @@ def head_of(config: Mapping[str, Any]) -> Head | None:
 
 
 def kind_of_model(folder: Path, config: Mapping[str, Any], *, assume: TaskKind | None = None) -> TaskKind:
-    """What a fine-tuned model answers, by its folder.
+    """The task of a fine-tuned model, from its folder.
 
     Args:
         folder: with ``modules.json`` for a sentence encoder.
         config: content of its ``config.json``.
-        assume: what an encoder without a head is; refused when None.
+        assume: kind of an encoder without a head; refused when None.
 
     Raises:
-        CheckpointError: an encoder without a head, or a model that is none of ours.
+        CheckpointError: an encoder without a head, or an unsupported model.
     """
     if read_pooling(folder) is not None:
         return TaskKind.EMBEDDING
@@ -63,7 +63,7 @@ def kind_of_model(folder: Path, config: Mapping[str, Any], *, assume: TaskKind |
     raise CheckpointError(
         f"{folder}: expected a fine-tuned model (...ForSequenceClassification, ...ForTokenClassification, "
         f"...ForQuestionAnswering) or a folder of sentence-transformers with modules.json, found {found}; fine-tune "
-        f"first: sparse-deploy finetune --model {folder} --data FILE --label-column COLUMN; or say what it answers "
+        f"first: sparse-deploy finetune --model {folder} --data FILE --label-column COLUMN; or name its task "
         f"with --task"
     )
 
@@ -76,8 +76,8 @@ def task_of(recipe: "Recipe", folder: Path) -> Task:
         folder: of the model.
 
     Raises:
-        ConfigError: the model is none of the recipe's task, or its labels contradict the recipe's.
-        CheckpointError: without a task in the recipe, the model's config doesn't say one.
+        ConfigError: the model has another task than the recipe, or its labels contradict the recipe's.
+        CheckpointError: neither the recipe nor the model's config has a task.
     """
     config = _read_config(folder)
     kind = _kind_of_recipe(recipe) or kind_of_model(folder, config)
@@ -145,12 +145,12 @@ def task_to_train(recipe: "Recipe", folder: Path) -> Task:
 
 
 def describe(recipe: "Recipe", kind: TaskKind, folder: Path) -> Task:
-    """The task of a recipe, without what its labels are in the model.
+    """The task of a recipe, without the labels of the model.
 
     Args:
         recipe: its ``task`` and ``data``.
-        kind: what its task is, or its model's.
-        folder: of the model; a sentence encoder's says its pooling.
+        kind: kind of its task, or of its model.
+        folder: folder of the model; of a sentence encoder, it has the pooling.
 
     Raises:
         ConfigError: columns that the task can't read, or several to choose from.
@@ -199,7 +199,7 @@ def labels_of_data(task: Task, data: "DataSection") -> set[str]:
             try:
                 value = labels_of(value)
             except RowProblem:
-                continue  # told where the row is checked
+                continue  # reported where the row is checked
         elif task.kind is TaskKind.TOKEN_CLASSIFICATION:
             value = value.split() if isinstance(value, str) else value
         found |= {str(one) for one in (value if isinstance(value, list) else [value])}

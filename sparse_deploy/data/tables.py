@@ -2,7 +2,7 @@
 """Rows of anybody's data: CSV, TSV, JSON lines, Parquet, plain text, a folder of ``datasets``, or the hub.
 
 Everything but JSON lines is read by the readers of ``datasets``, streamed, so that no file is copied into its cache.
-JSON lines are read here: its reader casts a whole block to one type and can't say which line is broken.
+JSON lines are read here: the reader of ``datasets`` casts a whole block to one type and can't name the invalid line.
 """
 
 import csv
@@ -60,8 +60,8 @@ class Table:
         Values of CSV and TSV are texts, exactly as they stand there. Where bytes are no UTF-8, texts hold U+FFFD.
 
         Args:
-            policy: what becomes of lines that are no rows.
-            problems: counts those; a new one when None.
+            policy: treatment of lines that are no rows.
+            problems: counts them; a new counter when None.
 
         Raises:
             ConfigError: no such file, or a format that is not known.
@@ -92,7 +92,7 @@ class Table:
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether the name of a file says that it holds rows."""
+    """Whether a file has rows, by its name."""
     name = path.name.removesuffix(path.suffix) if path.suffix in _COMPRESSIONS else path.name
     return Path(name).suffix.lower() in _FORMATS
 
@@ -206,7 +206,7 @@ def _batches(reader: str, path: Path, **options: Any) -> Iterator[Row]:
     import datasets
 
     number = 0
-    # It prints what it raises, too.
+    # It also prints the errors that it raises.
     logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)
     try:
         streamed = datasets.load_dataset(
@@ -253,7 +253,7 @@ def _from_datasets(table: Table) -> Iterator[Row]:
 def _not_there(source: str, error: Exception) -> ConfigError:
     reason = one_line(error)
     return ConfigError(
-        f"{source}: neither a file or folder here nor a data set to be had from the hub: {reason}; name a .csv, .tsv, "
+        f"{source}: neither a local file or folder nor a data set on the hub: {reason}; name a .csv, .tsv, "
         f".jsonl, .parquet or .txt file, a folder of datasets, or OWNER/NAME"
     )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unlabelled text from a file, a folder or the hub: what calibration, pruning and parity without labels read."""
+"""Unlabelled text from a file, a folder or the hub: for calibration, pruning and parity without labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Texts:
 
     Attributes:
         rows: each one text, or two for pairs.
-        columns: where they stand.
-        problems: what was left out.
-        seen: rows that the source has, bad ones left out.
+        columns: their columns.
+        problems: skipped rows.
+        seen: number of valid rows of the source.
     """
 
     rows: list[tuple[str, ...]]
@@ -45,9 +45,9 @@ def read_texts(
         source: file (.txt, .csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or hub name.
         columns: one column, or two for pairs; the only column that holds text when empty.
         limit: how many to keep; all, in the order of the source, when None. The memory needed is that of the sample.
-        seed: of the sample.
-        policy: what becomes of rows without text.
-        split: of a folder or a data set of the hub.
+        seed: seed of the sample.
+        policy: treatment of rows without text.
+        split: split of a folder or a data set of the hub.
         config: configuration of a data set of the hub.
 
     Raises:
@@ -83,7 +83,7 @@ def choose_text_columns(table: Table, wanted: Sequence[str], apart: Sequence[str
 
     Args:
         table: the data.
-        wanted: what the user named; when empty, the only column of texts is taken.
+        wanted: columns named by the user; when empty, the only column of texts.
         apart: columns that are no text, such as the label.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored baselines: the answers of every cell of a run, and the identity of what they are answers to.
+"""Stored baselines: the predictions of every cell of a run, and the identity of its inputs.
 
 One JSON file in columns, so that 872 rows of SST-2 and seven cells take 0.3 MB. Texts are not in it, only their
 fingerprints; predictions are (those of SQuAD are words of its text). A ``report.json`` with its predictions beside it
@@ -27,7 +27,7 @@ from sparse_deploy.strict_json import read_bounded
 KIND: Final = "sparse-deploy baseline"
 _HOW = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
 _LOGIT_DIGITS = 6
-# Columns that all cells share beside those of the task. What follows from them (correct, score) is not stored.
+# Columns of all cells, in addition to those of the task. Columns computed from them (correct, score) are not stored.
 _SHARED = ("id", "sha256")
 Columns = dict[str, list[Any]]
 
@@ -40,11 +40,11 @@ class StoredCell(Figures):
 
 
 class Baseline(Figures):
-    """What ``bench --save-baseline`` writes.
+    """The content of a file of ``bench --save-baseline``.
 
     Attributes:
         baseline: id of the cell that relative goals refer to.
-        rows: what all cells share, in columns, by the suffix of the split.
+        rows: columns of all cells, by the suffix of the split.
     """
 
     kind: Literal["sparse-deploy baseline"] = KIND
@@ -59,7 +59,7 @@ class Baseline(Figures):
     cells: tuple[StoredCell, ...]
 
     def contestant(self, cell_id: str, examples: Mapping[str, int], task: Task) -> Contestant | None:
-        """A stored cell on the first so many examples of each split, its metrics made of those; None without it."""
+        """A stored cell on the first examples of each split, with metrics of these examples; None without it."""
         stored = next((one for one in self.cells if one.cell.id == cell_id), None)
         if stored is None:
             return None
@@ -87,7 +87,7 @@ def identify(
     """The identity of a run.
 
     Args:
-        task: what is scored.
+        task: the task.
         data: the recipe's ``data`` section.
         splits: the validation splits.
         tokenizer_sha256: see :func:`sparse_deploy.data.features.tokenizer_sha256`.
@@ -139,7 +139,7 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
 
 
 def check_baseline_target(path: Path) -> None:
-    """Refuse early what can't become a baseline file.
+    """Refuse a baseline file that could not be written, before the run.
 
     Raises:
         ConfigError: a folder, or in a folder that does not exist.
@@ -159,7 +159,7 @@ def is_baseline(path: Path) -> bool:
 
 
 def load_baseline(path: Path, task: Task) -> Baseline:
-    """Read what :func:`save_baseline` wrote.
+    """Read a file of :func:`save_baseline`.
 
     Raises:
         ArtifactError: unreadable, of another version, or its columns contradict each other.
@@ -177,7 +177,7 @@ def baseline_of_report(report: BenchReport, folder: Path, task: Task) -> Baselin
     """
     path = folder / PREDICTIONS_FOLDER
     if report.identity is None:
-        raise ArtifactError(f"{folder}: the report doesn't say what its answers were to; bench that deployment again")
+        raise ArtifactError(f"{folder}: the report has no fingerprints of its rows; bench that deployment again")
     suffixes = tuple(report.identity.splits)
     answers = {cell.id: {s: _read_rows(path / predictions_file(cell.id, s)) for s in suffixes} for cell in report.cells}
     try:
@@ -212,7 +212,7 @@ def check_alike(stored: Baseline, ours: Identity, digests: Mapping[str, Sequence
     if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
         raise ConfigError(
             f"--against {source}: its tokenizer is {theirs.tokenizer_sha256[:12]}, that of the deployment is "
-            f"{ours.tokenizer_sha256[:12]}, so the model reads other tokens. Restore the tokenizer, or {_REMEDY}"
+            f"{ours.tokenizer_sha256[:12]}, so the model reads different tokens. Restore the tokenizer, or {_REMEDY}"
         )
 
 
@@ -233,7 +233,7 @@ def _check_rows(theirs: Sequence[str], ours: Sequence[str], identity: SplitIdent
         raise ConfigError(f"--against {source}: its validation rows{split} differ from row {differs} on; {_REMEDY}")
     if len(ours) > len(theirs):
         raise ConfigError(
-            f"--against {source}: it holds answers to {len(theirs)} validation rows{split}, here are "
+            f"--against {source}: it has {len(theirs)} validation rows{split}, this run has "
             f"{identity.examples}; bench --validation-samples {len(theirs)}, or {_REMEDY}"
         )
 
@@ -265,7 +265,7 @@ def _read_rows(path: Path) -> list[Row]:
 
 
 def _check_columns(baseline: Baseline, path: Path, task: Task) -> None:
-    """What pydantic does not see: equal lengths, the columns of the task, and the fingerprint of the rows.
+    """Checks beyond the schema: equal lengths, the columns of the task, and the fingerprint of the rows.
 
     A baseline of another task is refused later, with a better word.
     """
@@ -284,7 +284,7 @@ def _check_columns(baseline: Baseline, path: Path, task: Task) -> None:
         if lengths != {split.examples} or not whole:
             raise ArtifactError(f"{path}: its columns of the split {suffix!r} contradict each other. {_HOW}")
         if _split_identity([str(digest) for digest in shared["sha256"]]) != split:
-            raise ArtifactError(f"{path}: its rows of the split {suffix!r} are not those that it names. {_HOW}")
+            raise ArtifactError(f"{path}: its rows of the split {suffix!r} differ from their fingerprint. {_HOW}")
 
 
 def _even(logits: Sequence[Any]) -> bool:

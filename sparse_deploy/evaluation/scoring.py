@@ -17,7 +17,7 @@ def score_session(
 
     Args:
         session: an opened model.
-        task: what is scored.
+        task: the task, which has the metrics.
         split: see :func:`sparse_deploy.evaluation.accuracy.load_validation`.
         batch_size: requests per batch.
         data: the window settings that the split was encoded with.

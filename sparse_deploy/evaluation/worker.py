@@ -104,9 +104,9 @@ class Worker:
                 return {"stable": stable, "median_ms": medians[-1], "mean_ms": mean, "seconds": elapsed}
 
     def latency(self, indices: list[int], seconds: float) -> dict[str, Any]:
-        """Single-stream block: whole passes over a list of requests, one at a time, for at least so many seconds.
+        """Single-stream block: whole passes over a list of requests, one at a time, for at least this many seconds.
 
-        Passes are whole, so that a fast and a slow rival answer the same mix of lengths.
+        Passes are complete, so that a fast and a slow cell have the same mix of lengths.
 
         Returns:
             ``samples_ms``: one latency per request, in order.
@@ -123,7 +123,7 @@ class Worker:
         return {"samples_ms": self._timer.passes(self._timed, [inputs], seconds, least)}
 
     def throughput(self, batches: list[list[int]], seconds: float) -> dict[str, Any]:
-        """Offline block: whole passes over a list of batches for at least so many seconds.
+        """Offline block: whole passes over a list of batches for at least this many seconds.
 
         Returns:
             ``examples`` and ``tokens`` answered (padding doesn't count) and the ``seconds`` that it took.
@@ -143,8 +143,8 @@ class Worker:
             raise RuntimeError("no model was opened")
         session = self._open("throughput")
         if not isinstance(session, StreamingSession):
-            raise TypeError("the runtime doesn't know the throughput hint")
-        # Each stream allocates for each shape, so a batch is repeated until every stream has had it, in all likelihood.
+            raise TypeError("the runtime has no throughput hint")
+        # Each stream allocates for each shape, so a batch is repeated until every stream has probably run it.
         for _ in session.run_all(batch for batch in self._batches(batches) for _ in range(session.streams)):
             self._alive()
         self._streams = session

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recounts the zeros of the files that a benchmark is about to measure, whatever their manifest says of them."""
+"""Counts the zeros of the files that a benchmark is about to measure, without relying on their manifest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Masks = Mapping[str, BoolArray]
 
 @dataclass(frozen=True)
 class Recount:
-    """What the files of a deployment hold.
+    """The zeros in the files of a deployment.
 
     Attributes:
         records: of each file, as a manifest has them.
@@ -42,15 +42,15 @@ class _Required:
 
 
 def recount_zeros(deployment: Path, files: Sequence[str], manifest: Manifest, promise: SparsitySection) -> Recount:
-    """Read every file and compare its zeros with those that it must hold, place by place.
+    """Read every file and compare its zeros with the required zeros, position by position.
 
     Required are the zeros of the checkpoint in the deployment and those of the manifest. It has fingerprints of masks,
     so a mask is that of any file with the fingerprint; where no file has it, numbers are compared.
 
     Args:
         deployment: its folder.
-        files: those that will be measured, relative to it.
-        manifest: the deployment's.
+        files: the files to measure, relative to it.
+        manifest: manifest of the deployment.
         promise: the recipe's ``sparsity`` section.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Can a model be exported at all? Asked before hours of training, on a small model of the same class and config."""
+"""Checks that a model can be exported, before the training, on a small model of the same class and config."""
 
 import copy
 
@@ -10,10 +10,10 @@ from sparse_deploy.architectures import architecture_of
 from sparse_deploy.errors import ExportError
 from sparse_deploy.export.exporter import ExportableModel, example_inputs, quiet, to_onnx
 
-# Every kind of layer that a config can ask for is among the first two: ModernBERT's global and local attention, and
-# DeBERTa's convolution behind the first.
+# Every kind of layer of a config is among the first two: ModernBERT's global and local attention, and
+# DeBERTa's convolution after the first.
 _LAYERS = 2
-# Classes and configs that were exported in this process; a sweep in one process, and tests, ask for the same again.
+# Classes and configs that were exported in this process; a sweep in one process, and tests, repeat them.
 _SHOWN: set[str] = set()
 
 
@@ -21,8 +21,8 @@ def check_exportable(model: PreTrainedModel, names: tuple[str, ...], opset: int)
     """Export a model of the same class and config, with two layers and random weights.
 
     Args:
-        model: what will be trained.
-        names: its outputs.
+        model: the model to train.
+        names: names of its outputs.
         opset: ONNX operator set.
 
     Raises:

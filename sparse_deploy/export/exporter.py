@@ -25,7 +25,7 @@ class ExportableModel(torch.nn.Module):
     The model gets its padding mask in the form that its family's :class:`MaskForm` names.
 
     Attributes:
-        input_names: what :meth:`forward` takes, in order: all of :data:`MODEL_INPUTS`, or the first two of them where
+        input_names: inputs of :meth:`forward`, in order: all of :data:`MODEL_INPUTS`, or the first two of them where
             the family has no token types.
     """
 
@@ -85,7 +85,7 @@ class ExportableModel(torch.nn.Module):
 
 
 def _additive(kept: torch.Tensor) -> torch.Tensor:
-    """What is added to attention scores: 0 where ``kept`` is 1, the lowest float where it is 0."""
+    """The summand of attention scores: 0 where ``kept`` is 1, the lowest float where it is 0."""
     return (1.0 - kept) * torch.finfo(torch.float32).min
 
 
@@ -138,7 +138,7 @@ def to_onnx(
                 optimize=False,  # see graph.simplify
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises RuntimeError, its own classes, and what the model raises
+        except Exception as error:  # the exporter raises RuntimeError, its own classes, and errors of the model
             raise ExportError(
                 f"ONNX export with opset {opset} failed: {one_line(error)}; try another export.opset"
             ) from error
@@ -151,7 +151,7 @@ def to_onnx(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what torch, torchao and transformers print while exporting off the user's terminal."""
+    """Suppress the output of torch, torchao and transformers during the export."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

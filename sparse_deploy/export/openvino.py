@@ -51,7 +51,7 @@ def convert_to_ir(onnx_path: Path, xml_path: Path, extension: Path | None = None
 
 @contextmanager
 def _with_weights_unshared(onnx_path: Path) -> Iterator[Path]:
-    """The file, or a copy of it for as long as the block runs; see :mod:`sparse_deploy.graph.unshare_weights`."""
+    """The file, or a temporary copy for the block; see :mod:`sparse_deploy.graph.unshare_weights`."""
     graph = load_onnx(onnx_path)
     if not shared_weights(graph):
         yield onnx_path

@@ -14,7 +14,7 @@ from scipy import special
 
 FloatArray = npt.NDArray[np.float64]
 
-# A p-value of exactly alpha is not above it, whatever its last bits say.
+# A p-value that equals alpha up to rounding is not above it.
 _ROUNDING = 1e-12
 
 
@@ -60,7 +60,7 @@ class Distribution:
     def _p_value(self, inside: int, bias: float, acceleration: float) -> float:
         if inside == 0:
             return 1.0
-        # n + 1, as in a permutation test: what was never drawn has no probability 0.
+        # n + 1, as in a permutation test: an outcome that was never drawn does not have probability 0.
         shifted = float(special.ndtri(inside / (len(self.draws) + 1))) - bias
         stretch = 1.0 + acceleration * shifted
         if stretch <= 0.0:

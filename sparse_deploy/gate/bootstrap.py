@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Is a metric that is no plain share of rows within a margin of the baseline's? A paired, clustered bootstrap.
 
-Resampling what did not change gives an interval of no width, and a pass with false certainty. Therefore a verdict
+If no prediction changed, the interval has no width, and a pass would claim too much. Therefore a verdict
 must also hold with one pseudo-example added: for a pass one that got worse, for a fail one that got better. Among
 as many resamples its number is about Poisson with mean 1, so with no changed row the bound is the rule of three
 (3 / rows at 95 %), and with x changed rows the x + 1 of Clopper-Pearson's upper bound.
@@ -45,7 +45,7 @@ def compare_metric(
         confidence: of each bound.
         resamples: of the bootstrap; no p-value is below ``1 / (resamples + 1)``.
         seed: the same rows, resamples and seed give the same evidence.
-        clusters: for each row what is drawn as a whole, such as its SQuAD paragraph; rows by themselves when omitted.
+        clusters: per row the unit of drawing, such as its SQuAD paragraph; single rows when omitted.
 
     Raises:
         DataError: no rows, rows of different examples, or rows that this metric can't be computed from.
@@ -112,7 +112,7 @@ def _draw(sample: Sample, resamples: int, rng: np.random.Generator) -> Any:
 
 
 def _steady(drops: Any) -> Any:
-    # Equal drops must compare as equal, in whatever order their summands were added.
+    # Equal drops must compare as equal, for any order of their summands.
     return np.round(drops, 10)
 
 

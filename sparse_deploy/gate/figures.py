@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goals can be set on: task metrics, and the figures that need no statistics."""
+"""Metrics of goals: task metrics, and figures without a test."""
 
 from dataclasses import dataclass
 

@@ -9,8 +9,8 @@ import numpy as np
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Adjust p-values by Holm's step-down method (1979, Scandinavian Journal of Statistics 6, 65-70).
 
-    Rejecting what is adjusted to ``alpha`` or less rejects any true hypothesis with probability ``alpha`` at most,
-    however the tests depend on each other: cells that answer the same examples may be corrected together.
+    Rejecting hypotheses with an adjusted p-value of at most ``alpha`` rejects any true hypothesis with probability at
+    most ``alpha``, for any dependence of the tests: cells on the same examples may be corrected together.
 
     The "not within the margin" hypotheses of all gates are one family and the "within the margin" ones another: that
     bounds the chance of any false pass and the chance of any false fail, each by ``alpha``.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verdicts: whether the measured cells meet the goals of the recipe. Pure functions of what was measured.
+"""Verdicts: whether the measured cells meet the goals of the recipe. Pure functions of the measurements.
 
-What is inferred from a sample of examples (a drop of a task metric) is a paired test with three verdicts. What is
-simply counted or measured (a threshold, zeros, bytes) is compared as it is.
+A drop of a task metric, which is inferred from a sample of examples, has a paired test with three verdicts. Counted or
+measured figures (a threshold, zeros, bytes) are compared without a test.
 """
 
 import math
@@ -35,7 +35,7 @@ RELATIVE_EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class _Pairing:
-    """One paired test before the correction: what was compared, and what came out."""
+    """One paired test before the correction: its inputs and its result."""
 
     goal: Goal
     metric: Metric
@@ -54,15 +54,15 @@ def judge_goals(
     settings: GateSection,
     metrics: Mapping[str, Metric],
 ) -> tuple[GateResult, ...]:
-    """Judge every goal on every cell that it binds, but for ``latency_ratio``; see :func:`judge_latency`.
+    """Test every goal on every cell that it applies to, except ``latency_ratio``; see :func:`judge_latency`.
 
     ``max-degradation`` and ``percent-of-baseline`` of a task metric are paired tests, corrected together. All other
     goals compare figures without rounding; a tie passes (relative epsilon 1e-9). NaN and infinite values fail.
 
     Args:
         goals: the recipe's goals.
-        cells: what was measured.
-        baseline: what relative goals refer to; one of ``cells``, which they then skip, or a stored one.
+        cells: the measured cells.
+        baseline: baseline of relative goals; one of ``cells``, which these goals then skip, or a stored one.
         settings: the recipe's ``gate`` section.
         metrics: of the task, by name.
 
@@ -86,7 +86,7 @@ def judge_goals(
 def judge_latency(
     goals: Sequence[Goal], cells: Sequence[Cell], baseline: Cell, settings: GateSection
 ) -> tuple[GateResult, ...]:
-    """Judge the goals on ``latency_ratio``, p50 of the cell over p50 of the baseline in the same run.
+    """Test the goals on ``latency_ratio``, p50 of the cell over p50 of the baseline in the same run.
 
     The whole interval of the ratio must lie on one side of the bound; otherwise, and where nothing steady was
     measured, it is inconclusive. It only informs unless the recipe declares the machine quiet.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a metric is to the gate: which paired test belongs to it, and its unit."""
+"""The paired test and the unit of a metric."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class PairedTest(StrEnum):
-    """How a drop of a metric is tested, and what each row must have for it."""
+    """The test of a drop of a metric, and the columns that it needs."""
 
     CORRECT = "correct"  # one right or wrong per row (``correct``): an exact test
     MEAN = "mean"  # the mean of a value per row, which has the metric's name
@@ -22,7 +22,7 @@ class Metric:
     """A metric that is better when higher.
 
     Attributes:
-        name: as in reports and goals.
+        name: name in reports and goals.
         test: see :class:`PairedTest`.
         best: its highest value, which gives the unit: 1 for shares and correlations, 100 for SQuAD's.
     """

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics as paired samples: what of a row counts, and which pseudo-example stands for what was not seen.
+"""Metrics as paired samples: the columns of a row, and the pseudo-example of the guard.
 
 * Two labels: the changed answer, of the four that exist, whose addition moves the metric most. For F1 that is mostly
   a positive row no longer found, for Matthews one of the rarer class.
 * Means of a value per row: a row (SQuAD: a question, alone in its paragraph) that falls from the best value to 0.
 * Counts of all rows, and means over labels: one answer, of those that exist, whose loss moves the metric most.
-* Correlations: a row of the sample that the other model answers with the mean: all that was known of it is lost. It is
+* Correlations: a row of the sample whose prediction by the other model becomes the mean. It is
   the row that matters more than 95 % of the others do: with a typical one instead, rare losses among 1,500 rows
-  passed in 7 to 12 % of samples, since a few far from the mean do most of the harm. After INT8 nearly every prediction
-  differs a little, and that scatter is what the bootstrap resamples; the guard is for (almost) the same answers.
+  passed in 7 to 12 % of samples, since a few rows far from the mean have most influence. After INT8 nearly every
+  prediction differs a little, and the bootstrap resamples these differences; the guard is for (almost) equal
+  predictions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,14 +35,14 @@ _SAME_PREDICTION = 1e-3
 
 @dataclass(frozen=True)
 class PairedMetric:
-    """A sample, what changed in it, and the same sample with a pseudo-example.
+    """A sample, the numbers of its changes, and the same sample with a pseudo-example.
 
     Attributes:
         sample: the rows as they are.
         with_worse, with_better: with one more row that got worse, or better.
         guarded: whether these count.
-        guard: the pseudo-example in words.
-        units: what is drawn, in words.
+        guard: description of the pseudo-example.
+        units: description of the units of drawing.
         changed, worse, better: numbers of rows, as in :class:`~sparse_deploy.results.Evidence`.
         limit: the largest possible drop.
     """
@@ -70,7 +71,7 @@ def paired_metric(
         clusters: per row, or None.
 
     Raises:
-        DataError: rows without what the metric needs, or clusters for a metric that has none.
+        DataError: rows without the columns of the metric, or clusters for a metric without clusters.
     """
     _check_columns(metric, (*baseline, *cell))
     if metric.test is PairedTest.MEAN:
@@ -141,7 +142,7 @@ def _counts(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> Paired
         with_worse=SummedSample(np.vstack([summands, hit + missed]), drop_of),
         with_better=SummedSample(np.vstack([summands, missed + hit]), drop_of),
         guarded=True,
-        guard="a row whose one answer is missed",
+        guard="a row whose only correct prediction is lost",
         units=f"{len(summands):,} rows",
         changed=int(np.sum(changed)),
         worse=int(np.sum(drops > 0.0)),
@@ -180,7 +181,7 @@ def _macro(baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
         with_worse=SummedSample(np.vstack([summands, worst]), drop_of),
         with_better=SummedSample(np.vstack([summands, better]), drop_of),
         guarded=True,
-        guard="an answer of the label that weighs most turned wrong",
+        guard="a prediction of the label with most weight that became wrong",
         units=f"{len(summands):,} rows",
         changed=sum(a != b for a, b in zip(before, after, strict=True)),
         worse=sum(a and not b for a, b in zip(*rights, strict=True)),
@@ -257,7 +258,7 @@ def _regression(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> Pa
         with_worse=make(np.column_stack([columns, lost[0]])),
         with_better=make(np.column_stack([columns, lost[1]])),
         guarded=int(changed.sum()) < min(_MANY_CHANGES, len(labels)),
-        guard="an answer lost to the mean",
+        guard="a prediction replaced by the mean",
         units=f"{len(labels):,} rows",
         changed=int(changed.sum()),
         worse=int(np.sum(changed & (nearer < 0.0))),

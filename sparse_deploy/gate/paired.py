@@ -18,7 +18,7 @@ def compare_correct(baseline: BoolArray, cell: BoolArray, *, margin: float, conf
 
     Exact at any size: under the hypothesis that a verdict denies, it is given with probability ``1 - confidence`` at
     most. Bounds and p-values come from the same test, so ``high <= margin`` exactly when ``p_pass`` is small enough,
-    and ``low > margin`` exactly when ``p_fail`` is. Takes 5 to 200 ms for up to 10,000 rows.
+    and ``low > margin`` exactly when ``p_fail`` is.
 
     Args:
         baseline: whether each row was answered right [rows].
@@ -45,7 +45,7 @@ def compare_correct(baseline: BoolArray, cell: BoolArray, *, margin: float, conf
 
 
 def evidence_of_counts(worse: int, better: int, rows: int, *, margin: float, confidence: float) -> Evidence:
-    """What :func:`compare_correct` finds for so many rows that only the baseline, or only the cell, answers right."""
+    """Result of :func:`compare_correct` for the numbers of rows that only one of the two predicts correctly."""
     alpha, set_error = 1.0 - confidence, set_error_for(confidence)
     p_pass = drop_exceeds_margin(worse, better, rows, margin, set_error=set_error)
     p_fail = drop_exceeds_margin(better, worse, rows, -margin, set_error=set_error)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paired samples of examples, and what a metric's drop is in thousands of bootstrap resamples of them, at once.
+"""Paired samples of examples, and the drop of a metric in thousands of bootstrap resamples at once.
 
 A resample is never built: it is how often each unit was drawn. Most metrics depend on it by sums only, and units
 with the same summands are drawn together (a multinomial over a few kinds). Ranks need the counts of every row.
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Counts drawn at once: what is done with them stays in the cache (three times as fast as with ten times as many).
+# Counts drawn at once; they fit the cache (three times as fast as with ten times as many).
 _CHUNK = 200_000
 # Leaving out more groups than this one by one brings the acceleration nothing.
 _GROUPS = 500

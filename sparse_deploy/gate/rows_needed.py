@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many rows would decide an inconclusive gate, if the drop and the rate of changed answers stay as they are.
+"""How many rows would decide an inconclusive gate, if the drop and the rate of changed predictions stay the same.
 
 That is the number at which the bound of the same observed rates meets the margin; a new sample of that size has about
 an even chance to decide.
@@ -12,9 +12,9 @@ from scipy import special
 from sparse_deploy.gate.score_test import drop_exceeds_margin, set_error_for
 from sparse_deploy.results import Evidence
 
-# Nobody labels more; a drop that needs them equals the margin for all practical purposes.
+# More rows are never labelled; a drop that needs them practically equals the margin.
 MOST_ROWS = 10_000_000
-# Up to here the exact test itself checks the approximation (at most 60 ms each).
+# Largest number of rows for which the exact test checks the approximation.
 _CHECKED_ROWS = 40_000
 _STEP = 1.05
 
@@ -27,7 +27,7 @@ def rows_needed_for_accuracy(evidence: Evidence, *, margin: float, alpha: float)
     Args:
         evidence: an inconclusive one, its p-values not read.
         margin: largest allowed drop, as a share.
-        alpha: error rate of the verdict; after a correction, that divided by what the correction multiplied with.
+        alpha: error rate of the verdict; after a correction, divided by the factor of the correction.
 
     Returns:
         At least ``evidence.rows``; None when the drop is so close to the margin that no sensible number decides.

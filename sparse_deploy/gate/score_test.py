@@ -38,7 +38,7 @@ _GRID_STEP = 0.12
 
 
 def drop_exceeds_margin(worse: int, better: int, rows: int, margin: float, *, set_error: float) -> float:
-    """P-value of "the drop is at least ``margin``"; small says that the drop is smaller.
+    """P-value of "the drop is at least ``margin``"; a small value means that the drop is smaller.
 
     The p-value of "the drop is at most ``margin``" is that of the exchanged counts at ``-margin``.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verdict says in one sentence: what was tested, the numbers, and what would help."""
+"""The sentence of a verdict: the test, the figures, and the remedy."""
 
 import math
 from typing import Literal
@@ -16,7 +16,7 @@ _EQUAL = 1e-9
 
 
 def verdict_of(p_pass: float, p_fail: float, alpha: float) -> Verdict:
-    """What a pair of p-values allows to say."""
+    """The verdict of a pair of p-values."""
     if p_pass <= alpha:
         return "pass"
     return "fail" if p_fail <= alpha else "inconclusive"
@@ -37,7 +37,7 @@ def paired_sentence(
     """The result of a paired test, in points.
 
     Args:
-        goal: what was tested.
+        goal: the tested goal.
         cell: id of the cell.
         baseline: id of the baseline cell.
         values: the metric of the cell and of the baseline.
@@ -91,7 +91,7 @@ def compared_sentence(goal: Goal, cell: str, value: float, bound: float, origin:
 
 
 def limit_of(goal: Goal) -> str:
-    """What the value of an absolute goal is called."""
+    """The name of the value of an absolute goal."""
     return "the largest allowed" if goal.type == "at-most" else "the threshold"
 
 
@@ -130,7 +130,7 @@ def _help(verdict: Verdict, evidence: Evidence, alone: Verdict, tests: int) -> s
         return ""
     why = f" ({alone} if it were the only one of the run's {tests} tests)" if alone != verdict else ""
     if evidence.rows_needed is None:
-        return f"{why}; no number of rows would decide a drop so close to what is allowed"
+        return f"{why}; no number of rows would decide a drop so close to the margin"
     return f"{why}; {evidence.rows:,} rows were compared, about {evidence.rows_needed:,} would decide"
 
 

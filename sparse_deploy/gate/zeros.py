@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sparsity gate: every zero that a deployment promises is still a zero in every file that answers."""
+"""The sparsity gate: every required zero of a deployment is a zero in every measured file."""
 
 from dataclasses import dataclass
 
@@ -35,8 +35,8 @@ class ZeroCount:
 
     Attributes:
         file: relative to the deployment.
-        tensors: all that the contract names.
-        broken_promise: how the deployment's checkpoint misses the promise of its recipe; empty when it does not.
+        tensors: number of tensors in the contract.
+        broken_promise: how the deployment's checkpoint misses the zeros that its recipe requires; empty if it has them.
     """
 
     file: str
@@ -50,7 +50,7 @@ class ZeroCount:
 
     @property
     def kept(self) -> int:
-        """Those that the file kept."""
+        """Required zeros that the file has."""
         return sum(tensor.kept for tensor in self.tensors)
 
 
@@ -88,8 +88,8 @@ def _sentence(cell: str, count: ZeroCount, lost: list[TensorZeros]) -> str:
             f"{worst.name} kept {worst.kept:,} of {worst.required:,}{why}{others}: fail."
         )
     if count.broken_promise:
-        return f"{count.file} of {cell} lacks promised zeros: {count.broken_promise}: fail."
+        return f"{count.file} of {cell} lacks required zeros: {count.broken_promise}: fail."
     return (
-        f"{count.file} of {cell} keeps all {count.required:,} required zeros of {len(count.tensors)} tensors, place by "
-        f"place: pass."
+        f"{count.file} of {cell} keeps all {count.required:,} required zeros of {len(count.tensors)} tensors "
+        f"(all positions compared): pass."
     )

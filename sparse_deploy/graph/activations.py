@@ -22,7 +22,7 @@ def activation_behind(value: ir.Value) -> tuple[str, ir.Value]:
         value: output of a linear layer.
 
     Returns:
-        its name and the value behind it: ``("none", value)`` where there is none.
+        its name and the value after it: ``("none", value)`` where there is none.
     """
     followers = _elementwise_followers(value)
     for end in reversed(followers):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-head attention between three linear layers and the one behind it, told by what it computes.
+"""Matching of multi-head attention between three linear layers and the next one, by its results.
 
-Exporters write it in many ways: with the scale on q, on k, on both as its square root or inside an Attention node; with
-the keys turned by one Transpose or by seven nodes of shape arithmetic. So only its ends are found by edges; what lies
-between is run on random numbers of two shapes and must agree with the operator's own attention.
+Exporters write it in many forms: with the scale on q, on k, on both as its square root or inside an Attention node;
+    with
+the keys transposed by one node or by seven nodes of shape arithmetic. Therefore only its inputs and outputs are found
+by edges; the subgraph between them is run on random numbers of two shapes and must agree with the operator's attention.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,8 +46,8 @@ class Attention:
         query, key, value: the three layers in front; the same one three times where it has the outputs of all three.
         mask: graph input ``[batch, sequence]``, 1 for a token and 0 for padding.
         heads: number of heads.
-        bias: what is added to the scores besides the mask, ``[1 or batch, heads, sequence, sequence]`` or
-            ``[heads * batch, sequence, sequence]``, computed in front of the layer; None for none.
+        bias: the summand of the scores besides the mask, ``[1 or batch, heads, sequence, sequence]`` or
+            ``[heads * batch, sequence, sequence]``, computed before the layer; None for none.
         scale: factor of the scores; None for one over the root of the head size.
         positions: cosines and sines of rotary positions, ``[sequence, head]`` behind dimensions of 1.
         window: a token attends to those at most so far away; 0 for all.
@@ -71,7 +72,7 @@ class Attention:
 def match_attention(
     anchor: ir.Node, context: ir.Value, x: ir.Value, linears: Sequence[Linear], graph_inputs: Sequence[ir.Value]
 ) -> Attention:
-    """Match what lies between ``x`` and ``context``.
+    """Match the subgraph between ``x`` and ``context``.
 
     Args:
         anchor: the Softmax or Attention node.
@@ -105,7 +106,7 @@ def match_attention(
 
 @dataclass(frozen=True)
 class _Match:
-    """What is known of an attention before its nodes have run."""
+    """The facts on an attention before its nodes were run."""
 
     anchor: ir.Node
     context: ir.Value
@@ -139,7 +140,7 @@ class _Match:
         return Attention(query, key, value, mask, heads, positions=tables or None, window=window)  # type: ignore[arg-type]
 
     def biased(self, bias: ir.Value) -> Attention:
-        """Attention with one of its summands as the bias, whatever that is computed from.
+        """Attention with one of its summands as the bias, for any source of the bias.
 
         Raises:
             NoMatchError: it is no attention with this bias.
@@ -292,7 +293,7 @@ def _order(
     """Which of the three is q, k and v.
 
     Raises:
-        NoMatchError: no order explains what was found.
+        NoMatchError: no order of the inputs matches.
     """
     worst = np.inf
     for query, key, value in permutations(range(3)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: linear layers of something stored become what they compute, such as DeBERTa's relative positions.
+"""Pass: linear layers with constant input are replaced by their result, such as DeBERTa's relative positions.
 
 DeBERTa multiplies its 512 position embeddings with the query and key weights of each layer. ONNX Runtime computes that
-once, when a session is created, but not in operators that it does not know.
+once, when a session is created, but not inside custom operators.
 """
 
 import onnx_ir as ir

@@ -33,7 +33,7 @@ class _WeightQuantization:
 class FoldWeightQuantization(SparsityKeepingPass):
     """Store quantized weights as int8.
 
-    The int8 initializer takes over the name of the FP32 one (or gets ``_quantized`` behind it where the FP32 weight
+    The int8 initializer takes over the name of the FP32 one (or gets ``_quantized`` after it where the FP32 weight
     is still used elsewhere). Where every user transposes the weight, it is stored transposed, ``[in, out]``, and the
     DequantizeLinear's axis moves along.
 
@@ -132,7 +132,7 @@ def _bounds(clip: ir.Node | None) -> tuple[int, int]:
 
 
 def _transposes(dequantize: ir.Node) -> list[ir.Node]:
-    """The users of the weight if all of them transpose it; a weight used both ways stays as it is."""
+    """The users of the weight if all of them transpose it; a weight used both ways is not changed."""
     users = [use.node for use in dequantize.outputs[0].uses()]
     swaps = [user.op_type == "Transpose" and user.attributes.get_ints("perm", ()) == (1, 0) for user in users]
     return users if users and all(swaps) else []

@@ -21,11 +21,11 @@ _STATIC_OF = (0, 3, 4, 5)
 
 
 class FuseEncoderLayers(SparsityKeepingPass):
-    """Replace encoder layers, mask and all; the others stay as they are.
+    """Replace encoder layers, mask and all; the others are not changed.
 
     Args:
-        static: quantise activations with the scales of the file where it has some (0 marks those that it has none
-            for: they stay dynamic).
+        static: quantize activations with the scales of the file where it has them (0 marks the others, which stay
+            dynamic).
         exclude: layers with a weight whose name holds one of these stay.
 
     Attributes:
@@ -62,7 +62,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
         return ir.passes.PassResult(model, modified=bool(layers))
 
     def _accepted(self, layer: EncoderLayer, linears: Sequence[Linear]) -> EncoderLayer:
-        """The layer, if the settings and the file's own quantisation let all of it become INT8."""
+        """The layer, if the settings and the file's own quantization let all of it become INT8."""
         for linear in layer.linears:
             if any(part in linear.name for part in self._exclude):
                 raise NoMatchError(f"{linear.name} is excluded from INT8")
@@ -102,7 +102,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
         if not self._static or not any(scale.scale for scale in scales):
             if not behind:
                 return ()
-            scales = [StaticScale(0.0, 0)] * len(_STATIC_OF)  # an input is left out only with all behind it
+            scales = [StaticScale(0.0, 0)] * len(_STATIC_OF)  # an input is left out only with all after it
         name = _name_of(layer)
         return (
             packer.constant(f"{name}.x_scale", np.array([scale.scale for scale in scales], np.float32)),
@@ -186,7 +186,7 @@ def _common_name(names: Iterable[str]) -> str:
 
 
 def _name_near(anchor: ir.Node, linears: Sequence[Linear]) -> str:
-    """The module around an attention, as the weights in front of it tell; else the node's name."""
+    """The module of an attention, from the names of its weights; else the name of the node."""
     by_output = {linear.output: linear.name for linear in linears}
     _, leaves = ancestors([value for value in anchor.inputs if value is not None], stop=by_output)
     return _common_name(sorted(by_output[leaf] for leaf in leaves if leaf in by_output)) or str(anchor.name)

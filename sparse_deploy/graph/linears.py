@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class StaticScale:
-    """Calibrated quantisation of an input: ``u8 = round(x / scale) + zero_point``."""
+    """Calibrated quantization of an input: ``u8 = round(x / scale) + zero_point``."""
 
     scale: float
     zero_point: int
@@ -31,9 +31,9 @@ class Linear:
         weight: as stored, with the parameter's name.
         stored: the weight's value in the graph.
         bias: value ``[out]``; None when it has none.
-        x: its input, in front of quantisation and smoothing.
-        output: its output, behind the bias.
-        static: quantisation of the input; None in FP32 graphs.
+        x: its input, before quantization and smoothing.
+        output: its output, after the bias.
+        static: quantization of the input; None in FP32 graphs.
         smoothing: factor per input channel that the graph multiplies ``x`` with, ``[in]``; None for none.
     """
 
@@ -116,7 +116,7 @@ def _gemm_bias(node: ir.Node, weight: OnnxWeight) -> tuple[ir.Value | None, ir.V
     factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
     if factors != [1.0, 1.0] or node.attributes.get_int("transA", 0) != 0:
         raise NoMatchError(
-            f"Gemm with alpha {factors[0]:g}, beta {factors[1]:g} or a turned input, expected x · Wᵀ + b"
+            f"Gemm with alpha {factors[0]:g}, beta {factors[1]:g} or a transposed input, expected x · Wᵀ + b"
         )
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and not _is_vector(bias, _outputs_of(weight)):
@@ -161,7 +161,7 @@ def _static(node: ir.Node) -> StaticScale:
 
 
 def _without_smoothing(value: ir.Value, channels: int) -> tuple[ir.Value, NDArray[np.float32] | None]:
-    """The input in front of a multiplication by one stored factor per channel; see quantization/smoothing.py."""
+    """The input of a multiplication by one stored factor per channel; see quantization/smoothing.py."""
     multiply = value.producer()
     if multiply is None or multiply.op_type != "Mul":
         return value, None

@@ -31,7 +31,7 @@ _FLOAT = "f32"
 
 @dataclass(frozen=True)
 class StoredWeight:
-    """A constant on its way into a MatMul: its values and zeros in the layout reached so far; see :class:`IrWeight`."""
+    """A constant on the path to a MatMul: its values and zeros in the current layout; see :class:`IrWeight`."""
 
     constant: ov.Node
     values: Array
@@ -44,7 +44,7 @@ class IrWeight:
     """One stored weight matrix of an IR.
 
     Attributes:
-        name: parameter name in the PyTorch state dict, where the file tells.
+        name: parameter name in the PyTorch state dict, if the file has it.
         zeros: ``[out, in]``, true where the weight is zero.
         stored_type: OpenVINO's name of the stored type, such as ``f32`` or ``i8``.
         activation_type: type in which the product's other operand reaches it: ``u8`` or ``i8`` when the file

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sparse operators in ONNX: domain, names, and where their weights lie; see ``docs/sparse_operators.md``."""
+"""The sparse operators in ONNX: domain, names, and inputs of their weights; see ``docs/sparse_operators.md``."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:  # the tables serve readers of IR, too, where no onnx is insta
     import onnx_ir as ir
 
 DOMAIN = "sparse_deploy"
-# What a node is of unless set_version_2 raises it.
+# Version of a node unless set_version_2 raises it.
 VERSION = 1
 SPARSE_LINEAR = "SparseLinear"
 SPARSE_ENCODER_LAYER = "SparseEncoderLayer"
@@ -21,7 +21,7 @@ SCALE_INPUTS = {name: (*(index + 1 for index in PACKED_INPUTS[name]), *_STATIC[n
 
 
 def is_sparse_operator(node: "ir.Node") -> bool:
-    """Whether a node is one of ours."""
+    """Whether a node is a sparse operator."""
     return node.domain == DOMAIN and node.op_type in PACKED_INPUTS
 
 
@@ -36,7 +36,7 @@ def import_domain(model: "ir.Model") -> None:
 
 
 def set_version_2(model: "ir.Model", node: "ir.Node", **attributes: int | float) -> None:
-    """Give a node attributes that version 1 lacks; node and file then say that they need version 2."""
+    """Set attributes of version 2 on a node; node and file then require version 2."""
     import onnx_ir as ir
 
     for name, value in (*attributes.items(), ("operator_version", 2)):

@@ -30,7 +30,7 @@ class QuantizedProduct:
 
     @property
     def x(self) -> ir.Value:
-        """The activation in front of its quantization."""
+        """The activation before its quantization."""
         value = self.quantize.inputs[0]
         assert value is not None  # noqa: S101 - the input of QuantizeLinear is not optional
         return value

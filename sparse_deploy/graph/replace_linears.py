@@ -26,7 +26,7 @@ class ReplaceLinears(SparsityKeepingPass):
     """Replace matrix products by a stored weight, with their bias and an activation that follows directly.
 
     Args:
-        static: quantise activations with the scales of the file where it has them.
+        static: quantize activations with the scales of the file where it has them.
         exclude: weights whose name holds one of these stay.
 
     Attributes:
@@ -69,7 +69,7 @@ class ReplaceLinears(SparsityKeepingPass):
             return too_many_inputs(zeros.shape[1])
         share = float(zeros.mean())
         if share < ENOUGH_ZEROS:
-            return f"it has {share:.1%} zeros, a sparse product pays from {ENOUGH_ZEROS:.0%} on"
+            return f"it has {share:.1%} zeros, a sparse product is faster from {ENOUGH_ZEROS:.0%} on"
         return ""
 
     def _replace(self, graph: ir.Graph, linear: Linear, packer: Packer) -> None:

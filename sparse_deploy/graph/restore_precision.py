@@ -15,10 +15,10 @@ from sparse_deploy.graph.weights import constant
 
 
 class RestorePrecision(SparsityKeepingPass):
-    """Drop the QuantizeLinear and DequantizeLinear around products; what else reads the same input keeps its own.
+    """Remove the QuantizeLinear and DequantizeLinear around products; other readers of an input keep theirs.
 
-    For graphs whose weights are still FP32, in front of :class:`FoldWeightQuantization`. The multiplication that
-    smoothing put in front of a product goes back into its weight, which then differs from the checkpoint's in the
+    For graphs whose weights are still FP32, before :class:`FoldWeightQuantization`. The multiplication that
+    smoothing put before a product goes back into its weight, which then differs from the checkpoint's in the
     last bit at most, and zeros are zeros.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: other scales for the quantized inputs of matrix products, without quantizing the model anew."""
+"""Pass: other scales for the quantized inputs of matrix products, without quantizing the model again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ Array = NDArray[Any]
 
 
 class SetActivationScales(SparsityKeepingPass):
-    """Replace scale and zero point (uint8) of the QuantizeLinear and DequantizeLinear in front of each product.
+    """Replace scale and zero point (uint8) of the QuantizeLinear and DequantizeLinear before each product.
 
     Args:
         scales: scale and zero point by the name of a weight, in the words of the checkpoint or with a prefix

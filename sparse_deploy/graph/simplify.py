@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: constant folding and clean-up of what the exporter writes, without ever touching a weight."""
+"""Pass: constant folding and clean-up of exported graphs, without changing a weight."""
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -55,7 +55,7 @@ class _MergeIntegers(ir.passes.InPlacePass):
 
 
 def _may_fold(node: ir.Node) -> bool | None:
-    """False for a node that reads a matrix; None leaves the choice to the folder (which knows what is constant)."""
+    """False for a node that reads a matrix; None leaves the choice to the constant folder."""
     for value in node.inputs:
         tensor = constant(value)
         if tensor is not None and len(tensor.shape) > 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an exported model, FP32 or INT8 (QDQ), to one with sparse operators: what becomes ``model_sparse.onnx``."""
+"""From an exported model, FP32 or INT8 (QDQ), to ``model_sparse.onnx`` with sparse operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from sparse_deploy.graph.unpad_between_layers import UnpadBetweenLayers
 
 @dataclass(frozen=True)
 class SparseModel:
-    """What became of a model.
+    """Result of the rewriting of a model.
 
     Attributes:
         model: the rewritten graph.
         layers: encoder layers that are one operator now, by name.
-        linears: weights that a SparseLinear holds now.
-        standard: what stayed as it was, with the reason.
+        linears: weights of the new SparseLinear nodes.
+        standard: nodes that were not replaced, with the reason.
     """
 
     model: ir.Model
@@ -36,12 +36,12 @@ def to_sparse_model(model: ir.Model, *, static: bool = False, exclude: Sequence[
     """Rewrite a model in place.
 
     An FP32 weight becomes symmetric INT8 per output channel; the int8 weights and scales of a QDQ file are kept.
-    Activations are quantised inside the operators, so the QDQ pairs around them go.
+    Activations are quantized inside the operators, so the QDQ pairs around them go.
 
     Args:
         model: as our exporter writes it, FP32 or static INT8 (QDQ).
-        static: quantise activations with the file's calibrated scales, not per token.
-        exclude: parameters whose name holds one of these stay as they are.
+        static: quantize activations with the file's calibrated scales, not per token.
+        exclude: parameters whose name holds one of these are not changed.
 
     Raises:
         SparsityLostError: a zero weight is no zero any more.

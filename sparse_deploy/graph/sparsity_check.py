@@ -10,7 +10,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 
 
 class SparsityKeepingPass(ir.passes.InPlacePass):
-    """Base of in-place passes whose ``ensures`` says: every zero weight of before is a zero weight still.
+    """Base of in-place passes that ensure that every zero weight stays zero.
 
     Names count too: a pass that renames weights can't be one of these.
     """
@@ -36,7 +36,7 @@ def run_passes(model: ir.Model, *passes: ir.passes.PassBase) -> ir.Model:
     """Run passes in order.
 
     Raises:
-        SparseDeployError: what a pass raised on purpose, unwrapped from onnx_ir's own exceptions.
+        SparseDeployError: an error of a pass, unwrapped from onnx_ir's exceptions.
         ExportError: a pass failed in another way.
     """
     for one in passes:
@@ -48,7 +48,7 @@ def run_passes(model: ir.Model, *passes: ir.passes.PassBase) -> ir.Model:
 
 
 def _cause(error: BaseException, name: str) -> SparseDeployError:
-    """The exception of ours in a chain, or the innermost one's text as an ExportError."""
+    """The SparseDeployError in a chain, or the innermost one's text as an ExportError."""
     chain = [error]
     while (inner := chain[-1].__cause__) is not None:
         chain.append(inner)

@@ -10,7 +10,8 @@ from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 class TransposeWeights(SparsityKeepingPass):
     """Fold ``Transpose(W)`` of a 2-D initializer into the initializer, which keeps its name.
 
-    ONNX Runtime's quantizer only sees weights that feed a MatMul directly. A weight with another user stays as it is.
+    ONNX Runtime's quantizer only handles weights that feed a MatMul directly. A weight with another reader is not
+    changed.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

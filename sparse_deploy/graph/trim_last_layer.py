@@ -2,8 +2,8 @@
 """Pass: an encoder layer computes only the tokens that the head reads.
 
 A classifier's pooler reads token 0 of the last layer. Its keys and values need all tokens; query, attention, output,
-LayerNorms and the feed-forward block only those that are read. Every reader of the layer's output must be a Gather or a
-Slice of the first tokens, directly or behind nodes that work token by token.
+LayerNorms and the feed-forward block only the tokens that are read. Every reader of the layer's output must be a Gather
+or a Slice of the first tokens, directly or after nodes that work token by token.
 """
 
 import onnx_ir as ir
@@ -77,7 +77,7 @@ def _over_last_axis(norm: ir.Node) -> bool:
 
 
 def _end_of_slice(reader: ir.Node) -> int | None:
-    """The end of a Slice of the first tokens; what it takes along other axes doesn't matter."""
+    """The end of a Slice of the first tokens; other axes are ignored."""
     starts, ends, axes = (_numbers(reader, place) for place in (1, 2, 3))
     steps = _numbers(reader, 4) if len(reader.inputs) > 4 and reader.inputs[4] is not None else [1] * len(starts or ())
     if starts is None or ends is None or axes is None or steps is None:
@@ -98,7 +98,7 @@ def _numbers(node: ir.Node, place: int) -> list[int] | None:
 
 
 def _shorten(value: ir.Value, tokens: int) -> None:
-    """The shape that a value has now; also of what is computed from it token by token."""
+    """Set the new shape of a value, and of values computed from it token by token."""
     if value.shape is not None and len(value.shape) == _RANK:
         value.shape = ir.Shape([value.shape[0], tokens if tokens == 1 else None, value.shape[2]])
     for use in value.uses():

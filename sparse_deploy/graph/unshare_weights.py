@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pass: an integer weight, with its DequantizeLinear, of its own for each product that shares one.
 
-ALBERT's layers share theirs, and so do DeBERTa's contents and positions. OpenVINO keeps integers only where one product
-reads them, and folds a shared weight into FP32. It writes equal constants into an IR once, so the copies cost nothing
-there. In an ONNX file they would: this pass is for what is converted and not kept.
+ALBERT's layers share weights, and so do DeBERTa's contents and positions. OpenVINO keeps integers only where one
+product reads them, and folds a shared weight into FP32. It writes equal constants into an IR once, so the copies take
+no space there. In an ONNX file they would; this pass is for temporary files of a conversion.
 """
 
 import onnx_ir as ir

@@ -47,11 +47,11 @@ class OnnxWeight:
     """One stored weight matrix.
 
     Attributes:
-        name: parameter name in the PyTorch state dict, where the file tells.
+        name: parameter name in the PyTorch state dict, if the file has it.
         initializer: name of the value in the graph.
         values: as stored: floating point, int8 or uint8; ``[out, in]`` or ``[in, out]``.
-        orientation: which of the two.
-        zero_point: what a stored zero weight equals, broadcastable to ``values``; None for floating point.
+        orientation: the orientation.
+        zero_point: the stored value of a zero weight, broadcastable to ``values``; None for floating point.
         scale: real value per step, broadcastable to ``values``; None for floating point, or where the scale is
             applied after the product (``MatMulInteger``).
         part: which part of the initializer it is, where one holds several; empty elsewhere.
@@ -113,8 +113,8 @@ def read_weights(model: ir.Model) -> list[OnnxWeight]:
 def _holds_fewer_zeros(one: OnnxWeight, other: OnnxWeight) -> bool:
     """Whether two weights are one parameter, and its zeros are those of the first.
 
-    A parameter may be stored in two precisions, under its name with and without a quantizer's suffix. What counts are
-    the zeros that both have.
+    A parameter may be stored in two precisions, under its name with and without a quantizer's suffix. The zeros are
+    those of both.
     """
     if _NAME_SUFFIX.sub("", one.initializer) != _NAME_SUFFIX.sub("", other.initializer):
         return False
@@ -184,7 +184,7 @@ def read_zero_masks(path: Path) -> dict[str, BoolArray]:
 
 
 def parameter_count(model: ir.Model) -> int:
-    """Number of parameters: what a Linear, an embedding or a norm stores, without scales, zero points and scalars."""
+    """Number of parameters of linear layers, embeddings and norms, without scales, zero points and scalars."""
     return sum(_parameters_in(value, tensor) for value, tensor in constants(model))
 
 
@@ -231,7 +231,7 @@ _FORMS: dict[tuple[str, str], _Form] = {
 # Their weight holds those of query, key and value side by side, [in, 3 x out].
 _FUSED_ATTENTION = ("Attention", "QAttention")
 _PARTS = (".query", ".key", ".value")
-# What multiplies with a stored matrix, whether its form is known here or not.
+# Operators that multiply with a stored matrix, including forms that this module can't read.
 _PRODUCTS = frozenset(name for _, name in _FORMS) | {"Einsum", "Conv", "MatMulNBits", "MatMulBnb4", "MatMulFpQ4"}
 # Inputs that may be operands, where they are not the first two.
 _OPERANDS = {"QLinearMatMul": 4, "QGemm": 4}
@@ -239,7 +239,7 @@ _OPERANDS = {"QLinearMatMul": 4, "QGemm": 4}
 
 @dataclass(frozen=True)
 class _Operand:
-    """A weight as its consumer sees it; walking towards its constant turns it step by step into the stored form."""
+    """A weight as its consumer reads it; each step towards its constant converts it towards the stored form."""
 
     value: ir.Value | None
     orientation: Orientation
@@ -358,7 +358,7 @@ def _parameters_in(value: ir.Value, tensor: ir.TensorProtocol) -> int:
 
 
 def _role(node: ir.Node, index: int) -> str:
-    """What an operator reads from one of its inputs: ``weight``, ``packed``, ``scale`` (or zero point), or other."""
+    """The kind of an input of an operator: ``weight``, ``packed``, ``scale`` (or zero point), or other."""
     if index in packed_inputs(node):
         return "packed"
     if index in scale_inputs(node):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What zeros a model holds, and what the runtimes of this machine do with them."""
+"""The zeros of a model, and their use in the runtimes of this machine."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Will these zeros help on this CPU? What each runtime does with them, decided from facts alone.
+"""Whether zeros make a model faster on this CPU, per runtime.
 
-Nothing here measures or guesses: a verdict is read off the machine's flags and the file's tensors by conditions that
-stand in the runtimes' sources, and our own operators are asked what they chose. Speed is measured by ``sparse-deploy
-bench``.
+This module does not measure. A verdict follows from the flags of the machine and the tensors of the file by conditions
+in the sources of the runtimes; the sparse operators report the layouts that they choose. Speed is measured by
+``sparse-deploy bench``.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -22,7 +22,7 @@ from sparse_deploy.runtimes.sparse_decompression import (
 
 
 class Verdict(StrEnum):
-    """What zeros are worth in one runtime."""
+    """The benefit of zeros in one runtime."""
 
     NO_EFFECT = "no effect"
     WITH_SETTING = "with a setting"
@@ -34,18 +34,18 @@ class Verdict(StrEnum):
 
 
 class Finding(Fact):
-    """What one runtime does with the zeros of one file.
+    """The use of the zeros of one file in one runtime.
 
     Attributes:
         runtime: its name.
-        file: the model file, where the answer depends on it; empty where it holds for every file.
+        file: the model file, if the finding depends on it; empty if it holds for every file.
         verdict: see :class:`Verdict`.
         explanation: one or two sentences.
-        conditions: those that decided, in the order in which the runtime checks them.
+        conditions: the conditions of the verdict, in the order in which the runtime checks them.
         tensors_ready: sparse tensors that meet every condition on the model.
-        tensors_sparse: tensors with zeros worth the name.
+        tensors_sparse: tensors with enough zeros.
         suggested_rate: value for :data:`SPARSE_RATE_PROPERTY` that reaches all ready tensors.
-        decisions: what our operators chose for each tensor.
+        decisions: the choice of the sparse operators for each tensor.
     """
 
     runtime: str
@@ -62,12 +62,12 @@ class Finding(Fact):
 def assess_runtimes(
     flags: Collection[str], files: dict[str, Sequence[TensorFacts]], operators: OperatorDecisions | str
 ) -> tuple[Finding, ...]:
-    """Say what each runtime does with the zeros of these files.
+    """The use of the zeros of these files in each runtime.
 
     Args:
         flags: the CPU's flags, as ``/proc/cpuinfo`` names them.
         files: facts of each model file that PyTorch, ONNX Runtime and OpenVINO open on their own, by name.
-        operators: what our operators chose, or why they can't be asked.
+        operators: the choices of the sparse operators, or the reason why they are not available.
     """
     return (
         Finding(
@@ -125,17 +125,17 @@ def assess_openvino(flags: Collection[str], facts: Sequence[TensorFacts], *, fil
 
 
 def assess_operators(operators: OperatorDecisions | str) -> Finding:
-    """What this package's sparse operators (domain ``sparse_deploy``) do with the tensors on this CPU.
+    """The use of the zeros in this package's sparse operators (domain ``sparse_deploy``) on this CPU.
 
     Args:
-        operators: their decisions, or why they can't be asked.
+        operators: their choices, or the reason why they are not available.
     """
     runtime = "sparse-deploy operators"
     if isinstance(operators, str):
         return Finding(
             runtime=runtime,
             verdict=Verdict.NOT_INSTALLED,
-            explanation=f"They could not be asked: {operators}. Without them model_sparse.onnx can't be opened.",
+            explanation=f"Not available: {operators}. Without them model_sparse.onnx can't be opened.",
         )
     chosen = [tensor for tensor in operators.tensors if not is_dense(tensor.kernel)]
     summary = f"{len(chosen)} of {len(operators.tensors)} tensors get a sparse kernel ({operators.instruction_set})"
@@ -166,7 +166,7 @@ def assess_speed(flags: Collection[str], operators: OperatorDecisions | str) -> 
 
     Args:
         flags: the CPU's flags.
-        operators: their decisions, or why they can't be asked.
+        operators: their choices, or the reason why they are not available.
     """
     if isinstance(operators, str):
         return ()

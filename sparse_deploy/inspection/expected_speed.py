@@ -14,11 +14,11 @@ _ADVICE = "bench measures this model, and serve takes the fastest runtime by its
 
 
 def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tuple[str, str]:
-    """What to expect of ``model_sparse.onnx`` against ONNX Runtime INT8 here.
+    """Expected speed of ``model_sparse.onnx`` against ONNX Runtime INT8 on this CPU.
 
     Args:
         flags: the CPU's flags.
-        operators: what the kernels chose for the model's tensors.
+        operators: the choices of the kernels for the model's tensors.
 
     Returns:
         ``faster``, ``slower`` or ``unknown``, and the reason in one or two sentences.
@@ -29,7 +29,7 @@ def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tupl
             "can't win (from the instructions' throughput, not measured). Take OpenVINO INT8; serve measures both."
         )
     if not operators.tensors:
-        return "unknown", f"No tensor to judge; {_ADVICE}."
+        return "unknown", f"No tensor to compare; {_ADVICE}."
     pattern = Counter(tensor.pattern for tensor in operators.tensors).most_common(1)[0][0]
     share = sum(tensor.zero_share for tensor in operators.tensors) / len(operators.tensors)
     found = nearest_speed(operators.instruction_set, pattern, share)
@@ -49,8 +49,8 @@ def _words(speed: RecordedSpeed) -> tuple[str, str]:
     )
     if speed.forced:
         return "unknown", (
-            f"{what}, {speed.speedup:.2f} times as fast as the own dense kernels. Against ONNX Runtime INT8 nothing "
-            f"was measured on a CPU that has no more than {speed.instruction_set}; {_ADVICE}."
+            f"{what}, {speed.speedup:.2f} times as fast as the dense kernels of this package. There is no "
+            f"measurement against ONNX Runtime INT8 on a CPU without more than {speed.instruction_set}; {_ADVICE}."
         )
     against = [f"{times[name]:.3g} ms in {text}" for name, text in _RUNTIMES if name in times]
     best = f"{speed.speedup:.2f} times as fast as the best dense runtime ({speed.best_dense.replace('_', ' ')})"

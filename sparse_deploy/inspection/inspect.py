@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inspection of a checkpoint, an ONNX file, an OpenVINO IR or a whole deployment: its zeros, and what they are worth.
+"""Inspection of a checkpoint, an ONNX file, an OpenVINO IR or a deployment: its zeros and their benefit.
 
-The zeros that count are those of the contract: where a manifest lies in or beside what is inspected, its record says
-which are required, and a missing one is an error.
+With a manifest in the folder, its record has the required zeros, and a lost zero is an error.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -72,17 +71,17 @@ class InspectedFile(BaseModel):
 
 
 class Inspection(BaseModel):
-    """What was found.
+    """The result of an inspection.
 
     Attributes:
-        path: as the user gave it.
-        kind: what it is.
-        contract: whether a manifest says which zeros are required; where false, all stored zeros count.
+        path: the path of the user.
+        kind: kind of the path.
+        contract: whether a manifest has the required zeros; if false, all stored zeros are counted.
         files: its model files.
-        findings: what each runtime does with the zeros on this machine.
+        findings: use of the zeros per runtime on this machine.
         machine: this machine.
-        exclude: names that were left out.
-        warnings: what the reader should know.
+        exclude: excluded names.
+        warnings: warnings for the user.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -154,7 +153,7 @@ def _not_understood(contents: Mapping[str, ModelContent]) -> list[str]:
 
 
 def _operator_decisions(contents: Collection[ModelContent]) -> OperatorDecisions | str:
-    """What our operators do with the tensors of the file made for them, else of the first; or why nobody knows."""
+    """Choices of the sparse operators for the sparse file, else for the first; or the reason why there are none."""
     asked = next((content for content in contents if content.sparse_operators), next(iter(contents)))
     try:
         return decide(asked.masks)
@@ -163,7 +162,7 @@ def _operator_decisions(contents: Collection[ModelContent]) -> OperatorDecisions
 
 
 def _locate(path: str) -> tuple[Kind, Path, list[str], Manifest | None]:
-    """What a path is: its kind, its folder, the model files in it, and the manifest that speaks for them."""
+    """A path: its kind, its folder, the model files in it, and their manifest."""
     local = Path(path).expanduser()
     if local.is_file() or (local.suffix in MODEL_FILES and not local.is_dir()):
         return _kind_of_file(local), local.parent, [local.name], _neighbours_manifest(local)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the sparse operators do with each tensor on this CPU: their own decision, asked of the compiled kernels."""
+"""The choice of the sparse operators for each tensor on this CPU, read from the compiled kernels."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class OperatorDecisions(BaseModel):
     """The decisions on a model.
 
     Attributes:
-        instruction_set: what the kernels compute with here.
+        instruction_set: instruction set of the kernels on this CPU.
         tensors: one decision per tensor.
     """
 
@@ -49,13 +49,13 @@ class OperatorDecisions(BaseModel):
 
 
 def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
-    """Pack each tensor and read what was decided; the places of the zeros alone decide it.
+    """Pack each tensor and read the layout; it depends only on the positions of the zeros.
 
     Args:
         masks: zero masks ``[out, in]``, by parameter name.
 
     Raises:
-        RuntimeUnavailableError: the kernels were not compiled; the message says why.
+        RuntimeUnavailableError: the kernels were not compiled; the message has the reason.
     """
     from sparse_deploy.kernels.loader import instruction_set
     from sparse_deploy.kernels.native import Weight
@@ -97,5 +97,5 @@ def grouped(tensors: Sequence[TensorDecision]) -> dict[tuple[str, str], list[Ten
 
 
 def _role(name: str) -> str:
-    """The name behind the layer's number: ``attention.self.query``."""
+    """The name after the layer's number: ``attention.self.query``."""
     return re.split(r"\.\d+\.", name)[-1].removesuffix(".weight")

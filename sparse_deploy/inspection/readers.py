@@ -30,7 +30,7 @@ _BYTES = ("i8", "u8")
 
 @dataclass(frozen=True)
 class ModelContent:
-    """What a model file holds.
+    """The content of a model file.
 
     Attributes:
         masks: zero masks of the prunable tensors, ``[out, in]``, by parameter name, in the order of the layers.

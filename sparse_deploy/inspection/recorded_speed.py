@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our operators were measured to do against the dense runtimes, by instruction set.
+"""Measured speed of the sparse operators against the dense runtimes, by instruction set.
 
 ``recorded_speed.json`` is written by ``benchmarks/results_markdown.py`` from the records behind ``RESULTS.md``.
 """
@@ -19,8 +19,8 @@ class RecordedSpeed(BaseModel):
 
     Attributes:
         cpu: model of the CPU.
-        instruction_set: what the kernels computed with.
-        forced: whether the CPU has a better set; other runtimes used that one, so they were not measured.
+        instruction_set: instruction set of the kernels.
+        forced: whether the CPU has a better set, which other runtimes would use, so they were not measured.
         model: size of the encoder: ``base`` and ``large`` are BERT's, ``minilm`` has 6 layers of 384.
         pattern: of its zeros: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
         zero_share: of its encoder weights.
@@ -29,8 +29,8 @@ class RecordedSpeed(BaseModel):
             ``onnxruntime_int8``, ``openvino_int8``.
         best_dense: the fastest dense runtime of any precision; empty where none but ``own_dense`` was measured.
         speedup: over it, or over ``own_dense`` where a set was forced; with its 95 % interval.
-        command: what was run.
-        date: when.
+        command: command of the measurement.
+        date: date of the measurement.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,8 +64,8 @@ def nearest_speed(
     """The recorded encoder that is most like a model: same set and pattern, then the nearest share of zeros.
 
     Args:
-        instruction_set: what the kernels compute with here.
-        pattern: of the model's zeros.
+        instruction_set: instruction set of the kernels on this CPU.
+        pattern: pattern of the model's zeros.
         zero_share: of its encoder weights.
         speeds: where to look; :func:`recorded_speeds` when omitted.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An inspection as rows of text: tensors, files, and what each runtime does with the zeros."""
+"""An inspection as rows of text: tensors, files, and the use of zeros per runtime."""
 
 import itertools
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Rows:
 
 
 def tensor_rows(inspection: Inspection) -> Rows:
-    """One row per tensor: its zeros, and what single files hold beyond them.
+    """One row per tensor: its zeros, and additional zeros of single files.
 
     By contract the required zeros of a deployment are those of all its files, so they stand once, and only the files
     in which INT8 rounded more weights to zero get a column: ``+N``. Without one, each file has its column of zeros.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and opens the two compiled libraries, and says in one line why there is none.
+"""Finds and opens the two compiled libraries; an error gives the reason for a missing one.
 
 They lie beside this file, or, of an editable installation, in the package's second folder in ``site-packages``. The
 variable ``SPARSE_DEPLOY_KERNELS`` names another folder, for a build under test.
@@ -20,7 +20,7 @@ ONNXRUNTIME = "libsparse_deploy_onnxruntime.so"
 FOLDER_VARIABLE = "SPARSE_DEPLOY_KERNELS"
 ABI_VERSION = 4
 
-# Written by the build where it could not compile; see csrc/CMakeLists.txt.
+# Written by a build that could not compile; see csrc/CMakeLists.txt.
 _NOT_BUILT = "not_built.txt"
 _CURE = (
     "install GCC 11 or newer, then run: pip install --force-reinstall --no-deps --no-cache-dir sparse-deploy "
@@ -30,11 +30,11 @@ _CURE = (
 
 @dataclass(frozen=True)
 class InstructionSet:
-    """What a library computes with.
+    """The instruction sets of a library.
 
     Attributes:
         name: the set in use, such as ``avx512_vbmi``.
-        note: why it is not the one that ``SPARSE_DEPLOY_ISA`` asks for; empty where it is.
+        note: why it is not the set in ``SPARSE_DEPLOY_ISA``; empty if it is.
         supported: the sets that this CPU has, best first.
     """
 

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class WeightInfo:
-    """What became of a weight when it was packed.
+    """The result of packing a weight.
 
     Attributes:
         shape: ``(out_features, in_features)``.
@@ -31,8 +31,8 @@ class WeightInfo:
         packed_bytes: size of the packed form.
         fill: multiply-add slots of the packed form by those of the dense one.
         cost: predicted time by that of the dense kernel.
-        layout: how it is packed: ``dense``, ``unstructured``, ``one_of_two``, ``block_4x1``, ``block_1x4``, ...
-        pattern: what was found: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
+        layout: the weight layout: ``dense``, ``unstructured``, ``one_of_two``, ``block_4x1``, ``block_1x4``, ...
+        pattern: the detected pattern: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
     """
 
     shape: tuple[int, int]
@@ -51,7 +51,7 @@ class RunError(RuntimeError):
 class ThreadPool:
     """An ``sd_pool`` of Python threads; ctypes lets go of the interpreter lock while a task runs.
 
-    It costs some 50 µs per task: good for tests of what threads do, not for measuring.
+    Its overhead is some 50 µs per task: use it for tests with threads, not for measuring.
     """
 
     def __init__(self, threads: int) -> None:
@@ -93,7 +93,7 @@ class Weight:
         return weight
 
     def describe(self) -> WeightInfo:
-        """What became of the weight."""
+        """The result of packing."""
         info = abi.WeightInfo()
         abi.core().sd_weight_describe(self._handle, ctypes.byref(info))
         return WeightInfo(
@@ -196,7 +196,7 @@ class Layer:
         epsilon: of both LayerNorms.
         activation: ``gelu``, ``gelu_tanh`` or ``relu``.
         static: scales and zero points of the inputs of query/key/value, attention output, intermediate and output.
-        output_tokens: the result holds only the first so many tokens of each sequence; 0 for all.
+        output_tokens: n > 0: the result holds the first n tokens of each sequence; 0: all.
         unpadded_input: ``x`` begins with the rows of tokens, without padding between them.
         unpadded_output: so does the result.
         position_bias: :meth:`run` gets a bias of the attention scores.
@@ -337,7 +337,7 @@ class _Arrays:
         return self._kept[-1].ctypes.data
 
     def linear(self, blob: NDArray[np.uint8], scale: Float, bias: Float | None) -> tuple[int, int, int, int | None]:
-        """Blob, its size, scale and bias, as configurations have them."""
+        """Blob, its size, scale and bias, in the order of configurations."""
         # The library reads as many scales as the blob's header says there are rows.
         rows = int(blob[8:12].view("<u4")[0]) if blob.size >= 12 else len(scale)
         bias_address = None if bias is None else self.address(bias, np.float32, rows)

@@ -2,10 +2,10 @@
 """The sparse operators as an OpenVINO extension: finds the library, and compiles it against the installed OpenVINO.
 
 OpenVINO's extension interface is C++ and the name of its library changes with every release, so an extension fits one
-release only and can't be a part of a wheel. It lies beside ``libsparse_deploy_kernels.so``, which does the work and
-knows no runtime, and is compiled when the package is installed, where OpenVINO is there by then, else on first use, or
-at any time by ``python -m sparse_deploy.kernels.openvino_extension``. That needs a C++ compiler and the ``openvino``
-wheel, which holds headers, library and TBB.
+release only and can't be a part of a wheel. It is stored beside ``libsparse_deploy_kernels.so``, which has the kernels
+and is independent of runtimes. It is compiled when the package is installed, if OpenVINO is already installed, else on
+first use, or at any time by ``python -m sparse_deploy.kernels.openvino_extension``. That needs a C++ compiler and the
+``openvino`` wheel, which holds headers, library and TBB.
 """
 
 import argparse

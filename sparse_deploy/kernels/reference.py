@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sparse operators in numpy: what ``docs/sparse_operators.md`` says, term by term, and nothing about speed.
+"""The sparse operators in numpy, by the formulas of ``docs/sparse_operators.md``, without regard to speed.
 
 It answers where the compiled library is missing, and the library is held against it.
 """
@@ -24,13 +24,13 @@ Array = NDArray[Any]
 DOMAIN = "sparse_deploy"
 NEWEST_VERSION = 2
 _LEVELS = 255
-# decode() of a layer takes 50 ms, a batch of short text less.
+# Cached, because decoding a layer takes longer than a batch of short text.
 _DECODED: dict[bytes, Int8Matrix] = {}
 _MOST_DECODED = 512
 
 
 def quantize_rows(x: Float) -> tuple[NDArray[np.uint8], Float, NDArray[np.int32]]:
-    """Dynamic quantisation: each row of ``[rows, K]`` by its own range, 0 included.
+    """Dynamic quantization: each row of ``[rows, K]`` by its own range, 0 included.
 
     Returns:
         u8 ``[rows, K]``; scale and zero point ``[rows, 1]``.
@@ -44,7 +44,7 @@ def quantize_rows(x: Float) -> tuple[NDArray[np.uint8], Float, NDArray[np.int32]
 
 
 def linear(x: Float, blob: Blob, scale: Float, bias: Float, *, static: tuple[float, int] | None = None) -> Float:
-    """``x · (W * scale)ᵀ + bias`` with ``x`` quantised to u8.
+    """``x · (W * scale)ᵀ + bias`` with ``x`` quantized to u8.
 
     Args:
         x: float32 ``[..., K]``.
@@ -268,14 +268,14 @@ class ReferenceSession:
 
 
 def _up_to_the_last_token(mask: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """False for the padding behind each sequence, which the operator leaves out; all true for a mask of zeros."""
+    """False for the padding after each sequence, which the operator leaves out; all true for a mask of zeros."""
     tokens_behind = np.flip(np.cumsum(np.flip(mask != 0, axis=1), axis=1), axis=1)
     kept: NDArray[np.bool_] = (tokens_behind > 0) | ~mask.any(axis=1, keepdims=True)
     return kept
 
 
 def _unpadded(x: Float, tokens: NDArray[np.bool_]) -> Float:
-    """The rows of tokens in front of ``[batch, sequence, hidden]``; what comes behind them must not matter."""
+    """The rows of tokens at the begin of ``[batch, sequence, hidden]``; the rows after them are undefined."""
     result = np.full_like(x, np.nan)
     result.reshape(-1, x.shape[2])[: tokens.sum()] = x[tokens]
     return result

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choose a zero share for each matrix: the steps that harm least for what they bring come first."""
+"""Choose a share of zeros for each matrix: the steps with the least damage per gain come first."""
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +36,8 @@ def allocate(options: Mapping[str, Sequence[Option]], gain: Gain, enough: Callab
     options are skipped as a whole.
 
     Args:
-        options: of each matrix, the densest first.
-        gain: what steps are ranked by: more zeros, or less time.
+        options: options of each matrix, the densest first.
+        gain: the gain for the ranking of steps: more zeros, or less time.
         enough: whether the goal is met.
 
     Returns:

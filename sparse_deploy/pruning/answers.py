@@ -16,15 +16,15 @@ LOGIT_OUTPUTS = ("logits", "start_logits", "end_logits")
 
 @dataclass(frozen=True)
 class AnswerChange:
-    """What became of the answers.
+    """Change of the predictions.
 
     Attributes:
         divergence: smooth, for ranking: the mean Kullback-Leibler divergence of the predicted distributions; of a
             regression the squared change over the variance of the dense answers; of an encoder without a head
             1 - cosine of the mean embeddings.
-        drop: for people: the share of texts with another prediction; of a regression and of an encoder without a head
+        drop: for users: the share of texts with another prediction; of a regression and of an encoder without a head
             as ``divergence``.
-        unit: what ``drop`` is.
+        unit: unit of ``drop``.
     """
 
     divergence: float

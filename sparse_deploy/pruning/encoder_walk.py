@@ -60,7 +60,7 @@ def encoder_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 class EncoderWalk:
-    """Holds the hidden states of a text in front of one encoder layer, and moves them on.
+    """Holds the hidden states of a text before one encoder layer, and moves them on.
 
     Args:
         model: in eval mode.
@@ -83,7 +83,7 @@ class EncoderWalk:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the text, padding left out."""
+        """Tokens of the text, without padding."""
         return sum(int(mask.sum()) for mask in self._masks)
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ class EncoderWalk:
         """The Linear layers of a layer in the order of the data, those with one input together.
 
         Args:
-            depth: number of the layer, the one that the hidden states are in front of.
+            depth: number of the layer, the one that the hidden states are before.
             names: parameter names by module; other modules are left out.
         """
         seen: list[tuple[nn.Module, torch.Tensor]] = []
@@ -109,7 +109,7 @@ class EncoderWalk:
 
     @torch.no_grad()
     def inputs(self, depth: int, module: nn.Module) -> Iterator[torch.Tensor]:
-        """What a module of a layer reads, ``[tokens, features]`` per batch, padding left out."""
+        """The inputs of a module of a layer, ``[tokens, features]`` per batch, without padding."""
         for number, mask in enumerate(self._masks):
             found: list[torch.Tensor] = []
 
@@ -128,7 +128,7 @@ class EncoderWalk:
             self._hidden[number] = self._run(depth, number)
 
     def hidden(self, number: int) -> torch.Tensor:
-        """The hidden states of a batch in front of the current layer, ``[tokens, hidden]``, padding left out."""
+        """The hidden states of a batch before the current layer, ``[tokens, hidden]``, without padding."""
         return _real_tokens(self._hidden[number], self._masks[number])
 
     def _run(self, depth: int, number: int) -> torch.Tensor:
@@ -173,7 +173,7 @@ def _hooked(modules: Sequence[nn.Module], see: Callable[[nn.Module, torch.Tensor
 def _real_tokens(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     if values.shape[:-1] == mask.shape:
         return values[mask]
-    return values.reshape(-1, values.shape[-1])  # one row per sequence, or padding already left out
+    return values.reshape(-1, values.shape[-1])  # one row per sequence, or padding already removed
 
 
 def _linear_weights(module: nn.Module) -> int:

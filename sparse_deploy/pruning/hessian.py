@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Hessian of a layer's output error, from the layer's inputs, and what the solver needs of it.
+"""The Hessian of a layer's output error from the layer's inputs, and its factor for the solver.
 
 For ``y = W x`` and the squared error of ``y`` over a text, the Hessian of each row of ``W`` is ``2/n * sum(x x^T)``,
 the same for all rows (Optimal Brain Compression, arXiv 2208.11580, section 3).
@@ -44,7 +44,7 @@ class Curvature:
     Attributes:
         hessian: ``[in, in]``, damped.
         factor: upper triangular ``U`` with ``U^T U`` equal to the inverse of ``hessian``. Row ``j`` belongs to the
-            problem in which the columns before ``j`` are fixed, which is what a sweep from left to right needs.
+            problem in which the columns before ``j`` are fixed, as in a pass from left to right.
         damping: share of the mean diagonal that was added.
     """
 

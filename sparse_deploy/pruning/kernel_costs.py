@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What zeros bring on this CPU, by the cost model of the compiled kernels."""
+"""Predicted speed by zeros on this CPU, from the cost model of the compiled kernels."""
 
 from functools import cache
 

@@ -52,8 +52,8 @@ def magnitude_masks(
 
     Args:
         weights: ``[out, in]`` weights by name.
-        pattern: what the zeros must look like.
-        sparsity: zero share wanted over all weights (``global``) or of each tensor (``layer``).
+        pattern: pattern of the zeros.
+        sparsity: share of zeros over all weights (``global``) or in each tensor (``layer``).
         scope: where units compete.
 
     Returns:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of a pruning method: it sees a model and text, and decides on zeros."""
+"""The interface of a pruning method: it selects zeros from a model and text."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ TokenBatch = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """What to prune, to what pattern and how far.
+    """The tensors to prune, with pattern and shares.
 
     Attributes:
-        pattern: what the zeros of each tensor must look like.
-        shares: zero share of each tensor, by parameter name. Tensors without one stay as they are.
+        pattern: pattern of the zeros of each tensor.
+        shares: share of zeros of each tensor, by parameter name. Other tensors are not pruned.
     """
 
     pattern: SparsityPattern
@@ -37,7 +37,7 @@ class PruningPlan:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What a method came to; the surviving weights are in the model.
+    """Result of a method; the kept weights are in the model.
 
     Attributes:
         masks: zero masks ``[out, in]`` by parameter name.
@@ -51,7 +51,7 @@ class Pruned:
 class PruningMethod(Protocol):
     """Chooses zeros, and may move the weights that survive.
 
-    Weights that are zero before stay zero, whatever the method thinks of them.
+    Weights that are zero before pruning stay zero with every method.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round a matrix to an integer grid so that its output on a text stays what it was (GPTQ, arXiv 2210.17323)."""
+"""Round a matrix to an integer grid so that its output on a text changes least (GPTQ, arXiv 2210.17323)."""
 
 import torch
 
@@ -16,14 +16,14 @@ def round_compensated(
     """Weights on the grid; each column's rounding error is spread over the columns that are still to be rounded.
 
     Columns with the strongest inputs are rounded first. Zeros stay zeros, and their share of an error goes to the
-    columns behind them.
+    columns after them.
 
     Args:
         weight: float32 ``[out, in]``.
         hessian: of its inputs, ``[in, in]``.
-        scale: of each row, float32 ``[out]``; the zero point is 0.
-        grid: the integers that there are; where it says so, neighbours stay within what 16 bits hold.
-        name: of the weight, for errors.
+        scale: scale of each row, float32 ``[out]``; the zero point is 0.
+        grid: the allowed integers, and the limit of neighbours for products in 16 bits.
+        name: name of the weight, for errors.
 
     Returns:
         float32 ``[out, in]``, every value an integer of the grid times its row's scale.

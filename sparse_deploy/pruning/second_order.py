@@ -16,10 +16,10 @@ from sparse_deploy.sparsity.pattern import BoolArray
 
 
 class SecondOrderPruning:
-    """Chooses zeros and moves the other weights so that each layer's output on the text stays what it was.
+    """Selects zeros and adjusts the other weights so that the output of each layer on the text changes least.
 
-    See :class:`sparse_deploy.pruning.method.PruningMethod`. Memory beside the model: the hidden states of the text in
-    front of one layer, and one Hessian.
+    See :class:`sparse_deploy.pruning.method.PruningMethod`. Memory beside the model: the hidden states of the text
+    before one layer, and one Hessian.
     """
 
     name = "second-order"

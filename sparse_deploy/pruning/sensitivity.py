@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure what zeros in each matrix cost the model's answers, and what they bring."""
+"""Measure the effect of zeros in each matrix on the output of the model, and their gain."""
 
 from collections.abc import Callable, Sequence
 

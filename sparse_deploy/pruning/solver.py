@@ -2,7 +2,7 @@
 """Prune one matrix by second-order information: choose zeros column by column, move the weights that stay.
 
 The sweep is SparseGPT's (arXiv 2301.00774, algorithm 1): a pruned weight's error is spread over the columns to its
-right, so that the layer's output stays what it was. Scores of blocks and of N:M groups follow oBERT (arXiv 2203.07259,
+right, so that the layer's output changes least. Scores of blocks and of N:M groups follow oBERT (arXiv 2203.07259,
 eq. 5). After the sweep, a least-squares refit with the mask fixed also uses the columns to the left.
 """
 
@@ -13,7 +13,7 @@ import torch
 from sparse_deploy.pruning.hessian import Curvature
 from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
 
-# Columns per block; what a block changes in the columns behind it is one matrix product.
+# Columns per block; the update of the columns after a block is one matrix product.
 _BLOCK_COLUMNS = 64
 _REFIT_STEPS = 20
 
@@ -38,10 +38,10 @@ def prune_matrix(weight: torch.Tensor, curvature: Curvature, pattern: SparsityPa
     """Prune a matrix to a pattern with the least change of ``weight @ x`` over the text.
 
     Args:
-        weight: float32 ``[out, in]``; what is zero stays zero. The pattern must tile it.
-        curvature: of its inputs.
-        pattern: what the zeros must look like.
-        share: zero share; zeros that are already there count. N:M has its own.
+        weight: float32 ``[out, in]``; zeros stay zero. The pattern must tile it.
+        curvature: curvature of its inputs.
+        pattern: pattern of the zeros.
+        share: share of zeros, including existing ones; for N:M it follows from the pattern.
     """
     forced = weight == 0
     swept, zeros = _sweep(weight.clone(), forced, curvature.factor, pattern, share)
@@ -128,7 +128,7 @@ def _choose_units(
 ) -> torch.Tensor:
     """Zeros of the columns ``first`` to ``last``: the units that are among the cheapest of all columns from ``first``.
 
-    The columns compete with those behind them for what is left of the tensor's share, so columns that matter less get
+    The remaining share of the tensor is distributed over all remaining columns by cost, so columns with less effect get
     more zeros. A unit is a block, or one weight.
     """
     height, width = block
@@ -145,7 +145,7 @@ def _choose_units(
 
 
 def _unit_scores(weight: torch.Tensor, factor: torch.Tensor, block: tuple[int, int]) -> torch.Tensor:
-    """What leaving each unit out costs: ``w (H^-1 of the unit)^-1 w^T``, summed over the rows of the unit."""
+    """The cost of removing each unit: ``w (H^-1 of the unit)^-1 w^T``, summed over the rows of the unit."""
     height, width = block
     rows, columns = weight.shape
     if width == 1:
@@ -161,7 +161,7 @@ def _unit_scores(weight: torch.Tensor, factor: torch.Tensor, block: tuple[int, i
 def _choose_of_group(
     weight: torch.Tensor, zeros: torch.Tensor, corner: torch.Tensor, pattern: SparsityPattern
 ) -> torch.Tensor:
-    """The M-N zeros of a group of M columns that cost least, those that are there already first."""
+    """The M-N zeros of a group of M columns with the least cost, existing zeros first."""
     variances = corner.square().sum(dim=0)  # the diagonal of the inverse Hessian, columns before the group fixed
     scores = torch.where(zeros, -1.0, weight.square() / variances)
     cheapest = scores.topk(pattern.m - pattern.n, dim=1, largest=False).indices

@@ -15,7 +15,7 @@ from sparse_deploy.sparsity.weight_grid import WeightGrid
 
 
 class LearnedRange(MinMaxObserver):  # type: ignore[misc]
-    """An observer that already knows its range and looks at nothing.
+    """An observer with a fixed range.
 
     Args:
         limits: lowest and highest value.
@@ -49,12 +49,12 @@ def learned_linears(graph: torch.fx.Graph, ranges: ActivationRanges | None) -> d
 def use_learned_ranges(
     prepared: torch.fx.GraphModule, observers: Mapping[torch.fx.Node, JointObserver], ranges: ActivationRanges
 ) -> int:
-    """Give the observers of a prepared graph learnt ranges instead of ones to be calibrated.
+    """Set learnt ranges in the observers of a prepared graph, instead of calibration.
 
     Args:
         prepared: a graph with observers on inputs and weights of its Linear layers.
-        observers: those of inputs, by node; changed in place, whatever their methods.
-        ranges: of the checkpoint.
+        observers: observers of inputs, by node; changed in place, for every method.
+        ranges: ranges of the checkpoint.
 
     Returns:
         How many inputs are left to calibrate.

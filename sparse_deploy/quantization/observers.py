@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the range of an activation is chosen from what calibration shows, and the scale of a weight from its grid."""
+"""Ranges of activations from calibration, and scales of weights from their grid."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ class PercentileObserver(HistogramObserver):  # type: ignore[misc]
         self._tail = (1 - percentile / 100) / 2
 
     def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """What torchao asks for the range: here by share, not by loss."""
+        """The range for torchao, by share instead of loss."""
         counts: torch.Tensor = self.histogram.to(torch.float64)
         reached = torch.cat([counts.new_zeros(1), counts.cumsum(0)]) / counts.sum()
         edges = torch.linspace(self.min_val.item(), self.max_val.item(), len(reached), dtype=torch.float64)
@@ -71,12 +71,12 @@ def activation_observer(like: Any, methods: Sequence[str], percentile: float) ->
 
     Args:
         like: the observer that Neural Compressor chose; its data type and range stay.
-        methods: ``minmax``, ``percentile``, ``kl``; the first one counts.
+        methods: ``minmax``, ``percentile``, ``kl``; the first one is used.
         percentile: see :class:`PercentileObserver`.
     """
     settings = {name: getattr(like, name) for name in ("dtype", "qscheme", "quant_min", "quant_max")}
-    # Neural Compressor's "minmax" is a moving average with constant 0.01: the first batch decides, what later ones
-    # show beyond it is clipped. The plain minimum and maximum doesn't depend on the order.
+    # Neural Compressor's "minmax" is a moving average with constant 0.01: the first batch determines the
+    # range, and later values outside are clipped. The plain minimum and maximum do not depend on the order.
     kinds: dict[str, Callable[[], Any]] = {
         "minmax": lambda: MinMaxObserver(**settings),
         "percentile": lambda: PercentileObserver(percentile, **settings),
@@ -90,7 +90,7 @@ class WeightObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
 
     Args:
         grid: see :class:`WeightGrid`.
-        like: the observer that Neural Compressor chose; its data type stays.
+        like: the observer of Neural Compressor, for its data type.
     """
 
     def __init__(self, grid: WeightGrid, like: PerChannelMinMaxObserver) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The search for the fastest INT8 model within a tolerance; it knows neither graphs nor runtimes.
+"""The search for the fastest INT8 model within a tolerance, independent of graphs and runtimes.
 
 Neural Compressor's ``autotune`` goes through whole configurations in a fixed order, compares one number with a fixed
 relative loss, and measures the PyTorch graph instead of the file. Here the file is measured, the comparison is paired,
@@ -27,7 +27,7 @@ class Calibration:
 
 
 class Space(Protocol):
-    """What the search moves in.
+    """The search space.
 
     Attributes:
         operators: weights of the matrix products that are INT8 unless kept in FP32.
@@ -40,7 +40,7 @@ class Space(Protocol):
         ...
 
     def others(self) -> Sequence[Calibration]:
-        """Other calibrations that keep all operators in INT8. May take long, so it is asked for when needed."""
+        """Other calibrations that keep all operators in INT8. May take long, so it is called only when needed."""
         ...
 
     def measure(self, calibration: Calibration | None, fp32: Sequence[str]) -> Evidence:
@@ -68,7 +68,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class OperatorError:
-    """What INT8 costs in one operator.
+    """The error of INT8 in one operator.
 
     Attributes:
         name: of its weight.
@@ -105,8 +105,8 @@ class Search:
     """First other calibrations, which cost no speed; then FP32 for the fewest operators.
 
     Args:
-        space: what can be built and measured.
-        tolerance: when a model passes, and how many may be measured.
+        space: the search space.
+        tolerance: the condition for a pass, and the largest number of trials.
         decidable: whether a copy of the baseline would pass. Where it wouldn't, for lack of rows, the drop itself has
             to be within ``max_drop``: more FP32 would buy no certainty.
         watch: called with each finished trial.
@@ -157,7 +157,7 @@ class Search:
         return trial if figure <= self._tolerance.max_drop else None
 
     def _other_calibrations(self, first: Calibration | None) -> tuple[Calibration | None, Trial | None]:
-        """Measure those that change the logits less than the first, best first; the best one, and a passing trial."""
+        """Measure calibrations that change the logits less than the first, best first; return the best and a pass."""
         others = self._space.others()
         if not others:
             return first, None

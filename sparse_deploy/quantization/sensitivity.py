@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What INT8 costs each matrix product by itself: its output from FP32 input, against the product in FP32."""
+"""The error of INT8 in each matrix product alone: its output from FP32 input, against the product in FP32."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ _U8 = 255
 def layer_errors(fp32: ir.Model, int8: ir.Model, batches: Sequence[Mapping[str, Array]]) -> dict[str, float]:
     """Relative error of each quantized product, ``|y_int8 - y| / |y - mean(y)|`` over all tokens and channels.
 
-    The mean is that of the channel: what is the same for every token tells nothing, and a large constant (which the
-    bias takes off again) would hide an error as large as all the rest.
+    The mean of each channel is subtracted: a part that is equal for every token carries no information, and a large
+    constant (which the bias compensates) would hide the error.
 
     Args:
         fp32: the FP32 graph.
@@ -82,7 +82,7 @@ def _dequantized(int8: OnnxWeight, fp32: Array, static: Linear | None) -> Array:
     if static is not None and static.weight.scale is not None:
         scale = static.weight.scale
         return np.asarray(values * (scale.T if turned else scale))
-    # ONNX Runtime's dynamic form scales behind the product.
+    # ONNX Runtime's dynamic form scales after the product.
     return np.asarray(values * scale_between(values, fp32, axis=0))
 
 

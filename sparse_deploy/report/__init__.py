@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark found, as JSON, Markdown and HTML, and whether the goals of the recipe are met."""
+"""The report of a benchmark as JSON, Markdown and HTML, with the verdicts on the goals of the recipe."""

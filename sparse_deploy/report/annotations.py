@@ -22,7 +22,7 @@ def annotations(gates: Sequence[GateResult], policy: Policy) -> list[str]:
         policy: ``gate.on_inconclusive`` of the recipe; under ``fail`` what is inconclusive is an error.
 
     Returns:
-        At most 10 lines of each kind; where there are more findings, the tenth says how many it stands for.
+        At most 10 lines of each kind; if there are more findings, the tenth has the number of the others.
     """
     missed = [gate for gate in worst_first(gates) if gate.verdict != "pass" and not gate.informational]
     errors = [gate for gate in missed if gate.verdict == "fail" or policy == "fail"]

@@ -17,7 +17,7 @@ _EXPLAINED = 50
 
 
 def render_summary(report: BenchReport, policy: Policy, *, max_bytes: int = MAX_BYTES) -> str:
-    """The verdict, what was missed and why, and the table of all gates.
+    """The verdict, the missed goals with reasons, and the table of all goals.
 
     Args:
         report: with its gates.
@@ -41,7 +41,7 @@ def render_summary(report: BenchReport, policy: Policy, *, max_bytes: int = MAX_
 
 
 def append_step_summary(path: Path, report: BenchReport, policy: Policy) -> None:
-    """Append the summary to the file that ``$GITHUB_STEP_SUMMARY`` names, within what is left of the step's limit.
+    """Append the summary to the file in ``$GITHUB_STEP_SUMMARY``, within the remaining limit of the step.
 
     Raises:
         ConfigError: the file can't be written.

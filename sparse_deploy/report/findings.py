@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answers that a reader wants first: goals met, zeros kept, which cell is fastest, are the numbers steady."""
+"""The most important findings: goals met, zeros kept, the fastest cell, stability of the figures."""
 
 from typing import Literal, NamedTuple
 
@@ -24,8 +24,8 @@ class Finding(NamedTuple):
     """One answer.
 
     Attributes:
-        question: what it is about, in a word or three.
-        answer: the verdict itself.
+        question: the subject, in one to three words.
+        answer: the verdict.
         detail: one sentence of evidence.
         tone: how a page colours it.
     """
@@ -53,10 +53,10 @@ def zeros_kept(report: BenchReport) -> Finding:
     losses = {cell.id: count for cell in recorded if (count := _tensors_that_lost_zeros(report, cell))}
     if losses:
         where = ", ".join(f"{cell_id} ({count} tensors)" for cell_id, count in losses.items())
-        return Finding("Zeros", "LOST", f"Required zeros came back, or masks differ from the baseline: {where}.", "bad")
+        return Finding("Zeros", "LOST", f"Required zeros were lost, or masks differ from the baseline: {where}.", "bad")
     first = recorded[0].sparsity
     if first is None or all(tensor.pattern == str(DENSE) for tensor in first.tensors):
-        return Finding("Zeros", "dense model", "No zeros are promised.", "neutral")
+        return Finding("Zeros", "dense model", "The recipe requires no zeros.", "neutral")
     required = sum(tensor.required_zeros for tensor in first.tensors)
     patterns = ", ".join(sorted({tensor.pattern for tensor in first.tensors}))
     weights = sum(tensor.numel for tensor in first.tensors)
@@ -94,7 +94,7 @@ def _fastest(report: BenchReport) -> Finding:
         key=lambda cell: cell.latency.p50_ms if cell.latency else 0.0,
     )
     if not timed:
-        return Finding("Fastest", "no verdict", "No cell has a steady latency.", "warn")
+        return Finding("Fastest", "no verdict", "No cell has a stable latency.", "warn")
     missing = {gate.cell for gate in report.gates if gate.verdict != "pass" and not gate.informational}
     detail = _describe(report, timed[0])
     if timed[0].id not in missing:

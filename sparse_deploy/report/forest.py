@@ -13,7 +13,7 @@ from sparse_deploy.results import BenchReport, GateResult
 
 _WIDTH = 6.4
 _ROW_HEIGHT = 0.34
-# The shape says the verdict, too, for readers who don't see the colour.
+# The shape also shows the verdict, for readers who can't distinguish the colours.
 _MARKERS = {"pass": "o", "fail": "X", "inconclusive": "D"}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``bench --gate`` writes beside the report: ``gate.json``, ``junit.xml`` and ``gate.md``."""
+"""The files that ``bench --gate`` writes beside the report: ``gate.json``, ``junit.xml`` and ``gate.md``."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -20,8 +20,8 @@ class GateFile(Figures):
     Within a schema version fields are only added, never renamed, removed or given another meaning.
 
     Attributes:
-        verdict: the worst of the gates that count; ``policy`` does not change it.
-        exit_code: what the command ends with, by the gates alone.
+        verdict: the worst of all gates that are not informational; ``policy`` does not change it.
+        exit_code: exit code of the command, by the gates only.
         policy: ``gate.on_inconclusive`` of the recipe.
         failed, inconclusive, passed: numbers of gates that count.
         informational: number of gates that don't.

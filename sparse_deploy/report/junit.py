@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from sparse_deploy.report.verdict import Policy, gate_name
 from sparse_deploy.results import BenchReport, GateResult
 
-# What XML 1.0 forbids even as a character reference: control characters, surrogates, U+FFFE and U+FFFF.
+# Characters that XML 1.0 forbids even as a character reference: control characters, surrogates, U+FFFE and U+FFFF.
 _ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # Ant's schema forbids a time zone; the report's times are UTC.
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
@@ -92,7 +92,7 @@ def _outcome(gate: GateResult, policy: Policy) -> str:
 
 
 def _names(gates: Sequence[GateResult]) -> list[str]:
-    """Names of a cell's cases; equal goals (other confidences, say) are numbered, for parsers drop what repeats."""
+    """Names of a cell's cases; equal goals (other confidences, say) are numbered, because parsers drop duplicates."""
     seen: dict[str, int] = defaultdict(int)
     names = []
     for gate in gates:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A report as one HTML page that asks nothing of the network: inline style, inline SVG, no script."""
+"""A report as one HTML page that works offline: inline style, inline SVG, no script."""
 
 from pathlib import Path
 
@@ -49,5 +49,5 @@ def _plots(report: BenchReport) -> dict[str, Markup]:
         "sparsity": plots.sparsity_by_layer(record),
         "gates": drops_by_gate(report),
     }
-    # Matplotlib escapes the texts that it writes into an SVG, so this markup is ours.
+    # Matplotlib escapes the texts that it writes into an SVG, so this markup is safe.
     return {name: Markup(svg) for name, svg in drawn.items() if svg}  # noqa: S704

@@ -146,7 +146,7 @@ def _draw_point(axes: Axes, cell: Cell, x: float, y: float) -> Artist:
 
 
 def _draw_bound(axes: Axes, report: BenchReport) -> list[Artist]:
-    """Line at the strictest bound on the primary metric; returns what labels should avoid."""
+    """Line at the strictest bound on the primary metric; returns the area that labels should avoid."""
     gates = [gate for gate in report.gates if gate.goal.metric == report.primary_metric]
     bounds = [gate.bound for gate in gates if gate.bound is not None and math.isfinite(gate.bound)]
     if not bounds:

@@ -22,8 +22,8 @@ def write_report(report: BenchReport, folder: Path) -> None:
     percentiles stay those of the full run.
 
     Args:
-        report: what was measured.
-        folder: made if missing; files of an earlier report are replaced.
+        report: the report.
+        folder: created if missing; files of an earlier report are replaced.
 
     Raises:
         ArtifactError: the folder or a file can't be written.

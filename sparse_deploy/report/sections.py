@@ -80,7 +80,7 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
         ),
         Section(
             "Published figures",
-            f"Ours is {report.baseline}, in the unit of the source.",
+            f"The compared cell is {report.baseline}, in the unit of the source.",
             reference_rows(report),
         ),
         Section(
@@ -94,7 +94,7 @@ def sections(report: BenchReport) -> tuple[Section, ...]:
 
 
 def measured_line(report: BenchReport) -> str:
-    """What was measured, in one sentence."""
+    """The measured model and data, in one sentence."""
     lengths = report.lengths
     return (
         f"{report.examples:,} validation examples of {report.task} on {report.deployment}; token lengths "
@@ -136,9 +136,9 @@ def _gates_note(report: BenchReport) -> str:
     if not any(gate.evidence for gate in report.gates):
         return flat
     return (
-        f"Drop: how far a cell lies below {compared_with(report)} on the same examples, in points. Its bounds are "
-        f"one-sided. A cell passes when the upper bound is within what is allowed and fails when the lower one is "
-        f"beyond it; what lies between is inconclusive. Where goals are corrected together, the corrected p-values "
+        f"Drop: points of a cell below {compared_with(report)} on the same examples. Its bounds are "
+        f"one-sided. A cell passes when the upper bound is within the allowed drop and fails when the lower bound is "
+        f"beyond it; otherwise it is inconclusive. Where goals are corrected together, the corrected p-values "
         f"decide. Goals without a drop compare the measured figure. {flat}"
     )
 

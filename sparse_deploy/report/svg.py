@@ -71,7 +71,7 @@ def plot_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches; unlike pyplot's it is known to nobody else."""
+    """An empty figure of this size in inches, without pyplot's global state."""
     return Figure(figsize=(width, height), layout="constrained")
 
 

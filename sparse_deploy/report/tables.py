@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def summary_rows(report: BenchReport) -> Table:
-    """One row per cell: what it answers, how fast, and what it costs.
+    """One row per cell: accuracy, speed, size and memory.
 
     Shares are in percent and differences in points (SQuAD's metrics are so already). MB are 10^6 bytes. A cell whose
     blocks spread too much shows ``unstable`` with the range of its blocks instead of a figure.
@@ -57,7 +57,7 @@ def stream_rows(report: BenchReport) -> Table:
 
 
 def shape_rows(report: BenchReport) -> Table:
-    """Latency of every fixed shape of every cell; no rows when none was asked for."""
+    """Latency of every fixed shape of every cell; no rows when none was measured."""
     rows = [
         (
             cell.id,
@@ -113,7 +113,7 @@ def sparsity_rows(report: BenchReport) -> Table:
 
 
 def reference_rows(report: BenchReport) -> Table:
-    """Published figures beside ours, in the unit of the source (ours in percent where the source is above 1)."""
+    """Published figures beside measured ones, in the unit of the source (percent where the source is above 1)."""
     baseline = report.cell(report.baseline)
     rows = []
     for reference in report.reference:
@@ -145,7 +145,7 @@ def metric_rows(report: BenchReport) -> Table:
 
 
 def points(report: BenchReport, metric: str, value: float) -> float:
-    """A metric in percent, by the unit that the report says: shares times 100, SQuAD's as they are."""
+    """A metric in percent, by the unit in the report: shares times 100, SQuAD's unchanged."""
     name = metric
     while name not in report.points and "_" in name:  # accuracy_mismatched: the accuracy of another split
         name = name.rpartition("_")[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdict on a whole run: what its gates say together under the recipe's policy, and the exit code that follows."""
+"""The verdict on a whole run from its gates and the recipe's policy, and the exit code."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -12,12 +12,12 @@ Verdict = Literal["pass", "fail", "inconclusive"]
 
 
 class WholeVerdict(NamedTuple):
-    """What all gates say together.
+    """The verdict of all gates.
 
     Attributes:
-        verdict: the worst of the gates that count, as they are; the policy does not change it.
-        exit_code: what ``bench`` ends with.
-        failed, inconclusive, passed: numbers of gates that count.
+        verdict: the worst of all gates that are not informational; the policy does not change it.
+        exit_code: exit code of ``bench``.
+        failed, inconclusive, passed: numbers of gates that are not informational.
         informational: gates that don't.
     """
 
@@ -59,7 +59,7 @@ def whole_verdict(gates: Sequence[GateResult], policy: Policy) -> WholeVerdict:
 
 
 def worst_first(gates: Sequence[GateResult]) -> list[GateResult]:
-    """Failures before what is inconclusive before passes, within each the largest miss of the bound first."""
+    """Failures, then inconclusive, then passed gates; in each group the largest miss of the bound first."""
     order = {"fail": 0, "inconclusive": 1, "pass": 2}
     return sorted(gates, key=lambda gate: (gate.informational, order[gate.verdict], -_excess(gate)))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every child process that runs a model has in common: its environment, and what its end means."""
+"""Environment of child processes that run a model, and the description of their exit status."""
 
 import ctypes
 import os

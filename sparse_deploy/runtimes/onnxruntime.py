@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
 
 def add_operators(options: "onnxruntime.SessionOptions", library: Path) -> None:
-    """Register the operator library, and tell it how many threads the session has.
+    """Register the operator library, and pass it the number of threads of the session.
 
-    ONNX Runtime doesn't say it to an operator, and work shared out to more threads than there are costs speed: 0.4
-    instead of 0.3 ms per bert-base layer with 16 tokens on one thread of two.
+    ONNX Runtime does not pass it to operators, and dividing the work by more threads than there are is slower.
     """
     if options.intra_op_num_threads > 0:
         options.add_session_config_entry("sparse_deploy.threads", str(options.intra_op_num_threads))
@@ -42,7 +41,7 @@ class OnnxRuntimeSession:
         int8: compute INT8 products exactly, also where this CPU would saturate.
 
     Attributes:
-        warning: what is not as it should be; empty mostly. ``bench`` and ``serve`` show it.
+        warning: a problem of the session, mostly empty; ``bench`` and ``serve`` show it.
     """
 
     def __init__(self, path: Path, threads: int, operators: Path | None = None, *, int8: bool = False) -> None:
@@ -58,8 +57,8 @@ class OnnxRuntimeSession:
             add_operators(options, operators)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Spinning stays on, ONNX Runtime's default: its threads poll for a few milliseconds after a request before
-        # they sleep. That is what a user's session does, and the benchmark lets the machine settle between blocks.
+        # Spinning stays on, ONNX Runtime's default: its threads spin for a few milliseconds after a request before
+        # they sleep, as in the session of a user. The benchmark waits between blocks until they sleep.
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             if int8 and needs_exact_mode(self._session):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # The extension of the sparse operators begins its errors so; OpenVINO wraps them in lines of its own.
 _OUR_ERROR = re.compile(r"sparse_deploy: ([^\n]+)")
-# What OpenVINO raises for a batch.
+# Errors of OpenVINO for a batch.
 _BATCH_ERRORS = (RuntimeError, ValueError, TypeError)
 
 
@@ -38,7 +38,7 @@ class OpenVinoSession:
         threads: threads of the model.
         extension: library of the operators that the model needs.
         int8: refuse a file whose products saturate on this CPU; switch OpenVINO's own sparse path on where it can run,
-            and tell in :attr:`remark` whether it did.
+            and report its use in :attr:`remark`.
     """
 
     _hint: ClassVar[Hint] = "latency"
@@ -51,12 +51,12 @@ class OpenVinoSession:
             properties.hint.performance_mode: self._hint.upper(),
             properties.inference_num_threads: threads,
             # Without this the plugin computes in BF16 on CPUs with AVX512_BF16 or AMX, and a cell named fp32 would
-            # not be one. In an INT8 cell it holds for what is left in floating point between the INT8 operators.
+            # not be FP32. In an INT8 cell it applies to the floating-point operators between the INT8 ones.
             properties.hint.inference_precision: openvino.Type.f32,
         }
         try:
             core = openvino.Core()
-            # Mapped, weights would change, or end the process, when somebody writes to the file.
+            # A write to a mapped file would change the weights, or end the process.
             core.set_property({"ENABLE_MMAP": False})
             if extension is not None:
                 core.add_extension(str(extension))
@@ -81,7 +81,7 @@ class OpenVinoSession:
 
     @property
     def remark(self) -> str:
-        """For how many layers OpenVINO's own sparse path runs, as its execution graph says; empty if nobody asked."""
+        """Number of layers on OpenVINO's own sparse path, from its execution graph; empty if it is off."""
         if self._decision is None:
             return ""
         from sparse_deploy.runtimes.sparse_decompression import count_sparse_layers
@@ -106,7 +106,7 @@ class OpenVinoSession:
     def _infer(self, inputs: dict[str, Array]) -> Any:
         if self._threads > 1:
             return self._request.infer(inputs, share_inputs=True, share_outputs=True)
-        # With one thread, infer() of OpenVINO 2026.4 loses what a node throws and gives an earlier request's answer.
+        # With one thread, infer() of OpenVINO 2026.4 drops an exception of a node and returns an earlier result.
         self._request.start_async(inputs, share_inputs=True)
         self._request.wait()
         return self._request.results
@@ -119,15 +119,15 @@ class OpenVinoStreams(OpenVinoSession):
     """One compiled model whose threads are split into streams; arguments as for :class:`OpenVinoSession`.
 
     See :class:`sparse_deploy.runtimes.protocol.StreamingSession`. OpenVINO's own ``AsyncInferQueue`` is not used: it
-    tells of a failed batch only after the last one, and refuses every later batch.
+    reports a failed batch only after the last one, and refuses every later batch.
     """
 
     _hint: ClassVar[Hint] = "throughput"
 
     def __init__(self, path: Path, threads: int, extension: Path | None = None, *, int8: bool = False) -> None:
         super().__init__(path, threads, extension, int8=int8)
-        # Twice what OpenVINO calls optimal, which is one per stream. Answers are taken in order, so a stream that is
-        # done before the oldest batch must find another one waiting.
+        # Twice OpenVINO's optimal number, which is one per stream. Results are read in order, so a stream that
+        # finishes before the oldest batch needs another one in the queue.
         count = 2 * self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self._requests: list[Any] = [self._compiled.create_infer_request() for _ in range(count)]
 
@@ -149,7 +149,7 @@ class OpenVinoStreams(OpenVinoSession):
                     running.append(request)
                 except ArtifactError as error:
                     refused = error
-                if answer is not None:  # only now, so that no stream waits for whoever takes it
+                if answer is not None:  # after the next start, so that no stream waits for the caller
                     yield answer
                 if refused:
                     break
@@ -194,7 +194,7 @@ def open_ir(path: Path, threads: int, hint: Hint, extension: Path | None = None,
 
 
 def _settle(running: Iterable[Any]) -> None:
-    """Let what nobody asks for any more come to its end."""
+    """Wait for requests whose results are not needed any more."""
     for request in running:
         with contextlib.suppress(*_BATCH_ERRORS):
             request.wait()

@@ -25,7 +25,7 @@ class OpenVinoSparseRuntime:
     hints: ClassVar[tuple[Hint, ...]] = ("latency", "throughput")
 
     def available(self) -> bool:
-        """See :meth:`Runtime.available`; false without an extension that fits the installed OpenVINO and can be had."""
+        """See :meth:`Runtime.available`; false without an extension, and if none can be built."""
         if not OpenVinoRuntime().available():
             return False
         try:

@@ -2,7 +2,7 @@
 """A model's first contact with its runtime, in a child process: does it open, does it answer, how fast.
 
 Run as ``python -m sparse_deploy.runtimes.probe``. The child limits itself (memory, CPU time, file size, no core dump)
-before it imports a runtime. What a native library does to it, from an exception to a segmentation fault, reaches the
+before it imports a runtime. Any failure of a native library, from an exception to a segmentation fault, reaches the
 caller as one typed error.
 """
 
@@ -42,13 +42,13 @@ _CORES_BESIDE_THREADS = 2
 _WARM_UP = 3
 _TIMED, _TIMED_SECONDS = 20, 1.0
 _LAST_WORDS = 300
-# What a child may report; anything else that it says is an artifact's fault.
+# Errors that a child may report; any other output means a bad artifact.
 _REPORTED = {kind.__name__: kind for kind in (ArtifactError, CheckpointError, ConfigError, RuntimeUnavailableError)}
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a child saw.
+    """The report of a child.
 
     Attributes:
         load_seconds: opening the file, without the import of the runtime.
@@ -76,7 +76,8 @@ def probe(
 
     Raises:
         RuntimeUnavailableError: the runtime is not installed.
-        ArtifactError: the file is missing or refused, or it crashes, stalls or exhausts the child, or answers rubbish.
+        ArtifactError: the file is missing or refused, or it crashes, stalls or exhausts the child, or returns invalid
+            results.
     """
     runtime = get_runtime(runtime_name)
     name = runtime.files.get(precision)
@@ -91,7 +92,7 @@ def probe(
         "address_bytes": _BASE_BYTES + threads * _THREAD_BYTES + _FILE_FACTOR * _model_bytes(folder / name),
         "cpu_seconds": math.ceil(seconds) * (threads + _CORES_BESIDE_THREADS),
     }
-    # -P: a package in the working folder must not stand in for ours.
+    # -P: a package in the working folder must not be imported instead of this one.
     command = [sys.executable, "-P", "-m", "sparse_deploy.runtimes.probe", json.dumps(task)]
     answer = run_isolated(command, folder / name, threads, seconds)
     try:
@@ -100,7 +101,7 @@ def probe(
     except TypeError:
         whole = False
     if not whole:
-        raise ArtifactError(f"{folder / name}: its process gave a damaged answer; the model file may be hostile")
+        raise ArtifactError(f"{folder / name}: its process gave an invalid response; the model file may be malicious")
     return result
 
 
@@ -108,14 +109,14 @@ def run_isolated(command: list[str], file: Path, threads: int, seconds: float) -
     """Run a child that prints one JSON object; its outputs lie in memory, so it can't stall on a full pipe.
 
     Args:
-        command: the child.
-        file: what it opens, for messages.
+        command: command line of the child.
+        file: the file that it opens, for messages.
         threads: size of its thread pools.
         seconds: its time.
 
     Raises:
-        ArtifactError: it crashed, hung or printed something else.
-        SparseDeployError: what it reported itself.
+        ArtifactError: it crashed, hung or printed other output.
+        SparseDeployError: the error that it reported.
     """
     with os.fdopen(os.memfd_create("answer"), "rb") as out, os.fdopen(os.memfd_create("messages"), "rb") as err:
         child = subprocess.Popen(
@@ -129,7 +130,7 @@ def run_isolated(command: list[str], file: Path, threads: int, seconds: float) -
         try:
             child.wait(seconds)
         except subprocess.TimeoutExpired as error:
-            raise ArtifactError(f"{file}: its process gave no answer in {seconds:g} s and was ended") from error
+            raise ArtifactError(f"{file}: its process did not respond within {seconds:g} s and was ended") from error
         finally:
             child.kill()
             child.wait()
@@ -141,7 +142,7 @@ def run_isolated(command: list[str], file: Path, threads: int, seconds: float) -
         said = f"; it last wrote: {words}" if words else ""
         raise ArtifactError(f"{file}: its process {describe_end(child.returncode)} while opening or answering{said}")
     if not answer:
-        raise ArtifactError(f"{file}: its process gave a damaged answer; the model file may be hostile")
+        raise ArtifactError(f"{file}: its process gave an invalid response; the model file may be malicious")
     return answer
 
 
@@ -194,7 +195,7 @@ def _measure(runtime_name: str, folder: Path, precision: str, threads: int, toke
     one = _batch(1, tokens, vocabulary)
     for batch in (_batch(3, max(tokens // 2, 1), vocabulary), *[one] * _WARM_UP):
         if not all(np.isfinite(output).all() for output in session.run(batch)):
-            raise ArtifactError(f"{folder / runtime.files[precision]}: it answers with NaN or infinity; export again")
+            raise ArtifactError(f"{folder / runtime.files[precision]}: its output has NaN or infinity; export again")
     times: list[float] = []
     deadline = time.perf_counter() + _TIMED_SECONDS
     while len(times) < _TIMED and (len(times) < _WARM_UP or time.perf_counter() < deadline):

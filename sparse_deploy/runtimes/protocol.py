@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a runtime is to this package: something that opens one file of a deployment and answers batches."""
+"""The interface of runtimes: open one file of a deployment and run batches."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from sparse_deploy.untrusted.model_file import check_model_file
 Array = NDArray[Any]
 Hint = Literal["latency", "throughput"]
 
-# Either of these is what a task's model answers with, in this order.
+# Outputs of the models of a task: one of these, in this order.
 OUTPUT_NAMES = (("logits",), ("start_logits", "end_logits"), ("sentence_embedding",))
 
 _MAX_CONFIG_BYTES = 4 * 2**20
-# Keys of config.json that sizes are taken from, and what they may be.
+# Keys of config.json with sizes, and their allowed values.
 _CONFIG_NUMBERS = {
     "vocab_size": (1, 2**24),
     "type_vocab_size": (0, 2**10),  # DeBERTa has none
@@ -69,7 +69,7 @@ class StreamingSession(Session, Protocol):
             batches: each as for :meth:`run`. One is taken when there is room for it, so there may be no end of them.
 
         Yields:
-            What :meth:`run` returns, in the order of the batches.
+            The results of :meth:`run`, in the order of the batches.
 
         Raises:
             ArtifactError: as :meth:`run`, in the batch's turn: after the answers to those before it. The session can be
@@ -84,8 +84,8 @@ class Runtime(Protocol):
     Attributes:
         name: as recipes and cell ids spell it.
         files: precision to file name in the deployment folder; a precision that is not there, it can't run.
-        notes: precision to a sentence on how the cell gets its model, where that needs saying.
-        hints: what it can be tuned for. Where ``throughput`` is among them, it opens a :class:`StreamingSession`.
+        notes: precision to a remark on how the cell gets its model, for some cells.
+        hints: supported performance hints. With ``throughput`` it opens a :class:`StreamingSession`.
     """
 
     name: ClassVar[str]
@@ -94,7 +94,7 @@ class Runtime(Protocol):
     hints: ClassVar[tuple[Hint, ...]]
 
     def available(self) -> bool:
-        """Whether all that it needs is installed here; :meth:`version` says what is missing."""
+        """Whether its packages are installed; :meth:`version` raises an error that names the missing one."""
         ...
 
     def version(self) -> str:
@@ -113,10 +113,11 @@ class Runtime(Protocol):
             precision: ``fp32`` or ``int8``.
             threads: threads that one request may use, or that all streams share.
             hint: one of :attr:`hints`; another one changes nothing. ``throughput`` splits the threads into streams,
-                which pays when batches run concurrently.
+                which is faster when batches run concurrently.
 
         Raises:
-            RuntimeUnavailableError: the library is not installed, or it would answer this file wrongly on this CPU.
+            RuntimeUnavailableError: the library is not installed, or it would compute wrong results with this file on
+                this CPU.
             ArtifactError: the file is missing or damaged.
         """
         ...
@@ -157,13 +158,13 @@ def order_outputs(found: Sequence[str], path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class InputContract:
-    """What a session accepts. Checked on every batch, because the runtimes answer some wrong ones without a word.
+    """Valid inputs of a session. Checked on every batch, because runtimes accept some invalid ones without an error.
 
     Attributes:
         names: the model's inputs.
         path: the model file, for messages.
-        longest: tokens that the model can read; None when its config doesn't say. OpenVINO does not notice longer
-            input (ONNX Runtime and PyTorch do) and answers with rubbish.
+        longest: largest number of tokens; None when its config has none. OpenVINO returns wrong results for longer
+            input (ONNX Runtime and PyTorch raise an error).
     """
 
     names: tuple[str, ...]
@@ -172,7 +173,7 @@ class InputContract:
 
     @classmethod
     def of(cls, names: Iterable[str], path: Path) -> "InputContract":
-        """The contract of a model file in a deployment, whose ``config.json`` knows the longest input.
+        """The contract of a model file in a deployment, whose ``config.json`` has the longest input.
 
         Raises:
             ArtifactError: the config is missing or damaged.
@@ -216,7 +217,7 @@ def usable_length(folder: Path) -> int | None:
     try:
         return architecture_of(config).usable_length(config)
     except (TypeError, ValueError) as error:
-        raise ArtifactError(f"{folder / 'config.json'}: positions that are no number ({one_line(error)})") from error
+        raise ArtifactError(f"{folder / 'config.json'}: positions that are not finite ({one_line(error)})") from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

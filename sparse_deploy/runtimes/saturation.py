@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""INT8 files whose products saturate on this CPU: what ONNX Runtime and OpenVINO do with them (``docs/int8.md``)."""
+"""INT8 files whose products saturate on this CPU: handling in ONNX Runtime and OpenVINO (``docs/int8.md``)."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ EXACT_MODE = ("session.x64quantprecision", "1")
 
 
 def needs_exact_mode(session: Any) -> bool:
-    """Whether an opened INT8 file may saturate in ONNX Runtime here: it says of itself, and what is silent may."""
+    """Whether an INT8 file may saturate in ONNX Runtime here: by its metadata; true for a file without."""
     if not describe_machine().saturates:
         return False
     stored = session.get_modelmeta().custom_metadata_map.get(NEIGHBOUR_SUM_KEY, "")
@@ -25,7 +25,7 @@ def needs_exact_mode(session: Any) -> bool:
 
 
 def exact_mode_warning() -> str:
-    """What to say of a session in that mode."""
+    """The warning of a session in that mode."""
     return (
         f"its 8-bit weights would saturate on this CPU ({describe_machine().cpu_model}, no VNNI), so ONNX Runtime "
         f"multiplies u8 by u8 ({EXACT_MODE[0]}): exact, but slower; export again with quantization.target_cpu any"
@@ -36,7 +36,7 @@ def refuse_saturating_ir(read: "Callable[[], Iterable[IrWeight]]") -> None:
     """Refuse an IR whose INT8 products saturate in OpenVINO here; it has no exact mode.
 
     Args:
-        read: gives the weights; not asked on a CPU with VNNI.
+        read: returns the weights; not called on a CPU with VNNI.
 
     Raises:
         RuntimeUnavailableError: the IR has such products.
@@ -46,6 +46,6 @@ def refuse_saturating_ir(read: "Callable[[], Iterable[IrWeight]]") -> None:
         if weight.activation_type in INT8_ACTIVATIONS and saturates(weight.largest_neighbour_sum()):
             raise RuntimeUnavailableError(
                 f"its 8-bit weights (such as {weight.name}) saturate in OpenVINO on this CPU ({machine.cpu_model}, no "
-                f"VNNI), and the answers would be wrong; export again with quantization.target_cpu any, or use another "
+                f"VNNI), and the results would be wrong; export again with quantization.target_cpu any, or use another "
                 f"runtime"
             )

@@ -2,8 +2,8 @@
 """OpenVINO's own sparse path, sparse-weights decompression: when it can run, at which rate, and whether it did.
 
 The conditions are those of ``useSparseWeightsDecompression`` in OpenVINO's
-``src/plugins/intel_cpu/src/nodes/fullyconnected.cpp`` (2026.4): where one fails, the dense kernel runs and nothing is
-said. Nothing here measures; everything is decided from the CPU's flags and the file's tensors.
+``src/plugins/intel_cpu/src/nodes/fullyconnected.cpp`` (2026.4): where one fails, the dense kernel runs without a
+message. This module does not measure; it uses the flags of the CPU and the tensors of the file.
 """
 
 import math
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from sparse_deploy.sparsity.pattern import DENSE_BELOW
 
 SPARSE_RATE_PROPERTY = "CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE"
-# oneDNN's avx512_core_amx, which OpenVINO asks for: both AMX types and AVX512-FP16.
+# oneDNN's avx512_core_amx, which OpenVINO requires: both AMX types and AVX512-FP16.
 AMX_FLAGS = ("amx_tile", "amx_int8", "amx_bf16", "avx512_fp16")
 AMX_TILE_MULTIPLE = 64
 INT8_ACTIVATIONS = ("u8", "i8")
@@ -24,13 +24,13 @@ _HIGHEST_RATE = 0.99  # 1.0 means off
 
 
 class Fact(BaseModel):
-    """Base of what is known about a file or a machine."""
+    """Base of facts on a file or a machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TensorFacts(Fact):
-    """What decides how a runtime multiplies with one weight.
+    """The facts that determine the kernel of a runtime for one weight.
 
     Attributes:
         name: parameter name.
@@ -70,7 +70,7 @@ class Decision:
         cpu: the condition on the CPU.
         model: the conditions on the tensors, in the order in which the runtime checks them.
         ready: sparse tensors that meet all conditions on the model.
-        sparse: number of tensors with zeros worth the name.
+        sparse: number of tensors with enough zeros.
         reaching: rate that would reach all ready tensors; None without any.
     """
 
@@ -82,7 +82,7 @@ class Decision:
 
     @property
     def rate(self) -> float | None:
-        """What :data:`SPARSE_RATE_PROPERTY` is set to; None leaves it alone."""
+        """The value of :data:`SPARSE_RATE_PROPERTY`; None does not set it."""
         return self.reaching if self.cpu.holds else None
 
     @property
@@ -100,7 +100,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class SparseLayers:
-    """What an execution graph says.
+    """The kernels in an execution graph.
 
     Attributes:
         sparse: fully connected layers that run a sparse kernel.
@@ -141,7 +141,7 @@ def decide(flags: Collection[str], facts: Sequence[TensorFacts]) -> Decision:
 
 
 def count_sparse_layers(compiled: Any) -> SparseLayers:
-    """Ask an ``openvino.CompiledModel`` which kernels it took.
+    """Read the kernels of an ``openvino.CompiledModel``.
 
     The plugin names them in its execution graph: ``brgemm_sparse_avx512_amx_I8`` where the sparse path runs.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic INT8 in PyTorch itself: the rival that the exported INT8 files are measured against."""
+"""Dynamic INT8 in PyTorch: a baseline for the exported INT8 files."""
 
 import warnings
 

@@ -114,13 +114,13 @@ async def _openapi(request: Request) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - what it is registered for
+    assert isinstance(error, HTTPException)  # noqa: S101 - the handler is registered for it
     reasons = {404: f"no such path: {request.url.path[:200]}", 405: f"{request.method} is not allowed here"}
     return _json({"error": reasons.get(error.status_code, error.detail)}, error.status_code, dict(error.headers or {}))
 
 
 async def _request_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)  # noqa: S101 - what it is registered for
+    assert isinstance(error, RequestError)  # noqa: S101 - the handler is registered for it
     return _json({"error": error.message}, error.status)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dynamic batching: sequences of many requests wait in one bounded queue, and a thread computes some of them together.
 
-Who is idle takes from what waits: with no delay set, a batch is what came while the last one was computed, or a part of
-it (:mod:`sparse_deploy.serving.row_choice`).
+The idle thread takes sequences from the queue: without a batching delay, a batch consists of sequences that arrived
+while the last batch was computed (:mod:`sparse_deploy.serving.row_choice`).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ Run = Callable[[Mapping[str, NDArray[Any]]], Outputs]
 
 
 class BatchObserver(Protocol):
-    """Who is told of batches, from the computing thread."""
+    """An observer of batches, called by the computing thread."""
 
     def batch(self, rows: int, tokens: int, padded: int, seconds: float) -> None:
         """A batch was computed: sequences, tokens in them, tokens with padding, time."""
@@ -53,7 +53,7 @@ class _Ticket:
 
     @property
     def dropped(self) -> bool:
-        """Nobody waits for it any more: the client left, or it failed."""
+        """Mark the request as cancelled: the client disconnected, or it failed."""
         return self.future.done()
 
 
@@ -79,10 +79,10 @@ class Batcher:
         per_token: for each output of the model, whether its second axis is the tokens.
         padded_length: tokens that a batch is padded to, by those of its longest sequence.
         max_batch: sequences per batch.
-        max_delay: seconds that the oldest sequence waits for company while the model is idle.
-        overhead: of a batch, see :func:`sparse_deploy.serving.row_choice.choose_rows`.
-        capacity: sequences that may wait.
-        observer: is told of each batch.
+        max_delay: batching delay in seconds.
+        overhead: overhead of a batch, see :func:`sparse_deploy.serving.row_choice.choose_rows`.
+        capacity: largest number of queued sequences.
+        observer: is called with each batch.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class Batcher:
 
         Args:
             features: at least one, unpadded.
-            deadline: on the clock of ``time.monotonic``; what has not started by then is dropped.
+            deadline: on the clock of ``time.monotonic``; sequences that have not started by then are dropped.
 
         Returns:
-            Per sequence the model's outputs, without padding. Cancelling the call drops what still waits.
+            Per sequence the model's outputs, without padding. Cancelling the call drops its queued sequences.
 
         Raises:
             RequestError: 503, the queue is full or the server is going; 504, too late; 500, the model failed.
@@ -142,26 +142,28 @@ class Batcher:
         rows = [_Row(ticket, index, feature) for index, feature in enumerate(features)]
         with self._changed:
             if self._closing:
-                raise RequestError("the server is shutting down; send this to another one", 503, retry_after=1)
+                raise RequestError("the server is shutting down; send the request to another one", 503, retry_after=1)
             if len(self._waiting) + count > self._capacity:
                 wait = max(1, round(len(self._waiting) * self._seconds_per_row))
-                raise RequestError(f"{len(self._waiting)} sequences are waiting already; come back", 503, wait)
+                raise RequestError(f"{len(self._waiting)} sequences are queued; retry", 503, wait)
             self._waiting += rows
             self._changed.notify()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await ticket.future
         except TimeoutError as error:
-            raise RequestError("the answer took longer than the request allows", 504) from error
+            raise RequestError("the time limit of the request is over", 504) from error
 
     def drop(self) -> None:
-        """Refuse what waits."""
+        """Refuse queued sequences."""
         with self._changed:
             rows, self._waiting = self._waiting, []
-        self._refuse(rows, RequestError("the server is shutting down; send this to another one", 503, retry_after=1))
+        self._refuse(
+            rows, RequestError("the server is shutting down; send the request to another one", 503, retry_after=1)
+        )
 
     def close(self, seconds: float | None = None) -> bool:
-        """Answer what waits, then end the thread.
+        """Compute queued sequences, then end the thread.
 
         Args:
             seconds: to wait for it; None for as long as it takes. A model can't be interrupted in a batch.
@@ -218,7 +220,7 @@ class Batcher:
             self._waiting = [row for row in self._waiting if not (row.ticket.dropped or row.ticket.deadline <= now)]
 
     def _answer_batch(self, batch: Sequence[_Row]) -> None:
-        """Compute and deliver. Whatever fails, the thread lives on, and each request gets an answer or an error."""
+        """Compute and deliver. After any error the thread continues, and each request gets a result or an error."""
         start = time.monotonic()
         for row in batch:
             if not row.ticket.started:
@@ -287,7 +289,7 @@ def _report(error: Exception) -> None:
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+    with contextlib.suppress(RuntimeError):  # the loop is closed, so there is no waiting caller
         loop.call_soon_threadsafe(function, *arguments)
 
 

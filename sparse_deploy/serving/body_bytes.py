@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many bytes of bodies a server holds at a time, whatever the number of its connections."""
+"""Limit of the bytes of all request bodies in memory, for any number of connections."""
 
 from sparse_deploy.serving.inference_protocol import RequestError
 
@@ -36,11 +36,11 @@ class ByteShare:
             RequestError: 503, the requests here are as large as all together may be.
         """
         if self._whole.taken + count > self._whole.limit:
-            raise RequestError(f"requests of {self._whole.taken} bytes are here already; come back", 503, retry_after=1)
+            raise RequestError(f"requests of {self._whole.taken} bytes are in memory; retry", 503, retry_after=1)
         self._whole.taken += count
         self._taken += count
 
     def release(self) -> None:
-        """Give back what was taken: the request is answered or refused."""
+        """Release the bytes of a request after its response."""
         self._whole.taken -= self._taken
         self._taken = 0

@@ -18,7 +18,7 @@ from sparse_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from sparse_deploy.runtimes import Session
 from sparse_deploy.serving.settings import NAME_PATTERN
 
-# Of a model whose config.json does not say how many tokens it reads.
+# For a model whose config.json has no limit of tokens.
 _LONGEST_UNKNOWN = 8192
 
 
@@ -40,7 +40,7 @@ def served_name(manifest: Manifest, chosen: str | None, folder: Path) -> str:
 def served_task(manifest: Manifest, folder: Path) -> Task:
     """The task of the manifest's recipe, or of the model's config where that has none.
 
-    What the data was called does not matter to a server, and is not looked at.
+    The names in the data do not matter to a server, and are not checked.
 
     Raises:
         ArtifactError: there is none, or one that the model is not of.
@@ -78,7 +78,7 @@ def check_lengths(data: DataSection, config: dict[str, Any], folder: Path) -> in
 
 
 def check_answers(session: Session, task: Task, labels: tuple[str, ...], name: str) -> None:
-    """Compute two rows, and compare what comes with the task and its labels.
+    """Compute two rows, and compare the outputs with the task and its labels.
 
     Raises:
         ArtifactError: a row is missing, or the model has another head.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections that cost a bounded amount: of time to say something, of memory, and of requests that nobody waits for.
+"""Limits of connections: time for headers, memory, and pipelined requests.
 
 uvicorn alone waits for a request line without end, keeps headers of any size, takes pipelined requests as fast as they
 come, and lets a client that never reads hold its answer for ever.
@@ -16,18 +16,18 @@ import orjson
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-# Headers, and whatever else of a request is neither a body nor complete. Browsers and proxies send at most 16 KiB.
+# Headers, and other incomplete parts of a request except bodies. Browsers and proxies send at most 16 KiB.
 MAX_HEADER_BYTES = 64 * 2**10
-# Requests on one connection beside the one that is answered. HTTP lets a server close after any answer, and a client
-# repeats what was not answered; few clients pipeline at all.
+# Pipelined requests on one connection beside the current one. HTTP allows a server to close after any response, and
+# clients repeat requests without a response; few clients use pipelining.
 MAX_PIPELINED = 16
 # Always answered, however many connections there are: an orchestrator would end a server that is only busy.
 PROBES = frozenset({b"/v2/health/live", b"/v2/health/ready"})
 # Connections beyond the limit: so many at once, each so long, for a probe or a refusal.
 SPARE_CONNECTIONS = 64
 _SPARE_SECONDS = 1.0
-# A refused client may go on sending for as long before its connection is closed; closed at once, it would be reset,
-# and the client would not see the refusal.
+# Time for which a refused client may still send before its connection is closed. Closing at once would reset it, and
+# the client would not receive the refusal.
 _LINGER_SECONDS = 1.0
 _TOO_LONG = f"expected headers of at most {MAX_HEADER_BYTES} bytes"
 # Of an upgrade that is not made; the request goes on in HTTP/1.1 (RFC 9110, 7.8).
@@ -36,7 +36,7 @@ _UPGRADE_HEADERS = (b"upgrade", b"http2-settings", b"connection")
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """What a connection may take.
+    """Limits of a connection.
 
     Attributes:
         connections: open at a time; beyond them only probes are answered.
@@ -58,8 +58,8 @@ class _RefusedError(Exception):
 class Connection(HttpToolsProtocol):
     """uvicorn's connection with limits.
 
-    After an answer, uvicorn's own keep-alive timeout runs until the next byte; from that byte on the time for headers
-    does. It also ends what goes on sending a body that was refused.
+    After a response, uvicorn's keep-alive timeout runs until the next byte, and from then on the time limit for
+    headers. The limit also ends a client that continues to send a refused body.
 
     Attributes:
         limits: of the server; a subclass has them.
@@ -170,7 +170,7 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock, and tell the request that is answered: uvicorn tells the newest, and pipelined ones go on."""
+        """Stop the clock, and notify the current request: uvicorn notifies the newest, and pipelined ones continue."""
         self._stop_timer()
         self.limits.spare.pop(self, None)
         self.pipeline.clear()
@@ -180,7 +180,7 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def end_if_unread(self, now: float) -> None:
-        """Cut a connection whose client has read nothing of what was written for too long; called once a second."""
+        """Close a connection whose client has not read from its response for too long; called once a second."""
         size = self.transport.get_write_buffer_size()
         if size == 0 or size != self._unread[0]:
             self._unread = (size, now)
@@ -203,11 +203,11 @@ class Connection(HttpToolsProtocol):
             raise _RefusedError
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Read the same request again without the headers that ask for another protocol.
+        """Parse the same request again without the headers of a protocol upgrade.
 
-        The parser ends at an upgrade and leaves the body unread. Java's HttpClient asks for h2c with every request.
+        The parser ends at an upgrade and leaves the body unread. Java's HttpClient requests h2c with every request.
         """
-        if self.parser.get_method() == b"CONNECT":  # what follows is no HTTP
+        if self.parser.get_method() == b"CONNECT":  # the following bytes are no HTTP
             self._close_after(self.cycle)
             return
         version = self.parser.get_http_version().encode()
@@ -221,7 +221,7 @@ class Connection(HttpToolsProtocol):
             self._feed(rest)
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer what is no request; where an earlier one waits for its answer, close after that instead."""
+        """Respond to an invalid request; if an earlier one is still open, close after its response instead."""
         if self._deaf:
             return
         self._stop_timer()

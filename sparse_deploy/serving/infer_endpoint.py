@@ -25,7 +25,7 @@ from sparse_deploy.serving.model import VERSION
 from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
 
-# Only a request that takes longer than this is watched for a client that leaves; watching costs a task of its own.
+# Only a request that takes longer than this is watched for a client that disconnects; watching costs a task of its own.
 _WATCH_AFTER_SECONDS = 0.05
 _JSON = {"content-type": "application/json"}
 
@@ -51,7 +51,7 @@ class InferEndpoint:
             status, reason, retry_after = error.status, error.message, error.retry_after
             body, headers = self.error(reason, status), dict(_JSON)
         except asyncio.CancelledError:  # the server's time to end is over; nothing follows but this answer
-            status, reason, retry_after = 503, "the server is shutting down; send this to another one", 1
+            status, reason, retry_after = 503, "the server is shutting down; send the request to another one", 1
             body, headers = self.error(reason, status), dict(_JSON)
         except _ClientLeftError:
             service.metrics.abandoned()
@@ -112,13 +112,13 @@ class InferEndpoint:
         """The body of the answer, and its headers.
 
         Args:
-            service: whose model answered.
-            request: what was asked.
-            answer: the tensors.
+            service: the service of the model.
+            request: the request.
+            answer: the output tensors.
             tokens: that were read.
 
         Raises:
-            RequestError: 400, an output is asked for that there isn't.
+            RequestError: 400, a requested output does not exist.
         """
         return build_response(request, service.model.name, VERSION, answer)
 
@@ -127,7 +127,7 @@ class InferEndpoint:
         return orjson.dumps({"error": reason})
 
     async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes], body_bytes: ByteShare) -> bytes:
-        """The whole body, counted while it comes in; a length that is told is only believed to refuse."""
+        """The whole body, counted on arrival; the declared length is only used to refuse."""
         limit = settings.max_body_bytes
         told = whole_number(headers.get(b"content-length", b"0").decode("latin-1"), limit)
         if told is not None and told > limit:
@@ -150,7 +150,7 @@ class InferEndpoint:
             raise RequestError(f"the body did not come within {settings.body_timeout_ms} ms", 408) from error
 
     async def _watch(self, work: "asyncio.Future[Any]") -> None:
-        """Wait for the answer or for the client to leave, whichever is first."""
+        """Wait for the result or for the client to disconnect."""
         gone = asyncio.ensure_future(self._left())
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -165,7 +165,7 @@ class InferEndpoint:
 
 
 class _ClientLeftError(Exception):
-    """The client closed the connection; there is nobody to answer."""
+    """The client closed the connection; there is no response."""
 
 
 async def _send(

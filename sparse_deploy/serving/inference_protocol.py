@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bodies of the Open Inference Protocol v2 (OIP): requests checked and typed, answers written.
 
-Format: https://github.com/kserve/open-inference-protocol, and of tensors as bytes behind the JSON,
+Format: https://github.com/kserve/open-inference-protocol, and of tensors as bytes after the JSON,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md
 """
 
@@ -29,7 +29,7 @@ class RequestError(Exception):
     """A request that can't be answered.
 
     Attributes:
-        message: one line: what was expected, what was found.
+        message: one line: the expected value and the value found.
         status: HTTP status.
         retry_after: seconds after which it may go better.
     """
@@ -43,7 +43,7 @@ class RequestError(Exception):
 
 @dataclass(frozen=True)
 class RequestLimits:
-    """What one request may hold, refused before anything is made of it.
+    """Limits of one request, checked before its data is processed.
 
     Attributes:
         rows: of each tensor; texts in a BYTES tensor.
@@ -81,10 +81,10 @@ class InferRequest:
     Attributes:
         id: the client's, echoed; None when it sent none.
         inputs: by name.
-        outputs: the names that the client asked for and whether each is wanted as bytes; empty for all.
-        binary: whether outputs that say nothing else are wanted as bytes.
-        truncate: whether a text that is too long is cut (parameter ``truncate``) instead of refused.
-        timeout_ms: what the client allows, from parameter ``timeout`` (microseconds, as Triton has it).
+        outputs: names of the requested outputs, and whether each is returned as bytes; empty for all.
+        binary: whether outputs without a parameter are returned as bytes.
+        truncate: whether a text that is too long is truncated (parameter ``truncate``) instead of refused.
+        timeout_ms: time limit of the client, from parameter ``timeout`` (microseconds, as in Triton).
     """
 
     id: str | None
@@ -96,7 +96,7 @@ class InferRequest:
 
 
 def whole_number(text: str, largest: int) -> int | None:
-    """A header's number; None for what is none. A larger one is ``largest + 1``: Python refuses 4,300 digits."""
+    """The number in a header; None if it is none. A larger one is ``largest + 1``: Python refuses 4,300 digits."""
     if not (text.isascii() and text.isdigit()):
         return None
     digits = text.lstrip("0") or "0"
@@ -162,7 +162,7 @@ def build_response(
         outputs: all that the model answers.
 
     Raises:
-        RequestError: 400, an output is asked for that there isn't.
+        RequestError: 400, a requested output does not exist.
     """
     by_name = {tensor.name: tensor for tensor in outputs}
     for name in request.outputs:
@@ -197,8 +197,8 @@ def load_json(head: bytes) -> Any:
     Raises:
         orjson.JSONDecodeError: it is none.
 
-    Python's collector would look through a million new lists, of which none is garbage, many times: 1.2 instead of
-    0.4 s for the worst 4 MiB.
+    Python's garbage collector is off meanwhile: it would traverse a million new lists several times, and none of them
+    is garbage. The time of the largest body is in docs/reliability.md.
     """
     gc.disable()
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain JSON bodies of the paths that speak another API than OIP."""
+"""Plain JSON bodies of the paths with other APIs than OIP."""
 
 from typing import Any
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's log: one line per event on standard error, JSON for collectors or text for people."""
+"""The server's log: one line per event on standard error, JSON for collectors or text for users."""
 
 import logging
 import sys
@@ -23,7 +23,7 @@ def set_up(log_format: LogFormat) -> None:
         logger.handlers[:] = [handler]
         logger.propagate = False
     _LOGGER.setLevel(logging.INFO)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # what it says of start and end, our own events say
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # this module logs start and end
 
 
 def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
@@ -51,7 +51,7 @@ class _TextFormatter(logging.Formatter):
 
 
 def _json_escape(character: str) -> str:
-    """What orjson leaves as it is: DEL, controls of 8 bits, line separators, direction marks."""
+    """Characters that orjson does not escape: DEL, 8-bit controls, line separators, direction marks."""
     units = character.encode("utf-16-be")
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 

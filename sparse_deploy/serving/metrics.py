@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server counts, as Prometheus reads it."""
+"""Metrics of a server for Prometheus."""
 
 import os
 from collections.abc import Callable
@@ -27,18 +27,23 @@ class Metrics:
 
     Args:
         model: value of the label ``model``.
-        runtime: what computes, such as ``sparse-int8``; shown as ``sparse_deploy_model_info`` with the process id, by
-            which replicas behind one address are told apart.
+        runtime: runtime and precision, such as ``sparse-int8``; shown as ``sparse_deploy_model_info`` with the process
+            id, which distinguishes replicas behind one address.
         waiting: sequences in the queue now.
     """
 
     def __init__(self, model: str, runtime: str, waiting: Callable[[], int]) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a time stamp per series that nobody asks for
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused time stamp per series
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         name = "sparse_deploy"
-        info = Gauge(f"{name}_model_info", "What is served.", ["model", "runtime", "pid"], registry=registry)
+        info = Gauge(
+            f"{name}_model_info",
+            "The model, its runtime and the process id.",
+            ["model", "runtime", "pid"],
+            registry=registry,
+        )
         info.labels(model, runtime, os.getpid()).set(1)
         self._requests = Counter(f"{name}_requests", "Answered infer requests.", ["model", "code"], registry=registry)
         self._model = model
@@ -61,9 +66,12 @@ class Metrics:
         Gauge(f"{name}_queue_rows", "Sequences that wait.", ["model"], registry=registry).labels(model).set_function(
             waiting
         )
-        self._open = Gauge(f"{name}_requests_open", "Requests in the house.", ["model"], registry=registry).labels(
-            model
-        )
+        self._open = Gauge(
+            f"{name}_requests_open",
+            "Requests that were received and have no response yet.",
+            ["model"],
+            registry=registry,
+        ).labels(model)
         self._abandoned = Counter(
             f"{name}_requests_abandoned", "Clients that left before their answer.", ["model"], registry=registry
         ).labels(model)

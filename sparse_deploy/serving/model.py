@@ -38,7 +38,7 @@ _OVERHEAD_ROWS, _OVERHEAD_TOKENS, _OVERHEAD_RUNS = 4, 32, 5
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request as sequences, and what becomes of their outputs.
+    """A request as sequences, and the conversion of their outputs.
 
     Attributes:
         features: sequences to compute.
@@ -54,18 +54,18 @@ class ServedModel:
     """An opened deployment.
 
     Attributes:
-        name: in URLs.
-        task: what it answers.
-        texts_needed: texts that a row must have: two where the model was trained on pairs.
+        name: name in URLs.
+        task: its task.
+        texts_needed: required texts per row: two where the model was trained on pairs.
         labels: of a classification, by id.
-        data: lengths that it was made for.
-        choice: runtime, precision and what the candidates took.
-        threads: of one batch.
+        data: its input lengths.
+        choice: runtime, precision and the times of the candidates.
+        threads: threads of one batch.
         session: the opened file.
         encoder: its tokenizer.
         config: the model's ``config.json``.
         max_rows: rows and windows that one request may have.
-        max_tokens: that the model reads at most.
+        max_tokens: largest input length of the model.
         batch_overhead: see :func:`sparse_deploy.serving.row_choice.choose_rows`.
     """
 
@@ -100,7 +100,7 @@ class ServedModel:
 
     @property
     def kind(self) -> TaskKind:
-        """What it answers."""
+        """The task of the model."""
         return self.task.kind
 
     def padded_length(self, longest: int) -> int:
@@ -225,7 +225,7 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
     Raises:
         ConfigError: no such folder, or more threads than the machine can do with.
         ArtifactError: unfinished, altered, or a file that no runtime can open.
-        RuntimeUnavailableError: the runtime that was asked for is not installed.
+        RuntimeUnavailableError: the requested runtime is not installed.
     """
     folder, threads = settings.deployment, threads_to_use(settings.threads, "--threads")
     manifest = load_manifest(folder, "deployment")
@@ -269,7 +269,7 @@ def _warm_up(session: Session, name: str, max_length: int) -> None:
 
 
 def _batch_overhead(session: Session, max_length: int) -> float:
-    """What a batch takes beside its tokens, as the number of tokens that take as long."""
+    """The fixed time of a batch, as the number of tokens that take the same time."""
     tokens = min(_OVERHEAD_TOKENS, max_length)
     one, several = math.inf, math.inf
     for _ in range(_OVERHEAD_RUNS):  # in turns: other processes come and go
@@ -300,7 +300,7 @@ def _data_section(manifest: Manifest, folder: Path) -> DataSection:
 
 
 def _labels(config: dict[str, Any], folder: Path) -> tuple[str, ...]:
-    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # Hugging Face leaves out what is its default
+    names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # Hugging Face does not write the default
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))} or not names:
         raise ArtifactError(f"{folder / 'config.json'}: expected id2label with ids 0 to n-1; export again")
     return tuple(str(names[str(index)]) for index in range(len(names)))

@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 
 def document(model: ServedModel, *, token: bool = False) -> Schema:
-    """OpenAPI 3.1 of all routes; with a token where the server asks for one."""
+    """OpenAPI 3.1 of all routes; with a token where the server requires one."""
     path = f"/v2/models/{model.name}"
     name = {"name": "version", "in": "path", "required": True, "schema": {"enum": [VERSION]}}
     page = {"description": "Metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -94,8 +94,8 @@ def _infer(model: ServedModel) -> Schema:
         "413": "Too many bytes, rows or characters",
         "415": "A compressed body",
         "500": "The model failed",
-        "503": "The queue or the memory for requests is full; Retry-After says when to come back",
-        "504": "Too late",
+        "503": "The queue or the memory for requests is full; Retry-After has the time to wait",
+        "504": "The time limit of the request is over",
     }
     return {
         "summary": "Answer texts or tensors",
@@ -114,8 +114,8 @@ def _examples(model: ServedModel) -> Schema:
     texts = {
         "text": "a gripping, funny and humane film",
         "text_pair": "a film that is worth its time",
-        "question": "Who keeps every zero?",
-        "context": "The sparse engine keeps every zero of its weights.",
+        "question": "Which operator skips zeros?",
+        "context": "The sparse operator skips every zero of its weights.",
     }
     names = model.text_inputs[: model.texts_needed]
     inputs = [{"name": name, "datatype": "BYTES", "shape": [1], "data": [texts[name]]} for name in names]

@@ -55,8 +55,8 @@ class ReplicaSettings(ServerSettings):
 def build(settings: ReplicaSettings) -> "Application":
     """The application of one deployment, for ``serve run`` and ``serve deploy``.
 
-    Host and port are those of the cluster's proxies; requests that wait do so in the batcher of a replica, which
-    refuses what is too much with 503 and Retry-After, as without Ray.
+    Host and port are those of the cluster's proxies; requests wait in the batcher of a replica, which refuses
+    requests beyond its queue with 503 and Retry-After, as without Ray.
     """
     serve = _serve()
     own = settings.model_copy(update={"threads": settings.cpus})
@@ -65,7 +65,7 @@ def build(settings: ReplicaSettings) -> "Application":
         name="server",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": settings.cpus},
-        # The batcher forms batches of what waits in it, and it knows when that is too much. Ray's default is 5.
+        # The batcher needs queued requests for its batches, and limits the queue. Ray's default is 5.
         max_ongoing_requests=settings.queue + settings.max_batch,
         max_queued_requests=settings.queue,
         graceful_shutdown_timeout_s=settings.shutdown_seconds,
@@ -89,7 +89,8 @@ def serve_replicas(server: ServerSettings, replicas: int) -> None:
     """
     set_up(server.log_format)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    manifest = load_manifest(server.deployment, "deployment")  # said at once, and not by a replica's log
+    # Here, so that the command raises the error; a replica would only log it.
+    manifest = load_manifest(server.deployment, "deployment")
     settings = ReplicaSettings.model_validate(
         {**dict(server), "replicas": replicas, "deployment": server.deployment.absolute(), "port": _free_port(server)}
     )
@@ -112,7 +113,7 @@ def serve_replicas(server: ServerSettings, replicas: int) -> None:
 
 
 class Replica:
-    """What Ray tells a replica besides its requests."""
+    """The methods that Ray calls on a replica besides requests."""
 
     app: "Starlette"  # of the wrapper that Ray makes around this class
 
@@ -147,7 +148,7 @@ def _noted_signal() -> threading.Event:
 
 
 def _drain(handle: Any, seconds: float) -> None:
-    """Let readiness say no for a while, then close connections with their next answer, and only then the door."""
+    """Turn readiness false for a time, then close connections with their next response, then close the port."""
     log("draining", seconds=seconds)
     _tell(handle)
     time.sleep(seconds)
@@ -168,7 +169,7 @@ def _check_cpus(settings: ReplicaSettings, found: float) -> None:
     if wanted > found:
         raise ConfigError(
             f"--replicas: {settings.replicas} with {settings.cpus} threads each need {wanted} CPUs, Ray has {found:g}; "
-            f"ask for fewer, or pass --threads"
+            f"use fewer replicas, or pass --threads"
         )
 
 
@@ -188,6 +189,6 @@ def _app_builder(settings: ReplicaSettings) -> Callable[[], "Starlette"]:
 
 
 def _free_port(settings: ServerSettings) -> int:
-    """The port, or a free one for 0; Ray's proxy would say only in its log that it can't have it."""
+    """The port, or a free one for 0; Ray's proxy would report a port in use only in its log."""
     with take_address(settings.host, settings.port) as listener:
         return int(listener.getsockname()[1])

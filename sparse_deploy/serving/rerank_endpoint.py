@@ -2,7 +2,7 @@
 """``POST /rerank`` in the shape of Hugging Face's text-embeddings-inference, so that its clients work unchanged.
 
 Format: https://huggingface.github.io/text-embeddings-inference/. Scores are probabilities (the sigmoid of the logit)
-unless ``raw_scores`` asks for logits; documents come back with the best one first.
+unless ``raw_scores`` is true; documents are sorted, the best one first.
 """
 
 from collections.abc import Mapping, Sequence

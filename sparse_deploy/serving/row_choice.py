@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the waiting sequences are computed together. The oldest always goes, so none starves.
+"""Choice of the queued sequences of a batch. The oldest is always included, so each wait is bounded.
 
-The time of a batch is an overhead plus a time per token, and what padding takes depends on the runtime. bert-base, 70 %
+The time of a batch is an overhead plus a time per token; the time of padding depends on the runtime. bert-base, 70 %
 sparse, CPU time on one busy core of Zen 4, least squares: over 156 shapes of 1 to 32 sequences of 5 to 60 tokens for
 `sparse`, over 15 shapes for the others. The padding of `sparse` is from the same tokens with and without it in three
 mixtures (3.5 to 5 us); the fits left it between 0 and 0.026 ms.
@@ -26,9 +26,9 @@ def choose_rows(lengths: Sequence[int], max_batch: int, overhead: float | None) 
 
     Args:
         lengths: tokens of each, oldest first; at least one.
-        max_batch: most that are chosen.
-        overhead: what a batch takes beside its tokens, as the number of tokens that take as long, for a runtime that
-            computes padding like tokens; None for one that leaves padding out.
+        max_batch: largest number of rows.
+        overhead: the fixed time of a batch, as the number of tokens that take the same time, for a runtime that
+            computes padding like tokens; None for one that skips padding.
 
     Returns:
         Indices, among them 0, the oldest.
@@ -37,7 +37,7 @@ def choose_rows(lengths: Sequence[int], max_batch: int, overhead: float | None) 
 
 
 def _oldest(lengths: Sequence[int], max_batch: int) -> list[int]:
-    """In order of age: padding is for nothing, so any choice computes as much per second, and this one ends waits."""
+    """The oldest rows first: padding takes no time, so the order only bounds waits."""
     chosen: list[int] = []
     tokens = longest = 0
     for index, length in enumerate(lengths):
@@ -53,8 +53,8 @@ def _oldest(lengths: Sequence[int], max_batch: int) -> list[int]:
 def _alike(lengths: Sequence[int], max_batch: int, overhead: float) -> list[int]:
     """Neighbours in length of the oldest, each the better one of the two, until the time per token would rise.
 
-    The best of all windows around the oldest takes more of the queue and leaves worse company for those behind: in a
-    simulation of 32 clients it gave 1 to 4 points less.
+    Choosing the best of all windows around the oldest row leaves rows of less similar lengths in the queue: in a
+    simulation of 32 clients it reached 1 to 4 percentage points less of the speed of sorted batches.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     low = order.index(0)

@@ -37,7 +37,7 @@ _OTHER_DESCRIPTORS = 128
 def serve(settings: ServerSettings) -> None:
     """Serve a deployment until SIGTERM, SIGINT or SIGHUP; a second signal ends it at once.
 
-    The process ends here where a batch still runs when the time to end is over: nothing can interrupt a model.
+    The process ends here where a batch still runs when the shutdown time is over: nothing can interrupt a model.
 
     Raises:
         ConfigError: the address can't be had.
@@ -77,10 +77,10 @@ def serve(settings: ServerSettings) -> None:
 
 
 class _DrainingServer(uvicorn.Server):
-    """uvicorn's server with a time between the signal and the closed door, in which readiness says no.
+    """uvicorn's server with a time between the signal and the closing of the listener, in which readiness is false.
 
-    Load balancers need it to send their requests elsewhere. Only when the door is closed are clients told to close
-    their connections, too: told before, they would come back at once, some of them just as it closes.
+    Load balancers need this time to route requests elsewhere. Responses close their connections only after the listener
+    is closed: otherwise clients would reconnect at once, some of them just before the listener closes.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -89,7 +89,7 @@ class _DrainingServer(uvicorn.Server):
         self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so only now: a signal before this would not end in order."""
+        """Start, and log it only now: a signal before this point would not shut down in order."""
         await super().startup(sockets)
         (listener,) = sockets or []
         host, port = listener.getsockname()[:2]
@@ -144,18 +144,18 @@ class _DrainingServer(uvicorn.Server):
             ticks -= 1
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the door, then read what stands behind it: uvicorn alone resets a request that it has not read yet."""
+        """Close the listener, then read requests that have arrived: uvicorn alone would reset unread ones."""
         self._service.closing = True
         for listener in sockets or []:
             await self._take_all(listener)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
-            listener.close()  # as long as it is open, the kernel goes on taking connections that nobody will read
+            listener.close()  # an open listener lets the kernel accept connections that would not be read
         if not self.force_exit:
             await asyncio.sleep(_LINGER_SECONDS)
         late = asyncio.create_task(self._end_late())
-        await super().shutdown()  # cancels requests that are too late, and the endpoint tells their clients
+        await super().shutdown()  # cancels requests that are too late; the endpoint responds with 503
         late.cancel()
         if self.force_exit:
             self._service.abandon()
@@ -167,7 +167,7 @@ class _DrainingServer(uvicorn.Server):
         self._service.abandon()
 
     async def _take_all(self, listener: socket.socket) -> None:
-        """Take the connections that the kernel has made and nobody accepted: closing the listener would reset them."""
+        """Accept pending connections of the kernel: closing the listener would reset them."""
         loop = asyncio.get_running_loop()
         for _ in range(_BACKLOG):
             try:
@@ -200,12 +200,12 @@ def _possible_connections(wanted: int) -> int:
 
 
 def model_url(host: str, port: int, name: str) -> str:
-    """Where a model is, as the log says it."""
+    """The URL of a model, for the log."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/v2/models/{name}"
 
 
 def listen(listener: socket.socket, host: str, port: int) -> None:
-    """Open the door.
+    """Listen and serve.
 
     Raises:
         ConfigError: a server that started at the same time was first.
@@ -217,7 +217,7 @@ def listen(listener: socket.socket, host: str, port: int) -> None:
 
 
 def take_address(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, port 0 to a free one: one in use is said at once, not after the model was loaded.
+    """A socket bound to the address, port 0 to a free one; a port in use raises before the model is loaded.
 
     Raises:
         ConfigError: it can't be had.

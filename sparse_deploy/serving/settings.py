@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server is told: where it listens, what it runs, and what one client may ask of it."""
+"""Settings of a server: address, model, runtime, and limits per client."""
 
 from pathlib import Path
 from typing import Literal
@@ -21,24 +21,24 @@ class ServerSettings(BaseModel):
 
     Attributes:
         deployment: folder that ``sparse-deploy export`` wrote.
-        name: of the model in URLs; the recipe's name when None.
-        runtime: ``auto`` measures what the folder and this machine offer, and takes the fastest.
-        precision: None takes INT8 where the folder has it.
+        name: name of the model in URLs; the recipe's name when None.
+        runtime: ``auto`` measures all candidates of the folder and this machine, and takes the fastest.
+        precision: None: INT8 if the folder has it.
         threads: of one batch; the container's CPU quota when None.
-        max_batch: sequences that are computed together (a question's windows count one each).
-        max_delay_ms: how long a lone sequence waits for company while the model is idle.
-        queue: sequences that may wait; the next request is refused with 503.
+        max_batch: largest number of sequences in a batch (each window of a question is one).
+        max_delay_ms: batching delay: how long an idle server waits for a second sequence.
+        queue: largest number of queued sequences; the next request is refused with 503.
         timeout_ms: from the first byte of a request to its answer; 504 after it.
         body_timeout_ms: for a client to send its body; 408 after it.
         header_timeout_ms: for a client to send a request line and headers, and longest idle time of a connection.
-        write_timeout_ms: that an answer may lie without the client reading any of it; then the connection is cut.
-        drain_seconds: after SIGTERM, how long new requests are still taken while readiness says no.
-        shutdown_seconds: after that, how long accepted requests may take.
+        write_timeout_ms: time in which a client reads nothing of its response; then the connection is closed.
+        drain_seconds: after SIGTERM, time in which requests are still accepted while readiness is false.
+        shutdown_seconds: after that, time to finish accepted requests.
         max_body_bytes: largest request.
         max_rows: texts or tensor rows in one request.
         max_characters: in the texts of one request.
         max_connections: open at a time; beyond them only probes are answered.
-        token: what ``Authorization: Bearer`` must carry, except for health and metrics; None asks for nothing.
+        token: required value of ``Authorization: Bearer``, except for health and metrics; None: no token.
         access_log: one line per request.
         verify_key: public key whose owner must have signed the deployment.
     """

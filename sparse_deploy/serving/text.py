@@ -15,7 +15,7 @@ from sparse_deploy.serving.inference_protocol import RequestError
 
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_TOKENIZER_BYTES = 64 * 2**20
-# What the tokenizer makes of a text takes 100 to 400 bytes per token until its ids are copied out.
+# The result of the tokenizer takes 100 to 400 bytes per token until its ids are copied.
 _TEXTS_AT_ONCE = 32
 
 
@@ -58,8 +58,8 @@ class TextEncoder:
         Args:
             texts: of the rows.
             pairs: the second texts.
-            truncate: cut what is longer than the model was trained with, instead of refusing it.
-            spans: also tell where tokens lie in ``texts``, which takes longer.
+            truncate: truncate texts longer than ``data.max_length`` instead of refusing them.
+            spans: also return the positions of tokens in ``texts``, which takes longer.
 
         Raises:
             RequestError: 413, a text is too long and must not be cut.
@@ -83,7 +83,7 @@ class TextEncoder:
             if len(encoding) > self._max_length:
                 raise RequestError(
                     f"text {number} has {len(encoding)} tokens, special tokens included; the model reads at most "
-                    f"{self._max_length}. Shorten it, or ask for truncate: true",
+                    f"{self._max_length}. Shorten it, or set truncate: true",
                     413,
                 )
 
@@ -109,7 +109,7 @@ class TextEncoder:
         return [_feature(window) for window in windows], [window_map(window, 1) for window in windows]
 
     def _count_windows(self, question: str, context: str) -> int:
-        """Windows of a context: each takes its room less what it shares with the one before."""
+        """Number of windows of a context, from the length of a window and its overlap."""
         lengths = [len(one) for one in self._plain.encode_batch_fast([question, context], add_special_tokens=False)]
         room = self._max_length - self._special_of_pairs - lengths[0]
         return 1 + math.ceil(max(lengths[1] - room, 0) / (room - self._overlap))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promise of a recipe (pattern and zero share) against the zeros that a model really holds."""
+"""Comparison of the zeros that a recipe requires (pattern and share) with the zeros of a model."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -9,7 +9,7 @@ from sparse_deploy.sparsity.pattern import BoolArray, PatternKind, SparsityPatte
 
 
 class Promise(Protocol):
-    """What a recipe's ``sparsity`` section says; see :class:`sparse_deploy.config.schema.SparsitySection`."""
+    """The ``sparsity`` section of a recipe; see :class:`sparse_deploy.config.schema.SparsitySection`."""
 
     @property
     def pattern(self) -> SparsityPattern:
@@ -25,7 +25,7 @@ class Promise(Protocol):
 
 
 def check_promise(zeros: Mapping[str, BoolArray], promise: Promise) -> None:
-    """Check that a model's zeros are what its recipe promises.
+    """Check that a model has the zeros that its recipe requires.
 
     Args:
         zeros: zero masks of the prunable tensors, by name.
@@ -39,7 +39,7 @@ def check_promise(zeros: Mapping[str, BoolArray], promise: Promise) -> None:
         return
     if not zeros:
         raise SparsityError(
-            f"the recipe promises {promise.pattern} and the model has no prunable tensor; check sparsity.exclude"
+            f"the recipe requires {promise.pattern} and the model has no prunable tensor; check sparsity.exclude"
         )
     for name, mask in zeros.items():
         if not holds_pattern(mask, promise.pattern):
@@ -49,6 +49,6 @@ def check_promise(zeros: Mapping[str, BoolArray], promise: Promise) -> None:
     share = sum(int(m.sum()) for m in zeros.values()) / sum(m.size for m in zeros.values())
     if share < promise.target - promise.tolerance:
         raise SparsityError(
-            f"the recipe promises {promise.target:.1%} zeros (tolerance {promise.tolerance:.1%}), the model has "
+            f"the recipe requires {promise.target:.1%} zeros (tolerance {promise.tolerance:.1%}), the model has "
             f"{share:.1%}; use a sparser checkpoint or lower sparsity.target"
         )

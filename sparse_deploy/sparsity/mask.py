@@ -41,7 +41,7 @@ def assert_zeros_kept(stage: str, required: Mapping[str, BoolArray], found: Mapp
         found: zero masks after it.
 
     Raises:
-        SparsityLostError: a tensor is missing, has another shape, or holds a revived weight.
+        SparsityLostError: a tensor is missing, has another shape, or lost a required zero.
     """
     for name, before in required.items():
         count = int(before.sum())

@@ -31,7 +31,7 @@ _BYTE_POPULATION = np.array([value.bit_count() for value in range(256)], np.uint
 
 
 class Encoding(IntEnum):
-    """What one unit of a compact form is."""
+    """The unit of a compact form."""
 
     DENSE = 0
     ELEMENT = 1
@@ -44,7 +44,7 @@ class PackedHeader:
     """The checked header of a compact form.
 
     Attributes:
-        encoding: what a unit is.
+        encoding: the kind of unit.
         shape: ``(out_features, in_features)``.
         units: units kept.
         crc: CRC-32 of all that follows the header.
@@ -116,7 +116,7 @@ def read_header(blob: Blob) -> PackedHeader:
     """Read the first 32 bytes, and check them against each other. The body is left alone.
 
     Raises:
-        ArtifactError: no compact form, or one that this version doesn't know.
+        ArtifactError: no compact form, or an unknown encoding.
     """
     if blob.dtype != np.uint8 or blob.ndim != 1:
         raise _damaged(f"expected one dimension of uint8, found {blob.dtype} {list(blob.shape)}")

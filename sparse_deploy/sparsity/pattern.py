@@ -149,7 +149,7 @@ def detect_pattern(zeros: BoolArray) -> SparsityPattern:
 
 
 def holds_pattern(zeros: BoolArray, pattern: SparsityPattern) -> bool:
-    """Whether the zeros satisfy a promised pattern. More structure than promised also satisfies it."""
+    """Whether the zeros satisfy a required pattern. Zeros with more structure also satisfy it."""
     if pattern.kind is PatternKind.DENSE:
         return True
     if pattern.kind is PatternKind.N_M:

@@ -10,7 +10,7 @@ from sparse_deploy.sparsity.pattern import BoolArray, detect_pattern
 
 
 class TensorRecord(BaseModel):
-    """What is known of one tensor's zeros.
+    """The record of the zeros of one tensor.
 
     Attributes:
         name: parameter name in the PyTorch state dict.
@@ -82,7 +82,7 @@ def record_masks(
 
     Args:
         zeros: zero masks found in the file, ``[out, in]`` each, by parameter name.
-        required: zero masks that the contract demands; the found ones when omitted (the first stage of the line).
+        required: required zero masks; the found ones when omitted (first stage).
         model_parameters: see :class:`SparsityRecord`.
     """
     required = zeros if required is None else required

@@ -22,7 +22,7 @@ from sparse_deploy.results import Identity
 
 @dataclass(frozen=True)
 class Against:
-    """What a run is compared with.
+    """The comparison of a run with stored predictions.
 
     Attributes:
         stored: the whole baseline.
@@ -50,7 +50,7 @@ class Against:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """What a report's settings say of it."""
+        """The entries for the settings of a report."""
         return {
             "against_name": self.stored.name,
             "against_created": self.stored.created,
@@ -61,12 +61,12 @@ class Against:
 
 
 def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit], task: Task) -> Against:
-    """Read a stored baseline, or a report with its predictions, and refuse what can't be compared.
+    """Read a stored baseline, or a report with its predictions, and refuse one that can't be compared.
 
     Args:
         path: the file, or the folder of a report.
         ours: identity of this run.
-        splits: of this run.
+        splits: validation splits of this run.
         task: of this run.
 
     Raises:

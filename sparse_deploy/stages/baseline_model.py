@@ -45,13 +45,13 @@ def open_baseline_model(name_or_path: str, recipe: Recipe, task: Task, deploymen
     if theirs != ours:
         raise ConfigError(
             f"--baseline {name_or_path}: its tokenizer is {theirs[:12]}, that of the deployment is {ours[:12]}, so the "
-            f"two models read other tokens; name the model that the deployment was made from"
+            f"two models read different tokens; name the model that the deployment was made from"
         )
     return folder
 
 
 def baseline_cell_id(name_or_path: str) -> str:
-    """Its id in verdicts: what runs, and of which model."""
+    """The id in verdicts: the runtime and the model."""
     return f"{CELL} of {Path(name_or_path).name}"
 
 

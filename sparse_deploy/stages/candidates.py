@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sparse_deploy.graph.openvino_ir import IrWeight
 
 BASELINE = ("pytorch", "fp32")
-# Nothing is missing then, so it is no error even for somebody who named the runtime.
+# The runtime is installed, so this is no error, even if the runtime was requested.
 _NO_INT8 = "the deployment was exported without INT8"
 
 
@@ -50,8 +50,8 @@ def find_candidates(
         explicit: the user named the cells.
 
     Raises:
-        RuntimeUnavailableError: a runtime is missing that was explicitly asked for, or nothing is left.
-        ArtifactError: so for a file.
+        RuntimeUnavailableError: an explicitly requested runtime is missing, or no candidate is left.
+        ArtifactError: the same for a file.
     """
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
@@ -63,7 +63,7 @@ def find_candidates(
                 found.append(candidate)
             elif explicit and reason != _NO_INT8:
                 error = ArtifactError if runtime.available() else RuntimeUnavailableError
-                raise error(f"{candidate.id} was asked for: {reason}")
+                raise error(f"{candidate.id} was requested: {reason}")
             else:
                 skipped[candidate.id] = reason
     if not found:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe where the user gave none: from what a model's folder, and the data, say of themselves."""
+"""A recipe for a command without one: from the folder of a model, and from the data."""
 
 import json
 import re
@@ -17,9 +17,9 @@ from sparse_deploy.data.infer_kind import infer_kind
 from sparse_deploy.data.tasks import KINDS, TaskKind
 from sparse_deploy.data.tasks.pooling import sentence_length
 
-# Longer inputs are asked for with data.max_length: a model that reads 8,192 tokens is mostly given a few hundred.
+# Users set data.max_length for longer inputs: most inputs of a model for 8,192 tokens have a few hundred.
 _LONGEST_BY_DEFAULT = 512
-# What tokenizer_config.json has where it names no limit is a number of 30 digits.
+# Without a limit, tokenizer_config.json has a number of 30 digits.
 _LONGEST_MEANT = 1_000_000
 
 
@@ -73,7 +73,7 @@ def recipe_for_data(
         allow_pickle: accept a checkpoint without safetensors.
 
     Raises:
-        ConfigError: no such model or data, or a task that the data doesn't say.
+        ConfigError: no such model or data, or a task that does not follow from the data.
     """
     source = str(data["source"])
     folder = resolve_checkpoint(model, allow_pickle=allow_pickle).folder
@@ -103,7 +103,7 @@ def recipe_for_data(
 
 
 def usual_length(folder: Path) -> int:
-    """Tokens that a model is usually given: what its tokenizer or sentence-transformers names, 512 at most.
+    """Usual number of input tokens: the limit in its tokenizer or sentence-transformers files, 512 at most.
 
     Args:
         folder: of the model.

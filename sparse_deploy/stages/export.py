@@ -67,13 +67,13 @@ def export_deployment(
 
     Args:
         checkpoint: folder, hub id, or ``package:NAME/PATH``.
-        recipe: task, promised sparsity, quantization and export settings.
-        output: the new folder; written whole or not at all.
+        recipe: task, required sparsity, quantization and export settings.
+        output: the new folder; written atomically.
         int8: overrides ``recipe.quantization.mode``.
         targets: written even where the recipe leaves them out.
         data_dir: folder with the task's text, for calibration and parity; the hub when omitted.
         allow_pickle: accept a checkpoint without safetensors.
-        sign_key: private key whose owner vouches for the folder; see :mod:`sparse_deploy.signing`.
+        sign_key: private key of the signature; see :mod:`sparse_deploy.signing`.
         progress: called with a short message before each step.
 
     Returns:
@@ -81,9 +81,9 @@ def export_deployment(
 
     Raises:
         ConfigError: the checkpoint is no model of the recipe's task, or the targets need another ``int8``.
-        ExportError: a target was asked for that can't be made of this model.
-        SparsityError: the promised zeros are not there, or a step lost one.
-        ParityError: a file answers differently from PyTorch.
+        ExportError: a requested target can't be made from this model.
+        SparsityError: required zeros are missing, or a step lost one.
+        ParityError: the results of a file differ from PyTorch.
         SparseDeployError: see the other subclasses.
     """
     check_writable_target(output, "deployment")
@@ -129,7 +129,7 @@ def _with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Targe
 
 
 class _Export:
-    """One run of the stage: what its steps share, and what they leave for the manifest."""
+    """One run of the stage: the shared state of its steps, and their entries for the manifest."""
 
     def __init__(self, recipe: Recipe, task: Task, staging: Path, data_dir: Path | None, progress: Progress) -> None:
         self.sparsity: dict[str, SparsityRecord] = {}
@@ -154,7 +154,7 @@ class _Export:
         self._tokenizer = load_tokenizer(source.folder)
         copy_model(source.folder, self._staging, self._task, allow_pickle=allow_pickle)
         self._tokenizer.save_pretrained(self._staging)
-        if (source.folder / "vocab.txt").is_file():  # save_pretrained leaves it out; C++ tokenizers want it
+        if (source.folder / "vocab.txt").is_file():  # save_pretrained does not write it; C++ tokenizers need it
             shutil.copyfile(source.folder / "vocab.txt", self._staging / "vocab.txt")
         self._learned = read_ranges(source.folder)
         self._required = zero_masks(self._staging, self._recipe.sparsity.exclude)
@@ -185,7 +185,7 @@ class _Export:
         self._write_ir("fp32", self._staging / "model.onnx", "openvino_model.xml")
 
     def write_int8(self) -> None:
-        """ONNX and IR in INT8, as the recipe says."""
+        """ONNX and IR in INT8, by the settings of the recipe."""
         mode = self._recipe.quantization.mode
         if mode is Int8Mode.NONE:
             return
@@ -244,7 +244,7 @@ class _Export:
         return graph
 
     def _compressed(self, path: Path) -> Path:
-        """What the IR of dynamic INT8 is made from; see :mod:`sparse_deploy.graph.compress_weights`."""
+        """The source of the IR of dynamic INT8; see :mod:`sparse_deploy.graph.compress_weights`."""
         from sparse_deploy.graph.compress_weights import CompressWeights
         from sparse_deploy.graph.sparsity_check import run_passes
 
@@ -329,11 +329,11 @@ class _Export:
         self.details["parity"][name] = {**dataclasses.asdict(parity), **limits}
 
     def _int8_remedy(self, name: str) -> str:
-        """What to do where an INT8 file answers differently; the search can't change a sparse file made from FP32."""
+        """The remedy for an INT8 file with other results; the search can't change a sparse file made from FP32."""
         if name in (SPARSE_FILE, SPARSE_IR_FILE) and self._recipe.export.sparse.source == "fp32":
             return "name layers to leave out in quantization.exclude"
         if self._recipe.quantization.accuracy is None:
-            return "set quantization.accuracy.max_drop, for a search that keeps in FP32 what INT8 breaks (docs/int8.md)"
+            return "set quantization.accuracy.max_drop, for a search that keeps operators in FP32 (docs/int8.md)"
         return "lower quantization.accuracy.max_drop"
 
     def _features(self, split: str, limit: int, seed: int) -> list[Feature]:

@@ -48,7 +48,7 @@ from sparse_deploy.training.trainer import predict
 
 Progress = Callable[[str, float], None]
 _LOG = logging.getLogger(__name__)
-# In the checkpoint, for people: the recipe that made it, ready for another `finetune -c`.
+# In the checkpoint, for users: the recipe that made it, ready for another `finetune -c`.
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -61,7 +61,7 @@ def finetune(
     allow_pickle: bool = False,
     progress: Progress = lambda message, share: None,
 ) -> Manifest | None:
-    """Fine-tune as the recipe says and write a plain Hugging Face folder with a manifest.
+    """Fine-tune by a recipe and write a Hugging Face folder with a manifest.
 
     Under ``torchrun`` every process calls this; process 0 writes.
 
@@ -211,7 +211,7 @@ def _details(
     outcome: PhasesOutcome,
     metrics_of: Callable[[PreTrainedModel], dict[str, float]],
 ) -> dict[str, Any]:
-    """What the manifest says of the training: ``metrics`` are those of the saved FP32 weights."""
+    """Entries of the manifest on the training: ``metrics`` are those of the saved FP32 weights."""
     normal, qat, fake, start = outcome.normal, outcome.qat, outcome.fake, outcome.start
     details = {"metrics": metrics_of(model), "steps": normal.steps, "history": normal.history}
     if qat is None or fake is None or start is None:
@@ -246,7 +246,7 @@ def _load_teacher(
 def _fingerprint(
     recipe: Recipe, source: ResolvedCheckpoint, data_dir: Path | None, train_examples: int
 ) -> dict[str, Any]:
-    """What an interrupted run and its resumption must have in common."""
+    """Settings that must be equal in an interrupted run and its resumption."""
     apart = {"export", "quantization", "bench", "gate", "goals", "reference"}
     trained_for = recipe.quantization.model_dump(mode="json", include={"exclude", "target_cpu"})
     return {
@@ -260,7 +260,7 @@ def _fingerprint(
 
 
 def _open_run_once(folder: Path, fingerprint: dict[str, Any], restart: bool) -> Path | None:
-    """Process 0 prepares the training folder, the others wait for it and read what it found."""
+    """Process 0 prepares the training folder; the others wait for it and read its result."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return open_run(folder, fingerprint, restart=restart)
     if not distributed.is_initialized():

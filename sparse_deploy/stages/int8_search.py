@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accuracy-driven search of the export stage: what is built, measured and written down in each trial."""
+"""The accuracy-driven search of the export stage: building, measuring and recording of each trial."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def search_int8(source: Int8Source, builder: Builder) -> "tuple[ir.Model, dict[s
         builder: makes the graphs.
 
     Returns:
-        the graph; what was tried, for the manifest.
+        the graph; the trials, for the manifest.
 
     Raises:
         ConfigError: the metric is none of the task's.
@@ -191,8 +191,8 @@ class _Words:
     def accepted(self, trial: Trial) -> str:
         return (
             f"{trial.evidence.rows} validation rows prove a drop of at most {self._points(trial.evidence.high)} "
-            f"points, the tolerance is {self._points(self._tolerance.max_drop)}; accepted as "
-            f"quantization.accuracy.on_inconclusive says, more rows would decide"
+            f"points, the tolerance is {self._points(self._tolerance.max_drop)}; accepted by "
+            f"quantization.accuracy.on_inconclusive, more rows would decide"
         )
 
     def _found(self, trial: Trial) -> str:

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 FP32_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
 # The longest example always calibrates; a pool of this many times the sample holds one near the window's length.
 _CALIBRATION_POOL = 4
-# What a search tries beside the recipe's own.
+# Calibrations that a search tries in addition to the recipe's.
 _OBSERVERS = ("minmax", "percentile", "kl")
 _SMOOTHINGS = (0.8, 0.0)
 
 
 @dataclass(frozen=True)
 class Int8Source:
-    """A deployment with its FP32 files, and what its INT8 files are made from beside them.
+    """A deployment with its FP32 files, and the other inputs of its INT8 files.
 
     Attributes:
         folder: the deployment so far: checkpoint, tokenizer, ``model.onnx``.
@@ -226,7 +226,7 @@ class DynamicBuilder:
 
 
 def describe_weights(graph: "ir.Model", settings: QuantizationSection) -> dict[str, Any]:
-    """What the integers of an INT8 graph are, for the manifest."""
+    """Facts on the integers of an INT8 graph, for the manifest."""
     quantized = [weight for weight in weights.read_weights(graph) if weight.quantized]
     neighbours = max((weight.largest_neighbour_sum() for weight in quantized), default=0)
     largest = max((weight.largest() for weight in quantized), default=0)
@@ -239,7 +239,7 @@ def describe_weights(graph: "ir.Model", settings: QuantizationSection) -> dict[s
 
 
 def _check(graph: "ir.Model", stage: str, source: Int8Source) -> None:
-    """Zeros, and the weights that a CPU without VNNI needs; the file itself will say which CPUs it is for."""
+    """Check zeros and the range of weights for CPUs without VNNI; record the supported CPUs in the file."""
     assert_zeros_kept(stage, source.required, weights.zero_masks(graph))
     target = source.settings.target_cpu
     found = describe_weights(graph, source.settings)

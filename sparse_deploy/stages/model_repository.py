@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a deployment to what other model servers read: Triton, OpenVINO Model Server, KServe.
+"""From a deployment to the model repository of another server: Triton, OpenVINO Model Server, KServe.
 
 The folder is an artifact as any other: staged, then renamed. Its ``manifest.json`` lists the files with their hashes
 and the deployment they come from; the servers look only into the folder of the model.
@@ -44,11 +44,11 @@ _IR_FILES = {"int8": "openvino_model_int8.xml", "fp32": "openvino_model.xml"}
 
 
 class RepositoryManifest(BaseModel):
-    """What ``manifest.json`` of a model repository holds.
+    """The content of ``manifest.json`` of a model repository.
 
     Attributes:
         deployment_manifest_sha256: of the deployment's ``manifest.json``, which names every hash of its files.
-        needs_vnni: whether the server would answer wrongly on CPUs without VNNI (``docs/int8.md``).
+        needs_vnni: whether results would be wrong on CPUs without VNNI (``docs/int8.md``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,20 +67,20 @@ class RepositoryManifest(BaseModel):
 
 @dataclass(frozen=True)
 class RepositoryOptions:
-    """What is handed over, and how it is to be run.
+    """The files to write, and the settings of the server.
 
     Attributes:
         server: which server reads the folder.
         name: of the model; the recipe's when None.
-        precision: INT8 where the deployment has it when None.
-        sparse: hand over ``model_sparse.onnx`` and its operator library (Triton).
-        mount: where the server sees the folder; Triton wants the operator library by its full path.
-        max_batch: most sequences that Triton computes together.
-        max_delay_ms: how long Triton holds a request back for company.
-        threads: of one batch; 0 leaves it to the runtime.
+        precision: when None, INT8 if the deployment has it.
+        sparse: use ``model_sparse.onnx`` and copy its operator library (Triton).
+        mount: path of the folder for the server; Triton needs the full path of the operator library.
+        max_batch: largest number of sequences in a batch of Triton.
+        max_delay_ms: batching delay of Triton.
+        threads: threads of one batch; 0: the default of the runtime.
         storage_uri: where KServe finds the deployment; ``pvc://models/NAME`` when None.
-        image: our image, for KServe.
-        cpus: that KServe asks for.
+        image: the image `serve` of this project, for KServe.
+        cpus: CPUs requested in KServe.
     """
 
     server: Server
@@ -97,7 +97,7 @@ class RepositoryOptions:
 
 
 def write_model_repository(deployment: Path, output: Path, options: RepositoryOptions) -> RepositoryManifest:
-    """Write what a server reads, from the files of a deployment.
+    """Write a model repository from the files of a deployment.
 
     Args:
         deployment: a deployment folder; verified, every file.
@@ -211,7 +211,7 @@ def _needs_vnni(source: Manifest, options: RepositoryOptions) -> bool:
     quantization = source.recipe.get("quantization", {})
     if options.server == "ovms" and quantization.get("mode") == Int8Mode.DYNAMIC:  # its products are FP32
         return False
-    # Deployments from before details.int8_weights were made for what their recipe says, by default VNNI.
+    # Deployments from before details.int8_weights were made for the CPU in their recipe, by default VNNI.
     older = {"saturates_without_vnni": quantization.get("target_cpu") == "vnni"}
     return bool(source.details.get("int8_weights", older)["saturates_without_vnni"])
 

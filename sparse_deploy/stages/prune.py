@@ -59,7 +59,7 @@ _COPIED_SUFFIXES = (".json", ".txt", ".model", ".md")
 
 @dataclass(frozen=True)
 class _Text:
-    """What was read, and what it is for.
+    """The text and its uses.
 
     Attributes:
         samples: for the method.
@@ -88,8 +88,8 @@ def prune(
     Args:
         name_or_path: the dense checkpoint, with any head: folder, hub id, or ``package:NAME/PATH``.
         settings: pattern, share, method.
-        output: the new checkpoint folder; it appears only when all is right.
-        text: unlabelled text such as the model will see; needed by methods that look at activations.
+        output: the new checkpoint folder; written atomically.
+        text: unlabelled text like the input of the model; required by methods that use activations.
         revision: branch, tag or commit on the hub.
         allow_pickle: accept weights without a safetensors file.
         progress: called with a message and a share between 0 and 1.
@@ -123,7 +123,7 @@ def prune(
 
 
 class _Run:
-    """One pruning: what its steps share, and what they leave for the manifest."""
+    """One pruning: the shared state of its steps, and their entries for the manifest."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class _Run:
         self._length = min(settings.max_length, tokenizer.model_max_length)
 
     def prune(self, name: str) -> tuple[tuple[str, ...], float]:
-        """Plan, prune, recover and measure; give back what stays dense and the zero share of the rest."""
+        """Plan, prune, recover and measure; return the dense matrices and the share of zeros of the others."""
         settings, model = self._settings, self._model
         exclude = dense_names(model, settings.exclude)
         parameters = prunable_parameters(model, exclude)
@@ -216,7 +216,7 @@ def _read(text: TextSource | None, settings: PruneSettings) -> _Text | None:
     if text is None:
         what = "--recover" if settings.recovery else f"method {settings.method}"
         raise ConfigError(
-            f"--text: {what} needs unlabelled text such as the model will see; name a .txt, .jsonl, .csv or .parquet "
+            f"--text: {what} needs unlabelled text like the input of the model; name a .txt, .jsonl, .csv or .parquet "
             f"file, or use --method magnitude without --recover"
         )
     limit = max(settings.samples, settings.recovery.texts if settings.recovery else 0) + _PROBES
@@ -233,7 +233,7 @@ def _read(text: TextSource | None, settings: PruneSettings) -> _Text | None:
 def _recipe(
     name: str, model: PreTrainedModel, name_or_path: str, revision: str, promise: SparsitySection, max_length: int
 ) -> Recipe:
-    """What ``export`` and ``finetune`` go by where the user gives no recipe: as without pruning, the zeros promised."""
+    """The recipe of ``export`` and ``finetune`` without a recipe file: the default, with the new zeros required."""
     known = getattr(model.config, "finetuning_task", None)
     return recipe_from_mapping(
         {
@@ -290,7 +290,7 @@ def _write(
 
 
 def _copy_companions(source: Path, staging: Path) -> None:
-    """Tokenizer, and what a sentence encoder has beside its weights (``modules.json``, ``1_Pooling``)."""
+    """Tokenizer, and the other files of a sentence encoder (``modules.json``, ``1_Pooling``)."""
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in _COPIED_SUFFIXES and path.name not in _NOT_COPIED:
             shutil.copyfile(path, staging / path.name)

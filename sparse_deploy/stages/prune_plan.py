@@ -26,7 +26,7 @@ _MEASURING = 0.4
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan and what it was made from.
+    """A plan and its inputs.
 
     Attributes:
         plan: shares of the matrices that get zeros.
@@ -65,7 +65,7 @@ def plan_by_sensitivity(
 
     Raises:
         ConfigError: the goal can't be met.
-        RuntimeUnavailableError: a speed is asked for and the kernels were not compiled.
+        RuntimeUnavailableError: a speed is required and the kernels were not compiled.
     """
     searching = settings.max_drop is not None
     measuring = _MEASURING if searching else 1.0
@@ -102,8 +102,8 @@ def _meet(options: Mapping[str, Sequence[Option]], weights: Mapping[str, int], s
         if chosen is None:
             best = speed_up({name: row[-1] for name, row in options.items()}, options)
             raise ConfigError(
-                f"--speed {wanted:g}: at most {best:.2f} is predicted for {settings.pattern} on this CPU, with every "
-                f"matrix as sparse as it may get; ask for less, or choose another pattern"
+                f"--speed {wanted:g}: at most {best:.2f} is predicted for {settings.pattern} on this CPU, with the "
+                f"largest share of zeros in every matrix; require less, or choose another pattern"
             )
         return chosen
     target = share_of(settings.pattern, settings.target)
@@ -174,7 +174,7 @@ class _DropSearch:
 
 
 def _cost_model(settings: PruneSettings) -> Callable[[tuple[int, int], SparsityPattern, float], float]:
-    """The kernels' own; where they are not compiled and no speed is asked for, time falls as the zeros grow."""
+    """The cost model of the kernels; without compiled kernels and a required speed, time falls with the zeros."""
     try:
         kernel_cost((64, 64), SparsityPattern(PatternKind.UNSTRUCTURED), 0.5)
     except RuntimeUnavailableError:

@@ -20,10 +20,10 @@ from sparse_deploy.errors import ArtifactError, ConfigError
 _SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
 # ONNX Runtime's names of the element types that our models have, and Triton's.
 _TRITON_TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(int32)": "TYPE_INT32", "tensor(float)": "TYPE_FP32"}
-# A folder name for Triton and OVMS, and a part of a URL; what Kubernetes takes is narrower (RFC 1123 label).
+# A folder name for Triton and OVMS, and a part of a URL; Kubernetes allows less (RFC 1123 label).
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# The server's own process and what it opens at the start, beside several copies of the weights; see docs/containers.md.
+# Memory of the server process and of its candidates at the start, beside copies of the weights; docs/containers.md.
 _BASE_MEMORY, _COPIES = 512 * 2**20, 4
 _USER = 10001
 
@@ -43,13 +43,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class TritonSettings:
-    """What ``config.pbtxt`` says beyond the tensors.
+    """Settings of ``config.pbtxt`` except the tensors.
 
     Attributes:
-        max_batch: most sequences that are computed together.
-        max_delay_ms: how long Triton holds a request back for company.
-        threads: of one batch; 0 leaves it to ONNX Runtime (all cores of the machine, whatever the container's quota).
-        operator_library: path, as the server sees it, of the sparse operators; None when the model needs none.
+        max_batch: largest number of sequences in a batch.
+        max_delay_ms: batching delay.
+        threads: threads of one batch; 0: ONNX Runtime's default (all cores of the machine, without the quota).
+        operator_library: path of the sparse operators for the server; None when the model needs none.
     """
 
     max_batch: int
@@ -95,7 +95,7 @@ def triton_config(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 
 def ovms_config(name: str, threads: int) -> str:
     """``config.json`` of OpenVINO Model Server; the model's folder is named relative to the file."""
-    # As in our own runtime: without the hint the plugin computes in BF16 on CPUs that have it.
+    # As in this package's runtime: without the hint the plugin computes in BF16 on CPUs that have it.
     plugin: dict[str, str] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         plugin["INFERENCE_NUM_THREADS"] = str(threads)
@@ -104,7 +104,7 @@ def ovms_config(name: str, threads: int) -> str:
 
 
 def kserve_service(name: str, storage_uri: str, image: str, *, cpus: int, model_bytes: int) -> str:
-    """An ``InferenceService`` whose predictor is our own image, on the deployment folder at ``storage_uri``.
+    """An ``InferenceService`` with the image `serve` as predictor, for the deployment folder at ``storage_uri``.
 
     Of a custom predictor KServe reads protocol and storage from variables; it puts the folder at ``/mnt/models``.
     """

@@ -55,9 +55,9 @@ class Job(_Frozen):
     """Work with a key.
 
     Attributes:
-        kind: ``cell``, or the ``checkpoint`` that cells share.
+        kind: ``cell``, or ``checkpoint``, which cells share.
         key: see :func:`sparse_deploy.sweep.identity.content_key`.
-        folder: of its results; its name begins the key.
+        folder: folder of its results; its name is the begin of the key.
         working_folder: relative paths in the recipe start here.
         recipe: resolved, as plain data.
         settings: how this cell differs from others.
@@ -76,7 +76,7 @@ class Job(_Frozen):
 
     @property
     def done_file(self) -> Path:
-        """What says that the job is finished; written last."""
+        """The file of a finished job; written last."""
         return self.folder / f"{self.kind}.json"
 
 
@@ -85,8 +85,8 @@ class StageRecord(_Frozen):
 
     Attributes:
         exit_code: of the command; ``inconclusive`` where its process was killed.
-        message: what the command said when it ended with another code than 0.
-        attempts: how often it was started.
+        message: the message of the command, if its exit code is not 0.
+        attempts: number of starts.
         cpus: how many it was bound to.
     """
 
@@ -102,8 +102,8 @@ class Outcome(_Frozen):
     """Content of ``cell.json``.
 
     Attributes:
-        status: ``finished`` has a whole result, whatever the verdict on it; a ``failed`` job is tried again when the
-            sweep runs again.
+        status: ``finished`` has a complete result with any verdict; the next run of the sweep tries a ``failed`` job
+            again.
         exit_code: the worst of its stages.
         message: of the stage with that code.
     """
@@ -123,7 +123,7 @@ class _Progress(_Frozen):
 
 
 def finished_outcome(job: Job) -> Outcome | None:
-    """What an earlier run left of a job, if it is finished and all of it is still there."""
+    """The outcome of a job in an earlier run, if it finished and all its files exist."""
     found = _read(job.done_file, Outcome)
     if found is None or found.key != job.key or found.status != "finished":
         return None
@@ -134,9 +134,9 @@ def run_job(job: Job, cpus: int, give_up: GiveUp = lambda: False) -> Outcome:
     """Run the stages of a job that no earlier run has finished.
 
     Args:
-        job: what to do.
-        cpus: how many CPUs its processes are bound to.
-        give_up: asked often; true ends the running process and raises KeyboardInterrupt.
+        job: the job.
+        cpus: number of CPUs that its processes are bound to.
+        give_up: called often; true ends the running process and raises KeyboardInterrupt.
 
     Returns:
         The outcome, as in its file; after stages that are not the last ones no file is written.
@@ -163,7 +163,7 @@ def fail_job(job: Job, exit_code: int, message: str) -> Outcome:
 
 
 def worst_exit_code(codes: Sequence[int]) -> int:
-    """The code that says most: a bug, then a bad artifact, wrong usage, a missed goal, no verdict, and 0."""
+    """The most severe code: a bug, then a bad artifact, wrong usage, a missed goal, no verdict, and 0."""
     order = (
         ExitCode.INTERRUPTED, ExitCode.BUG, ExitCode.BAD_ARTIFACT, ExitCode.USAGE, ExitCode.GATE_FAILED,
         ExitCode.INCONCLUSIVE, ExitCode.OK,
@@ -225,7 +225,7 @@ def _run_command(job: Job, stage: Stage, cpus: Sequence[int], log: Path, give_up
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(_POLL_SECONDS)
-                # Somebody else's SIGTERM: like any other signal.
+                # A SIGTERM of another process: like any other signal.
                 return -signal.SIGTERM if code == ExitCode.INTERRUPTED else code
             if give_up():
                 raise KeyboardInterrupt
@@ -246,7 +246,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """The environment of a stage: thread pools sized; what Ray keeps for its own workers left out."""
+    """The environment of a stage: sizes of thread pools; without the variables of Ray's workers."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return {**kept, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
 
@@ -280,12 +280,12 @@ def _write_outcome(
 
 
 def last_words(log: Path) -> str:
-    """What the command line said last about its end, in a line."""
+    """The last message of the command line, in one line."""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - _LOG_TAIL_BYTES))
         lines = [line.strip() for line in stream.read().decode("utf-8", "replace").splitlines() if line.strip()]
     said = [line.removeprefix("sparse-deploy: ") for line in lines if line.startswith("sparse-deploy: ")]
-    return " ".join((said or lines or ["it said nothing"])[-1].split())[:_MESSAGE_LENGTH]
+    return " ".join((said or lines or ["it printed nothing"])[-1].split())[:_MESSAGE_LENGTH]
 
 
 def _read(path: Path, content: type[Content]) -> Content | None:

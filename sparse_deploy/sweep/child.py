@@ -15,8 +15,7 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h; it holds across exec
 def main(arguments: list[str]) -> None:
     """Bind this process and replace it by ``python -m sparse_deploy COMMAND ...``."""
     parent, cpus, *command = arguments
-    # SIGKILL, because a driver that was killed has nobody left to wait for: a rerun may start at once, and what was
-    # half-written is staged.
+    # SIGKILL, because a rerun may start at once after a driver was killed; unfinished files are partial folders.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it died before the line above
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPUs of this machine, reserved among all sweeps of one user by locked files, whichever engine runs them.
+"""CPUs of this machine, reserved among all sweeps of one user by locked files, for every engine.
 
 A lock belongs to its process, so a killed one leaves nothing behind.
 """
@@ -22,19 +22,19 @@ def reserved_cpus(count: int, give_up: Callable[[], bool] = lambda: False) -> It
     """Hold so many CPUs while the block runs, waiting until they are free.
 
     Args:
-        count: how many.
-        give_up: asked while waiting; true ends the wait.
+        count: number of CPUs.
+        give_up: called while waiting; true ends the wait.
 
     Yields:
         Their numbers.
 
     Raises:
-        ConfigError: this process may not use so many.
-        KeyboardInterrupt: ``give_up`` said so.
+        ConfigError: this process may not use that many.
+        KeyboardInterrupt: ``give_up`` returned true.
     """
     visible = sorted(os.sched_getaffinity(0))
     if count > len(visible):
-        raise ConfigError(f"--cpus-per-task: {count} CPUs are asked for, this machine gives {len(visible)}")
+        raise ConfigError(f"--cpus-per-task: {count} CPUs are requested, this machine has {len(visible)}")
     folder = _lock_folder()
     while True:
         with contextlib.ExitStack() as held:
@@ -62,7 +62,7 @@ def _claim(path: Path, held: contextlib.ExitStack) -> bool:
 
 
 def _lock_folder() -> Path:
-    """A folder that only this user can write to: the temporary folder is everybody's."""
+    """A folder that only this user can write to, inside the shared temporary folder."""
     folder = Path(tempfile.gettempdir()) / f"sparse-deploy-cpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What runs the jobs of a sweep."""
+"""The interface of the engines that run the jobs of a sweep."""
 
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ class Engine(Protocol):
         ...
 
     def check_folder(self, folder: Path) -> None:
-        """Check that every machine sees a folder of the driver.
+        """Check that every machine can read a folder of the driver.
 
         Raises:
             ConfigError: one doesn't.
@@ -32,7 +32,7 @@ class Engine(Protocol):
     def run(self, jobs: Sequence[Job], *, exclusive: bool = False) -> Outcomes:
         """Run jobs and give each with its outcome as it ends.
 
-        Closing the generator early, as an exception does, ends what runs.
+        Closing the generator early, as an exception does, ends the running jobs.
 
         Args:
             jobs: independent of each other.

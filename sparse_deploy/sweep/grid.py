@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep file: its schema, and the settings of every cell that it stands for."""
+"""The sweep file: its schema, and the settings of its cells."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ Settings = dict[str, Any]
 
 
 class BenchOptions(Section):
-    """How cells are measured; what is measured stands in the recipe.
+    """Options of the measurement; the recipe lists the runtimes.
 
     Attributes:
         latency: also measure latency and throughput, one cell after the other with the whole machine to itself.
@@ -65,7 +65,7 @@ class Sweep(Section):
         if empty := [key for key, values in self.grid.items() if not values]:
             raise ValueError(f"grid.{empty[0]} has no values")
         if shared := self.set.keys() & {*self.grid, *itertools.chain.from_iterable(self.include)}:
-            raise ValueError(f"{min(shared)} stands in set, and in grid or include")
+            raise ValueError(f"{min(shared)} is in set, and in grid or include")
         if unknown := {*itertools.chain.from_iterable(self.exclude)} - self.grid.keys():
             raise ValueError(f"exclude names {min(unknown)}, which is no key of the grid")
         return self

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a cell is made from, and the key that follows: equal keys mean equal work, wherever its files lie."""
+"""The inputs of a cell, and its key: equal keys mean equal work, for any location of the files."""
 
 import hashlib
 import json
@@ -16,11 +16,11 @@ from sparse_deploy.data.tasks import get_task
 from sparse_deploy.errors import DataError
 from sparse_deploy.file_records import file_sha256
 
-# Words for people; nothing is computed from them.
+# Words for users; nothing is computed from them.
 _WORDS = {"name", "description", "reference"}
-# What only finetune reads. `sparsity` stays: export checks its promise.
+# Keys that only finetune reads. `sparsity` is not one: export checks the required zeros.
 _TRAINING = {"model", "distillation", "finetune"}
-# What only export and bench read; with finetune.qat the training needs two keys of `quantization` as well.
+# Keys that only export and bench read; with finetune.qat the training also reads two keys of `quantization`.
 _AFTER_TRAINING = {"export", "quantization", "bench", "gate", "goals"}
 # Documentation and dot files that travel with a checkpoint are not read.
 _CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
@@ -33,12 +33,12 @@ def content_key(kind: str, content: dict[str, Any]) -> str:
 
 
 def training_content(recipe: Recipe, data: dict[str, str], fingerprint: Callable[[str, str], str]) -> dict[str, Any]:
-    """What a fine-tuned checkpoint depends on.
+    """The inputs of a fine-tuned checkpoint.
 
     Args:
         recipe: with the cell's settings.
         data: see :func:`data_identity`.
-        fingerprint: :func:`checkpoint_sha256`, or something that remembers its answers.
+        fingerprint: :func:`checkpoint_sha256`, or a cache of it.
     """
     settings = recipe.model_dump(mode="json", exclude=_WORDS | _AFTER_TRAINING)
     settings["model"].pop("name_or_path")
@@ -56,13 +56,13 @@ def training_content(recipe: Recipe, data: dict[str, str], fingerprint: Callable
 
 
 def cell_content(recipe: Recipe, checkpoint: str, data: dict[str, str], bench: dict[str, Any]) -> dict[str, Any]:
-    """What a deployment and its report depend on.
+    """The inputs of a deployment and its report.
 
     Args:
         recipe: with the cell's settings.
         checkpoint: fingerprint of the checkpoint, or the key of the training that makes it.
         data: see :func:`data_identity`.
-        bench: how it is measured.
+        bench: options of the measurement.
     """
     settings = recipe.model_dump(mode="json", exclude=_WORDS | _TRAINING)
     return {"recipe": settings, "checkpoint": checkpoint, "data": data, "bench": bench}
@@ -74,7 +74,7 @@ def checkpoint_sha256(name_or_path: str, revision: str = "main") -> str:
     Raises:
         ConfigError: no such checkpoint.
         CheckpointError: incomplete or unsafe.
-        ArtifactError: not what its manifest says.
+        ArtifactError: it differs from its manifest.
     """
     folder = resolve_checkpoint(name_or_path, revision).folder
     if (folder / MANIFEST_NAME).is_file():
@@ -86,9 +86,9 @@ def checkpoint_sha256(name_or_path: str, revision: str = "main") -> str:
 
 
 def data_identity(recipe: Recipe, data_dir: Path | None) -> dict[str, str]:
-    """What text a recipe reads: SHA-256 of each split's local file, or the name of the data set on the hub.
+    """The text of a recipe: SHA-256 of each split's local file, or the name of the data set on the hub.
 
-    The text of a split that is missing here is ``absent``; the stage that needs it will say so.
+    A missing split is ``absent``; the stage that needs it raises the error.
     """
     if recipe.data.source or not isinstance(recipe.task, str):
         sources = (recipe.data.source, recipe.data.validation_source)

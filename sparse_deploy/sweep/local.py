@@ -24,7 +24,7 @@ class LocalEngine:
     def __init__(self, cpus_per_task: int) -> None:
         self._usable = describe_machine().usable_cpus
         if cpus_per_task > self._usable:
-            raise ConfigError(f"--cpus-per-task: {cpus_per_task} CPUs are asked for, {self._usable} may be used here")
+            raise ConfigError(f"--cpus-per-task: {cpus_per_task} CPUs requested, this process may use {self._usable}")
         self._cpus = cpus_per_task
 
     def __enter__(self) -> Self:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs that a sweep file stands for."""
+"""The jobs of a sweep file."""
 
 import functools
 import json
@@ -27,7 +27,7 @@ EXPORT = "export"
 
 @dataclass(frozen=True)
 class Plan:
-    """What there is to do.
+    """All jobs of a sweep.
 
     Attributes:
         varied: the settings in which cells differ.

@@ -36,7 +36,7 @@ class RayEngine:
             most = max((node["Resources"].get("CPU", 0) for node in self._nodes), default=0)
             if most < self._cpus:
                 raise ConfigError(
-                    f"--cpus-per-task: {self._cpus} CPUs are asked for, no node of Ray has more than {most:g}"
+                    f"--cpus-per-task: {self._cpus} CPUs are requested, no node of Ray has more than {most:g}"
                 )
             self._cluster = cluster.pop_all()
         return self
@@ -54,7 +54,7 @@ class RayEngine:
         blind = [address for address, answer in answers.items() if not self._ray.get(answer)]
         if blind:
             raise ConfigError(
-                f"{folder}: the Ray node {blind[0]} does not see this folder; --output has to lie on storage that all "
+                f"{folder}: the Ray node {blind[0]} can't read this folder; --output has to be on storage that all "
                 f"nodes share, under the same path"
             )
 

@@ -25,11 +25,11 @@ def run_sweep(
     data_dir: Path | None = None,
     progress: Progress = lambda message, share: None,
 ) -> SweepSummary:
-    """Run what is not done yet of a sweep, and sum all of it up.
+    """Run the unfinished jobs of a sweep, and write the summary of all.
 
     Args:
         sweep: see :func:`sparse_deploy.sweep.grid.load_sweep`.
-        output: gets ``cells/KEY/``, ``checkpoints/KEY/``, ``summary.json`` and ``summary.md``.
+        output: folder for ``cells/KEY/``, ``checkpoints/KEY/``, ``summary.json`` and ``summary.md``.
         engine: runs the jobs; it is entered only if there are any.
         data_dir: folder with the task's text; the hub when omitted.
         progress: called with a message and a share between 0 and 1.
@@ -38,8 +38,8 @@ def run_sweep(
         The summary, as written. Failed cells are in it; nothing is raised for them.
 
     Raises:
-        KeyboardInterrupt: stopped by a signal; what is finished stays, and the same call goes on.
-        SparseDeployError: the sweep can't be run at all.
+        KeyboardInterrupt: stopped by a signal; finished jobs are kept, and the same call continues.
+        SparseDeployError: the sweep can't be run.
     """
     output = output.absolute()
     plan = make_plan(sweep, output, data_dir)
@@ -63,7 +63,7 @@ def run_sweep(
 
 
 def _run(plan: Plan, todo: Sequence[Job], engine: Engine, *, latency: bool) -> Outcomes:
-    """The jobs that are left: the checkpoints first, then what may share the machine, then what may not."""
+    """The unfinished jobs: checkpoints first, then jobs that may share the machine, then the others."""
     wanted = {training.key: training for job in todo if (training := plan.trainings.get(job.key))}
     failed: dict[str, Outcome] = {}
     unfinished = [training for training in wanted.values() if not finished_outcome(training)]
@@ -98,7 +98,7 @@ def _run(plan: Plan, todo: Sequence[Job], engine: Engine, *, latency: bool) -> O
 
 
 def _check_folder(output: Path) -> None:
-    """Nobody's files become a part of a sweep.
+    """Refuse a folder with other files.
 
     Raises:
         ConfigError: the folder holds something, and no sweep wrote it.

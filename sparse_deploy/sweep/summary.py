@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sweep found: read back from its cells, written as JSON and Markdown, and one table for all readers."""
+"""The results of a sweep, read from its cells and written as JSON and Markdown with one table."""
 
 import json
 from collections.abc import Sequence
@@ -48,9 +48,9 @@ class SweptCell(Figures):
 
     Attributes:
         key: of its folder.
-        folder: relative to the sweep's.
+        folder: relative to the folder of the sweep.
         status, exit_code, message: see :class:`sparse_deploy.sweep.cell.Outcome`.
-        measured: empty where it failed.
+        measured: empty for a failed cell.
     """
 
     key: str
@@ -66,7 +66,7 @@ class SweepSummary(Figures):
     """``summary.json``. It holds no times of day: the same work gives the same file, on any engine.
 
     Attributes:
-        exit_code: what the command ends with: the worst of the cells, see
+        exit_code: exit code of the command: the worst of the cells, see
             :func:`sparse_deploy.sweep.cell.worst_exit_code`.
         varied: the settings in which cells differ.
     """
@@ -104,7 +104,7 @@ def write_summary(summary: SweepSummary, output: Path) -> None:
 
 
 def summary_table(summary: SweepSummary) -> Table:
-    """One row per cell, runtime and precision. MB are 10^6 bytes; a verdict stands beside a metric with goals."""
+    """One row per cell, runtime and precision. MB are 10^6 bytes; a metric with goals has a verdict."""
     measured = [one for cell in summary.cells for one in cell.measured]
     metrics = tuple(dict.fromkeys(name for one in measured for name in one.metrics if not name.startswith("loss")))
     timed = any(one.p50_ms is not None for one in measured)
@@ -124,7 +124,7 @@ def summary_table(summary: SweepSummary) -> Table:
 
 
 def notes(summary: SweepSummary) -> list[str]:
-    """What the cells that did not end with 0 said."""
+    """The messages of the cells whose exit code is not 0."""
     return [f"{cell.key[:12]}: exit code {cell.exit_code}: {cell.message}" for cell in summary.cells if cell.exit_code]
 
 

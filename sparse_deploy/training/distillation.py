@@ -119,7 +119,7 @@ def logit_loss(student: Any, teacher: Any, settings: DistillationSection) -> tor
 def hidden_state_loss(
     student: tuple[torch.Tensor, ...], teacher: tuple[torch.Tensor, ...], attention_mask: torch.Tensor
 ) -> torch.Tensor:
-    """Mean squared error between hidden states of matching depth, padding left out.
+    """Mean squared error between hidden states of matching depth, without padding.
 
     Layers are matched by even spacing: student layer i of S with teacher layer ``round(i * T / S)``.
 

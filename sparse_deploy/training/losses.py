@@ -19,7 +19,7 @@ def task_loss(task: Task, class_weights: str, labels: Sequence[object]) -> Loss 
     """The loss of a task; None where the model's own is meant.
 
     Args:
-        task: what is trained.
+        task: the task.
         class_weights: ``none`` or ``balanced``.
         labels: of the training examples, as :meth:`Task.training_columns` makes them.
 

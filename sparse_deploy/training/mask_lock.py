@@ -23,10 +23,10 @@ class MaskLock:
     """Holds the zero masks of a model and enforces them.
 
     Two things keep a pruned weight at exactly zero. Its gradient is multiplied by zero before it is accumulated, so
-    that gradient clipping, momentum and the second moment see the live weights only; and the weight itself is
+    that gradient clipping, momentum and the second moment include kept weights only; and the weight itself is
     multiplied by zero after every optimizer step, which holds for any optimizer, weight decay or restored state.
-    Multiplying by a float mask was measured ten times as fast as ``masked_fill_`` (1.6 ms against 15 ms for the
-    10.6 M weights of MiniLM on two Zen 4 cores).
+    Multiplying by a float mask is ten times as fast as ``masked_fill_`` (docs/architecture.md; overhead per step by
+    ``benchmarks/mask_overhead.py``).
 
     Args:
         parameters: the weights to lock, by name.
@@ -134,7 +134,7 @@ class MaskLockCallback(TrainerCallback):  # type: ignore[misc]
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Undo what the optimizer did to pruned weights."""
+        """Set pruned weights to zero after the optimizer step."""
         self.lock.apply()
 
     def on_epoch_end(
@@ -144,7 +144,7 @@ class MaskLockCallback(TrainerCallback):  # type: ignore[misc]
         self.lock.verify(f"epoch {state.epoch:g}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop the run rather than keep a checkpoint with revived weights; store the masks with it."""
+        """Stop the run if a checkpoint lost zeros; store the masks with the checkpoint."""
         self.lock.verify(f"checkpoint at step {state.global_step}")
         if state.is_world_process_zero:
             self.lock.save(Path(args.output_dir) / f"checkpoint-{state.global_step}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two phases of a fine-tuning: normal, and quantization-aware; and what a killed run finds between them.
+"""The two phases of a fine-tuning, normal and quantization-aware, and the state stored between them.
 
 The training folder holds ``checkpoint-N`` of the normal phase, then ``qat-start`` (the weights between the phases) and
 ``qat/checkpoint-N``.
@@ -31,7 +31,7 @@ _OUTCOME_FILE = "normal_phase.json"
 
 @dataclass(frozen=True)
 class PhasesOutcome:
-    """What a run of one or two phases came to.
+    """Result of a run of one or two phases.
 
     Attributes:
         normal: of the phase without fake quantization; no steps where the recipe leaves it out.
@@ -74,10 +74,10 @@ def train_phases(
         model: student.
         tokenizer: pads batches.
         train_features: as for :func:`sparse_deploy.training.trainer.train`.
-        recipe: what to do in both phases; `quantization.target_cpu` is not `auto`.
+        recipe: settings of both phases; `quantization.target_cpu` is not `auto`.
         folder: the training folder.
         teacher: for distillation, in both phases.
-        resume_from: what :func:`sparse_deploy.training.resume.open_run` found in it.
+        resume_from: result of :func:`sparse_deploy.training.resume.open_run`.
         progress: called with a message and the share of the steps of both phases.
         loss: of the labels, instead of the model's own.
 
@@ -153,7 +153,7 @@ def _load_start(model: PreTrainedModel, start: Path) -> TrainingOutcome:
 
 
 def _write_start(model: PreTrainedModel, outcome: TrainingOutcome, folder: Path) -> None:
-    """Store the weights between the phases; what the normal phase needed to resume is not needed any more."""
+    """Store the weights between the phases, and remove the checkpoints of the normal phase."""
     if int(os.environ.get("RANK", "0")) == 0:
         start = folder / QAT_START
         shutil.rmtree(start, ignore_errors=True)

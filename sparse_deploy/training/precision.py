@@ -25,7 +25,7 @@ class TrainingPrecision:
 
     Attributes:
         name: ``fp32``, or ``bf16`` for autocast.
-        reason: one clause for people and for the manifest.
+        reason: one clause for users and for the manifest.
         emulated: the device has no instruction for this precision, so that FP32 would be faster.
     """
 
@@ -51,14 +51,14 @@ def choose_precision(
     """
     fast, device = _bf16_support()
     if wanted == "fp32":
-        return TrainingPrecision("fp32", "the recipe says so")
+        return TrainingPrecision("fp32", "set in the recipe")
     if wanted == "bf16":
         if fast:
-            return TrainingPrecision("bf16", "the recipe says so")
+            return TrainingPrecision("bf16", "set in the recipe")
         factor = (measure or bf16_slowdown)()
         return TrainingPrecision(
             "bf16",
-            f"the recipe says so, but {device}; a matrix product takes {factor:.1f} times as long as in FP32 here, "
+            f"set in the recipe, but {device}; a matrix product takes {factor:.1f} times as long as in FP32 here, "
             f"and finetune.precision=auto would train in FP32",
             emulated=True,
         )

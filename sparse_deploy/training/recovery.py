@@ -24,7 +24,7 @@ from sparse_deploy.training.distillation import LOGIT_OUTPUTS, logit_loss
 from sparse_deploy.training.mask_lock import MaskLock
 
 Progress = Callable[[str, float], None]
-# Held out to choose the best state by, never trained on: a tenth of the text, at most so many.
+# Held out to choose the best state by, never trained on: a tenth of the text, at most this many.
 _HELD_OUT = 256
 _HELD_OUT_SHARE = 0.1
 # Evaluations on the held-out text after the first one, which is before any step and not in the budget: at most so many,
@@ -41,7 +41,7 @@ _SMALLEST_TEXT = 32
 
 @dataclass(frozen=True)
 class RecoveryOutcome:
-    """What a recovery came to; its best state is in the model.
+    """Result of a recovery; its best state is in the model.
 
     Attributes:
         steps: optimizer steps done.
@@ -61,7 +61,7 @@ class RecoveryOutcome:
 
 
 def split_held_out(texts: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Texts to train on, and those that are held out (the last ones; the draw was random).
+    """Texts to train on, and held-out texts (the last ones; the draw was random).
 
     Raises:
         DataError: too few texts for both.
@@ -92,7 +92,7 @@ def recover(
     """Train the surviving weights of ``student`` in place until the budget is spent, and leave the best state.
 
     The loss is the relative squared error of all hidden states, and beside it the teacher's logits where the model has
-    a head, or the direction of the mean embedding where it has none. Embedding tables stay as they are: a text has
+    a head, or the direction of the mean embedding where it has none. Embedding tables are not changed: a text has
     few of the vocabulary's words. Without dropout.
 
     Args:

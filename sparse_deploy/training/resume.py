@@ -47,9 +47,9 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
     """Prepare the training folder of a run.
 
     Args:
-        folder: where the Trainer keeps its checkpoints.
-        fingerprint: what must be equal for a resume to make sense (recipe, source, data).
-        restart: throw away earlier checkpoints.
+        folder: folder of the Trainer's checkpoints.
+        fingerprint: inputs that must be equal for a resume (recipe, source, data).
+        restart: discard earlier checkpoints.
 
     Returns:
         The checkpoint to resume from (of the later phase, where it has one; else ``qat-start``, where that phase has
@@ -85,7 +85,7 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
 
 
 def state_if_finished(checkpoint: Path) -> dict[str, Any] | None:
-    """The Trainer's state in a checkpoint behind the last step, else None.
+    """The Trainer's state in a checkpoint after the last step, else None.
 
     The Trainer would take one step more when it resumes from there with ``max_steps``.
     """

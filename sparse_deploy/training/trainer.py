@@ -44,7 +44,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a run came to.
+    """Result of a run.
 
     Attributes:
         interrupted: stopped by a signal; a resumable checkpoint lies in the training folder.
@@ -88,8 +88,8 @@ def train(
         model: student; its zeros are the mask in ``lock`` mode.
         tokenizer: pads batches.
         train_features: a ``datasets.Dataset`` with model inputs, labels and ``length``.
-        recipe: what to do.
-        folder: the Trainer's checkpoints.
+        recipe: the settings.
+        folder: folder of the Trainer's checkpoints.
         teacher: for distillation.
         resume_from: a whole checkpoint of the same run.
         progress: called with a message and the share of steps done.
@@ -201,7 +201,7 @@ def predict(
     Args:
         model: of the task.
         features: unpadded 1-D inputs.
-        task: says what the outputs are.
+        task: defines the outputs.
         batch_size: examples per batch.
 
     Returns:
@@ -224,7 +224,7 @@ def predict(
 
 
 class ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Tells the caller how far the run is, with the last loss."""
+    """Reports the progress of the run, with the last loss."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

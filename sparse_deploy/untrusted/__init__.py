@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of model files in plain Python, before any native parser sees them; see ``docs/security.md``."""
+"""Checks of model files in plain Python, before any native parser reads them; see ``docs/security.md``."""

@@ -10,15 +10,15 @@ from sparse_deploy.untrusted.safetensors_file import read_header
 
 
 def check_model_file(path: Path) -> None:
-    """Refuse a model file that is damaged, or holds what no model of ours needs.
+    """Refuse a model file that is damaged, or has parts that no supported model needs.
 
-    It runs no code of the file and allocates nothing by its numbers. bert-base takes 30 ms, MiniLM 10.
+    It runs no code of the file and allocates nothing by its numbers. docs/security.md has its times.
 
     Args:
         path: ``.onnx``, ``.xml`` (with its ``.bin`` beside it) or ``.safetensors``.
 
     Raises:
-        ArtifactError: what was found.
+        ArtifactError: the file is refused.
     """
     if path.suffix not in _CHECKS:
         raise ArtifactError(f"{path}: expected a file in {', '.join(_CHECKS)}; found suffix {path.suffix!r}")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files: only what an exported encoder needs is let through.
+"""ONNX files: only the parts of an exported encoder are accepted.
 
-Format: ``onnx.proto`` of https://github.com/onnx/onnx (IR version 14). The messages below leave out what our models
-never hold: functions, training parts, sparse tensors, tensors in segments or other files, subgraphs, and types other
-than tensors. What is left nests seven messages deep and nothing in it can hold itself, so no limit of depth is needed.
-Weights are measured and never read.
+Format: ``onnx.proto`` of https://github.com/onnx/onnx (IR version 14). The messages below do not include parts
+that supported models never have: functions, training parts, sparse tensors, tensors in segments or other files,
+    subgraphs,
+and types other than tensors. The accepted messages are seven levels deep and not recursive, so no limit of depth is
+needed. The size of weights is checked; their values are not read.
 """
 
 import math
@@ -96,10 +97,10 @@ _DIMENSION = Message(
 
 
 def check_onnx(path: Path) -> None:
-    """Refuse an ONNX file that is damaged or holds what no model of ours needs.
+    """Refuse an ONNX file that is damaged or has parts that no supported model needs.
 
     Raises:
-        ArtifactError: what was found.
+        ArtifactError: the file is refused.
     """
     operators_of(path)
 
@@ -117,7 +118,7 @@ def operators_of(path: Path) -> frozenset[str]:
 
 
 class _Check:
-    """One file: its messages, each by a method of its own, and what they share."""
+    """One file: a method per message, and their shared state."""
 
     def __init__(self) -> None:
         self._reader = WireReader(MAX_FIELDS)
@@ -145,7 +146,7 @@ class _Check:
         self._graph(graph)
         if missing := self._used - self._declared.keys():
             raise Refusal(f"it uses operators of {quoted(min(missing))} without importing them")
-        for domain in sorted(self._used):  # ONNX Runtime declares all that it knows; what counts is what a node uses
+        for domain in sorted(self._used):  # ONNX Runtime declares all its domains; only those of nodes are checked
             version = self._declared[domain]
             if not 1 <= version <= DOMAINS[domain]:
                 raise Refusal(
@@ -193,7 +194,7 @@ class _Check:
             elif name in ("input", "output", "name"):
                 _require_name(value)
         if domain not in DOMAINS:
-            raise Refusal(f"operator {quoted(operator)} is of domain {quoted(domain)}, which is not ours")
+            raise Refusal(f"operator {quoted(operator)} is of domain {quoted(domain)}, which is not supported")
         if not operator.isidentifier():
             raise Refusal(f"expected the name of an operator, found {quoted(operator)}")
         if attributes > MAX_ATTRIBUTES:

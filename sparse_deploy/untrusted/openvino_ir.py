@@ -2,8 +2,8 @@
 """OpenVINO IR: the XML is walked once, without a tree, and each constant must lie inside the ``.bin`` beside it.
 
 Format: https://docs.openvino.ai/2025/documentation/openvino-ir-format.html (version 11). Subgraphs (the bodies of If,
-Loop and TensorIterator) and custom operators but our own are left out: no encoder has them. The depth is then that of
-a port's dimension, or of the converter's notes.
+Loop and TensorIterator) and custom operators of other packages are not accepted: no encoder has them. The depth is then
+that of a port's dimension, or of the converter's notes.
 """
 
 import math
@@ -33,7 +33,7 @@ ELEMENT_BITS = {
 _CHUNK = 1 << 16
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _DIMENSION = re.compile(r"-1|[0-9]{1,18}")
-# Which elements may lie directly in which; what lies in a model's rt_info is free text of the converter.
+# The allowed children of each element; the content of a model's rt_info is free text of the converter.
 _INSIDE = {
     "": {"net"},
     "net": {"layers", "edges", "rt_info"},
@@ -48,13 +48,13 @@ _INSIDE = {
 
 
 def check_openvino_ir(xml_path: Path) -> None:
-    """Refuse an IR that is damaged or holds what no model of ours needs.
+    """Refuse an IR that is damaged or has parts that no supported model needs.
 
     Args:
         xml_path: the ``.xml``; its ``.bin`` lies beside it.
 
     Raises:
-        ArtifactError: what was found.
+        ArtifactError: the file is refused.
     """
     with refusing(xml_path.with_suffix(".bin")):
         weights = require_size(xml_path.with_suffix(".bin"), MAX_BIN_BYTES)
@@ -128,7 +128,7 @@ class _Check:
     def _place(self, name: str, attributes: dict[str, str]) -> None:
         parent = self._open[-1] if self._open else ""
         if name not in _INSIDE.get(parent, ()):
-            raise Refusal(f"element {quoted(name)} inside {quoted(parent)} is in no model of ours")
+            raise Refusal(f"element {quoted(name)} inside {quoted(parent)} is in no supported model")
         if name == "net" and attributes.get("version") not in VERSIONS:
             raise Refusal(f"expected IR version {' or '.join(VERSIONS)}, found {quoted(attributes.get('version'))}")
         if name == "layer":

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protobuf wire format, read strictly and lazily.
 
-Format: https://protobuf.dev/programming-guides/encoding. Native parsers are lenient: they keep fields that they don't
-know, merge a message that comes twice, let the last of two values win, and cut numbers to 32 bits. What they make of a
-file can then differ from what a check made of it, so all of that is refused here.
+Format: https://protobuf.dev/programming-guides/encoding. Native parsers are lenient: they keep unknown
+fields, merge a message that occurs twice, use the last of two values, and cut numbers to 32 bits. Their result can then
+differ from that of a check, so all of this is refused here.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _HIGH_BIT = 0x80
 
 
 class Kind(Enum):
-    """What a field holds; the value is its wire type."""
+    """The kind of a field; the value is its wire type."""
 
     INTEGER = _WIRE_VARINT
     BYTES = _WIRE_BYTES
@@ -31,9 +31,9 @@ class Field:
     """One field of a message.
 
     Attributes:
-        name: as the ``.proto`` file has it.
-        kind: what it holds.
-        repeated: may come more than once; numbers may then be packed into bytes.
+        name: name in the ``.proto`` file.
+        kind: kind of its value.
+        repeated: whether it may occur more than once; numbers may then be packed into bytes.
     """
 
     name: str
@@ -73,7 +73,7 @@ class WireReader:
         while position < end:
             self.budget -= 1
             if self.budget < 0:
-                raise Refusal("it holds more fields than any model of ours")
+                raise Refusal("it has more fields than any supported model")
             key = view[position]
             position += 1
             if key & _HIGH_BIT:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a check says no: a reason where the fact is found, the file's name and the advice in one place."""
+"""Refusals of checks: a check raises the reason; the name of the file and the advice are added here."""
 
 import contextlib
 import mmap
@@ -10,7 +10,7 @@ from sparse_deploy.errors import ArtifactError
 
 
 class Refusal(Exception):  # noqa: N818  never leaves this package; its text is half a sentence
-    """What was expected of a file and what was found."""
+    """The expected content of a file and the content found."""
 
 
 @contextlib.contextmanager

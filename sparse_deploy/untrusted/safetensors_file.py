@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: the safetensors header is damaged; copy or download the file again") from error
     if 8 + length + end != size:
         raise CheckpointError(
-            f"{path}: truncated: the header promises {8 + length + end} bytes, the file has {size}; copy or download "
+            f"{path}: truncated: the header describes {8 + length + end} bytes, the file has {size}; copy or download "
             f"it again"
         )
     return tensors

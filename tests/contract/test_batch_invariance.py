@@ -12,7 +12,7 @@ from sparse_deploy.data.batches import pad_batch
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.serving.choice import SERVED_RUNTIMES, is_batch_invariant
 
-# Of logits between -2 and 2; what float sums in another order may differ by.
+# For logits between -2 and 2; the difference of float sums in another order.
 TOLERANCE = 1e-4
 LENGTHS = (3, 7, 30, 12, 30, 5)
 CELLS = [

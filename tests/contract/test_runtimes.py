@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One suite for every runtime and precision: what a session promises, and how it fails."""
+"""One suite for every runtime and precision: the contract of a session, and its errors."""
 
 import importlib.util
 import itertools

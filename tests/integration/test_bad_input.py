@@ -103,7 +103,7 @@ def test_wrong_task(trained_checkpoint, tiny_encoder, recipe, tmp_path, capsys):
 def test_promised_pattern_missing(trained_checkpoint, recipe, tmp_path, capsys):
     changes = ["--set", "sparsity.pattern='1:2'", "--set", "sparsity.target=0.5"]
     command = ["export", trained_checkpoint, "-c", recipe, *changes, "--output", tmp_path / "out"]
-    refused(capsys, command, ExitCode.BAD_ARTIFACT, "promises 1:2", "unstructured with 70")
+    refused(capsys, command, ExitCode.BAD_ARTIFACT, "requires 1:2", "unstructured with 70")
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
 

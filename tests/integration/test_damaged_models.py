@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deliberately damaged deployments: each is caught by the right gate, with the right verdict and exit code.
 
-Every damaged folder gets a manifest that describes it, so that the hashes don't stop it first. `docs/ci.md` has the
-table; what a run without a stored baseline can't see is tested, too.
+Every damaged folder gets a manifest that describes it, so that the hashes do not refuse it first. `docs/ci.md` has the
+table; damage that a run without a stored baseline can't find is tested, too.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bench --gate``, the composite action and the shell example, on a tiny model that has learnt something."""
+"""``bench --gate``, the composite action and the shell example, on a tiny trained model."""
 
 import importlib.metadata
 import json

@@ -24,7 +24,7 @@ ENCODER_LINEARS = 12
 
 @pytest.fixture(scope="module")
 def outliers(learnt: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The learnt checkpoint with outliers in front of query, key and value of both layers, and behind value."""
+    """The learnt checkpoint with outliers before query, key and value of both layers, and behind value."""
     folder = tmp_path_factory.mktemp("outliers") / "checkpoint"
     outlier_rescue.make_outlier_model(learnt / "checkpoint", folder, ("value", "shift"), factor=64.0, constant=4096.0)
     return folder
@@ -104,7 +104,7 @@ def test_failure_names_the_worst_operators_and_writes_nothing(learnt, outliers, 
 @pytest.mark.parametrize(
     ("accuracy", "remedy"),
     [
-        (None, "set quantization.accuracy.max_drop, for a search that keeps in FP32 what INT8 breaks (docs/int8.md)"),
+        (None, "set quantization.accuracy.max_drop, for a search that keeps operators in FP32 (docs/int8.md)"),
         ({"max_drop": 0.9}, "lower quantization.accuracy.max_drop"),
     ],
 )

@@ -19,7 +19,7 @@ from sparse_deploy.kernels.loader import onnxruntime_library
 from sparse_deploy.sparsity.packing import Encoding
 
 # Absolute, on values of magnitude 1 to 4. A linear differs from numpy by the order of float additions, and by one
-# quantisation step of one input where x / scale lies on a half. A layer adds BF16 in attention where the CPU has it
+# quantization step of one input where x / scale lies on a half. A layer adds BF16 in attention where the CPU has it
 # (0.06 at most and 0.007 on average here; 0.02 and 0.0007 without BF16).
 LINEAR_TOLERANCE = 2e-3
 LAYER_TOLERANCE, LAYER_MEAN_TOLERANCE = 0.12, 0.015
@@ -52,7 +52,7 @@ def layer_inputs(batch, sequence, hidden, lengths=(), seed=0):
 
 
 def assert_layer_close(model, inputs, result, layers=1):
-    """Compares the tokens. What a layer writes at padding is nobody's business, but it must be a number."""
+    """Compares the tokens. The values at padding are undefined, but must be finite."""
     tokens = inputs["mask"].astype(bool)
     difference = np.abs(result - expected(model, inputs))[tokens]
     assert difference.max() <= LAYER_TOLERANCE * layers
@@ -462,7 +462,7 @@ np.save(sys.argv[4], result)
 
 @pytest.mark.parametrize("isa", ["", "portable"])
 def test_a_process_of_its_own_answers_and_ends_cleanly(isa, tmp_path):
-    """Without any import of ours, as a C++ user would: the library is all there is, and it may be unloaded."""
+    """Without importing this package, as in C++: only the library is used, and it may be unloaded."""
     model = linear_model(linear_constants(70, 90))
     x = rows(2, 5, 90)
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())

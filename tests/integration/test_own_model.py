@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own model and file, without a recipe: fine-tuned, exported, and asked over HTTP."""
+"""A user's own model and file, without a recipe: fine-tuned, exported, and served."""
 
 import base64
 import json

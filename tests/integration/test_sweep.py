@@ -100,7 +100,7 @@ def test_a_failed_cell_stops_no_other_and_gives_the_exit_code(swept):
     *_, failed = json.loads(swept.again.stdout)["cells"]
     assert failed["settings"] == TOO_SPARSE
     assert failed["exit_code"] == ExitCode.BAD_ARTIFACT
-    assert "promises 90.0%" in failed["message"]
+    assert "requires 90.0%" in failed["message"]
 
 
 def test_the_summary_holds_figures_and_verdicts(swept):

@@ -226,7 +226,7 @@ def test_damaged_manifest(tmp_path, content):
 
 
 def test_a_key_that_comes_twice_is_refused(tmp_path):
-    """Readers differ in which one they take: one would verify what another does not run."""
+    """Readers use different ones of duplicate keys: one would verify a value that another does not use."""
     target = tmp_path / "out"
     make_artifact(target)
     path = target / MANIFEST_NAME
@@ -275,7 +275,7 @@ def test_sigkill_leaves_no_new_manifest_at_the_target(tmp_path, moment, earlier)
         assert load_manifest(target) == before
     else:
         assert not target.exists()
-    make_artifact(target, content="again")  # what the killed one left behind stands in nobody's way
+    make_artifact(target, content="again")  # files of the killed writer do not prevent a new one
     load_manifest(target)
 
 

@@ -95,7 +95,7 @@ def test_truncation_at_every_interesting_length(folder):
         assert "again" in str(caught.value), length
         assert caught.value.exit_code is ExitCode.BAD_ARTIFACT
     path.write_bytes(whole + b"\0")
-    with pytest.raises(CheckpointError, match="promises"):
+    with pytest.raises(CheckpointError, match="describes"):
         check_checkpoint(folder)
     path.write_bytes(whole)
     check_checkpoint(folder)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The list of an artifact's files: what a path may be, what may lie beside the listed files, and the limits."""
+"""The list of an artifact's files: valid paths, allowed unlisted files, and the limits."""
 
 import json
 import os

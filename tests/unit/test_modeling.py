@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint must hold to be exported, trained on, or learnt from."""
+"""Required content of a checkpoint for export, training, and as a teacher."""
 
 import json
 import pickle
@@ -85,4 +85,4 @@ def test_a_head_that_learnt_other_labels_starts_anew_and_says_so(tiny_encoder, t
     other = load_for_training(tmp_path, TextClassification("t", labels=("red", "blue")), note=notes.append)
     assert not torch.equal(other.classifier.weight, saved)
     assert other.config.id2label == {0: "red", 1: "blue"}
-    assert "starts anew: the model's labels were joy, anger" in notes[0]
+    assert "is initialized again: the model's labels were joy, anger" in notes[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ray is an extra: without it, one line says what to install."""
+"""Ray is an extra: without it, one line names the package to install."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from sparse_deploy.errors import ExitCode
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # a cluster, so that no environment of our own is made
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # a cluster, so that no local environment is made
 
 
 def test_a_sweep_on_ray_says_what_is_missing(sparse_encoder, tmp_path, capsys):

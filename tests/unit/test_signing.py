@@ -37,7 +37,7 @@ def test_a_signature_holds_for_this_key_and_these_files_alone(tmp_path):
     _, other = write_keys(tmp_path, "other")
     folder = tmp_path / "out"
     write_signed(folder, key, "earlier")
-    write_signed(folder, key)  # an earlier signature is no file of somebody else
+    write_signed(folder, key)  # an earlier signature is not an unlisted file
     load_manifest(folder, "deployment")
     verify(folder, public)
     shutil.copytree(folder, tmp_path / "copied")
@@ -45,7 +45,7 @@ def test_a_signature_holds_for_this_key_and_these_files_alone(tmp_path):
 
     with pytest.raises(ArtifactError, match=r"does not fit .*other\.pub"):
         verify(folder, other)
-    # Whoever can write the folder can make a manifest that fits other weights.
+    # A writer of the folder can make a manifest that matches other weights.
     with staged_folder(tmp_path / "forged", "deployment") as staging:
         (staging / "model.onnx").write_text("other weights")
         seal(staging, Manifest(kind="deployment", task="t", source=Source(name_or_path="x"), recipe={}, sparsity={}))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is: columns in, outputs of a model, and how both become scores, verdicts and answers."""
+"""The interface of tasks: columns, outputs of a model, scores, tests of the gate, and server outputs."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
     from sparse_deploy.config.schema import DataSection
 
-# What an answer holds: texts, or an array whose first axis is the rows.
+# A server output: texts, or an array whose first axis is the rows.
 AnswerValues = list[str] | npt.NDArray[Any]
 
 
 class TaskKind(StrEnum):
-    """What a model answers; the values are Hugging Face's pipeline names where one exists."""
+    """The kind of a task; the values are Hugging Face's pipeline names where one exists."""
 
     CLASSIFICATION = "text-classification"
     MULTI_LABEL = "multi-label-classification"
@@ -41,7 +41,7 @@ class TaskKind(StrEnum):
 
 
 class Head(StrEnum):
-    """The class of a model, as the suffix of its name; the values are what Optimum's task registry calls them."""
+    """The class of a model, as the suffix of its name; the values are names of Optimum's task registry."""
 
     SEQUENCE = "text-classification"
     TOKEN = "token-classification"  # noqa: S105 - no password
@@ -50,7 +50,7 @@ class Head(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """What the names of such classes end with."""
+        """The suffix of the names of such classes."""
         return {
             Head.SEQUENCE: "ForSequenceClassification",
             Head.TOKEN: "ForTokenClassification",
@@ -95,7 +95,7 @@ class Task(ABC):
         name: as in a recipe and as the folder of local data.
         text_columns: one or two columns that become the model's input, in order.
         labels: label names in the order of the data's ids; empty unless a classification.
-        metrics: what :meth:`score` computes besides ``loss``; the first one is that of a table's accuracy column.
+        metrics: metrics of :meth:`score` besides ``loss``; the first one is the accuracy column of tables.
         model_labels: the same names in the order of the model's outputs; as ``labels`` when empty.
         train_split: name of the training split.
         validation_splits: suffix of a metric's name to split name; ``""`` is the main one.
@@ -122,7 +122,7 @@ class Task(ABC):
     target: ClassVar[str] = "label"
     # As transformers spells it in a model's config; None where a class of models has one only.
     problem_type: ClassVar[str | None] = None
-    # How many texts a row of the task has where the data may say it: one, two, or either.
+    # Number of texts per row, if the data may determine it: one, two, or either.
     text_counts: ClassVar[tuple[int, ...]] = (1, 2)
     # Names of the texts in requests.
     request_texts: ClassVar[tuple[str, str]] = ("text", "text_pair")
@@ -187,7 +187,7 @@ class Task(ABC):
         return [(self.model_labels or self.labels).index(label) for label in self.labels]
 
     def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:
-        """Shapes of the model's outputs without the batch; -1 stands for the tokens.
+        """Shapes of the model's outputs without the batch; -1 is the number of tokens.
 
         Args:
             labels: of the model.
@@ -196,7 +196,7 @@ class Task(ABC):
         return [(-1, labels) if output.per_token else (labels,) for output in self.outputs]
 
     def metric(self, name: str) -> Metric:
-        """What the gate must know of a metric."""
+        """The test of the gate for a metric."""
         return self.known_metrics[name]
 
     def with_model_labels(self, labels: Sequence[str]) -> "Task":
@@ -225,7 +225,7 @@ class Task(ABC):
         return {**texts, self.target: self._check_target(row)}
 
     def group_of(self, row: Row) -> str:
-        """Rows of one group must not be shared out between training and validation; see ``data.seeded_split``."""
+        """Rows of one group must be in the same split; see ``data.seeded_split``."""
         return "\n".join(str(row[column]) for column in self.text_columns)
 
     def stratum_of(self, row: Row) -> object:
@@ -246,10 +246,10 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
-        """Score what a model answered on a split.
+        """Score the outputs of a model on a split.
 
         Args:
-            split: what :meth:`encode` made.
+            split: a result of :meth:`encode`.
             outputs: per feature one array per output, without padding.
             data: window settings.
 
@@ -262,7 +262,7 @@ class Task(ABC):
         """The task's metrics over some of :attr:`SplitScore.rows`."""
 
     def complete_row(self, row: Row) -> Row:
-        """A stored row with what follows from its columns."""
+        """A stored row with the columns that follow from the others."""
         return row
 
     def same_predictions(self, expected: Sequence[FloatArray], found: Sequence[FloatArray], kept: FloatArray) -> float:
@@ -287,7 +287,7 @@ class Task(ABC):
 
     @abstractmethod
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
-        """What :meth:`answers` gives, for the server's metadata.
+        """The outputs of :meth:`answers`, for the server's metadata.
 
         Args:
             labels: of the served model, in the order of its outputs.
@@ -298,7 +298,7 @@ class Task(ABC):
     def answers(
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
-        """A model's outputs as answers for people and programs.
+        """A model's outputs as answers for users and programs.
 
         Args:
             asked: the texts.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entities in IOB2 tags: ``B-TYPE`` begins one, ``I-TYPE`` goes on, ``O`` is outside.
 
-What is no entity by the scheme is read as CoNLL's ``conlleval`` reads it: an ``I-`` tag behind another type or outside
-begins an entity of its own.
+Invalid sequences are read as in CoNLL's ``conlleval``: an ``I-`` tag after another type or after ``O`` begins a new
+entity.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ OUTSIDE = "O"
 
 
 class Entity(NamedTuple):
-    """One entity: its type, its first word, and the word behind its last one."""
+    """One entity: its type, its first word, and the word after its last one."""
 
     type: str
     begin: int

@@ -90,7 +90,7 @@ class MultiLabelClassification(SequenceTask):
         return {**row, "correct": row["label"] == row["prediction"], "counts": counts}
 
     def same_predictions(self, expected: Sequence[FloatArray], found: Sequence[FloatArray], kept: FloatArray) -> float:
-        """See :meth:`Task.same_predictions`: the share of labels that both give or both don't, per row."""
+        """See :meth:`Task.same_predictions`: the share of equal label decisions, per row."""
         both = [sigmoid(side[0]) >= self.threshold for side in (expected, found)]
         return float((both[0] == both[1]).mean(axis=-1).sum())
 

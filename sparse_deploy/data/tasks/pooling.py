@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 MODULES_FILE = "modules.json"
-# What other than the encoder's own files makes a folder one of sentence-transformers.
+# Files of a folder of sentence-transformers besides those of the encoder.
 SENTENCE_FILES = (MODULES_FILE, "config_sentence_transformers.json", "sentence_bert_config.json")
 _MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
@@ -68,7 +68,7 @@ def read_pooling(folder: Path) -> Pooling | None:
     """The pooling of a folder of sentence-transformers; None where the folder is none.
 
     Raises:
-        CheckpointError: it asks for modules or a pooling that this package does not have.
+        CheckpointError: it has modules or a pooling that this package does not support.
     """
     if not (folder / MODULES_FILE).is_file():
         return None

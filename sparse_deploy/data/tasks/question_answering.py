@@ -69,7 +69,7 @@ class QuestionAnswering(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """See :attr:`Task.columns`; ``id`` is optional for data of the user's own."""
+        """See :attr:`Task.columns`; ``id`` is optional for the user's own data."""
         return ("id", *self.text_columns, "answers") if self.hub_dataset else (*self.text_columns, "answers")
 
     @property

@@ -29,8 +29,8 @@ _SAME_PROBABILITY = 0.05
 class Ranking(Regression):
     """One logit per pair of query and document; rows are pairs with a relevance of 0 to 1.
 
-    The metrics are means over queries; a query without a relevant document, or with nothing else, says nothing and is
-    left out.
+    The metrics are means over queries; a query without a relevant document, or with relevant documents only, is
+    skipped.
     """
 
     text_columns: tuple[str, ...] = ("query", "document")
@@ -40,7 +40,7 @@ class Ranking(Regression):
     kind: ClassVar[TaskKind] = TaskKind.RANKING
     known_metrics: ClassVar[Mapping[str, Metric]] = RETRIEVAL_METRICS
     default_metrics: ClassVar[tuple[str, ...]] = ("ndcg@10", "mrr@10", "recall@1")
-    # What sentence-transformers reads: the probability of a document is the sigmoid of its logit.
+    # Setting of sentence-transformers: the probability of a document is the sigmoid of its logit.
     cross_encoder: ClassVar[dict[str, str]] = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
     text_counts: ClassVar[tuple[int, ...]] = (2,)
     shared_scores: ClassVar[tuple[str, ...]] = ("label",)
@@ -79,7 +79,7 @@ class Ranking(Regression):
         return dataclasses.replace(plain, example_of=example_of, examples=asked)
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
-        """See :meth:`Task.score`; ``prediction`` is the place of a query's best document among its own."""
+        """See :meth:`Task.score`; ``prediction`` is the index of the best document of a query."""
         logits = self.stacked(split, outputs, 1)[:, 0]
         bounds = np.searchsorted(split.example_of, np.arange(len(split.examples) + 1))
         rows = []

@@ -59,7 +59,7 @@ class Regression(SequenceTask):
         return [float(label) for label in labels]
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
-        """See :meth:`Task.score`; a row's ``score`` is the negative squared error: higher is better everywhere."""
+        """See :meth:`Task.score`; the ``score`` of a row is the negative squared error, so that higher is better."""
         predictions = self.stacked(split, outputs, 1)[:, 0]
         rows = [
             self.complete_row(

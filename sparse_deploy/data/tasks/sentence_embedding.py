@@ -67,7 +67,7 @@ class SentenceEmbedding(Task):
 
     @property
     def num_outputs(self) -> int:
-        """See :attr:`Task.num_outputs`; the hidden size decides, which the task does not know."""
+        """See :attr:`Task.num_outputs`; it is the hidden size, which is not part of the task."""
         return 0
 
     def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One label per word: entities in IOB2 tags.
 
-A row's words are joined by a space and tokenised as text, as a server's texts are; a word has the label of its first
+A row's words are joined by a space and tokenized as text, as a server's texts are; a word has the label of its first
 token, and its other tokens are no part of the loss.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from sparse_deploy.config.schema import DataSection
 
-# What PyTorch's cross entropy leaves out.
+# The label that PyTorch's cross entropy ignores.
 _NO_LABEL = -100
 
 
@@ -222,7 +222,7 @@ def words_of_text(text: str, spans: IntArray) -> IntArray:
     gap, and both are letters or digits where they touch.
 
     Args:
-        text: as it came.
+        text: the text of the request.
         spans: ``[tokens, 2]``, see :class:`sparse_deploy.data.encoded.WindowMap`.
     """
     words = np.full(len(spans), -1, dtype=np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of each family agrees with transformers' own classes."""
+"""The facts on each family agree with transformers' classes."""
 
 import inspect
 

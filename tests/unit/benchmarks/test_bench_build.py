@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cell is built from nothing: every file that a rival opens, by the code that builds the large ones."""
+"""A cell is built from nothing: every file of the baselines, by the code that builds the large ones."""
 
 import numpy as np
 import pytest

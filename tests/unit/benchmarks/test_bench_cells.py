@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cell's name says what is measured, and a command line can name cells in several ways."""
+"""Names of cells, and the ways to select cells on a command line."""
 
 from itertools import pairwise
 

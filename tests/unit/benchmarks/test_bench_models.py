@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured has the zeros that its name says, and one key stands for one content."""
+"""Models have the zeros in their name, and one key is one content."""
 
 import numpy as np
 import pytest

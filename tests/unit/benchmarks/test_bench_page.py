@@ -110,7 +110,7 @@ def test_a_forced_set_says_so_and_stands_beside_its_own_dense_layout():
     record = {**cell_record(parse_cell("base-u70-b1-s128"), blocks, {}, {}), **context(2), **FORCED}
     page = render_page({"zen4": [cell("base-u70-b1-s128", 15.0, 30.0)], "forced": [record]}, "")
     assert "avx2 (forced)" in page
-    assert "`SPARSE_DEPLOY_ISA=avx2` forced this set on a CPU whose best one is avx512_vbmi" in page
+    assert "`SPARSE_DEPLOY_ISA=avx2` forced this instruction set on a CPU whose best one is avx512_vbmi" in page
     assert "| `base-u70-b1-s128` | 40.0 | own_dense | 80.0 | 2.00 [2.00, 2.00] |  |  |  | near, 3 |" in page
 
 

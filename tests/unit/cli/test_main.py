@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error boundary: a line and an exit code for what users can cause, a trace for what only we can."""
+"""The error handler: a line and an exit code for errors of users, a traceback for bugs."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_a_servers_installation_says_what_the_other_commands_need(arguments):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == ExitCode.USAGE, done.stderr
-    assert done.stderr.strip().endswith("which a server does without; run: pip install 'sparse-deploy[toolchain]'")
+    assert done.stderr.strip().endswith("which is not installed; run: pip install 'sparse-deploy[toolchain]'")
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every shipped recipe loads, keeps its promises, and carries the published hyper-parameters."""
+"""Every shipped recipe loads and has the published hyper-parameters."""
 
 from pathlib import Path
 

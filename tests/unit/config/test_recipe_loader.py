@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes from YAML: what is read, what is refused, and what the one-line error names."""
+"""Recipes from YAML: reading, refusals, and one-line errors."""
 
 import time
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loading: what a local folder gives, and one clear line for each way in which it can be wrong."""
+"""Loading from a local folder, and one clear line for each error."""
 
 import gzip
 import json

@@ -136,7 +136,7 @@ def test_questions_are_scored_per_example_over_their_windows(tokenizer):
     split = encode_split(task, rows, tokenizer, DataSection(max_length=20, doc_stride=4))
     logits = []
     for window, example in zip(split.windows, split.example_of, strict=True):
-        start, end = np.zeros(40), np.zeros(40)  # padded behind the window, and the padding shouts
+        start, end = np.zeros(40), np.zeros(40)  # padded after the window, and the padding shouts
         start[len(window.spans) :] = end[len(window.spans) :] = 50.0
         place = window.tokens_of(23, 28) if example == 0 else None
         if place:

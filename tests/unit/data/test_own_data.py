@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled data of the user's own: splits, policies, and what its columns say of its task."""
+"""Labelled data of the user's own: splits, policies, and the task from its columns."""
 
 from collections import Counter
 

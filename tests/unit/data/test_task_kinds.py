@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks other than GLUE's: what becomes of rows, what is scored, and what a server answers."""
+"""Tasks other than GLUE's: rows, metrics, and outputs of the server."""
 
 import json
 

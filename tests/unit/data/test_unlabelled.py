@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts out of every kind of file, and what becomes of rows without text."""
+"""Texts from every kind of file, and rows without text."""
 
 import gzip
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored baselines: what is written comes back, and what is not alike is refused with the reason."""
+"""Stored baselines: reading and writing, and refusals with the reason."""
 
 import json
 from dataclasses import replace
@@ -146,9 +146,7 @@ class TestUnlike:
             self.check(identity("sst2"), ["0" * 16, f"{1:016x}", "f" * 16, f"{3:016x}"])
 
     def test_more_rows_than_it_holds(self):
-        with pytest.raises(
-            ConfigError, match=r"holds answers to 4 validation rows, here are 5; bench --validation-sam"
-        ):
+        with pytest.raises(ConfigError, match=r"it has 4 validation rows, this run has 5; bench --validation-sam"):
             self.check(identity("sst2", 5), [f"{n:016x}" for n in range(5)])
 
 
@@ -169,7 +167,7 @@ class TestDamaged:
             (lambda c: c["rows"][""]["label"].pop(), "contradict each other"),
             (lambda c: c["cells"][1]["answers"][""].pop("prediction"), "contradict each other"),
             (lambda c: c["cells"][0]["answers"][""]["logits"][0].pop(), "contradict each other"),
-            (lambda c: c["rows"][""]["sha256"].reverse(), "not those that it names"),
+            (lambda c: c["rows"][""]["sha256"].reverse(), "differ from their fingerprint"),
         ],
     )
     def test_it_is_refused(self, change, message, path):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order and the content of timed blocks, seen from the rival's side."""
+"""The order and the content of timed blocks, from the view of the timed worker."""
 
 import itertools
 from dataclasses import replace
@@ -14,7 +14,7 @@ from sparse_deploy.measurement import cpu_time, interleave, machine_state
 
 
 class RecordingRival:
-    """Answers like a worker that needs a known time per request, and writes down what it was asked."""
+    """A worker with a known time per request that records its requests."""
 
     def __init__(self, name: str, ms: float, log: list) -> None:
         self.name, self.ms, self.log = name, ms, log

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real worker processes: what they answer, and what happens when one fails, dies or hangs."""
+"""Real worker processes: their results, and the errors when one fails, ends or hangs."""
 
 import math
 import os
@@ -114,7 +114,7 @@ def test_a_block_of_streams_is_whole_passes_and_enough_of_them(workers, folder):
 
 def test_a_runtime_without_the_hint_has_no_streams(workers, folder):
     worker = opened(workers, folder)
-    with pytest.raises(WorkerError, match=r"'open_streams'; it last wrote: .*doesn't know the throughput hint"):
+    with pytest.raises(WorkerError, match=r"'open_streams'; it last wrote: .*has no throughput hint"):
         worker.call("open_streams", batches=[[0]])
 
 

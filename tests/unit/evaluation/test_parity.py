@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity finds what differs and nothing else."""
+"""Parity finds differences and reports no false ones."""
 
 import numpy as np
 import pytest

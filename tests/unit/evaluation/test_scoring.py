@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a session in this process: every request gets its own answer, whatever batch it was in."""
+"""Scores of a session in this process: every request gets its own result in any batch."""
 
 from types import SimpleNamespace
 

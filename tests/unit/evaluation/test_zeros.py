@@ -65,8 +65,8 @@ def test_every_file_of_an_honest_deployment_keeps_all_zeros(tiny_deployment):
         }
     sentence = judge_zeros("pytorch-fp32", found.counts["model.safetensors"]).explanation
     assert sentence == (
-        f"model.safetensors of pytorch-fp32 keeps all {count.required:,} required zeros of 12 tensors, place by place: "
-        f"pass."
+        f"model.safetensors of pytorch-fp32 keeps all {count.required:,} required zeros of 12 tensors "
+        "(all positions compared): pass."
     )
 
 
@@ -132,7 +132,7 @@ def test_a_recipe_that_promises_more_than_the_checkpoint_holds(tiny_deployment):
     promise = SparsitySection(mode="lock", pattern="unstructured", target=0.9)
     result = judge_zeros("c", recount(tiny_deployment, "model.onnx", promise=promise).counts["model.onnx"])
     assert result.verdict == "fail"
-    assert "promises 90.0% zeros" in result.explanation
+    assert "requires 90.0% zeros" in result.explanation
 
 
 def test_a_dense_deployment_has_no_such_gate(tiny_deployment):

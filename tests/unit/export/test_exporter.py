@@ -85,7 +85,7 @@ def test_padding_changes_nothing(exported) -> None:
     session = onnxruntime.InferenceSession(path)
     short = inputs(1, 9)
     padded = {name: np.pad(array, ((0, 0), (0, 20))) for name, array in short.items()}
-    padded["input_ids"][:, 9:] = 77  # whatever stands there
+    padded["input_ids"][:, 9:] = 77  # any values
     for alone, with_padding in zip(session.run(None, short), session.run(None, padded), strict=True):
         width = 9 if len(names) == 2 else None
         np.testing.assert_allclose(with_padding[:, :width], alone, atol=1e-5)

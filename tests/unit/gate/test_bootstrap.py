@@ -149,7 +149,7 @@ def test_same_scores_up_to_float_noise_are_guarded_and_scattered_ones_are_not(me
         metric, as_score_rows(labels, before), as_score_rows(labels, before * (1 + 1e-6)), margin=0.001, **SETTINGS
     )
     assert same.changed == 0
-    assert "lost to the mean" in same.method
+    assert "replaced by the mean" in same.method
     assert same.p_pass > 0.05
     scattered = compare_metric(
         metric, as_score_rows(labels, before), as_score_rows(labels, before + 0.05 * rng.normal(size=300)), margin=0.02,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holm's correction against statsmodels, and what it promises."""
+"""Holm's correction against statsmodels, and its error rate."""
 
 import numpy as np
 import pytest

@@ -157,7 +157,7 @@ class TestPaired:
         before, after = squad("pytorch-fp32", 0), squad("openvino-int8", 40)
         (apart,) = judge(goal, strewn(after), baseline=strewn(before))
         (together,) = judge(goal, after, baseline=before)
-        # Twenty questions of a paragraph fail together: two paragraphs say less than forty questions.
+        # Twenty questions of a paragraph fail together: two paragraphs are less evidence than forty questions.
         assert apart.verdict == "fail"
         assert together.verdict == "inconclusive"
         assert "is 10.00 points below" in together.explanation

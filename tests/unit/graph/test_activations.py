@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations are told by what they compute, in whatever nodes they are written."""
+"""Activations are recognized by their results, in any form of nodes."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoder layers are matched by what they compute; a changed edge, number or node makes it a refusal with a reason."""
+"""Encoder layers are matched by their results; a changed edge, number or node is refused with a reason."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linear layers are found in FP32 and QDQ graphs; what is none says why."""
+"""Linear layers are found in FP32 and QDQ graphs; refusals have a reason."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights on their way into sparse operators: quantised once, zeros kept, int8 taken over, names kept."""
+"""Weights on their way into sparse operators: quantized once, zeros kept, int8 taken over, names kept."""
 
 import numpy as np
 import onnx_ir as ir

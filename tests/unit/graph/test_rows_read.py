@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows an encoder layer computes and in which form it hands them on, told by what reads them; equal answers."""
+"""The rows and the form of an encoder layer's output follow from its readers; the results are equal."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verdicts on recorded CPUs: what each runtime does with zeros, and which of OpenVINO's conditions fails where."""
+"""Verdicts on recorded CPUs: the use of zeros per runtime, and the failing conditions of OpenVINO."""
 
 import numpy as np
 import pytest

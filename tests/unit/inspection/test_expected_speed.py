@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `inspect` expects of the operators on an instruction set: recorded figures, named as such, no invention."""
+"""The expected speed in `inspect` is a recorded figure with its source, or unknown."""
 
 import pytest
 
@@ -57,8 +57,8 @@ def test_a_forced_set_decides_nothing_against_other_runtimes(recorded):
     recorded(speed("avx2", forced=True, best_dense="", milliseconds={"ours": 40.0, "own_dense": 80.0}, speedup=2.0))
     (finding,) = assess_speed({"avx2"}, decisions("avx2"))
     assert finding.verdict is Verdict.UNKNOWN
-    assert "2.00 times as fast as the own dense kernels" in finding.explanation
-    assert "Against ONNX Runtime INT8 nothing was measured" in finding.explanation
+    assert "2.00 times as fast as the dense kernels of this package" in finding.explanation
+    assert "no measurement against ONNX Runtime INT8" in finding.explanation
 
 
 def test_nothing_recorded_is_said(recorded):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that other tools wrote: tensors are found by their products, and what was not understood is named."""
+"""Files of other tools: tensors are found by their products, and unreadable ones are listed."""
 
 import numpy as np
 import onnx
@@ -29,7 +29,7 @@ def plain(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def nameless(plain):
-    """As a simplifier leaves it: no name says what a weight is."""
+    """As after a simplifier: the names of weights carry no information."""
     model = onnx.load(plain)
     renamed = {tensor.name: f"onnx::MatMul_{number}" for number, tensor in enumerate(model.graph.initializer)}
     for tensor in model.graph.initializer:

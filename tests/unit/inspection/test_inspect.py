@@ -108,7 +108,7 @@ def dynamic_model(weights):
 
 
 def make_deployment(target, pattern, *, revive=None, extra_zeros=0, ir=True):
-    """A sealed deployment; ``revive``: index of a required zero that the INT8 file lacks."""
+    """A complete deployment; ``revive``: index of a required zero that the INT8 file lacks."""
     weights = make_weights(pattern)
     required = {name: weights[name] == 0 for name in (UP, DOWN)}
     stored = {name: weight.copy() for name, weight in weights.items()}

@@ -19,7 +19,7 @@ from sparse_deploy.kernels.loader import instruction_set, layouts
 from sparse_deploy.kernels.native import Layer, Linear, RunError, ThreadPool, Weight
 from sparse_deploy.sparsity.packing import decode, encode
 
-# What a layout holds, and what each instruction set takes for it.
+# The pattern of each layout, and the layout of each instruction set for it.
 PATTERNS = {
     "dense": ("dense", "dense_split"),
     "unstructured": ("unstructured", "unstructured_16x4", "unstructured_16x8", "unstructured_16x16"),
@@ -114,7 +114,7 @@ def test_accumulators_are_exact(layout, shape, isa):
     np.testing.assert_array_equal(packed.unpack(), weight)
     for tokens in TOKENS:
         x = rng.integers(0, 256, (tokens, shape[1]), dtype=np.uint8)
-        if tokens == 7:  # what a 16-bit lane can't hold of large weights
+        if tokens == 7:  # sums of large weights that do not fit a 16-bit lane
             x[:] = 255
         np.testing.assert_array_equal(packed.matmul_i32(x), exact(weight, x), err_msg=f"{tokens} tokens")
 
@@ -181,7 +181,7 @@ def test_uneven_rows_keep_every_weight(isa):
 
 
 def quantized(x, static):
-    """u8 values of float rows, and what they stand for, as docs/sparse_operators.md has it."""
+    """u8 values of float rows, and their float values, by docs/sparse_operators.md."""
     if static:
         scale, zero = np.full((len(x), 1), static[0], np.float32), np.full((len(x), 1), static[1])
     else:
@@ -469,7 +469,7 @@ def test_layer_computes_its_formula(hidden, intermediate, heads, batch, sequence
     formula = FloatLayer(hidden, intermediate, heads, rng, uneven)
     x = rng.standard_normal((batch, sequence, hidden)).astype(np.float32)
     mask = np.ones((batch, sequence), np.int64)
-    mask[0, 2] = 0  # a hole: attended by nobody, and a query all the same
+    mask[0, 2] = 0  # a hole: not a key, but still a query
     for row in range(1, batch):
         mask[row, sequence // (row + 1) :] = 0
     found, expected = formula.layer(isa=isa).run(x, mask, ThreadPool(threads)), formula(x, mask)
@@ -509,7 +509,7 @@ def test_a_second_epsilon():
 
 
 def test_layer_error_is_that_of_8_bits():
-    """Off by a little everywhere: what a wrong bias, a lost head or a shifted mask is not."""
+    """Small errors everywhere, unlike a wrong bias, a lost head or a shifted mask."""
     rng = np.random.default_rng(11)
     formula = FloatLayer(64, 128, 4, rng)
     x = rng.standard_normal((1, 24, 64)).astype(np.float32)

@@ -67,7 +67,7 @@ def test_a_stack_without_padding_between_its_layers_computes_the_same(isa, lengt
     np.testing.assert_array_equal(
         found.reshape(-1, HIDDEN)[: mask.sum()], make_layer(isa, 0).run(x, mask)[mask.astype(bool)]
     )
-    found.reshape(-1, HIDDEN)[mask.sum() :] = np.nan  # nothing may read what comes behind the last token
+    found.reshape(-1, HIDDEN)[mask.sum() :] = np.nan  # no node may read the rows after the last token
     found = make_layer(isa, 1, unpadded_input=True, unpadded_output=True).run(found, mask, pool)
     np.testing.assert_array_equal(make_layer(isa, 2, unpadded_input=True).run(found, mask, pool), expected)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the libraries are found, what is said when they are not, and that the C interface is bound as it is."""
+"""Search for the libraries, the messages for missing ones, and the binding of the C interface."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ HEADER = Path(sparse_deploy.kernels.__file__).with_name("csrc") / "include" / "s
 
 @pytest.fixture
 def fresh_loader(monkeypatch):
-    """The loader without what it remembers, and without a folder from outside."""
+    """The loader without its cache, and without a folder from the environment."""
     monkeypatch.delenv(loader.FOLDER_VARIABLE, raising=False)
     loader.open_library.cache_clear()
     yield loader

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The extension's file: missing, of another release, not an extension: compiled, or one line that says what to run."""
+"""The extension's file: missing, of another release, not an extension: compiled, or one line with the command."""
 
 import shutil
 
@@ -21,7 +21,7 @@ from sparse_deploy.runtimes import get_runtime
 
 @pytest.fixture
 def built():
-    """The installed extension; asked for before ``libraries`` hides it."""
+    """The installed extension; requested before ``libraries`` hides it."""
     return openvino_library()
 
 

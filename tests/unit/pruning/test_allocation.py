@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shares go first to the matrices where zeros harm least for what they bring, until the goal is met."""
+"""Shares rise first in the matrices with the least damage per gain, until the goal is met."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layer by layer through real encoders: the walk runs what the model runs, and pruning keeps the model's answers."""
+"""Layer by layer through real encoders: the walk runs the layers of the model, and pruning changes little."""
 
 import numpy as np
 import pytest

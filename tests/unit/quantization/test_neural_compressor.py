@@ -44,7 +44,7 @@ def run(model, batch):
 
 @pytest.fixture(scope="module")
 def minmax(model, features):
-    """The default quantized graph, and what ``progress`` was told."""
+    """The default quantized graph, and the messages of ``progress``."""
     calls = []
     before = {name: value.clone() for name, value in model.state_dict().items()}
     graph = quantized(model, features, lambda done, total: calls.append((done, total)))

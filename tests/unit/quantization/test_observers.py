@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranges of activations: what each method cuts off, and that several can watch at once."""
+"""Ranges of activations: the values that each method cuts off, and several observers at once."""
 
 import numpy as np
 import pytest

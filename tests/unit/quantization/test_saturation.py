@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""INT8 on a CPU without VNNI: what saturates there, what doesn't, and what serve, bench and inspect say of it.
+"""INT8 on a CPU without VNNI: which files saturate, and the messages of serve, bench and inspect.
 
 The smaller CPU is this one with its instructions hidden (``tests/hidden_instructions.py``), or as it is.
 """

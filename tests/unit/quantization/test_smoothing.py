@@ -16,7 +16,7 @@ LAYER = "model.bert.encoder.layer.0.intermediate.dense"
 
 @pytest.fixture(scope="module")
 def model(model):
-    """One outlier channel in front of layer 0's feed-forward block."""
+    """One outlier channel before layer 0's feed-forward block."""
     model = copy.deepcopy(model)
     with torch.no_grad():
         model.model.bert.encoder.layer[0].attention.output.LayerNorm.weight[5] = 60.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fuzzer of the checks notices what it looks for: with a check taken away it reports false accepts."""
+"""The fuzzer of the checks works: with a check removed it reports false accepts."""
 
 import random
 import shutil

@@ -121,7 +121,7 @@ def make_cell(cell_id: str, seed: int, **changes: Any) -> Cell:
 
 
 def judged(goals: tuple[Goal, ...], cells: tuple[Cell, ...]) -> tuple[GateResult, ...]:
-    """A result per goal and cell, by the figures alone: a report doesn't ask how a verdict came about."""
+    """A result per goal and cell, from the figures only: a report is independent of the test."""
     results = []
     for goal in goals:
         relative = goal.type == "max-degradation"

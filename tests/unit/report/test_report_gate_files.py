@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gate.json, gate.md and the step summary: complete, within GitHub's limit, and appended to what is there."""
+"""gate.json, gate.md and the step summary: complete, within GitHub's limit, and appended to the existing text."""
 
 import json
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JUnit XML: well-formed whatever the text, valid under both schemas in use, and each verdict where parsers look."""
+"""JUnit XML: well-formed for any text, valid under both schemas in use, each verdict in its element."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from sparse_deploy.report.junit import render_junit
 
 HOSTILE = 'a\x00b\x1b[31m <x y="1"> & ]]> \ud800 \ufffe \U0001f600\n'
-# What Ant's JUnit.xsd and Jenkins' junit-10.xsd both allow: attributes (all required but those in brackets), children.
+# Allowed in both Ant's JUnit.xsd and Jenkins' junit-10.xsd: attributes (all required but those in brackets), children.
 SHAPES = {
     "testsuites": (set(), ["testsuite"]),
     "testsuite": (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole verdict: the worst of what counts, its exit code by policy, and the order of what is shown."""
+"""The whole verdict: the worst gate, its exit code by policy, and the order of the gates."""
 
 import pytest
 

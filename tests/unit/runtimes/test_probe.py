@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's first contact is in a child: what kills, stalls or floods the child is one typed error in the parent."""
+"""A model is first opened in a child: a crash, a hang or a flood of output is one typed error in the parent."""
 
 import json
 import shutil
@@ -45,10 +45,10 @@ def test_requests_longer_than_the_model_reads_are_cut(tiny_deployment):
         ("import os; os.abort()", "SIGABRT"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"SIGKILL \(out of memory\?\)"),
         ("import sys; print('parser: bad magic', file=sys.stderr); sys.exit(7)", "exit code 7.*parser: bad magic"),
-        ("import os; os.system('exit'); os._exit(0)", "damaged answer"),
-        ("print('[' * 100000)", "damaged answer"),
-        ("print('{}')", "damaged answer"),
-        ("import sys; sys.stdout.write('x' * 50_000_000)", "damaged answer"),
+        ("import os; os.system('exit'); os._exit(0)", "invalid response"),
+        ("print('[' * 100000)", "invalid response"),
+        ("print('{}')", "invalid response"),
+        ("import sys; sys.stdout.write('x' * 50_000_000)", "invalid response"),
     ],
 )
 def test_a_child_that_ends_badly(code, said):
@@ -61,7 +61,7 @@ def test_a_child_that_ends_badly(code, said):
 
 def test_a_hanging_child_is_ended():
     start = time.monotonic()
-    with pytest.raises(ArtifactError, match=r"no answer in 0\.5 s"):
+    with pytest.raises(ArtifactError, match=r"did not respond within 0\.5 s"):
         child("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)", 0.5)
     assert time.monotonic() - start < 10
 
@@ -76,7 +76,7 @@ def test_a_flood_of_messages_does_not_stall_the_child():
 )
 def test_an_answer_without_the_figures_is_refused(tiny_deployment, monkeypatch, answer):
     monkeypatch.setattr("sparse_deploy.runtimes.probe.run_isolated", lambda *_: json.loads(answer))
-    with pytest.raises(ArtifactError, match="damaged answer"):
+    with pytest.raises(ArtifactError, match="invalid response"):
         probe("onnxruntime", tiny_deployment, "fp32", 1, tokens=8)
 
 
@@ -104,7 +104,7 @@ def deployment_with(source: Path, folder: Path, model: onnx.ModelProto | None) -
 
 
 def model_of(nodes: list, initializers: list) -> onnx.ModelProto:
-    """Takes the three inputs of a task's model, answers with whatever ``nodes`` make of them as ``logits``."""
+    """Takes the three inputs of a task's model, and returns the result of ``nodes`` as ``logits``."""
     inputs = [
         helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
         for name in ("input_ids", "attention_mask", "token_type_ids")
@@ -142,7 +142,7 @@ def test_a_model_that_answers_not_a_number(tiny_deployment, tmp_path):
 
 
 def test_a_model_that_computes_for_too_long(tiny_deployment, tmp_path):
-    # A product of 2^13 squared matrices, many times over; no memory to speak of.
+    # Many products of 2^13 squared matrices, with little memory.
     nodes = [
         helper.make_node("Cast", ["input_ids"], ["ids"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMax", ["ids"], ["one"], keepdims=0),
@@ -151,5 +151,5 @@ def test_a_model_that_computes_for_too_long(tiny_deployment, tmp_path):
     nodes += [helper.make_node("MatMul", [f"x{i}", f"x{i}"], [f"x{i + 1}"]) for i in range(200)]
     nodes.append(helper.make_node("Identity", ["x200"], ["logits"]))
     folder = deployment_with(tiny_deployment, tmp_path, model_of(nodes, [constant("shape", [4096, 4096])]))
-    with pytest.raises(ArtifactError, match="no answer in 3 s"):
+    with pytest.raises(ArtifactError, match="did not respond within 3 s"):
         probe("onnxruntime", folder, "fp32", 1, tokens=8, seconds=3)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO's own sparse path: the decision on recorded CPUs and real IR, and what the execution graph says of it."""
+"""OpenVINO's own sparse path: the decision on recorded CPUs and real IR, and its use in the execution graph."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_it_is_left_alone_where_a_condition_fails(flags, facts, reason):
 
 @pytest.fixture(scope="module")
 def static_ir(tmp_path_factory):
-    """A sparse INT8 product in an IR, with a FakeQuantize as static quantisation leaves it."""
+    """A sparse INT8 product in an IR, with a FakeQuantize as static quantization leaves it."""
     import numpy as np
     import openvino as ov
     from openvino import opset13 as ops

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The batcher: which sequences go together, and what becomes of requests that are late, left, refused or poisonous."""
+"""The batcher: choice of sequences, and late, cancelled, refused or failing requests."""
 
 import asyncio
 import threading
@@ -238,7 +238,7 @@ def test_close_answers_what_waits_and_refuses_what_comes(model):
 
 
 class Faulty:
-    """Whatever is asked of it fails, but only once."""
+    """The first call fails, later ones succeed."""
 
     def __init__(self, whole):
         self.whole, self.failed = whole, False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies of the Open Inference Protocol: what is read, what is refused, what is written."""
+"""Bodies of the Open Inference Protocol: reading, refusals, writing."""
 
 import json
 import struct

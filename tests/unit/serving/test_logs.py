@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log lines say what happened, and nothing that a client made up."""
+"""Log lines describe events, and clients can't forge them."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server learns of a model as it opens it."""
+"""Opening a model in a server."""
 
 import json
 import shutil

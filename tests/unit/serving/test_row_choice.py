@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which sequences go together, one batch at a time and as 32 clients see it."""
+"""Choice of the sequences of a batch, for single batches and for 32 simulated clients."""
 
 import itertools
 import random
@@ -55,7 +55,7 @@ def sequence_lengths(count):
 
 
 def closed_loop(overhead, padding, told, clients=32, requests=3000):
-    """Clients that ask again when they have their answer; time is counted in tokens.
+    """Clients that send again after each response; time is counted in tokens.
 
     Returns:
         Computing of sorted batches of 32 by computing here, and the longest time to an answer by that of all clients'
@@ -77,7 +77,7 @@ def closed_loop(overhead, padding, told, clients=32, requests=3000):
             waiting, returning = returning, []
         chosen = choose_rows([length for _, length in waiting], 32, told)
         batch = [waiting[index] for index in chosen]
-        # Who was answered last asks again while this batch is computed: too late for it.
+        # The clients of the last batch send again while this batch is computed, too late for it.
         waiting = [one for index, one in enumerate(waiting) if index not in chosen] + returning
         clock += seconds([length for _, length in batch])
         longest = max(longest, *(clock - sent for sent, _ in batch))

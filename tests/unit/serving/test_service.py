@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all paths of a server share: limits that hold whatever the API is called."""
+"""Limits that hold for all paths of a server."""
 
 import asyncio
 import time
@@ -49,7 +49,7 @@ def test_bodies_of_all_requests_are_bounded_together():
     whole = BodyBytes(100)
     one, other = whole.share(), whole.share()
     one.take(60)
-    with pytest.raises(RequestError, match="60 bytes are here already") as caught:
+    with pytest.raises(RequestError, match="60 bytes are in memory") as caught:
         other.take(41)
     assert (caught.value.status, caught.value.retry_after) == (503, 1)
     one.release()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's tokens are those that the model was measured with."""
+"""The server's tokens are equal to those of `bench`."""
 
 import json
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fingerprint sees every bit, packing loses none, and the contract counts revived weights exactly."""
+"""The fingerprint depends on every bit, packing loses none, and the contract counts lost zeros exactly."""
 
 import numpy as np
 import pytest

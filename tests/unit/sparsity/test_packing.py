@@ -109,7 +109,7 @@ def test_any_other_length_is_refused(encoding):
 
 
 def _blob(encoding, shape, units, body):
-    """A form with a right checksum over whatever body."""
+    """A form with a correct checksum over any body."""
     head = struct.pack("<4sHHIIQII", b"SPDW", 1, encoding, *shape, units, zlib.crc32(body), 0)
     return np.frombuffer(head + body, np.uint8)
 

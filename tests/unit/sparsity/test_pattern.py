@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patterns are told apart on random masks, at every published zero share, before and after INT8 rounding."""
+"""Patterns are distinguished on random masks, at every published zero share, before and after INT8 rounding."""
 
 import numpy as np
 import pytest

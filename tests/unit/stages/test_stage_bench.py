@@ -143,7 +143,7 @@ class TestCandidates:
     def test_absent_files_that_were_asked_for_are_an_error(self, deployment, tmp_path):
         copy = shutil.copytree(deployment, tmp_path / "copy")
         (copy / "openvino_model_int8.xml").unlink()
-        with pytest.raises(ArtifactError, match="openvino-int8 was asked for"):
+        with pytest.raises(ArtifactError, match="openvino-int8 was requested"):
             find_candidates(copy, recipe_from_mapping(RECIPE, "test"), explicit=True)
 
     def test_missing_runtimes(self, deployment, monkeypatch):
@@ -152,7 +152,7 @@ class TestCandidates:
         found, skipped = find_candidates(deployment, recipe)
         assert all(candidate.runtime.name != "onnxruntime" for candidate in found)
         assert skipped["onnxruntime-fp32"] == "onnxruntime is not installed here"
-        with pytest.raises(RuntimeUnavailableError, match="onnxruntime-fp32 was asked for"):
+        with pytest.raises(RuntimeUnavailableError, match="onnxruntime-fp32 was requested"):
             find_candidates(deployment, recipe, explicit=True)
 
     def test_operators_that_were_not_compiled_are_left_out_with_the_reason(self, deployment, without_operators):
@@ -160,7 +160,7 @@ class TestCandidates:
         found, skipped = find_candidates(deployment, recipe)
         assert all(candidate.runtime.name != "sparse" for candidate in found)
         assert "libsparse_deploy_onnxruntime.so: no such file" in skipped["sparse-int8"]
-        with pytest.raises(RuntimeUnavailableError, match=r"sparse-int8 was asked for: .*no such file"):
+        with pytest.raises(RuntimeUnavailableError, match=r"sparse-int8 was requested: .*no such file"):
             find_candidates(deployment, recipe, explicit=True)
 
     def test_a_precision_that_a_runtime_does_not_have_is_no_cell(self, deployment):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bench as a gate: verdicts and exit codes by policy, stored baselines, and damage that only one of the gates sees."""
+"""Bench as a gate: verdicts and exit codes by policy, stored baselines, and damage that only one of the gates finds."""
 
 import json
 import shutil
@@ -118,7 +118,7 @@ def test_a_swapped_tokenizer_is_refused(saved, tiny_deployment, tmp_path):
 
 
 def test_more_rows_than_the_baseline_has_are_refused(saved, tiny_deployment, tmp_path):
-    with pytest.raises(ConfigError, match="holds answers to 40 validation rows, here are 60"):
+    with pytest.raises(ConfigError, match="it has 40 validation rows, this run has 60"):
         bench(tiny_deployment, tmp_path / "report", "data.validation_samples=60", against=saved[0])
 
 
@@ -136,7 +136,7 @@ def revived(source: Path, target: Path) -> Path:
 
 @pytest.fixture
 def command(tiny_deployment, tmp_path, capsys):
-    """Runs bench on FP32 and INT8 of ONNX Runtime; gives the exit code and what stood on standard error."""
+    """Runs bench on FP32 and INT8 of ONNX Runtime; returns the exit code and the text on standard error."""
 
     def call(*arguments: str, deployment: Path = tiny_deployment) -> tuple[int, str]:
         cells = ("--runtime", "onnxruntime", "--no-latency", "--report", str(tmp_path / "report"))

@@ -180,7 +180,7 @@ def test_a_lost_zero_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: p
 
     original = openvino_ir.read_zero_masks
     monkeypatch.setattr(openvino_ir, "read_zero_masks", revive)
-    refused(source, tmp_path, recipe(), SparsityLostError, "openvino_model.xml.*1 pruned weights came back")
+    refused(source, tmp_path, recipe(), SparsityLostError, "openvino_model.xml.*1 zeros were lost")
 
 
 def test_full_disk_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +272,7 @@ def test_the_default_is_right_on_every_cpu(deployment):
 
 
 class TestSparseTarget:
-    """``model_sparse.onnx``: when it is written, from what, and how it is checked."""
+    """``model_sparse.onnx``: the conditions for writing it, its source, and its checks."""
 
     def export(self, source: Path, output: Path, **changes: object):
         """Without OpenVINO, which these tests don't need."""

@@ -67,7 +67,7 @@ def test_the_result_is_a_plain_checkpoint_with_its_zeros_on_record(
     assert summary["sparsity"] == manifest.sparsity["model.safetensors"].sparsity_of_prunable
     for mask in zero_masks(output, DEFAULT_EXCLUDE).values():
         assert holds_pattern(mask, SparsityPattern.parse(pattern))
-    recipe = recipe_of_checkpoint(str(output))  # what export takes where the user gives none
+    recipe = recipe_of_checkpoint(str(output))  # the recipe of export without a recipe file
     assert (str(recipe.sparsity.pattern).removeprefix("block "), recipe.sparsity.mode.value) == (pattern, "lock")
     batch = AutoTokenizer.from_pretrained(output)(["good film", "bad"], padding=True, return_tensors="pt")
     assert bool(torch.isfinite(AutoModel.from_pretrained(output)(**batch).last_hidden_state).all())
@@ -125,7 +125,7 @@ def test_a_drop_is_met_by_shares_that_differ_and_the_plan_is_on_record(tiny_enco
     assert summary["answers"]["drop"] <= 0.2
     excluded = manifest.recipe["sparsity"]["exclude"]
     assert all(name in excluded for name in summary["plan"]["dense"])
-    # Sparse already: less is no option, and what is left out stays on record.
+    # Already sparse: fewer zeros are not possible, and excluded tensors stay in the record.
     again = tmp_path / "again"
     assert prune(output, again, *options, "--max-drop", 0.3) == 0
     before, after = (zero_masks(folder, DEFAULT_EXCLUDE) for folder in (output, again))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The validation of the gate: exact rates against sampling, populations against the drop they promise."""
+"""The validation of the gate: exact rates against sampling, populations against their stated drop."""
 
 import numpy as np
 import pytest

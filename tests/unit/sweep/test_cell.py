@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One job: its CPUs, its processes, what it remembers."""
+"""One job: its CPUs, its processes, its outcome."""
 
 import contextlib
 import json
@@ -54,7 +54,7 @@ def test_reserved_cpus_are_never_given_twice():
 
 
 def test_more_cpus_than_there_are_are_refused():
-    with pytest.raises(ConfigError, match="this machine gives"), reserved_cpus(10_000):
+    with pytest.raises(ConfigError, match="this machine has"), reserved_cpus(10_000):
         pass
 
 
@@ -133,7 +133,7 @@ def test_the_last_words_are_those_of_the_command_line(tmp_path):
     log.write_bytes(b"noise\nsparse-deploy: model.onnx: damaged\nlate noise of a library \xff\n")
     assert last_words(log) == "model.onnx: damaged"
     log.write_text("")
-    assert last_words(log) == "it said nothing"
+    assert last_words(log) == "it printed nothing"
 
 
 def test_the_worst_exit_code_is_the_one_that_says_most():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sweep file: which cells it stands for, and which forms are refused."""
+"""The sweep file: its cells, and refused forms."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_columns_are_the_keys_that_differ():
         ({"grid": {}}, "nothing to run"),
         ({"grid": {MODE: []}}, f"grid.{MODE} has no values"),
         ({"grid": {MODE: "static"}}, f"grid.{MODE}: .*found 'static'"),
-        ({"set": {MODE: "none"}}, f"{MODE} stands in set"),
+        ({"set": {MODE: "none"}}, f"{MODE} is in set"),
         ({"exclude": [{OPSET: 17}]}, f"exclude names {OPSET}"),
         ({"name": "../x"}, "name: "),
         ({"bench": {"latency": "perhaps"}}, "bench.latency: "),

@@ -40,7 +40,7 @@ def test_our_interface_is_the_official_one(official_header):
             "X(GetEndVersion2, int, (const CustomOp *op))",
             "GetEndVersion2",
         ),
-        ("constexpr uint32_t kApiVersion = 18", "constexpr uint32_t kApiVersion = 1800", "older than the API version"),
+        ("constexpr uint32_t kApiVersion = 18", "constexpr uint32_t kApiVersion = 1800", "older than the requested"),
     ],
 )
 def test_a_mistake_is_noticed(official_header, right, wrong, word, tmp_path):

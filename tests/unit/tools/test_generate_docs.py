@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The generated pages are what their sources say, and the check notices when they are not."""
+"""The generated pages agree with their sources, and the check finds outdated ones."""
 
 import importlib.util
 import os

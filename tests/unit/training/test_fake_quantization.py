@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fake INT8 computes what the export stores, passes gradients straight through, and leaves the model as it was."""
+"""Fake INT8 computes the same as the export, passes gradients straight through, and does not change the model."""
 
 import numpy as np
 import pytest

@@ -119,13 +119,13 @@ def test_nan_counts_as_moved(sparse_encoder):
 
 
 def test_promise_is_checked_before_training(tiny_encoder, sparse_encoder, tmp_path):
-    with pytest.raises(PatternMismatchError, match="promises unstructured"):
+    with pytest.raises(PatternMismatchError, match="requires unstructured"):
         stage.finetune(demo_recipe(tiny_encoder), tmp_path / "a")
-    with pytest.raises(PatternMismatchError, match="promises 1:2"):
+    with pytest.raises(PatternMismatchError, match="requires 1:2"):
         stage.finetune(
             demo_recipe(sparse_encoder, sparsity={"mode": "lock", "pattern": "1:2", "target": 0.5}), tmp_path / "b"
         )
-    with pytest.raises(SparsityError, match=r"promises 90\.0%"):
+    with pytest.raises(SparsityError, match=r"requires 90\.0%"):
         stage.finetune(
             demo_recipe(sparse_encoder, sparsity={"mode": "lock", "pattern": "unstructured", "target": 0.9}),
             tmp_path / "c",

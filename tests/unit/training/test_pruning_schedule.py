@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zeros made by magnitude have the promised pattern and share."""
+"""Zeros made by magnitude have the required pattern and share."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our exports hold passes; each construct that they don't need is refused, by a reader independent of onnx."""
+"""Exported files pass; each construct that they do not need is refused, by a reader independent of onnx."""
 
 import contextlib
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our exports hold passes; entities, nesting, subgraphs, foreign operators and constants outside are refused."""
+"""Exported files pass; entities, nesting, subgraphs, foreign operators and constants outside are refused."""
 
 import numpy as np
 import openvino as ov

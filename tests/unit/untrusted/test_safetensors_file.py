@@ -51,7 +51,7 @@ def test_what_contradicts_itself_is_refused(tmp_path, header, size):
 
 
 def test_the_library_refuses_overlaps_too(tmp_path):
-    """Ours is no stricter than the format."""
+    """The check is no stricter than the format."""
     path = write(tmp_path / "m.safetensors", {"a": FIRST, "b": SECOND | {"data_offsets": [4, 8]}}, bytes(8))
     with pytest.raises(SafetensorError), safe_open(path, "np") as stored:
         stored.keys()

@@ -46,7 +46,7 @@ int guarded(sd_error *error, Call call) {
   return 1;
 }
 
-// Text that is made when it is first asked for; "" where there is no memory for it.
+// Text that is created on first use; "" if there is no memory for it.
 template <typename Make>
 const char *text(Make make) {
   const char *result = "";

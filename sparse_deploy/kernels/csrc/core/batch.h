@@ -28,10 +28,10 @@ struct Batch {
 
 // Rows of tokens out of x [batch, sequence, hidden].
 void gather(const Batch &batch, int64_t hidden, const float *x, float *rows);
-// Those that the output holds out of the rows of tokens.
+// The rows of tokens that are rows of the output.
 void gather_output(const Batch &batch, int64_t hidden, const float *rows, float *output_rows);
-// Rows of the output to y [batch, output_sequence, hidden]. Padding rows become 0: nothing reads them, but a caller gets
-// no leftovers of another request.
+// Rows of the output to y [batch, output_sequence, hidden]. Padding rows become 0: nothing reads them, but a caller
+// gets no leftovers of another request.
 void scatter(const Batch &batch, int64_t hidden, const float *rows, float *y);
 
 }  // namespace sd

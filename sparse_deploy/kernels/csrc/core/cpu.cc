@@ -19,7 +19,7 @@ uint32_t cpu_features() {
   unsigned a, b, c, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0;  // OSXSAVE
   const bool fma = c >> 12 & 1, f16c = c >> 29 & 1;
-  // XCR0 says which registers the operating system saves: 0x6 for ymm, 0xe6 for zmm and masks.
+  // XCR0 has the registers that the operating system saves: 0x6 for ymm, 0xe6 for zmm and masks.
   unsigned low, high;
   __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   if ((low & 0x6) != 0x6 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;

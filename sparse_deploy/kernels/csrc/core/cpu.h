@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the CPU can do. The instruction sets' translation units include this header: plain data only.
+// Features of the CPU. The instruction sets' translation units include this header: plain data only.
 #pragma once
 
 #include <stdint.h>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An instruction set: what it offers. Each has a file in instruction_sets/, which holds its table and, in its first
+// An instruction set and its kernels. Each has a file in instruction_sets/, which holds its table and, in its first
 // lines, the compiler's flags for it (CMakeLists.txt reads them); a new one is a new file and a line in list.cc.
 #pragma once
 
@@ -30,14 +30,14 @@ struct InstructionSet {
   uint32_t needs;        // Feature bits of the CPU
   size_t reduced_size;   // bytes of the reduced type: bfloat16 where the CPU multiplies it, else float
   QuantizedType type;    // of the activations, as quantize writes them
-  // What it offers. The first one is dense, and can hold every matrix.
+  // Its layouts. The first one is dense, and can hold every matrix.
   const LayoutKernel *kernels;
   int32_t kernel_count;
   // The reference product of any layout and type: for layouts that the set has no kernel for, when they are forced.
   Multiply multiply_reference;
 
-  // Quantized rows from float or reduced rows [rows, k]. scale == 0: dynamic, a scale and zero point per row. A row that
-  // holds NaN or an infinity gets the scale NaN. token_shift: scale * (zero point, less 128 for kS8).
+  // Quantized rows from float or reduced rows [rows, k]. scale == 0: dynamic, a scale and zero point per row. A row
+  // that holds NaN or an infinity gets the scale NaN. token_shift: scale * (zero point, less 128 for kS8).
   void (*quantize)(const void *x, bool reduced, int64_t x_stride, int64_t rows, int64_t k, float scale,
                    int32_t zero_point, uint8_t *y, int64_t y_stride, float *token_scale, float *token_shift);
   // y = LayerNorm(x), float rows without padding; x and y may be the same.

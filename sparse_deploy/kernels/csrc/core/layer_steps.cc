@@ -115,7 +115,7 @@ void query_key_value(const LayerCall &call, const Share &share, const Tensors &t
     };
     if (i != SD_QUERY)
       multiply_rows(t.first, t.first + t.rows);
-    else  // only the rows of the output ask
+    else  // only for the rows of the output
       for_runs(call.batch, t.first, t.first + t.rows, [&](int64_t from, int64_t to, bool in_output) {
         if (in_output) multiply_rows(from, to);
       });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What an encoder layer computes, as one list of steps, and the tensors between them. layer_schedule.cc shares the steps
-// out to threads, by tokens or by columns.
+// The computation of an encoder layer as one list of steps, and the tensors between them. layer_schedule.cc distributes
+// the steps over threads, by tokens or by columns.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ struct LayerCall {
   const float *cos, *sin;  // [sequence, head size], where the layer has rotary positions
 };
 
-// What is made between the steps. Row 0 of each tensor is token `first`, from attention on row `first` of the output.
+// The tensors between the steps. Row 0 of each tensor is token `first`, from attention on row `first` of the output.
 struct Tensors {
   int64_t first = 0, rows = 0;
   Activations a{};               // the quantized input of the next product
@@ -49,7 +49,7 @@ inline int64_t wide_stride(const EncoderLayer &layer) { return (layer.gated ? 2 
 inline int64_t row_width(const EncoderLayer &layer) { return std::max(layer.hidden, layer.intermediate); }
 inline int64_t qkv_stride(const EncoderLayer &layer) { return 3 * layer.hidden + 32; }
 
-// Whether attention multiplies in INT8: where the instruction set can, unless SPARSE_DEPLOY_ATTENTION=float asks for its
+// Whether attention multiplies in INT8: where the instruction set can, unless SPARSE_DEPLOY_ATTENTION=float selects its
 // floating-point products (bfloat16 or float).
 bool uses_int8_attention(const EncoderLayer &layer);
 size_t attention_scratch(const LayerCall &call);

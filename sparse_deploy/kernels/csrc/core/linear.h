@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// y = act(x Wᵀ + b) on u8 activations: one packed weight with what its epilogue needs.
+// y = act(x Wᵀ + b) on u8 activations: one packed weight with the data of its epilogue.
 #pragma once
 
 #include <string>
@@ -21,7 +21,7 @@ struct LinearWeights {
   int64_t k() const { return weight.packed.k; }
 };
 
-// Returns "" or what is wrong. `layout` as in pack(); scale and bias [n] or null.
+// Returns "" or an error. `layout` as in pack(); scale and bias [n] or null.
 std::string build_linear(const Matrix &matrix, const float *scale, const float *bias, sd_activation activation,
                          const sd_quantization &quantization, const char *layout, const InstructionSet &set,
                          LinearWeights &linear);

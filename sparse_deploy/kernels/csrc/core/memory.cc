@@ -42,7 +42,7 @@ struct Region {
   explicit Region(size_t bytes) : size((bytes + kHugePage - 1) / kHugePage * kHugePage) {
     data = static_cast<uint8_t *>(allocate_aligned(kHugePage, size));
     madvise(data, size, MADV_HUGEPAGE);
-    // Touched here, by one thread and in order, instead of by whichever thread packs first.
+    // Touched here, by one thread and in order, instead of by the first thread that packs.
     for (size_t i = 0; i < size; i += 64) __builtin_memset(data + i, 0, 64);
   }
   ~Region() { std::free(data); }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of packed weights and of the buffers of a call. Every allocation of the library, operator new's too, passes one
-// place, where a test can make it fail.
+// Memory of packed weights and of the buffers of a call. Every allocation of the library, operator new's too, passes
+// one place, where a test can make it fail.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,7 @@ class Buffer {
   uint32_t generation_ = 0;
 };
 
-// The calling thread's own buffer: what one task of a phase needs and the next task overwrites.
+// A buffer of the calling thread for one task of a phase; the next task overwrites it.
 Buffer &thread_buffer();
 
 // A buffer for one call, shared by its threads. The most recently returned one is handed out first: it is the one
@@ -61,9 +61,9 @@ class CallBuffer {
   std::unique_ptr<Buffer> buffer_;
 };
 
-// For tests: the allocation after the next `after` ones fails, once, in whichever thread it is; a negative number ends
-// that. Buffers give up the memory that they have kept, so that the next call allocates as the first one did. Returns how
-// many allocations were made since the last call.
+// For tests: the allocation after the next `after` ones fails, once, in any thread; a negative number switches
+// this off. Buffers release the memory that they have kept, so that the next call allocates as the first one did.
+// Returns how many allocations were made since the last call.
 int64_t fail_allocation(int64_t after);
 
 }  // namespace sd

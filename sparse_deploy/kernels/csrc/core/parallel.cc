@@ -40,7 +40,7 @@ class Team {
 
   static void enter(void *team, size_t) { static_cast<Team *>(team)->work(); }
 
-  // After the pool has come back: throws what an item threw, or that items were left undone.
+  // After the pool has returned: throws the error of an item, or an error if items were not run.
   void finish(bool pool_failed) const {
     if (error_) std::rethrow_exception(error_);
     for (size_t p = 0; p < phases_.size(); ++p)

@@ -19,11 +19,11 @@ struct Phase {
 int64_t thread_count(const sd_pool *pool);
 
 // One call of the pool for all phases. Each thread first takes its own share of a phase's items, the same share in
-// every phase and call (the tokens stay in its cache), then what others have not begun. A thread only ever waits for
-// items that another one is running, so the phases end with however few threads the pool really starts.
+// every phase and call (the tokens stay in its cache), then items that others have not started. A thread waits only for
+// items that another thread is running, so the phases end with any number of started threads.
 //
-// An item may throw. No exception passes through the pool: the first one is kept, what has not begun by then is left
-// out, and it is thrown again here when all threads are back.
+// An item may throw. No exception passes through the pool: the first one is kept, items that have not started are
+// skipped, and the exception is thrown again here when all threads have returned.
 void run_phases(const sd_pool *pool, const std::vector<Phase> &phases);
 
 }  // namespace sd

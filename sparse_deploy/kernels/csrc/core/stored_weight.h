@@ -14,7 +14,7 @@ namespace sd {
 // stays inside int32 (65,535 * 255 * 127 < 2^31).
 constexpr int64_t kMostInputs = 65535;
 
-// Returns "" or what is wrong with the blob. Never reads past its end, whatever the bytes say.
+// Returns "" or the error of the blob. Never reads beyond its end.
 std::string read_stored_weight(const uint8_t *blob, size_t size, Matrix &matrix);
 
 }  // namespace sd

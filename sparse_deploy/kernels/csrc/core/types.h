@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the packing code, the kernels of every instruction set and the drivers agree on. Plain data only: the kernels'
+// Shared types of the packing code, the kernels of every instruction set and the drivers. Plain data only: the kernels'
 // translation units are compiled with instructions that this CPU may lack, so nothing here may instantiate code.
 #pragma once
 
@@ -10,7 +10,7 @@
 
 namespace sd {
 
-// A weight in the layout in which it is multiplied. The layouts (layouts/*.cc) say what the arrays hold.
+// A weight in the layout in which it is multiplied. The layouts (layouts/*.cc) define the content of the arrays.
 struct Packed {
   const Layout *layout;
   int64_t n, k;
@@ -26,7 +26,7 @@ struct Packed {
 
 enum Output : int32_t { kInt32 = 0, kFloat, kReduced };
 
-// What happens to an accumulator tile before it leaves the registers:
+// The epilogue of an accumulator tile in registers:
 //   y = act(acc * (scale * token_scale) + bias - sum * token_shift) + residual
 struct Epilogue {
   Output output;
@@ -50,7 +50,7 @@ struct Tile {
   int64_t token;                   // of the first row, for the epilogue
   const uint8_t *prefetch;         // packed bytes that will be wanted next, or null
   int32_t prefetch_lines;          // cache lines of them per step
-  int32_t *scratch;                // as many as the kernel asks for (LayoutKernel); 64-byte aligned
+  int32_t *scratch;                // size from LayoutKernel; 64-byte aligned
 };
 
 struct Attention {

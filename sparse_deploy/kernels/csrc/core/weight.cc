@@ -11,8 +11,8 @@
 namespace sd {
 namespace {
 
-// A sparse layout must promise this much to be taken: below it, what the costs leave out (caches, uneven rows) could make
-// it slower than dense.
+// Smallest predicted gain of a sparse layout. With less, effects outside the cost model (caches, uneven rows) could
+// make it slower than dense.
 constexpr double kWorthwhile = 0.9;
 
 const LayoutKernel *find_kernel(const InstructionSet &set, const Layout *layout) {
@@ -22,7 +22,7 @@ const LayoutKernel *find_kernel(const InstructionSet &set, const Layout *layout)
 }
 
 // The kernel of a layout by name, or its reference product; false where there is no such layout. "dense" is the dense
-// layout of the set, whatever that one's full name is.
+// layout of the set, which may have another full name.
 bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &kernel) {
   if (std::strcmp(name, kDense.name) == 0) {
     kernel = set.kernels[0];
@@ -41,8 +41,8 @@ bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &ke
   return false;
 }
 
-// The layout that SPARSE_DEPLOY_LAYOUT asks for where the caller asks for none; "dense" is the set's own dense one, with
-// which benchmarks compare a model. "" lets the costs choose.
+// The layout of SPARSE_DEPLOY_LAYOUT, if the caller names none; "dense" is the set's own dense one, with
+// which benchmarks compare a model. "": by the cost model.
 const char *wished_layout(const InstructionSet &set) {
   static const std::string wish = [] {
     const char *value = std::getenv("SPARSE_DEPLOY_LAYOUT");

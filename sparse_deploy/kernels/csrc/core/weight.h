@@ -11,7 +11,7 @@
 
 namespace sd {
 
-// A packed weight with the memory it owns, and what multiplies it.
+// A packed weight with its memory and its kernel.
 struct Weight {
   const InstructionSet *set = nullptr;
   LayoutKernel kernel{};
@@ -28,8 +28,8 @@ struct Weight {
 // Names of all layouts, separated by commas.
 std::string layout_names();
 
-// `layout`: "" or null lets the costs of the instruction set choose; a name forces that layout, by the reference product
-// where the set has no kernel for it. Returns "" or why the matrix can't have it.
+// `layout`: "" or null lets the costs of the instruction set choose; a name forces that layout, by the reference
+// product where the set has no kernel for it. Returns "" or why the matrix can't have it.
 std::string pack(const Matrix &matrix, const char *layout, const InstructionSet &set, Weight &weight);
 
 // The matrix back from its packed form, row-major.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel core's C interface: pack an INT8 matrix once, multiply with it from any thread pool. It knows no runtime;
-// the adapters for ONNX Runtime and OpenVINO, the Python loader, the tests and the benchmarks all use this header.
+// The kernel core's C interface: pack an INT8 matrix once, multiply with it from any thread pool. It is independent of
+// runtimes; the adapters for ONNX Runtime and OpenVINO, the Python loader, the tests and the benchmarks all use this
+// header.
 //
 // Functions that can fail return a null pointer or a nonzero code and fill the sd_error: one line, zero-terminated. No
 // exception leaves the library, and after a failure everything can be used again.
@@ -41,8 +42,9 @@ typedef struct sd_quantization {
 } sd_quantization;
 
 // The caller's thread pool. `run` calls task(arg, i) once for each i in [0, count), from any threads, in any order,
-// and returns 0 when all have returned, or another number when it could not run them all and none is left running; tasks
-// may not start all at once. Tasks never throw; `run` must not either. A null pool, or threads <= 1, runs serially.
+// and returns 0 when all have returned, or another number when it could not run them all and none is left running;
+// tasks may not start all at once. Tasks never throw; `run` must not either. A null pool, or threads <= 1, runs
+// serially.
 typedef struct sd_pool {
   void *context;
   int (*run)(void *context, void (*task)(void *arg, size_t index), void *arg, size_t count);
@@ -52,9 +54,9 @@ typedef struct sd_pool {
 // ---- the library -------------------------------------------------------------------------------------------------
 
 SD_EXPORT int sd_abi_version(void);
-// The instruction set that is used where none is named: "avx512_bf16", "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2",
-// "portable"; on Arm "dotprod", "portable". Chosen once, by what the CPU has, or by the environment variable
-// SPARSE_DEPLOY_ISA (an unknown or unsupported name falls back, sd_isa_note says so).
+// The default instruction set: "avx512_bf16", "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2",
+// "portable"; on Arm "dotprod", "portable". Chosen once, by the features of the CPU, or by the environment variable
+// SPARSE_DEPLOY_ISA (an unknown or unsupported name falls back to the default; sd_isa_note has the reason).
 SD_EXPORT const char *sd_isa(void);
 SD_EXPORT const char *sd_isa_note(void);        // "" or one line
 SD_EXPORT const char *sd_isa_supported(void);   // the sets that this CPU has, best first, separated by commas
@@ -71,12 +73,12 @@ typedef struct sd_weight_info {
   double fill;         // multiply-add slots of the packed form / (n * k); 1 for dense
   double cost;         // predicted time / that of the dense kernel
   char layout[24];     // "dense", "unstructured", "one_of_two" (1:2), "block_4x1", "block_1x4", ...
-  char pattern[24];    // what was found: "dense", "unstructured", "1:2", "block_4x1", "block_1x4"
+  char pattern[24];    // detected: "dense", "unstructured", "1:2", "block_4x1", "block_1x4"
 } sd_weight_info;
 
 // Pack a weight from its compact form (docs/sparse_operators.md). Damaged input is refused. `layout` forces one of the
-// layouts above where it can represent the matrix, "dense" the dense one of the instruction set; null or "" chooses by the
-// costs of that set. `isa` is one of sd_isa_supported(); null or "" is sd_isa().
+// layouts above where it can represent the matrix, "dense" the dense one of the instruction set; null or "" chooses by
+// the costs of that set. `isa` is one of sd_isa_supported(); null or "" is sd_isa().
 SD_EXPORT sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *layout, const char *isa,
                                       sd_error *error);
 SD_EXPORT void sd_weight_destroy(sd_weight *weight);
@@ -167,9 +169,9 @@ SD_EXPORT int sd_layer_run(const sd_layer *layer, const sd_layer_inputs *inputs,
 // "name seconds\n" into text and returns the length it needs. For benchmarks/encoder.py --profile.
 SD_EXPORT size_t sd_profile(char *text, size_t size);
 
-// For tests: of the library's memory allocations, in whichever thread, the one after the next `after` fails, once; a
-// negative number ends that. What earlier calls have kept for the next is let go. Returns how many allocations there were
-// since the last call.
+// For tests: of the library's memory allocations, in any thread, the one after the next `after` fails, once; a
+// negative number switches this off. Memory that earlier calls have kept is released. Returns how many allocations
+// there were since the last call.
 SD_EXPORT int64_t sd_fail_allocation(int64_t after);
 
 // ---- probes of the machine, for benchmarks -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiles only where ort_abi.h says the same as the official header, and does nothing else (tools/check_ort_abi.sh).
-// Every function is compared by place and by its whole type: our opaque names stand for the official structures here.
+// Compiles only if ort_abi.h agrees with the official header, and does nothing else (tools/check_ort_abi.sh). Every
+// function is compared by position and by its whole type: the opaque names of ort_abi.h are the official structures
+// here.
 #define SPARSE_DEPLOY_OFFICIAL_ORT_TYPES
 #include <onnxruntime_c_api.h>
 
@@ -31,7 +32,7 @@ using OpAttrType = ::OrtOpAttrType;
 
 namespace ort {
 
-static_assert(kApiVersion <= ORT_API_VERSION, "the header is older than the API version that we ask for");
+static_assert(kApiVersion <= ORT_API_VERSION, "the header is older than the requested API version");
 static_assert(ORT_FAIL == 1 && ORT_INVALID_ARGUMENT == 2, "ErrorCode");
 static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED == 0 && ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT == 1 &&
                   ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8 == 2 && ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64 == 7,
@@ -47,7 +48,7 @@ static_assert(offsetof(ApiBase, GetApi) == 0 && offsetof(ApiBase, GetVersionStri
 static_assert(std::is_same<decltype(ApiBase::GetApi), const Api *(*)(uint32_t)noexcept>::value, "GetApi");
 static_assert(std::is_same<decltype(ApiBase::GetVersionString), const char *(*)() noexcept>::value, "GetVersionString");
 
-// Convertible and not same: the official release functions don't promise noexcept, which is part of a C++17 type and
+// Convertible and not same: the official release functions are not noexcept, which is part of a C++17 type and
 // the only thing that such a conversion may drop.
 #define SPARSE_DEPLOY_CHECK_FUNCTION(place, name, result, parameters)                                 \
   static_assert(offsetof(Api, name) == (place) * sizeof(void *), #name " has another place");         \

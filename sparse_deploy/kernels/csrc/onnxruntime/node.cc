@@ -6,7 +6,7 @@
 namespace ort {
 namespace {
 
-// Text of a function that is asked twice: for the length with its zero, then for the bytes.
+// Text of a function that is called twice: for the length with its zero, then for the bytes.
 template <class Function, class... Arguments>
 std::string read_text(const Api &api, Function function, Arguments... arguments) {
   size_t size = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A node as an operator sees it: its constants and attributes when the session is created, its tensors when it runs,
-// its shapes while the graph is resolved. Everything that can go wrong is a Failure with one line of text.
+// The interface of a node for an operator: its constants and attributes when the session is created, its tensors when
+// it runs, its shapes while the graph is resolved. Every error is a Failure with one line of text.
 #pragma once
 
 #include <cstddef>
@@ -20,7 +20,7 @@ class Failure : public std::runtime_error {
   const ErrorCode code;
 };
 
-// Throws what ONNX Runtime reported, if anything.
+// Throws an error that ONNX Runtime reported.
 void check(const Api &api, Status *status);
 
 using operators::Constant;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a C++ class to ONNX Runtime's OrtCustomOp. A class gives its name, its inputs and four functions; here is what
-// all operators share: no exception leaves a callback, and every error names its node.
+// From a C++ class to ONNX Runtime's OrtCustomOp. A class has its name, its inputs and four functions; this file has
+// the shared code: no exception leaves a callback, and every error names its node.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +21,7 @@ struct Input {
   Characteristic characteristic;
 };
 
-// An OrtCustomOp with what its kernels need to know.
+// An OrtCustomOp with the data of its kernels.
 struct Definition : CustomOp {
   const Api *api;
   int32_t threads;
@@ -106,8 +106,8 @@ class Operator {
     });
   }
 
-  // An error here would be reported without the node's name, or not at all: ONNX Runtime 1.31 drops the status. What
-  // doesn't fit is left without a shape, and the kernel says why it can't run.
+  // An error here would be reported without the node's name, or not at all: ONNX Runtime 1.31 drops the status. An
+  // invalid node gets no shape, and the kernel reports the error.
   static Status *infer(const CustomOp *op, ShapeInferContext *context) {
     const Api &api = *static_cast<const Definition *>(op)->api;
     if (Status *status = as_status(api, [&] {

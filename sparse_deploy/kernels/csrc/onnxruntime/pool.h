@@ -25,9 +25,9 @@ class Pool {
 };
 
 // How many tasks run at the same time: the variable SPARSE_DEPLOY_THREADS, else `entry` (the session's config entry
-// sparse_deploy.threads, null where there is none), else the physical cores that this process may use, which is what a
-// session has whose intra_op_num_threads nobody set. ONNX Runtime doesn't tell its number. One too high never gives a
-// wrong result; 64 instead of 2 made a layer of bert-base 12 % slower at 128 tokens, 64 instead of 1 twice as slow at 16.
+// sparse_deploy.threads, null where there is none), else the physical cores that this process may use, which is the
+// default of intra_op_num_threads. ONNX Runtime does not pass its number. Too high a number never gives a wrong
+// result; 64 instead of 2 made a layer of bert-base 12 % slower at 128 tokens, 64 instead of 1 twice as slow at 16.
 int32_t thread_count(const char *entry);
 
 }  // namespace ort

@@ -54,7 +54,7 @@ void SparseEncoderLayer::run(RunContext &context) const {
 
 void SparseEncoderLayer::infer(ShapeInference &shapes) {
   std::vector<Dimension> dims = shapes.input(0);
-  if (dims.empty()) return;  // unknown, as it is where the graph says nothing of X
+  if (dims.empty()) return;  // unknown if the graph has no shape of X
   const int64_t tokens = shapes.whole_number("output_tokens", 0);
   if (tokens && dims.size() == 3) {
     Dimension &sequence = dims[1];

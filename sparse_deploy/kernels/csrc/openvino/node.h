@@ -9,7 +9,7 @@
 
 namespace sparse_deploy {
 
-// What every error of this library starts with, so that it can be found in OpenVINO's own text around it.
+// The prefix of every error of this library, which finds it inside the text of OpenVINO.
 constexpr const char *kErrorPrefix = "sparse_deploy: ";
 
 struct Attributes {

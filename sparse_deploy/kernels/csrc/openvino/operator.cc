@@ -59,8 +59,8 @@ bool Operator::evaluate(ov::TensorVector &outputs, const ov::TensorVector &input
   try {
     kernel(node).run(inputs, outputs[0], node);
   } catch (...) {
-    // With one thread, OpenVINO 2026.4 loses what a node throws in a synchronous request, and the output keeps the answer
-    // of the request before.
+    // With one thread, OpenVINO 2026.4 drops an exception of a node in a synchronous request, and the output keeps the
+    // result of the previous request.
     std::fill_n(outputs[0].data<float>(), outputs[0].get_size(), std::numeric_limits<float>::quiet_NaN());
     throw;
   }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What both operators share as nodes of an OpenVINO graph: their packed constants, and the call of the core.
+// Shared code of both operators as nodes of an OpenVINO graph: their packed constants, and the call of the core.
 //
 // Weights are inputs of the node, as constants in the compact form, because OpenVINO's IR stores nothing else. They are
 // packed once: by the copy of the graph that compile_model makes, before it makes a graph per stream. All copies of a
-// node with the same constants share what was packed.
+// node with the same constants share the packed weights.
 #pragma once
 
 #include <memory>
@@ -53,7 +53,7 @@ class Operator : public ov::op::Op {
  private:
   struct Packed {
     explicit Packed(std::vector<const void *> constants_) : constants(std::move(constants_)) {}
-    const std::vector<const void *> constants;  // addresses of what it is made of; null: not a constant
+    const std::vector<const void *> constants;  // addresses of its constants; null: not a constant
     std::mutex mutex;
     std::unique_ptr<const Kernel> kernel;
   };

@@ -27,7 +27,7 @@ constexpr Activation kActivations[] = {{"none", SD_ACTIVATION_NONE},
                                        {"relu", SD_ACTIVATION_RELU},
                                        {"tanh", SD_ACTIVATION_TANH}};
 
-// What the blob says of itself, so that scale and bias can be compared with it; the core checks the blob.
+// The shape in the header of the blob, for the comparison with scale and bias; the core checks the blob.
 Extent weight_extent(const Node &node, const Constant<uint8_t> &blob, const std::string &name) {
   if (blob.count < kHeaderSize) {
     node.fail(name + " is damaged: " + std::to_string(blob.count) + " bytes are less than its header");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a node to what the core builds an operator of. Everything that the core can't check, because a pointer has no
-// length, is checked here; pointers stay those of the node's constants.
+// From a node to the configuration of an operator in the core. Everything that the core can't check, because a pointer
+// has no length, is checked here; pointers stay those of the node's constants.
 #pragma once
 
 #include <sparse_deploy_kernels.h>

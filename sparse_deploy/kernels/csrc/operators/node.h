@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// An operator's constants and attributes, whatever runtime holds them. Each adapter fills this interface; what the
-// operators demand of their constants is checked once, in config.cc.
+// An operator's constants and attributes, independent of the runtime. Each adapter implements this interface; config.cc
+// checks the constants.
 #pragma once
 
 #include <cstddef>

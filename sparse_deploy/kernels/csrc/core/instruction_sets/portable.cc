@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every CPU runs: plain C++ over 16 lanes, whatever the compiler makes of them.
+// For every CPU: plain C++ over 16 lanes, vectorized by the compiler.
 #include "../instruction_set.h"
 
 #include "sparse_deploy_kernels.h"

@@ -3,7 +3,7 @@
 //
 // Everything is in units of one dword: a pair of bfloat16 along the summed dimension, or one float. Both products are
 // then the same loop: an accumulator tile of queries x columns, a broadcast dword of the left side, a panel of the
-// right side with the columns in lanes. The panels are filled per call: 4 % of the products at 64 queries.
+// right side with the columns in lanes. The panels are filled per call.
 
 #ifdef __AVX512F__
 constexpr int kQueries = 6, kColumns = 4;  // 24 accumulators, 4 panel vectors, 1 broadcast: 29 of 32 registers

@@ -4,10 +4,10 @@
 // q, k and v have a scale per token and head. q is u8 around 128, which is taken back by starting the accumulators at
 // -128 * (sum of the key). The scale of a value goes into its probability before that becomes u8; the largest
 // probability of a row is 1 before the division by their sum, so 255 / (largest value scale of the head) is a safe
-// factor and no second pass is needed. Twice as fast as bfloat16: 48 -> 26 ms in bert-large at 384 tokens (Zen 4).
+// factor and no second pass is needed. Twice as fast as bfloat16 (benchmarks/notes.md).
 
-// Both products are one loop: accumulators of queries x columns, a broadcast dword of the left side, a panel of the right
-// side with the columns in lanes. A dword is four bytes, or two words where there is no 8-bit dot product.
+// Both products are one loop: accumulators of queries x columns, a broadcast dword of the left side, a panel of the
+// right side with the columns in lanes. A dword is four bytes, or two words where there is no 8-bit dot product.
 #ifdef SD_PAIRS_OF_PRODUCTS
 constexpr int64_t kPerDword = 2;
 typedef int16_t Left;  // query, less 128, and probability
@@ -95,10 +95,10 @@ static void fill_value_panel_int8(const AttentionInt8 &a, int32_t *panel) {
   }
 }
 
-// What a head needs; in the scratch.
+// The buffers of a head, in the scratch.
 struct HeadPanels {
   int32_t *keys, *values;  // dwords: [block of keys][head_size / kPerDword][kBlockKeys], [keys / kPerDword][head_size]
-  int32_t *start;          // [padded]: what the accumulators start at
+  int32_t *start;          // [padded]: initial values of the accumulators
   float *key_scale;        // [padded]: times the softmax's scale and log2(e)
   float *value_scale;      // [padded]: times 255 / largest
   float *scores;           // [kQueries, padded]
@@ -113,7 +113,7 @@ static size_t attention_int8_scratch(int64_t keys, int64_t head_size) {
                              kQueries * head_size * left + 1024);
 }
 
-// Dwords of the keys [key, key + 16), and what their accumulators start at.
+// Dwords of the keys [key, key + 16), and the initial values of their accumulators.
 static void fill_key_panel_int8(const AttentionInt8 &a, int64_t key, const HeadPanels &p) {
   const int64_t dwords = a.head_size / 4, depth = a.head_size / kPerDword, valid = a.keys - key;
   int32_t *panel = p.keys + key / kBlockKeys * kBlockKeys * depth + key % kBlockKeys;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every instruction set is made of, and its table. A set's file includes this inside its own namespace, behind the
-// definition of what it can do (SD_AVX_VNNI, SD_VBMI, SD_BF16, SD_SIGNED_ACTIVATIONS), then its own products.
+// The common parts of every instruction set, and its table. The file of a set includes this inside its own namespace,
+// after the definitions of its features (SD_AVX_VNNI, SD_VBMI, SD_BF16, SD_SIGNED_ACTIVATIONS), then its own products.
 #include "simd.h"
 #include "epilogue.h"
 #include "rowwise.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Registers of bytes, and sums of products of four activations by four weights in each of their 32-bit lanes, in what the
-// instruction set has for them. Weights are s8; activations are u8, and s8 on Arm. Included after simd.h.
+// Registers of bytes, and sums of products of four activations by four weights in each of their 32-bit lanes, with the
+// instructions of the set. Weights are s8; activations are u8, and s8 on Arm. Included after simd.h.
 
 #ifdef __AVX512F__
 typedef __m512i Bytes;
@@ -59,8 +59,9 @@ SD_INLINE Bytes unpack_high_64(Bytes a, Bytes b) { return _mm256_unpackhi_epi64(
 #endif
 constexpr int kLanes = sizeof(Bytes) / 4;
 
-// GCC 12 keeps accumulators of the intrinsics in memory inside templates (2-3 times slower), and orders the instructions
-// by its own mind; the asm below doesn't leave it the choice. Weights may be in memory, where registers are short.
+// GCC 12 keeps accumulators of the intrinsics in memory inside templates (2-3 times slower), and reorders
+// the instructions; the asm below prevents both. Weights may be in memory, where registers
+// are short.
 #if defined(__AVX512F__)
 SD_INLINE void add_products(Bytes &sum, Bytes x, Bytes w) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w)); }
 SD_INLINE void add_products(Bytes &sum, Bytes x, const Bytes *w) {
@@ -104,7 +105,7 @@ SD_INLINE void add_sums(Bytes &sum, Bytes sums) { asm volatile("vpaddd %1, %0, %
 #endif
 
 // sums[i] += x(i) . w(i) for kCount independent sums. Each stage works on another of them, so that no instruction waits
-// for the one before it: 8 % faster than one after the other (Zen 4, a shuffle in x). With kAhead, x(i + 1) is made
+// for the one before it: 8 % faster on Zen 4 (docs/architecture.md). With kAhead, x(i + 1) is made
 // before x(i) is used.
 template <int kAhead, int kCount, typename X, typename W>
 SD_INLINE void add_all_products(Bytes (&sums)[kCount], X x, W w) {

@@ -2,7 +2,8 @@
 // From int32 accumulators to the outputs of a layer, in registers. Included after simd.h.
 
 // GELU(x) = max(x, 0) - |x| Q(|x|), where Q is the tail of the activation's own distribution function (normal for the
-// erf form), symmetric in both forms. Q is 16 parabolas around i/4, i = 0 ... 15; past 3.874 the product stands still.
+// erf form), symmetric in both forms. Q is 16 parabolas around i/4, i = 0 ... 15; beyond |x| = 3.874 the product is
+// constant.
 // Largest error 2e-4 (3e-5 for |x| < 3.8): a hundredth of the 8-bit step that follows.
 SD_INLINE F32 gelu(F32 x, const GeluTable &table) {
   const F32 a = min(splat(3.874f), abs(x));  // in this order a NaN goes through

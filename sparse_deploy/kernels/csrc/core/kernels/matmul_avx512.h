@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of AVX-512 VNNI, and of VBMI where SD_VBMI is defined. Included after epilogue.h.
 //
-// Measured on Zen 4 (cycles of a vpdpbusd and what feeds it): alone 1.0; with a vpermb 1.33, the limit of the three
+// Measured on Zen 4 (cycles of a vpdpbusd and its input): alone 1.0; with a vpermb 1.33, the limit of the three
 // 512-bit pipes. GCC 12 keeps accumulators of _mm512_dpbusd_epi32 in memory inside templates (2-3 times slower); the
 // asm below doesn't leave it the choice.
 
@@ -105,9 +105,9 @@ struct OneOfTwoTile {
         __m512i window[kTokens];
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) window[t] = _mm512_load_si512(x + t * tile.x_stride);
-        // Bit `step` of a byte says which of its pair is kept. The next step's positions are made ahead of this step's
-        // permutations, which would fill the scheduler waiting for them: 1.44 cycles a pair instead of 1.85 (with the
-        // bits in a mask register 1.59, with stored positions 1.33 but 1.8 times the bytes).
+        // Bit `step` of a byte selects the kept weight of a pair. The positions of the next step are computed before
+        // the permutations of this step, which would otherwise fill the scheduler while they wait: 1.44 cycles a pair
+        // instead of 1.85 (with the bits in a mask register 1.59, with stored positions 1.33 but 1.8 times the bytes).
         const __m512i bits = _mm512_load_si512(data);
         __m512i next = _mm512_ternarylogic_epi64(_mm512_load_si512(kPairs.at[0]), bits, one, 0xf8);
 #pragma GCC unroll 8

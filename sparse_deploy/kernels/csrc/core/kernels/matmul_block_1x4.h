@@ -49,7 +49,7 @@ static void sum_block_1x4(const uint16_t *runs, const uint8_t *data, const uint8
       const Bytes *x0 = reinterpret_cast<const Bytes *>(panel + static_cast<int64_t>(index[0]) * 64);
       const Bytes *x1 = reinterpret_cast<const Bytes *>(panel + static_cast<int64_t>(index[1]) * 64);
 #ifdef SD_PAIRS_OF_PRODUCTS
-      // The layout's rules see to it that four products fit a 16-bit lane, so one widening serves two units.
+      // The layout ensures that four products fit a 16-bit lane, so two units need only one widening.
       const Bytes ones = _mm256_set1_epi16(1);
       Bytes lanes[kCount];
 #pragma GCC unroll 16

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The dense product of AVX2 without an 8-bit dot product. Included after dot.h.
 //
-// Steps whose pairs may share a lane take vpmaddubsw, the others are widened to 16 bits on both sides. With random normal
-// weights 43 % of the steps are widened at K = 768: 95 GMAC/s on one thread of Zen 4, against 86 for all and 112 for none.
+// Steps whose pairs may share a lane take vpmaddubsw, the others are widened to 16 bits on both sides. With random
+// normal weights 43 % of the steps are widened at K = 768: 95 GMAC/s on one thread of Zen 4, against 86 for all and 112
+// for none.
 
 template <int kTokens>
 struct DenseSplitTile {

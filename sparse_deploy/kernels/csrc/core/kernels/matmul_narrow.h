@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products with the layouts whose windows fit a byte shuffle inside 16 bytes: the window is broadcast to all 128-bit parts
-// of a register, and the shuffle picks four activations for each row. Included after dot.h.
+// Products with the layouts whose windows fit a byte shuffle inside 16 bytes: the window is broadcast to all 128-bit
+// parts of a register, and the shuffle picks four activations for each row. Included after dot.h.
 
 template <int kTokens>
 struct UnstructuredNarrowTile {

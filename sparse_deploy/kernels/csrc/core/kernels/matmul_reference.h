@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every layout by its own reference product: what runs where an instruction set has no kernel for a layout, when that
-// layout is forced. Included after epilogue.h.
+// The reference product of every layout, for a forced layout without a kernel in the instruction set. Included after
+// epilogue.h.
 
 template <QuantizedType kType>
 static void multiply_reference(const Packed &p, const Tile &tile, int32_t tokens, const Epilogue &e) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sixteen lanes of float or int32 on whatever the translation unit is compiled for. Included by the isa_*.cc files
+// Sixteen lanes of float or int32 with the instructions of the translation unit. Included by the isa_*.cc files
 // only, inside their own namespace: a function shared between them could be linked from the wrong one and fault on a
 // CPU without its instructions. For the same reason nothing here uses the C++ library.
 
@@ -119,8 +119,8 @@ SD_INLINE void store_i32(int32_t *p, I32 v, int count) {
 
 SD_INLINE F32 abs(F32 v) { return as_f32(as_i32(v) & 0x7fffffff); }
 
-// e^x for x <= 0 or so: 2^n * p(r), degree 5 Taylor in r * ln 2 over |r| <= 0.5; relative error below 4e-6. Below -87 the
-// result is the smallest normal number times p, which softmax cannot tell from 0.
+// e^x for x <= 0 or so: 2^n * p(r), degree 5 Taylor in r * ln 2 over |r| <= 0.5; relative error below 4e-6. Below -87
+// the result is the smallest normal number times p, which softmax cannot distinguish from 0.
 SD_INLINE F32 exp(F32 x) {
   x = max(x, splat(-87.0f));
   const F32 t = x * 1.44269504f;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sixteen lanes in two registers of AVX2. Included by simd.h. A vector type of 64 bytes would do the same, but GCC 12 keeps
-// its values in memory.
+// Sixteen lanes in two registers of AVX2. Included by simd.h. A vector type of 64 bytes would do the same, but GCC 12
+// keeps its values in memory.
 
 struct __attribute__((may_alias)) F32 {
   __m256 low, high;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the products share. Included after epilogue.h.
+// Common parts of the products. Included after epilogue.h.
 
-// Brings what will be multiplied next from memory to L2, a few lines per step: bert-base's packed weights come from L3
+// Prefetches the next weights from memory to L2, a few lines per step: bert-base's packed weights come from L3
 // or DRAM once per request, and the hardware's own prefetchers start too late at the end of every chunk.
 class Prefetcher {
  public:

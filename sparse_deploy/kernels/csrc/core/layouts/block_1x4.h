@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernels of the block_1x4 layout need to know of it.
+// Constants of the block_1x4 layout for its kernels.
 #pragma once
 
 #include <stdint.h>

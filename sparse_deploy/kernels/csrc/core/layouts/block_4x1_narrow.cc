@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of 4(out)x1(in), for byte shuffles inside 16 bytes. 4, 8 or 16 blocks (16, 32 or 64 rows) a group. A step: positions
-// inside a window of 16 k (u8), 4 of each block and shared by its rows, then the weights: row 0 of all blocks, row 1, 2
-// and 3; `meta` holds where the step's window starts. The order of the lanes (of 4 positions) makes the way back to
-// neighbouring outputs 8 unpacks.
+// Blocks of 4(out)x1(in), for byte shuffles inside 16 bytes. 4, 8 or 16 blocks (16, 32 or 64 rows) a group. A step:
+// positions inside a window of 16 k (u8), 4 of each block and shared by its rows, then the weights: row 0 of all
+// blocks, row 1, 2 and 3; `meta` holds where the step's window starts. The order of the lanes (of 4 positions) makes
+// the way back to neighbouring outputs 8 unpacks.
 #include "../matrix.h"
 #include "layout.h"
 #include "narrow_window.h"

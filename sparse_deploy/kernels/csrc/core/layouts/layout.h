@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a layout of a packed weight is. Each has a file of its own in this folder, which defines one Layout; a new one is
-// a new file, a declaration here and a line in layouts.cc.
+// The interface of a layout of packed weights. Each has its own file in this folder, which defines one Layout; a new
+// one is a new file, a declaration here and a line in layouts.cc.
 //
 // The instruction sets' translation units include this header, so it holds plain data only (see types.h).
 #pragma once
@@ -17,7 +17,7 @@ struct Survey;
 // How the activations of a product are stored: value + zero point in 0 ... 255, or the same less 128.
 enum QuantizedType : int32_t { kU8 = 0, kS8 };
 
-// What the kernel of an instruction set demands of the weights that it is given.
+// Requirements of the kernel of an instruction set on its weights.
 struct PackRules {
   // 0, or how many products the kernel adds in a signed 16-bit lane that saturates: 2 (vpmaddubsw, of weights 2i and
   // 2i + 1 of each four) or, for 1x4 blocks, 4 (the same of the two units of a step). The packer must not let weights

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A narrow window that slides over the rows of a group, for kernels that shuffle bytes inside 16 or 32 of them; and which
-// weights may share a 16-bit lane where those kernels have no 8-bit dot product.
+// A narrow window that slides over the rows of a group, for kernels that shuffle bytes inside 16 or 32 of them; and
+// which weights may share a 16-bit lane where those kernels have no 8-bit dot product.
 #pragma once
 
 #include <algorithm>
@@ -34,9 +34,9 @@ class NarrowWindow {
     return nearest >= 0;
   }
 
-  // One step: take(row, slot, k) for up to four units of each row inside the window. Slots 0 and 1 share a lane, as do 2
-  // and 3: fit(row, k1, k2) says whether two units may. Of all sets that fit, the largest is taken, and of these the one
-  // that comes first. (A lone unit always fits: |w| <= 128.)
+  // One step: take(row, slot, k) for up to four units of each row inside the window. Slots 0 and 1 share a lane, as do
+  // 2 and 3: fit(row, k1, k2) returns whether two units may. Of all sets that fit, the largest is taken, and of these
+  // the one that comes first. (A lone unit always fits: |w| <= 128.)
   template <typename Fit, typename Take>
   void step(int64_t begin, Fit fit, Take take) {
     for (size_t r = 0; r < rows_.size(); ++r) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What there is to know of a matrix before a layout is chosen for it.
+// Facts on a matrix for the choice of a layout.
 #pragma once
 
 #include "../matrix.h"

@@ -16,8 +16,8 @@ using Units = std::vector<std::vector<uint16_t>>;
 // `rows` rows of units of unit_rows x unit_columns weights; the first one begins at row `row` of the matrix.
 Units find_units(const Matrix &matrix, int64_t row, int rows, int unit_rows, int unit_columns);
 
-// The window of a layout that stores positions relative to one: `width` k wide, it starts at a multiple of `align` at or
-// before the first k that any row still needs, and each row takes its next units inside it.
+// The window of a layout that stores positions relative to one: `width` k wide, it starts at a multiple of `align` at
+// or before the first k that any row still needs, and each row takes its next units inside it.
 class SlidingWindow {
  public:
   // The window never passes the next multiple of `width` behind k.
