@@ -4,7 +4,7 @@
     python benchmarks/architecture_speed.py --prepare     # random models with 70 % zeros, exported into ../runs
     python benchmarks/architecture_speed.py               # blocks of both in turns, in one process; a table in Markdown
 
-The rival is dynamic INT8 of ONNX Runtime's own quantizer, per channel, from the same FP32 file.
+The baseline is dynamic INT8 of ONNX Runtime's own quantizer, per channel, from the same FP32 file.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def prepare(name: str, folder: Path) -> None:
 
 
 def measure(folder: Path) -> str:
-    """A row of the table: milliseconds of the rival and of the operators, and the ratio of paired blocks' medians."""
+    """A row of the table: milliseconds of baseline and operators, and the ratio of paired blocks' medians."""
     import onnxruntime
 
     from sparse_deploy.runtimes import sparse_session

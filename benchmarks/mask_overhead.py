@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What does locking the zeros cost per training step? Masked against unmasked, interleaved in one process.
+"""Overhead of masks per training step: masked against unmasked, interleaved in one process.
 
 Prints a table, or with ``--json`` one object per cell. The models have random weights: the cost depends on shapes only.
 """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write RESULTS.md with its plots, and what `sparse-deploy inspect` quotes, from the records of measurements.
+"""Write RESULTS.md with its plots, and the figures that `sparse-deploy inspect` quotes, from the records.
 
 The records are results/SECTION/*.json, the page ends with the hand-written notes.md, and the quoted figures are
 sparse_deploy/inspection/recorded_speed.json.
 
 python benchmarks/results_markdown.py
-python benchmarks/results_markdown.py --check     # exit 1 when one of the two is not what the records say
+python benchmarks/results_markdown.py --check     # exit 1 when one of the two is out of date
 """
 
 import argparse
@@ -40,9 +40,7 @@ def main() -> None:
     if options.check:
         for path, text in written.items():
             if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                raise SystemExit(
-                    f"results_markdown.py: {path.name} is not what the records say; run it without --check"
-                )
+                raise SystemExit(f"results_markdown.py: {path.name} is out of date; run it without --check")
         return
     for name, records in sections.items():
         if cells := [record for record in records if record["kind"] == "cell" and not is_forced(record)]:

@@ -3,7 +3,7 @@
 
 # Of one model: no server has more CPUs.
 MAX_THREADS = 1024
-# Sequences that are computed together.
+# Largest number of sequences in a batch.
 MAX_BATCH = 4096
 # Servers behind one port.
 MAX_REPLICAS = 10_000

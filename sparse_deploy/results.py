@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark found: the typed content of ``report.json``, shared by the code that measures and that reports."""
+"""Results of a benchmark: the typed content of ``report.json``, used for measuring and for reporting."""
 
 from typing import Any, Final, Literal
 
@@ -104,7 +104,7 @@ class ShapeLatency(Figures):
 
 
 class Drift(Figures):
-    """How far a cell's answers lie from those that the same cell once stored (``bench --against``).
+    """Difference of a cell's predictions from the stored predictions of the same cell (``bench --against``).
 
     Attributes:
         agreement: share of examples with the same prediction; None for a regression.
@@ -121,8 +121,8 @@ class Cell(Figures):
     Attributes:
         id: ``RUNTIME-PRECISION``, such as ``onnxruntime-int8``.
         file: the model file, relative to the deployment.
-        note: how the cell gets its model, where that needs saying.
-        warning: what is not as it should be: INT8 made for other CPUs than this one.
+        note: a remark on how the cell gets its model; empty for most cells.
+        warning: a problem of the cell: INT8 that was made for other CPUs.
         metrics: task metrics over the whole validation split (shares 0 to 1; SQuAD 0 to 100).
         agreement: share of examples with the same prediction as the baseline cell.
         logit_difference: largest absolute difference of a logit from the baseline cell's, over all examples. For SQuAD
@@ -133,8 +133,8 @@ class Cell(Figures):
         rss_bytes: resident memory after the warm-up.
         speedup: median latency of the baseline's blocks over that of this cell's, in the same rounds.
         throughput_gain: throughput of this cell over that of the baseline.
-        streamed: throughput with the throughput hint, where the runtime knows it; all else is with the latency hint.
-        stable: false when the blocks spread too much for a confident number.
+        streamed: throughput with the throughput hint, if the runtime has one; other figures use the latency hint.
+        stable: false when the blocks differ too much for a reliable figure.
         predictions: file with per-example predictions, relative to the report.
     """
 
@@ -166,7 +166,7 @@ class Cell(Figures):
 
 
 class Evidence(Figures):
-    """What a paired comparison with the baseline says about a drop of a metric (positive: the cell is worse).
+    """Result of the paired test of a drop of a metric against the baseline (positive: the cell is worse).
 
     Attributes:
         drop: baseline less cell, in the metric's own unit.
@@ -198,8 +198,8 @@ class GateResult(Figures):
     """The verdict on one goal for one cell.
 
     Attributes:
-        bound: what ``value`` had to reach.
-        evidence: of a paired test; None where the figures are compared as they are.
+        bound: the required value.
+        evidence: of a paired test; None where the figures are compared without a test.
         informational: the verdict is shown and doesn't count.
     """
 
@@ -233,15 +233,15 @@ class SplitIdentity(Figures):
 
 
 class Identity(Figures):
-    """What answers depend on besides runtime and precision; runs that differ in it are not compared.
+    """Inputs that predictions depend on, besides runtime and precision; runs with other inputs are not compared.
 
     Attributes:
         inputs: the recipe's ``data`` keys that shape the model's input (``max_length``; SQuAD's windows, too).
         splits: the validation rows, by the suffix of the split's metrics.
         tokenizer_sha256: of the tokenizer as it works here: vocabulary, normalisation, special tokens.
         checkpoint_sha256: of the PyTorch weights. Another checkpoint on the same rows may be compared.
-        batch_size: requests per batch. The scales of dynamic INT8 depend on what lies in a batch together, so a drift
-            is only measured between equal ones.
+        batch_size: requests per batch. The scales of dynamic INT8 depend on the rows of a batch, so a drift is only
+            measured between equal batch sizes.
     """
 
     task: str
@@ -256,7 +256,7 @@ class BenchReport(Figures):
     """``report.json``.
 
     Attributes:
-        identity: what was measured on what, for ``bench --against``; None in reports of earlier versions.
+        identity: fingerprints of the run, for ``bench --against``; None in reports of earlier versions.
         primary_metric: the metric of the table's accuracy column.
         points: points per unit of each task metric: 100 for shares and correlations, 1 for those of 0 to 100.
         baseline: id of the cell that speed-ups and degradations refer to.
@@ -284,7 +284,7 @@ class BenchReport(Figures):
     @model_validator(mode="before")
     @classmethod
     def _units_of_earlier_reports(cls, content: Any) -> Any:
-        """Reports that say no unit are of tasks whose metrics are shares, or of SQuAD v1.1."""
+        """Reports without a unit are of tasks whose metrics are shares, or of SQuAD v1.1."""
         if isinstance(content, dict) and "points" not in content and content.get("task") == "squad":
             return {**content, "points": {"exact_match": 1.0, "f1": 1.0}}
         return content

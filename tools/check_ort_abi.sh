@@ -3,7 +3,7 @@
 # Compare csrc/onnxruntime/ort_abi.h with ONNX Runtime's official header: every structure, every place in the function
 # table, every type. The header comes from Debian's libonnxruntime-dev, the newest that apt can verify (signed; nothing
 # is installed), and is kept in ~/.cache/sparse-deploy/ort-header; ORT_INCLUDE=/path/to/include names another one.
-# Where no header can be had it says so and passes: the operator tests then still run against the installed wheel.
+# Without a header it prints a message and passes: the operator tests then still run against the installed wheel.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source=${1:-sparse_deploy/kernels/csrc/onnxruntime/abi_check.cc}
@@ -22,7 +22,7 @@ fetch() {
   trap 'rm -rf "$work"' RETURN
   mkdir -p "$work"/{state/lists/partial,cache/archives/partial}
   touch "$work/status"
-  # An apt of our own: its lists, its state and its sources, so that nothing of the machine's changes.
+  # A private apt configuration: lists, state and sources, so that nothing on the machine changes.
   options=(-qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- -o Dir::State="$work/state"
     -o Dir::State::status="$work/status" -o Dir::Cache="$work/cache" -o APT::Architecture=amd64
     -o APT::Sandbox::User= -o Acquire::Languages=none -o Acquire::Retries=0 -o Acquire::http::Timeout=15)
@@ -47,7 +47,7 @@ if [[ ! -f $include/onnxruntime_c_api.h ]]; then
   [[ -f $keyring ]] || skip "no header in $cache, and no $keyring to verify Debian's libonnxruntime-dev with"
   fetch || skip "no header in $cache, and $mirror can't be reached"
 fi
-# The official table asks for the results of its functions to be used; that attribute is no part of a type.
+# The official table marks the results of its functions as not to be ignored; that attribute is no part of a type.
 if ! "$compiler" -std=c++17 -Wall -Wextra -Werror -Wno-ignored-attributes -fsyntax-only -isystem "$include" "$source"; then
   echo "check_ort_abi: ort_abi.h and the official header differ" >&2
   exit 1

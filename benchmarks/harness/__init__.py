@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the speed scripts share: cells, models, rivals in processes of their own, the machine's state, statistics."""
+"""Shared code of the speed scripts: cells, models, a process per runtime, the state of the machine, statistics."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What must be reached, by instruction set: speed-ups of whole encoders, ratios of single kernels, sizes."""
+"""Required figures per instruction set: speed-ups of whole encoders, ratios of single kernels, sizes."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Speed-up over the best dense rival that a cell must reach, and the one it aims at."""
+    """Required speed-up of a cell over the best dense baseline, and the goal."""
 
     must: float
     aim: float
@@ -15,7 +15,7 @@ class Bar:
 # avx512_bf16 is avx512_vbmi with other products in attention where that is not in INT8.
 _SAME_SET = {"avx512_bf16": "avx512_vbmi"}
 
-# Whole encoders against the best dense rival of any precision, on a CPU whose best set it is.
+# Whole encoders against the best dense baseline of any precision, on a CPU whose best set it is.
 _CELL_BARS = {
     "avx512_vbmi": {
         "base-u70-b1-s128": Bar(1.8, 2.5),
@@ -44,7 +44,7 @@ _CELL_BARS = {
 # Every cell that some set has a bar for, in the order of the tables.
 CELLS = tuple(dict.fromkeys(cell for bars in _CELL_BARS.values() for cell in bars))
 
-# The same operators inside OpenVINO, against the best dense rival.
+# The same operators inside OpenVINO, against the best dense baseline.
 _OPENVINO_BARS = {"avx512_vbmi": {"base-u70-b1-s128": 1.6, "base-b80_4x1-b1-s128": 2.3}}
 
 # One kernel on one thread against the dense kernel of the same set, by pattern, at K = 768 … 4096, and from how many
@@ -62,12 +62,12 @@ PACKED_BARS = {"u70": 0.9, "b80_4x1": 0.35, "b80_1x4": 0.35}
 
 
 def cell_bars(instruction_set: str) -> dict[str, Bar]:
-    """What whole encoders must reach, by cell."""
+    """Bars of whole encoders, by cell."""
     return _CELL_BARS.get(_SAME_SET.get(instruction_set, instruction_set), {})
 
 
 def openvino_bars(instruction_set: str) -> dict[str, float]:
-    """What the operators inside OpenVINO must reach, by cell."""
+    """Bars of the operators inside OpenVINO, by cell."""
     return _OPENVINO_BARS.get(_SAME_SET.get(instruction_set, instruction_set), {})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured: a cell is a model size, a sparsity pattern, a batch and a sequence length, and its name says so."""
+"""Cells: a model size, a sparsity pattern, a batch and a sequence length, which form the name of the cell."""
 
 import re
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks' commands say while they run."""
+"""Progress messages of the benchmarks."""
 
 import sys
 

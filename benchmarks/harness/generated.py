@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 
 def with_tables(page: str, tables: Mapping[str, str], script: str) -> str:
-    """The page with what stands between the markers of each table replaced.
+    """The page with the text between the markers of each table replaced.
 
     Args:
         page: its text.

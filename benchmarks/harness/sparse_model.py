@@ -15,7 +15,7 @@ from harness.models import QDQ_ONNX, SPARSE_IR, SPARSE_ONNX, Progress, run_modul
 from sparse_deploy.runtimes import get_runtime
 
 _KEY_FILE = "sparse_key.json"
-# Whatever of these changes may change the file.
+# A change of any of these may change the file.
 _SOURCES = ("graph/*.py", "sparsity/packing.py")
 
 
@@ -50,7 +50,7 @@ def source_digest() -> str:
 
 
 def write(folder: Path) -> None:
-    """Rewrite; the key comes last, and says what became of the graph."""
+    """Rewrite the model; the key is written last, with the result of the passes."""
     from sparse_deploy.graph.model_file import load_onnx, save_onnx
     from sparse_deploy.graph.sparse_model import to_sparse_model
 

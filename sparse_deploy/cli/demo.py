@@ -8,7 +8,7 @@ import typer
 
 from sparse_deploy.cli.progress import QuietOption, progress_bar
 
-_NEXT = """Next, with a fine-tuned model of your own and text such as it will see:
+_NEXT = """Next, with your own fine-tuned model and text of the kind that it will read:
   sparse-deploy prune MODEL --pattern 1:2 --text texts.txt --output runs/sparse
   sparse-deploy export runs/sparse --text texts.txt --output runs/deployment
   sparse-deploy bench runs/deployment --data rows.csv --text-column TEXT --label-column LABEL --baseline MODEL
@@ -20,7 +20,7 @@ def demo_command(
         "runs/demo"
     ),
     recipe: Annotated[
-        Path | None, typer.Option("--recipe", "-c", help="Another recipe than the embedded minilm-demo.")
+        Path | None, typer.Option("--recipe", "-c", help="A recipe other than the embedded minilm-demo.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: finetune.epochs=1. Repeatable.")

@@ -12,36 +12,39 @@ from sparse_deploy.serving.settings import MAX_DELAY_MS
 
 def repository_command(
     deployment: Annotated[Path, typer.Argument(help="Folder that `sparse-deploy export` wrote.")],
-    server: Annotated[Literal["triton", "ovms", "kserve"], typer.Option(help="Which server is to read the folder.")],
+    server: Annotated[Literal["triton", "ovms", "kserve"], typer.Option(help="The server for the repository.")],
     output: Annotated[Path, typer.Option(help="New folder; an earlier repository there is replaced.")],
     name: Annotated[str | None, typer.Option(help="Model name; the recipe's name when omitted.")] = None,
     precision: Annotated[
         Literal["int8", "fp32"] | None, typer.Option(help="INT8 where the folder has it when omitted.")
     ] = None,
     sparse: Annotated[
-        bool, typer.Option("--sparse", help="Triton: hand over model_sparse.onnx and its operator library.")
+        bool, typer.Option("--sparse", help="Triton: use model_sparse.onnx and copy its operator library.")
     ] = False,
-    mount: Annotated[str, typer.Option(help="Triton with --sparse: where the server sees the folder.")] = "/models",
+    mount: Annotated[str, typer.Option(help="Triton with --sparse: path of the folder for the server.")] = "/models",
     max_batch: Annotated[
-        int, typer.Option(min=1, max=MAX_BATCH, help="Triton: sequences that are computed together.")
+        int, typer.Option(min=1, max=MAX_BATCH, help="Triton: largest number of sequences in a batch.")
     ] = 32,
     max_delay_ms: Annotated[
         float,
-        typer.Option(min=0.0, max=MAX_DELAY_MS, help="Triton: how long a request waits for company of its own length."),
+        typer.Option(min=0.0, max=MAX_DELAY_MS, help="Triton: batching delay."),
     ] = 0.0,
     threads: Annotated[
-        int, typer.Option(min=0, max=MAX_THREADS, help="Threads of one batch; 0 leaves it to the runtime.")
+        int, typer.Option(min=0, max=MAX_THREADS, help="Threads of one batch; 0: the default of the runtime.")
     ] = 0,
     storage_uri: Annotated[
-        str | None, typer.Option(help="KServe: where the deployment is; pvc://models/NAME when omitted.")
+        str | None, typer.Option(help="KServe: location of the deployment; pvc://models/NAME when omitted.")
     ] = None,
-    image: Annotated[str, typer.Option(help="KServe: our image, as the cluster pulls it.")] = "sparse-deploy:serve",
-    cpus: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="KServe: CPUs to ask for.")] = 2,
+    image: Annotated[
+        str, typer.Option(help="KServe: name of the image `serve` for the cluster.")
+    ] = "sparse-deploy:serve",
+    cpus: Annotated[int, typer.Option(min=1, max=MAX_THREADS, help="KServe: requested CPUs.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON on standard output.")] = False,
 ) -> None:
-    """Write what Triton, OpenVINO Model Server or KServe reads: models in their layout, and their configuration.
+    """Write a model repository for Triton, OpenVINO Model Server or KServe: model files and configuration.
 
-    Triton and OVMS take tensors: their clients tokenise. KServe runs our own image (text in), or Triton.
+    Triton and OVMS take tensors, so their clients tokenize. KServe runs the image of `sparse-deploy serve`, which takes
+    text, or Triton.
     """
     from sparse_deploy.stages.model_repository import RepositoryOptions, write_model_repository
 

@@ -15,7 +15,7 @@ from sparse_deploy.graph.linears import Linear
 from sparse_deploy.graph.matching import NoMatchError, escaping_user, only_user, other_operand
 from sparse_deploy.graph.weights import constant
 
-# What the operator computes between its two FFN products.
+# Activations of the operator between its two FFN products.
 _ACTIVATIONS = ("gelu", "gelu_tanh", "relu")
 # Values between the attention weights and the output layer: a guard against NaN, product with v, Transpose, Reshape.
 _MOST_STEPS = 16
@@ -156,7 +156,7 @@ class EncoderLayerMatcher:
     def _only_reader(self, value: ir.Value, what: str) -> Linear:
         readers = self._readers.get(value, [])
         if len(readers) != 1:
-            raise NoMatchError(f"expected one linear layer behind {what}, found {len(readers)}")
+            raise NoMatchError(f"expected one linear layer after {what}, found {len(readers)}")
         return readers[0]
 
 
@@ -165,7 +165,7 @@ def _residual(value: ir.Value, what: str) -> tuple[ir.Value, ir.Value]:
     add = only_user(value)
     residual = other_operand(add, value) if add is not None and add.op_type == "Add" else None
     if add is None or residual is None:
-        raise NoMatchError(f"expected a residual Add behind {what}, found {_users(value)}")
+        raise NoMatchError(f"expected a residual Add after {what}, found {_users(value)}")
     return add.outputs[0], residual
 
 
@@ -192,7 +192,7 @@ def _layer_norm(norm: ir.Node) -> LayerNorm:
 
 
 def _check(layer: EncoderLayer) -> None:
-    """What the edges alone don't say.
+    """Checks beyond the edges.
 
     Raises:
         NoMatchError: with the reason.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the matchers of subgraphs share: the reason of a refusal, walks along edges, and running a piece of a graph.
+"""Shared functions of the matchers of subgraphs: reasons of refusals, traversal of edges, running of a subgraph.
 
-A matcher finds the ends of a subgraph by its edges and then runs what lies between them on numbers: only what computes
-the same as the operator that will replace it is a match, whichever nodes an exporter wrote it in.
+A matcher finds the inputs and outputs of a subgraph by its edges and then runs the subgraph on numbers. A subgraph is a
+match if it computes the same as the operator that replaces it, for any form in which an exporter wrote it.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _MOST_NODES = 200
 
 
 class NoMatchError(Exception):
-    """A subgraph is not what its operator would compute; the text is the reason."""
+    """A subgraph does not match its operator; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def ancestors(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> tu
 
 
 def escaping_user(sources: Sequence[ir.Value], end: ir.Value) -> str | None:
-    """Who reads what lies between ``sources`` and ``end``, without leading to ``end``; None when nobody does.
+    """A reader of a value between ``sources`` and ``end`` that does not lead to ``end``; None when there is none.
 
     Such a reader would need a value that no longer exists once an operator stands there.
     """
@@ -114,7 +114,7 @@ class Subgraph:
         inputs: values that will be given.
 
     Raises:
-        NoMatchError: more nodes lie between than any pattern of ours has, or they hang on other computed values.
+        NoMatchError: there are more nodes than in any known pattern, or they depend on other computed values.
     """
 
     def __init__(self, outputs: Sequence[ir.Value], inputs: Sequence[ir.Value]) -> None:
@@ -150,7 +150,7 @@ class Subgraph:
         try:
             with np.errstate(all="ignore"):
                 return [np.asarray(array) for array in self._evaluator.run(None, arrays)]
-        except Exception as error:  # whatever numpy and onnx stumble on
+        except Exception as error:  # errors of numpy and onnx of any class
             raise NoMatchError(f"its nodes don't take arrays of another size ({one_line(error)})") from error
 
 

@@ -27,7 +27,7 @@ def load_onnx(path: Path) -> ir.Model:
         raise ArtifactError(f"{path}: not a readable ONNX file ({one_line(error)}); export again") from error
     try:
         model: ir.Model = ir.from_proto(proto)
-    except Exception as error:  # onnx_ir raises what it stumbles on: KeyError, ValueError, its own classes
+    except Exception as error:  # onnx_ir raises KeyError, ValueError and its own classes
         raise ArtifactError(f"{path}: the ONNX graph is damaged ({one_line(error)}); export again") from error
     return model
 
@@ -46,8 +46,8 @@ def save_onnx(model: ir.Model, path: Path) -> None:
             f"smaller model"
         )
     proto = ir.to_proto(model)
-    # Every reader infers the shapes between nodes, and those that passes left behind may be stale: ONNX Runtime's
-    # quantizer refuses a file in which they differ from what it infers.
+    # Every reader infers the shapes between nodes, and shapes from before a pass may be wrong: ONNX Runtime's quantizer
+    # refuses a file in which they differ from its own.
     for value in proto.graph.value_info:
         value.type.tensor_type.ClearField("shape")
     path.write_bytes(proto.SerializeToString())

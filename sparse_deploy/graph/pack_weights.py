@@ -94,7 +94,7 @@ class Packer:
         return known
 
     def shared(self, name: str, array: Array) -> ir.Value:
-        """:meth:`constant`, or what another pass has stored under this name if it is the same."""
+        """:meth:`constant`, or the equal constant that another pass has stored under this name."""
         stored = self._graph.initializers.get(name)
         tensor = constant(stored)
         if stored is not None and tensor is not None and np.array_equal(tensor.numpy(), array):

@@ -143,7 +143,7 @@ class WorkerProcess:
                 if not selector.select(max(0.0, deadline - time.monotonic())):
                     raise errors.WorkerError(
                         self.name,
-                        f"gave no sign of life for {self._silence:g} s during {self._busy!r}, so it was ended",
+                        f"did not respond for {self._silence:g} s during {self._busy!r}, so it was ended",
                     )
                 chunk = os.read(self._process.stdout.fileno(), 1 << 16)
                 if not chunk:

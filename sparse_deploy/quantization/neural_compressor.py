@@ -31,13 +31,13 @@ from sparse_deploy.quantization.smoothing import (
 from sparse_deploy.sparsity.weight_grid import GRIDS
 
 _OBSERVER = "activation_post_process"
-# What Neural Compressor notes on an exported graph and asks for later.
+# Attributes that Neural Compressor sets on an exported graph and reads later.
 _EXPORT_MARKS = ("_exported", "dynamic_shapes")
 
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """A quantized graph, and what other observers would have made of the same calibration.
+    """A quantized graph, and the ranges of other observers from the same calibration.
 
     Attributes:
         graph: with quantize and dequantize nodes and FP32 weights, dynamic in batch and tokens, for
@@ -51,7 +51,7 @@ class StaticGraph:
 
 
 class StaticQuantizer:
-    """Quantizes the ``nn.Linear`` layers that see each token to INT8; pooler, head and excluded ones stay FP32.
+    """Quantizes the ``nn.Linear`` layers that are applied to each token; pooler, head and excluded ones stay FP32.
 
     Weights become symmetric int8 per output channel with zero point 0, so a zero weight stays zero. Inputs of those
     layers become asymmetric uint8 per tensor. Everything else (residuals, LayerNorm, softmax, mask, GELU) stays FP32.
@@ -95,8 +95,8 @@ class StaticQuantizer:
         """Smooth, calibrate and convert.
 
         Args:
-            smoothing: see :func:`sparse_deploy.quantization.smoothing.smooth_outliers`; 0 leaves it out.
-            observers: ``minmax``, ``percentile``, ``kl``; all watch the same calibration, the first one counts.
+            smoothing: see :func:`sparse_deploy.quantization.smoothing.smooth_outliers`; 0 switches it off.
+            observers: ``minmax``, ``percentile``, ``kl``; all observe the same calibration, the first one is used.
             progress: called with (batches done, all batches) while calibrating.
 
         Raises:
@@ -115,13 +115,13 @@ class StaticQuantizer:
             joint = _choose_observers(prepared, observers, self._settings)
             batches = self._batches
             if self._learned is not None and not use_learned_ranges(prepared, joint, self._learned):
-                batches = batches[:1]  # the observers of the weights want to see one
+                batches = batches[:1]  # the observers of the weights need one batch
             _calibrate(prepared, batches, progress)
             if self._compensates:
                 compensate_rounding(plain, prepared, self._batches)
             scales = _scales(prepared, joint)
             converted: torch.fx.GraphModule = convert(prepared)
-        # The graph is traced in eval mode; the flag alone still says training, and the ONNX exporter warns about it.
+        # The graph is traced in eval mode; only the flag still has training, and the ONNX exporter warns about it.
         for module in converted.modules():
             module.training = False
         return StaticGraph(converted, scales)
@@ -162,7 +162,7 @@ def quantize_static(
 
 def _copy(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
     copied = copy.deepcopy(exported)
-    for name in _EXPORT_MARKS:  # deepcopy of a GraphModule leaves out what it doesn't know
+    for name in _EXPORT_MARKS:  # deepcopy of a GraphModule does not copy them
         setattr(copied, name, getattr(exported, name, None))
     return copied
 
@@ -185,7 +185,7 @@ def _config(model: torch.nn.Module, settings: QuantizationSection) -> INT8Static
 
 
 def _observe_token_linears_only(prepared: torch.fx.GraphModule) -> None:
-    """Drop the observers of everything but the Linear layers that see each token.
+    """Remove all observers except those of the Linear layers that are applied to each token.
 
     The x86 recipe also takes products of two tensors of one shape (inside a spelled-out GELU), and the layers that run
     once per sequence: pooler and head. INT8 saves no time in those, ONNX Runtime doesn't fuse a Gemm with an
@@ -205,7 +205,7 @@ def _observe_token_linears_only(prepared: torch.fx.GraphModule) -> None:
 def _choose_observers(
     prepared: torch.fx.GraphModule, methods: Sequence[str], settings: QuantizationSection
 ) -> dict[torch.fx.Node, JointObserver]:
-    """Put ours in place of Neural Compressor's; give back those of activations."""
+    """Replace Neural Compressor's observers by this package's; return the observers of activations."""
     joint = {}
     for node in [node for node in prepared.graph.nodes if _is_observer(node)]:
         old = prepared.get_submodule(node.target)

@@ -27,7 +27,8 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
     """Make a dynamic INT8 version of an FP32 ONNX file.
 
     Weights become symmetric int8 per output channel with zero point 0, named ``<parameter>_quantized``. As in static
-    mode only layers that see each token are quantized: in the exported graph these are the MatMul nodes with a stored
+    mode only layers that are applied to each token are quantized: in the exported graph these are the MatMul nodes with
+        a stored
     weight, while pooler and head are Gemm nodes. A head that is a MatMul stays FP32 as well.
 
     Args:
@@ -106,7 +107,7 @@ def _without_weight_shapes(model: ir.Model) -> onnx.ModelProto:
 
 
 def _put_on_grid(quantized: ir.Model, fp32: Sequence[OnnxWeight], grid: WeightGrid) -> None:
-    """Round the weights anew: ONNX Runtime's quantizer knows the largest weight of a channel, but no neighbours.
+    """Round the weights again: ONNX Runtime's quantizer uses the largest weight of a channel, but no neighbours.
 
     Raises:
         QuantizationError: a weight has not the form that the quantizer gives it.

@@ -17,8 +17,8 @@ from sparse_deploy.serving.metrics import Metrics
 from sparse_deploy.serving.model import VERSION, Prepared, ServedModel
 from sparse_deploy.serving.settings import ServerSettings
 
-# Tokenizing as many characters takes 3 ms of words, 15 of full stops: more than that would keep other clients waiting,
-# so a thread does it, one text at a time: its memory is that of one request.
+# Tokenizing this many characters blocks the event loop for up to 15 ms (docs/reliability.md). Longer texts are
+# tokenized in a thread, one at a time, so that the memory is that of one request.
 _INLINE_CHARACTERS = 5_000
 # Bodies that may be here at a time, as the number of largest ones.
 _BODIES = 16
@@ -127,7 +127,7 @@ class Service:
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await anyio.to_thread.run_sync(self._prepare_large, request, limiter=self._tokenizer_turn)
         except TimeoutError as error:
-            raise RequestError("the answer took longer than the request allows", 504) from error
+            raise RequestError("the time limit of the request is over", 504) from error
 
     def _prepare_large(self, request: InferRequest) -> Prepared:
         """In a thread; what the tokenizer took, up to 170 MB, goes back to the system."""

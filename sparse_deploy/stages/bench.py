@@ -54,7 +54,7 @@ from sparse_deploy.stages.candidates import BASELINE, Candidate, check_lengths, 
 from sparse_deploy.stages.timing import SEED, time_cells, timed_cells
 
 Progress = Callable[[str, float], None]
-# MLPerf's lower bar; what `bench --gate` asks for when a recipe has no goals.
+# MLPerf's lower limit; the goal of `bench --gate` for a recipe without goals.
 DEFAULT_GOAL: dict[str, Any] = {"type": "percent-of-baseline", "value": 99.0}
 # Accuracy is the first part of a run, timing the rest; only for the progress display.
 _ACCURACY_SHARE = 0.5
@@ -78,8 +78,8 @@ def bench_deployment(
     """Score and time every cell of a deployment and write the report.
 
     Args:
-        deployment: what ``export`` wrote.
-        report_dir: gets ``report.json``, ``report.md``, ``report.html`` and ``predictions/``.
+        deployment: a folder of ``export``.
+        report_dir: folder for ``report.json``, ``report.md``, ``report.html`` and ``predictions/``.
         overrides: ``a.b=value`` texts over the deployment's own recipe.
         data_dir: folder with the task's text; the hub when omitted.
         against: a stored baseline or an earlier ``report.json``; relative goals refer to its baseline cell.
@@ -89,7 +89,7 @@ def bench_deployment(
             labels, its predictions take their place (:class:`sparse_deploy.data.agreement.ModelAgreement`).
         explicit: the user named the cells, so one that can't run is an error instead of left out.
         timing: also measure latency and throughput.
-        default_goal: judge a recipe without goals by 99 % of the baseline's primary metric.
+        default_goal: for a recipe without goals, require 99 % of the baseline's primary metric.
         progress: called with a message and a share between 0 and 1.
 
     Returns:
@@ -113,7 +113,7 @@ def bench_deployment(
     check_lengths(deployment, recipe)
     threads = threads_to_use(recipe.bench.threads, "bench.threads")
     if against and baseline_model:
-        raise ConfigError("--against and --baseline are both what goals on a drop refer to; give one of them")
+        raise ConfigError("--against and --baseline both set the baseline of goals on a drop; give one of them")
     if by_agreement:
         _check_without_labels(recipe, task, by_agreement, baseline_model, compared=bool(against or new_baseline))
     dense_folder = open_baseline_model(baseline_model, recipe, task, deployment) if baseline_model else None
@@ -140,7 +140,7 @@ def bench_deployment(
         run = _Run(deployment, recipe, scorer, splits, workers, Path(scratch), progress)
         dense = run.score_baseline(dense_folder, baseline_cell_id(str(baseline_model))) if dense_folder else None
         scored = run.score(candidates, recount, earlier, dense)
-        # Before the timing: a goal that can't be judged must not cost the user the rest of the run.
+        # Before the timing, so that an invalid goal does not waste the time of the whole run.
         baseline = earlier.baseline if earlier else dense or scored[0]
         gates = [judge_zeros(one.cell.id, recount.counts[one.cell.file]) for one in scored if recount.counts]
         judged = judge_goals(recipe.goals, scored, baseline, recipe.gate, scorer.known_metrics)
@@ -210,12 +210,12 @@ def _check_without_labels(
 
 
 def _baseline_facts(name: str, dense: Contestant) -> dict[str, Any]:
-    """What a report's settings say of the model of ``--baseline``."""
+    """The entries for the settings of a report on the model of ``--baseline``."""
     return {"baseline_model": name, "baseline_model_cell": dense.cell.id, "baseline_model_metrics": dense.cell.metrics}
 
 
 def _without_drift(gates: Sequence[GateResult]) -> list[GateResult]:
-    """The results of a run that makes the first baseline: nothing can have drifted from what is not stored yet."""
+    """Results of a run that stores the first baseline: there is no drift without stored predictions."""
     return [
         gate.model_copy(update={"informational": True}) if gate.goal.metric in AGAINST_ITSELF else gate
         for gate in gates
@@ -238,7 +238,7 @@ def _identify(
 
 @dataclass(frozen=True)
 class _Run:
-    """What scoring and timing share: the processes of the cells, which stay open between the two."""
+    """Shared state of scoring and timing: the processes of the cells, which stay open between the two."""
 
     deployment: Path
     recipe: Recipe

@@ -10,7 +10,7 @@ from sparse_deploy.data.tasks.pooling import SENTENCE_FILES
 
 
 def copy_model(source: Path, staging: Path, task: Task, *, allow_pickle: bool) -> None:
-    """Put weights and config into the deployment: one safetensors file, whatever the source has.
+    """Put weights and config into the deployment: one safetensors file, for every source format.
 
     A sentence encoder keeps the files that sentence-transformers reads.
     """

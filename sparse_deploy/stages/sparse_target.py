@@ -27,7 +27,7 @@ def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
         recipe: the ``export.sparse`` and ``quantization`` sections count.
 
     Returns:
-        For the manifest: what became an operator, and what stayed, with the reason.
+        For the manifest: the replaced nodes, and the others with the reason.
 
     Raises:
         ExportError: the file was asked for and no part fits, in a family that this package knows.
@@ -67,7 +67,7 @@ def write_sparse_ir(folder: Path) -> None:
 
 
 def open_for_check(folder: Path) -> tuple[Session, str]:
-    """A session on the written file, and with what it runs: the operators in numpy where none are compiled."""
+    """A session on the written file, and its implementation: numpy where no kernels are compiled."""
     runtime = get_runtime("sparse")
     if runtime.available():
         return runtime.open(folder, "int8", describe_machine().usable_cpus), f"ONNX Runtime {runtime.version()}"

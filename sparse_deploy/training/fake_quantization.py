@@ -103,8 +103,8 @@ def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> l
     ]
     if not names:
         raise ConfigError(
-            f"finetune.qat: expected Linear layers that see each token, found none in {type(model).__name__} outside "
-            f"quantization.exclude; leave qat out, or shorten quantization.exclude"
+            f"finetune.qat: expected Linear layers that are applied to each token, found none in "
+            f"{type(model).__name__} outside quantization.exclude; leave qat out, or shorten quantization.exclude"
         )
     return names
 
@@ -183,7 +183,7 @@ class FakeQuantization:
         self._ranges = dict(zip(self._linears, stacked.unbind(), strict=True))
 
     def _forward(self, name: str, linear: nn.Linear, values: torch.Tensor) -> torch.Tensor:
-        values = values.float()  # autocast hands over bf16, whose steps are as wide as those of u8
+        values = values.float()  # under autocast values are bf16, whose steps are as wide as those of u8
         if linear.training and not self.frozen:
             self._observe(name, values.detach())
         if name in self._ranges:

@@ -47,8 +47,8 @@ struct InstructionSet {
   void (*restore)(const float *x, const Reordered &order, int64_t n);
   // y = a b, of reduced values to float.
   void (*gate)(const void *a, const void *b, int64_t n, float *y);
-  // Turns each of `heads` heads of a row of reduced values: (a, b) becomes (a cos - b sin, b cos + a sin), where a and b
-  // are its halves, and cos and sin have a value for each place of a head.
+  // Turns each of `heads` heads of a row of reduced values: (a, b) becomes (a cos - b sin, b cos + a sin), where a and
+  // b are its halves, and cos and sin have a value for each place of a head.
   void (*rotate)(void *row, int64_t heads, int64_t head_size, const float *cos, const float *sin);
 
   size_t (*attention_scratch)(int64_t keys, int64_t head_size);

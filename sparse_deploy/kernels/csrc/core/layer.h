@@ -16,7 +16,8 @@ struct EncoderLayer {
   LinearWeights gate;  // the second half of a gated intermediate layer; linears[SD_INTERMEDIATE] is the first
   std::vector<float> attention_gamma, attention_beta, output_gamma, output_beta;
   LayerNorm attention_norm{}, output_norm{};
-  // Where column c of the attention's output and of the output is among the rows as they were packed; empty when in place.
+  // Where column c of the attention's output and of the output is among the rows as they were packed; empty when in
+  // place.
   std::vector<int32_t> attention_position, output_position;
   int64_t output_tokens = 0;
   bool unpadded_input = false, unpadded_output = false;
@@ -27,7 +28,7 @@ struct EncoderLayer {
   int64_t window = 0;
 
   int64_t head_size() const { return hidden / heads; }
-  // Returns "" or what is wrong with the configuration.
+  // Returns "" or the error of the configuration.
   std::string build(const sd_layer_config &config, const InstructionSet &set);
   // y [batch, output_sequence, hidden]. Throws what ends a request: no memory, too long a sequence, missing inputs.
   void run(const sd_layer_inputs &inputs, float *y, const sd_pool *pool) const;

@@ -135,8 +135,8 @@ typedef struct sd_layer_config {
   int32_t position_bias;            // 1: the layer runs with a bias
   float attention_scale;            // of q kT; 0: 1 / sqrt(head size)
   float output_epsilon;             // of the output LayerNorm; 0: epsilon
-  // 1: LayerNorm in front of attention and of the feed-forward block, none behind them. A null attention_gamma then says
-  // that attention has none.
+  // 1: LayerNorm in front of attention and of the feed-forward block, none behind them. A null attention_gamma then
+  // says that attention has none.
   int32_t norm_first;
   int32_t gated;                    // 1: the intermediate weight has 2 * intermediate rows: activated ones, then factors
   int32_t packed_qkv;               // 1: linears[SD_QUERY] has the 3 * hidden rows of all three; the next two are not read
@@ -154,7 +154,8 @@ typedef struct sd_layer_inputs {
   const float *x;       // [batch, sequence, hidden]
   const int64_t *mask;  // [batch, sequence], 0 = padding
   int64_t batch, sequence;
-  // Added to the scaled products of queries and keys, [bias_batch, heads, sequence, sequence]; bias_batch is 1 or batch.
+  // Added to the scaled products of queries and keys, [bias_batch, heads, sequence, sequence]; bias_batch is 1 or
+  // batch.
   // Null and 0 where the layer has none.
   const float *bias;
   int64_t bias_batch;
@@ -190,8 +191,8 @@ typedef struct sd_probe_memory {
 SD_EXPORT double sd_probe_ping_pong(sd_probe_memory *memory, int second, int round_trips, int repeats,
                                     double limit_seconds);
 // 1e9 multiply-adds per second of the calling thread's CPU while `threads` threads call it at the same time; another
-// process on a CPU shows as a drop. A multiply-add is one vpdpbusd of 512 bits where the CPU has it, else a 256-bit FMA,
-// else one of 64-bit integers. Below 0 when the threads did not meet within the limit.
+// process on a CPU shows as a drop. A multiply-add is one vpdpbusd of 512 bits where the CPU has it, else a 256-bit
+// FMA, else one of 64-bit integers. Below 0 when the threads did not meet within the limit.
 SD_EXPORT double sd_probe_work_rate(sd_probe_memory *memory, int threads, int64_t rounds, double limit_seconds);
 
 #ifdef __cplusplus

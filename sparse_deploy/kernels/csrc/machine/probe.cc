@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two probes of the machine's state for sparse_deploy/measurement/machine_state.py: how far two CPUs are from each other,
-// and how fast CPUs multiply at the same time. The caller starts and pins the threads.
+// Two probes of the machine's state for sparse_deploy/measurement/machine_state.py: how far two CPUs are from each
+// other, and how fast CPUs multiply at the same time. The caller starts and pins the threads.
 #include <atomic>
 #include <chrono>
 #include <cstdint>

@@ -39,8 +39,8 @@ struct LayerTensors {
   void read(Find find, Fail fail, sd_layer_inputs &inputs) const;
 };
 
-// A bias may have one entry for all sequences or one each. How many sequences a bias of this shape is for: 1 or batch; 0 where it is neither [n, heads, sequence, sequence] nor
-// [n * heads, sequence, sequence].
+// A bias may have one entry for all sequences or one each. How many sequences a bias of this shape is for: 1 or batch;
+// 0 where it is neither [n, heads, sequence, sequence] nor [n * heads, sequence, sequence].
 inline int64_t bias_sequences(const std::vector<int64_t> &dims, int64_t batch, int64_t heads, int64_t sequence) {
   int64_t n = 0;
   if (dims == std::vector<int64_t>{1, heads, sequence, sequence} || dims == std::vector<int64_t>{heads, sequence, sequence})

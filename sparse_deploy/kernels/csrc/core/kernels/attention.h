@@ -132,8 +132,8 @@ SD_INLINE bool window_cuts(const Call &a, int64_t query, int64_t count, int64_t 
   return a.window && (key < at + count - 1 - a.window || key + block - 1 > at + a.window);
 }
 
-// A query's scores of sixteen keys with what is added besides the penalty of padding: the position bias, and a penalty of
-// keys outside the window.
+// A query's scores of sixteen keys with what is added besides the penalty of padding: the position bias, and a penalty
+// of keys outside the window.
 template <typename Call>
 SD_INLINE F32 adjust(const Call &a, int64_t query, int64_t key, F32 v) {
   if (a.bias) v = fma(load_bias(a.bias + query * a.bias_stride + key, a.keys - key), splat(1.44269504f), v);

@@ -19,7 +19,8 @@ struct Range {
   float spoilt;           // 0, or NaN where the row holds a NaN or an infinity
 };
 
-// Where NaN is looked for: AVX-512 turns it into the least int32 when it rounds, which costs less to watch than the values.
+// Where NaN is looked for: AVX-512 turns it into the least int32 when it rounds, which costs less to watch than the
+// values.
 #ifdef __AVX512F__
 constexpr bool kWatchRounded = true;
 SD_INLINE I32 min_i32(I32 a, I32 b) { return I32(_mm512_min_epi32(__m512i(a), __m512i(b))); }
@@ -78,8 +79,8 @@ constexpr int32_t kStoredOffset = 0;
 SD_INLINE void store_quantized(uint8_t *p, I32 v) { store_u8(p, v); }
 #endif
 
-// A row by its scale. Returns 0, or NaN where the row holds NaN or an infinity; of these kCheck false sees what find_range
-// has not.
+// A row by its scale. Returns 0, or NaN where the row holds NaN or an infinity; with kCheck false only values that
+// find_range did not check.
 template <bool kCheck, typename T>
 static float quantize_row(const T *x, int64_t k, float scale, int32_t zero, uint8_t *y) {
   const F32 inverse = splat(1.0f / scale);
