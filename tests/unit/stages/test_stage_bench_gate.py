@@ -235,7 +235,7 @@ def test_without_labels_the_predictions_of_the_dense_model_take_their_place(tiny
     assert "no labels were read" in (tmp_path / "report" / "report.md").read_text()
     code, error = command(*data, "--baseline", str(tiny_deployment))
     assert code == ExitCode.INCONCLUSIVE  # 40 texts can't show that 99 % agree
-    assert "asked for 99 % of the baseline's same_predictions" in error
+    assert "has to reach 99 % of the baseline's same_predictions" in error
     turned = shutil.copytree(tiny_deployment, tmp_path / "turned")
     (turned / "manifest.json").unlink()
     weights = load_file(turned / "model.safetensors")
