@@ -15,6 +15,7 @@ def tables(records: Records) -> dict[str, str]:
     """Each table by the name of its markers."""
     return {
         "sentence table": sentence_table(records),
+        "peer table": peer_table(records),
         "choice table": choice_table(records),
         "rounding table": rounding_table(records),
         "time table": time_table(records),
@@ -27,8 +28,7 @@ def sentence_table(records: Records) -> str:
     dense = records.get("stsb-dense", {}).get("spearman")
     columns = {
         "magnitude": "magnitude", "second-order": "second order", "recovered": "and recovery",
-        "int8": "second order, INT8 sparse file", "sparsegpt": "llm-compressor: SparseGPT",
-        "wanda": "llm-compressor: Wanda",
+        "int8": "second order, INT8 sparse file",
     }  # fmt: skip
     rows = []
     for key, name in _NAMES.items():
@@ -37,6 +37,23 @@ def sentence_table(records: Records) -> str:
             spearman = [_drop(record.get("spearman"), dense) for record in found.values()]
             rows.append([name, *spearman, _steps(found["recovered"])])
     return f"Dense: {dense}.\n\n{_markdown(['zeros', *columns.values(), 'recovery'], rows)}"
+
+
+def peer_table(records: Records) -> str:
+    """1:2 by this project and by llm-compressor, from as many texts."""
+    dense = records.get("stsb-dense", {}).get("spearman")
+    tools = {
+        "few": "sparse-deploy prune",
+        "sparsegpt": "llm-compressor 0.14, SparseGPT",
+        "wanda": "llm-compressor 0.14, Wanda",
+    }
+    rows = [
+        [name, _drop(record["spearman"], dense), f"{record['seconds']:.0f} s", f"{record['peak_mib']} MiB",
+         str(record["load"])]
+        for key, name in tools.items()
+        if (record := records.get(f"stsb-1_2-{key}"))
+    ]  # fmt: skip
+    return _markdown(["tool", "Spearman", "time", "peak memory of the process", "load of the machine"], rows)
 
 
 def choice_table(records: Records) -> str:
@@ -75,8 +92,6 @@ def time_table(records: Records) -> str:
         "stsb-u70-second-order": "MiniLM, 70 % unstructured",
         "stsb-4x1-50-second-order": "MiniLM, 50 % 4x1",
         "stsb-u70-chosen": "MiniLM, unstructured, shares by sensitivity",
-        "stsb-1_2-sparsegpt": "MiniLM, 1:2, llm-compressor's SparseGPT",
-        "stsb-1_2-wanda": "MiniLM, 1:2, llm-compressor's Wanda",
         "bert-base-1_2-time": "bert-base with random weights, 1:2",
     }
     rows = [
