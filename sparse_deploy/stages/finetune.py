@@ -30,7 +30,6 @@ from sparse_deploy.data.tasks import Task
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.evaluation.accuracy import ValidationSplit, load_validation
 from sparse_deploy.export.exportable import check_exportable
-from sparse_deploy.machine import describe_machine
 from sparse_deploy.modeling import load_finetuned, load_for_training, load_teacher
 from sparse_deploy.pruning.method import prunable_parameters, zero_masks_of
 from sparse_deploy.publishing import only_writer
@@ -38,6 +37,7 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
+from sparse_deploy.stages.cpu_quota import use_cpu_quota
 from sparse_deploy.stages.target_cpu import with_target_cpu
 from sparse_deploy.training.distillation import check_teacher
 from sparse_deploy.training.losses import task_loss
@@ -84,12 +84,12 @@ def finetune(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    use_cpu_quota()
     check_writable_target(output, "checkpoint")
     _check_qat(recipe)
     recipe = with_target_cpu(recipe)
     precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
-    _use_cpu_quota()
     _check_model(recipe)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
     check_writable_target(output, "checkpoint", [source.folder])
@@ -164,11 +164,6 @@ def evaluate(
         score = score_split(task, split.encoded, outputs, recipe.data)
         metrics |= {split.qualified(name): value for name, value in score.metrics.items()}
     return metrics
-
-
-def _use_cpu_quota() -> None:
-    """No more threads than the container may use: torch counts the machine's processors."""
-    torch.set_num_threads(min(torch.get_num_threads(), describe_machine().usable_cpus))
 
 
 def _check_model(recipe: Recipe) -> None:
