@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 
 # The label that PyTorch's cross entropy ignores.
 _NO_LABEL = -100
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana, Han.
+_UNSPACED = (
+    (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF),
+    (0xF900, 0xFAFF), (0x20000, 0x3FFFF),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ def words_of_text(text: str, spans: IntArray) -> IntArray:
     """Which word each token of a text belongs to.
 
     Words are apart by white space or punctuation: a token begins a word unless it follows the one before it without a
-    gap, and both are letters or digits where they touch.
+    gap, and both are letters or digits where they touch. In scripts without spaces each token is a word.
 
     Args:
         text: the text of the request.
@@ -232,8 +237,16 @@ def words_of_text(text: str, spans: IntArray) -> IntArray:
             start += 1
         if start < 0 or start >= end:
             continue
-        joined = last == start and start > 0 and text[start - 1].isalnum() and text[start].isalnum()
+        joined = (
+            last == start
+            and start > 0
+            and all(one.isalnum() and not _unspaced(one) for one in text[start - 1 : start + 1])
+        )
         word += not joined
         words[token] = word
         last = end
     return words
+
+
+def _unspaced(character: str) -> bool:
+    return any(first <= ord(character) <= last for first, last in _UNSPACED)

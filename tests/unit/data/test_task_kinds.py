@@ -22,6 +22,7 @@ from sparse_deploy.data.tasks import (
 )
 from sparse_deploy.data.tasks.entities import Entity, entities_of
 from sparse_deploy.data.tasks.retrieval_metrics import retrieval_scores
+from sparse_deploy.data.tasks.token_classification import words_of_text
 
 DATA = DataSection(max_length=32, doc_stride=4)
 TOPICS = MultiLabelClassification("topics", labels=("food", "price", "staff"))
@@ -101,6 +102,52 @@ def test_entities_are_scored_by_words_and_served_as_spans(tokenizer):
     (entity,) = json.loads(served["entities"][0])
     assert (entity["entity_group"], entity["word"], entity["start"], entity["end"]) == ("PER", "lovely staff", 0, 12)
     assert 0.97 < entity["score"] < 1.0
+
+
+def test_entities_are_scored_as_seqeval_scores_them(tokenizer):
+    """On any tags, also those that are no IOB2: predictions of a model seldom keep to the scheme."""
+    from seqeval.metrics import f1_score, precision_score, recall_score
+
+    rng = np.random.default_rng(0)
+    task = TokenClassification("ner", labels=("O", "B-PER", "I-PER", "B-LOC", "I-LOC"))
+    chances = (0.4, 0.15, 0.15, 0.15, 0.15)
+    rows = [
+        {"tokens": ["staff"] * count, "label": [task.labels[one] for one in rng.choice(5, count, p=chances)]}
+        for count in rng.integers(1, 12, 200)
+    ]
+    split = encode(task, rows, tokenizer)
+    outputs = [(rng.normal(size=(len(feature["input_ids"]), 5)),) for feature in split.features]
+    for (logits,), words, row in zip(outputs, split.words, rows, strict=True):
+        for token, word in enumerate(words):
+            if word >= 0 and rng.random() < 0.6:  # often right, so that there is something to count
+                logits[token, task.labels.index(row["label"][word])] += 9
+    score = task.score(split, outputs, DATA)
+    said = [[task.labels[one] for one in row["prediction"]] for row in score.rows]
+    known = [row["label"] for row in rows]
+    assert 0.3 < score.metrics["f1"] < 0.8
+    expected = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
+    assert score.metrics == {name: pytest.approx(scorer(known, said)) for name, scorer in expected.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "words"),
+    [
+        ("Ada's new-ish car", ["Ada", "'", "s", "new", "-", "is", "h", "car"], [0, 1, 2, 3, 4, 5, 5, 6]),
+        (
+            "\u6211\u7231\u5317\u4eac BMW2",
+            ["\u6211", "\u7231", "\u5317", "\u4eac", "BM", "W", "2"],
+            [0, 1, 2, 3, 4, 4, 4],
+        ),
+        ("\ud55c\uad6d\uc5b4", ["\ud55c\uad6d", "\uc5b4"], [0, 0]),  # Korean has spaces
+    ],
+)
+def test_words_of_a_text_that_comes_in_one_piece(text, tokens, words):
+    spans, at = [], 0
+    for token in tokens:
+        at = text.index(token, at)
+        spans.append((at, at + len(token)))
+        at += len(token)
+    assert words_of_text(text, np.array(spans)).tolist() == words
 
 
 def test_as_many_labels_as_words():
