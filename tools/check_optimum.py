@@ -23,7 +23,8 @@ import numpy as np
 
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.config import recipe_from_mapping
-from sparse_deploy.data.tasks import Task, TaskKind, get_task
+from sparse_deploy.data.resolve import task_of
+from sparse_deploy.data.tasks import Head, Task, TaskKind
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.runtimes import get_runtime
 
@@ -82,9 +83,15 @@ class _Texts:
         if self.task.kind is TaskKind.QUESTION_ANSWERING:
             contexts = [" ".join(SENTENCES)] * len(QUESTIONS)
             return [[list(QUESTIONS), contexts], [[QUESTIONS[0]], [SENTENCES[1]]]]
-        if len(self.task.text_columns) == 2:
+        # A sentence encoder's pairs are two texts by themselves.
+        if len(self.task.text_columns) == 2 and self.task.kind is not TaskKind.EMBEDDING:
             return [[list(SENTENCES), list(SENTENCES[::-1])], [[SENTENCES[2]], [SENTENCES[5]]]]
         return [[list(SENTENCES)], [[SENTENCES[2]]]]
+
+    def model_class(self) -> str:
+        """What follows ``ORTModel`` or ``OVModel`` in the name of Optimum's class."""
+        # Its class for encoders wants vectors of tokens; ours are pooled.
+        return "ForCustomTasks" if self.task.head is Head.NONE else self.task.head.suffix
 
     def tokenizer_arguments(self) -> dict[str, Any]:
         """How both sides tokenize."""
@@ -157,7 +164,8 @@ def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
         SparseDeployError: not a whole deployment.
     """
     manifest = load_manifest(folder, "deployment")
-    texts = _Texts(get_task(manifest.task), recipe_from_mapping(manifest.recipe, str(folder)).data.max_length)
+    recipe = recipe_from_mapping(manifest.recipe, str(folder))
+    texts = _Texts(task_of(recipe, folder), recipe.data.max_length)
     for library in LIBRARIES:
         files = {file: precision for precision, file in get_runtime(library.runtime).files.items()}
         present = [file for file in files if (folder / file).is_file()]
@@ -194,7 +202,7 @@ def _probe(
         path = Path(scratch) / "answer.json"
         request = {
             "library": library.name,
-            "kind": texts.task.kind.value,
+            "model_class": texts.model_class(),
             "folder": str(folder.resolve()),
             "files": files,
             "batches": texts.batches(),

@@ -7,6 +7,7 @@ the Python of the base image (3.11). ``--check`` needs no network: it compares v
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -121,8 +123,21 @@ def lock_text(wheels: Iterable[Wheel]) -> str:
 def _pip_environment() -> dict[str, str]:
     # Here and not in constraints.txt, because users should not pass a local version to pip.
     index = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
+    if index and not _answers(index):
+        sys.stderr.write(f"{index} does not answer; torch's CPU build has to come from pip's own settings\n")
+        index = ""
     known = os.environ.get("PIP_EXTRA_INDEX_URL", "")
     return os.environ | {"PIP_EXTRA_INDEX_URL": f"{known} {index}".strip()} if index else dict(os.environ)
+
+
+@functools.cache
+def _answers(index: str) -> bool:
+    """Whether an index can be reached; pip would ask one that can't five times for each package."""
+    try:
+        with urllib.request.urlopen(f"{index.rstrip('/')}/torch/", timeout=15):  # noqa: S310 - the user names it
+            return True
+    except OSError:
+        return False
 
 
 def _wheel_of(entry: Mapping[str, Any]) -> Wheel:

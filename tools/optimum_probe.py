@@ -12,7 +12,7 @@ from typing import Any
 
 # As in a program of a user. The hint prevents BF16 in OpenVINO on CPUs that have it.
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
-OUTPUTS = ("logits", "start_logits", "end_logits")
+OUTPUTS = ("logits", "start_logits", "end_logits", "sentence_embedding")
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def answer_file(request: dict[str, Any], file: str | None) -> dict[str, Any]:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(request["folder"])
-        model = open_model(request["library"], request["kind"], request["folder"], file)
+        model = open_model(request["library"], request["model_class"], request["folder"], file)
         answers = []
         for batch in request["batches"]:
             inputs = tokenizer(*batch, **request["tokenizer_arguments"], return_tensors="pt")
@@ -44,19 +44,24 @@ def answer_file(request: dict[str, Any], file: str | None) -> dict[str, Any]:
     return {"model_class": type(model).__name__, "batches": answers}
 
 
-def open_model(library: str, kind: str, folder: str, file: str | None) -> Any:
-    """The Optimum model of a task over one file of the folder."""
+def open_model(library: str, model_class: str, folder: str, file: str | None) -> Any:
+    """The Optimum model of a task over one file of the folder.
+
+    Args:
+        library: distribution name.
+        model_class: what follows ``ORTModel`` or ``OVModel`` in the class's name.
+        folder: the deployment.
+        file: None for the one that Optimum finds by itself.
+    """
     chosen = {} if file is None else {"file_name": file}
     if library == "optimum-onnx":
-        from optimum.onnxruntime import ORTModelForQuestionAnswering, ORTModelForSequenceClassification
+        from optimum import onnxruntime
 
-        classes = {"question-answering": ORTModelForQuestionAnswering}
-        return classes.get(kind, ORTModelForSequenceClassification).from_pretrained(folder, **chosen)
-    from optimum.intel import OVModelForQuestionAnswering, OVModelForSequenceClassification
+        return getattr(onnxruntime, f"ORTModel{model_class}").from_pretrained(folder, **chosen)
+    from optimum import intel
 
-    classes = {"question-answering": OVModelForQuestionAnswering}
-    model_class = classes.get(kind, OVModelForSequenceClassification)
-    return model_class.from_pretrained(folder, ov_config=OPENVINO_SETTINGS, **chosen)
+    opened: Any = getattr(intel, f"OVModel{model_class}")
+    return opened.from_pretrained(folder, ov_config=OPENVINO_SETTINGS, **chosen)
 
 
 if __name__ == "__main__":

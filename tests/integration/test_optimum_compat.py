@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from own_models import export_fp32, save_tagger
 from tiny_deployment import seal_deployment, write_models
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "check_optimum.py"
@@ -39,6 +40,19 @@ def test_every_file_opens_in_optimum_and_answers_the_same(tool, tiny_encoder, tm
     assert len(lines) == 6  # default file, FP32 by name, INT8; for both libraries
     expected = "QuestionAnswering" if task == "squad" else "SequenceClassification"
     assert all(f"ORTModelFor{expected}" in line or f"OVModelFor{expected}" in line for line in lines)
+
+
+@pytest.mark.parametrize("kind", ["TokenClassification", "CustomTasks"])
+def test_other_kinds_open_in_optimum(tool, tiny_encoder, sentence_encoder, tmp_path, capsys, kind):
+    """Entities, and vectors of sentences: those are pooled, which no class of Optimum's knows by name."""
+    model = sentence_encoder
+    if kind == "TokenClassification":
+        model = save_tagger(tiny_encoder, tmp_path / "model", ["O", "B-PER", "I-PER"])
+    status = tool.main([str(export_fp32(model, tmp_path / "out", openvino=True))])
+    lines = capsys.readouterr().out.splitlines()
+    assert status == 0, "\n".join(lines)
+    assert len(lines) == 4  # default file and FP32 by name; for both libraries
+    assert all(f"ModelFor{kind}" in line for line in lines)
 
 
 def test_another_model_under_the_same_name_is_noticed(tool, tiny_encoder, tmp_path, capsys, monkeypatch):
