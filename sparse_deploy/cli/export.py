@@ -84,12 +84,13 @@ def export_command(
         settings = recipe_of_checkpoint(checkpoint, changes, allow_pickle=allow_pickle)
         folder = output or _free_folder(Path("runs") / settings.name, checkpoint)
 
-    from sparse_deploy.stages.export import export_deployment
+    from sparse_deploy.stages.export import export_deployment, with_options
     from sparse_deploy.stages.export_onnx import export_onnx_file
 
     with progress_bar(f"export {settings.name}", quiet=quiet) as progress:
         if checkpoint.endswith(".onnx") and tokenizer is not None:
-            manifest = export_onnx_file(Path(checkpoint), tokenizer, settings, folder, progress=progress)
+            settings = with_options(settings, int8, target or ())
+            manifest = export_onnx_file(Path(checkpoint), tokenizer, settings, folder, sign_key=sign, progress=progress)
         else:
             manifest = export_deployment(
                 checkpoint,

@@ -84,6 +84,7 @@ def check_parity(
     task: Task,
     *,
     name: str = "exported model",
+    reference_name: str = "PyTorch",
     atol: float | None = None,
     agreement: float | None = None,
     remedy: str = "",
@@ -96,6 +97,7 @@ def check_parity(
         batches: see :func:`parity_batches`.
         task: says which outputs are per token, and which predictions are the same.
         name: what is compared, for the error.
+        reference_name: what it is compared with, likewise.
         atol: largest allowed ``max_abs``; not checked when None.
         agreement: smallest allowed ``argmax_agreement``; not checked when None.
         remedy: what to do where it is smaller, besides allowing it.
@@ -110,8 +112,9 @@ def check_parity(
         shape = "x".join(str(size) for size in batch["input_ids"].shape)
         if [array.shape for array in expected] != [array.shape for array in found]:
             raise ParityError(
-                f"{name}: on a {shape} batch PyTorch answers with shapes {[array.shape for array in expected]}, the "
-                f"export with {[array.shape for array in found]}; report this with the recipe",
+                f"{name}: on a {shape} batch {reference_name} answers with shapes "
+                f"{[array.shape for array in expected]}, the export with {[array.shape for array in found]}; "
+                f"report this with the recipe",
                 worst=float("inf"),
                 tolerance=atol or 0.0,
             )
@@ -120,8 +123,8 @@ def check_parity(
         largest = float(differences.max())
         if not np.isfinite(largest) or (atol is not None and largest > atol):
             raise ParityError(
-                f"{name}: on a {shape} batch an output differs from PyTorch by {largest:.3g}, allowed are {atol}; "
-                f"raise export.atol if that is acceptable, else report this with the recipe",
+                f"{name}: on a {shape} batch an output differs from {reference_name} by {largest:.3g}, allowed are "
+                f"{atol}; raise export.atol if that is acceptable, else report this with the recipe",
                 worst=largest,
                 tolerance=atol or 0.0,
             )
@@ -132,8 +135,8 @@ def check_parity(
     parity = Parity(worst, total / count, same / rows, rows)
     if agreement is not None and parity.argmax_agreement < agreement:
         raise ParityError(
-            f"{name}: {parity.argmax_agreement:.1%} of {rows} predictions agree with PyTorch, expected at least "
-            f"{agreement:.1%}; {f'{remedy}, or ' if remedy else ''}lower export.int8_agreement",
+            f"{name}: {parity.argmax_agreement:.1%} of {rows} predictions agree with {reference_name}, expected at "
+            f"least {agreement:.1%}; {f'{remedy}, or ' if remedy else ''}lower export.int8_agreement",
             worst=parity.argmax_agreement,
             tolerance=agreement,
         )

@@ -27,7 +27,8 @@ def activation_behind(value: ir.Value) -> tuple[str, ir.Value]:
     followers = _elementwise_followers(value)
     for end in reversed(followers):
         run, _ = ancestors([end], stop=[value])
-        inner = [value, *(node.outputs[0] for node in run if node.outputs[0] is not end)]
+        # A number may be shared with other layers.
+        inner = [value, *(node.outputs[0] for node in run if node.outputs[0] is not end and node.op_type != "Constant")]
         if any(one.is_graph_output() or any(use.node not in run for use in one.uses()) for one in inner):
             continue
         name = _name_of(value, end)

@@ -61,7 +61,12 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
                 reduce_range=settings.target_cpu == "avx2",  # -64..64
                 weight_type=QuantType.QInt8,
                 nodes_to_quantize=chosen,
-                extra_options={"WeightSymmetric": True, "MatMulConstBOnly": True},
+                extra_options={
+                    "WeightSymmetric": True,
+                    "MatMulConstBOnly": True,
+                    # Of tensors behind a node whose types onnx can't infer, such as ONNX Runtime's fused ones.
+                    "DefaultTensorType": onnx.TensorProto.FLOAT,
+                },
             )
         except (ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
             reason = one_line(error)

@@ -33,6 +33,7 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
+from sparse_deploy.stages.cpu_quota import use_cpu_quota
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, describe_weights, open_builder
 from sparse_deploy.stages.source_checkpoint import copy_model
@@ -86,9 +87,10 @@ def export_deployment(
         ParityError: the results of a file differ from PyTorch.
         SparseDeployError: see the other subclasses.
     """
+    use_cpu_quota()
     check_writable_target(output, "deployment")
     signer = open_signer(sign_key) if sign_key else None
-    recipe = with_target_cpu(_with_options(recipe, int8, targets))
+    recipe = with_target_cpu(with_options(recipe, int8, targets))
     revision = recipe.model.revision if checkpoint == recipe.model.name_or_path else "main"
     source = resolve_checkpoint(checkpoint, revision, allow_pickle=allow_pickle)
     task = task_of(recipe, source.folder)
@@ -115,7 +117,8 @@ def export_deployment(
         return manifest
 
 
-def _with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
+def with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
+    """The recipe with what the command line asks for by ``--int8`` and ``--target``."""
     changed = recipe.model_dump(mode="json")
     if int8 is not None:
         changed["quantization"]["mode"] = int8.value

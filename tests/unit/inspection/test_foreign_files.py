@@ -55,6 +55,20 @@ def test_an_ir_of_openvinos_own_converter_shows_its_zeros(plain, nameless, tmp_p
         assert encoder_shapes(path) == encoder_shapes(plain)
 
 
+def test_an_ir_whose_weights_nncf_compressed_shows_its_zeros(plain, tmp_path):
+    import nncf
+
+    compressed = nncf.compress_weights(ov.convert_model(plain), mode=nncf.CompressWeightsMode.INT8_SYM)
+    ov.save_model(compressed, tmp_path / "nncf.xml")
+    (file,) = inspect_path(str(tmp_path / "nncf.xml")).files
+    assert "i8" in file.weight_types
+    assert not file.not_understood
+    for (shape, zeros), (expected, least) in zip(encoder_shapes(tmp_path / "nncf.xml"), encoder_shapes(plain),
+                                                 strict=True):  # fmt: skip
+        assert shape == expected
+        assert least <= zeros <= least + 10, "INT8 rounds some weights to zero"
+
+
 def test_what_onnxruntime_saved_is_read(plain, tmp_path):
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "saved.onnx")

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pass: an encoder that ends in vectors of tokens gets the pooling of sentence-transformers behind it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike
+
+# What exporters call the vectors of tokens.
+TOKEN_VECTORS = ("last_hidden_state", "token_embeddings")
+SENTENCE_VECTOR = "sentence_embedding"
+
+
+class AppendPooling(ir.passes.InPlacePass):
+    """Give a model the only output ``sentence_embedding``, ``[batch, width]``, of its vectors of tokens.
+
+    Args:
+        first_token: take the vector of the first token; else the mean over all tokens that are no padding.
+        normalize: give vectors length 1.
+    """
+
+    def __init__(self, *, first_token: bool, normalize: bool) -> None:
+        super().__init__()
+        self._first_token, self._normalize = first_token, normalize
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Append, unless the model has that output or has no vectors of tokens."""
+        graph = model.graph
+        outputs = {str(value.name): value for value in graph.outputs}
+        hidden = next((outputs[name] for name in TOKEN_VECTORS if name in outputs), None)
+        mask = next((value for value in graph.inputs if value.name == "attention_mask"), None)
+        if SENTENCE_VECTOR in outputs or hidden is None or (mask is None and not self._first_token):
+            return ir.passes.PassResult(model, modified=False)
+        build = _Builder(graph)
+        if self._first_token or mask is None:
+            pooled = build.add("Gather", [hidden, build.constant("first", np.int64(0))], axis=1)
+        else:
+            kept = build.add("Unsqueeze", [mask, build.constant("last_axis", np.array([2]))])
+            kept = build.add("Cast", [kept], to=int(ir.DataType.FLOAT))
+            tokens = build.constant("tokens_axis", np.array([1]))
+            total = build.add("ReduceSum", [build.add("Mul", [hidden, kept]), tokens], keepdims=0)
+            count = build.add("ReduceSum", [kept, tokens], keepdims=0)
+            pooled = build.add("Div", [total, build.add("Max", [count, build.constant("least", np.float32(1e-9))])])
+        if self._normalize:
+            squares = build.add("Mul", [pooled, pooled])
+            length = build.add("Sqrt", [build.add("ReduceSum", [squares, build.constant("width", np.array([1]))])])
+            pooled = build.add("Div", [pooled, build.add("Max", [length, build.constant("some", np.float32(1e-12))])])
+        pooled.name, pooled.type = SENTENCE_VECTOR, ir.TensorType(ir.DataType.FLOAT)
+        batch, width = (None, None) if hidden.shape is None else (hidden.shape[0], hidden.shape[2])
+        pooled.shape = ir.Shape([batch, width])
+        del graph.outputs[:]
+        graph.outputs.append(pooled)
+        return ir.passes.PassResult(model, modified=True)
+
+
+class _Builder:
+    """Appends nodes to a graph."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._graph = graph
+
+    def add(self, op_type: str, inputs: Sequence[ir.Value], **attributes: int) -> ir.Value:
+        """A new node at the end; its output."""
+        node = ir.node(op_type, inputs, attributes, name=f"pooling/{op_type}_{len(self._graph)}")
+        node.outputs[0].name = f"{node.name}_output"
+        self._graph.append(node)
+        return node.outputs[0]
+
+    def constant(self, name: str, array: ArrayLike) -> ir.Value:
+        """A new initializer."""
+        tensor = ir.tensor(np.asarray(array), name=f"pooling.{name}")
+        value = ir.Value(
+            name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self._graph.register_initializer(value)
+        return value
