@@ -1,13 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the gate share."""
+"""Models and deployments that tests of the whole line share."""
 
 from pathlib import Path
 
 import pytest
 from learnt_deployment import export_learnt
+from own_models import export_fp32, save_sentence_encoder
 
 
 @pytest.fixture(scope="session")
 def learnt(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``data``, ``checkpoint`` and ``deployment`` of a tiny model that answers 98 % of its text."""
     return export_learnt(sparse_encoder, tmp_path_factory.mktemp("learnt"))
+
+
+@pytest.fixture(scope="session")
+def sentence_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sentence-transformers."""
+    return save_sentence_encoder(tiny_encoder, tmp_path_factory.mktemp("sentence-encoder") / "model")
+
+
+@pytest.fixture(scope="session")
+def sentence_deployment(sentence_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its deployment; texts are cut at 16 tokens."""
+    return export_fp32(sentence_encoder, tmp_path_factory.mktemp("sentences") / "deployment", "data.max_length=16")

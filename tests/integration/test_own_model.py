@@ -8,23 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from learnt_deployment import BAD, FRAME, GOOD
+from own_models import export_fp32, save_classifier, save_tagger
 from starlette.testclient import TestClient
 
 from sparse_deploy.artifacts import load_manifest
 from sparse_deploy.cli.main import run
 from sparse_deploy.config.loader import load_recipe
+from sparse_deploy.errors import ExitCode
 from sparse_deploy.serving.app import create_app
 from sparse_deploy.serving.settings import ServerSettings
 from sparse_deploy.stages.default_recipe import recipe_of_checkpoint
-from sparse_deploy.stages.export import export_deployment
-
-PLAIN = ("export.openvino=false", "export.sparse.enabled=false", "quantization.mode=none")
-
-
-def exported(model: Path, output: Path, *overrides: str) -> Path:
-    recipe = recipe_of_checkpoint(str(model), [*PLAIN, *overrides])
-    export_deployment(str(model), recipe, output)
-    return output
 
 
 def client(deployment: Path) -> TestClient:
@@ -75,16 +68,27 @@ def test_a_file_and_a_column_are_enough_to_fine_tune_and_the_checkpoint_keeps_th
     assert "--data is missing" in capsys.readouterr().err
 
 
-def test_entities_are_served_as_spans(tiny_encoder, tmp_path):
-    from transformers import AutoModelForTokenClassification, AutoTokenizer
+def test_what_would_end_a_run_after_training_is_refused_before_it(tiny_encoder, tickets, tmp_path, capsys):
+    def refused(*options: object) -> str:
+        command = ["finetune", "--model", str(tiny_encoder), "--output", str(tmp_path / "out"), "--quiet"]
+        assert run([*command, *map(str, options)]) in (ExitCode.USAGE, ExitCode.BAD_ARTIFACT)
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith("out")]
+        return capsys.readouterr().err
 
-    labels = {0: "O", 1: "B-PER", 2: "I-PER"}
-    model = AutoModelForTokenClassification.from_pretrained(tiny_encoder, num_labels=3, id2label=labels)
-    model.classifier.bias.data[:] = 0
-    model.classifier.bias.data[1] = 50  # every word begins an entity
-    model.save_pretrained(tmp_path / "model")
-    AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "model")
-    deployment = exported(tmp_path / "model", tmp_path / "out")
+    own = ("--data", tickets, "--label-column", "team")
+    assert "at most 128 tokens" in refused(*own, "--set", "data.max_length=200")
+    few = tmp_path / "few.csv"
+    few.write_text("body,team\nthe room was good,praise\n", encoding="utf-8")
+    assert "1 rows can't be split" in refused("--data", few, "--label-column", "team")
+    (tmp_path / "text" / "sst2").mkdir(parents=True)
+    (tmp_path / "text" / "sst2" / "train.jsonl").write_text('{"sentence": "good", "label": 1}\n', encoding="utf-8")
+    message = refused("-c", "minilm-sst2-dense", "--data-dir", tmp_path / "text")
+    assert "expected sst2/validation.jsonl.gz or sst2/validation.jsonl, found train.jsonl" in message
+
+
+def test_entities_are_served_as_spans(tiny_encoder, tmp_path):
+    save_tagger(tiny_encoder, tmp_path / "model", ["O", "B-PER", "I-PER"])  # every word begins an entity
+    deployment = export_fp32(tmp_path / "model", tmp_path / "out")
     assert load_manifest(deployment, "deployment").task == "token-classification"
     with client(deployment) as http:
         reply = http.post("/v2/models/own/infer", json=asked(text="lovely staff")).json()
@@ -95,30 +99,24 @@ def test_entities_are_served_as_spans(tiny_encoder, tmp_path):
         assert http.post("/v1/embeddings", json={"input": "x"}).status_code == 404
 
 
-def test_vectors_are_served_in_openais_shape(tiny_encoder, tmp_path):
-    import shutil
-
+def test_vectors_are_served_in_openais_shape(sentence_encoder, sentence_deployment):
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_encoder, folder)
-    (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
-    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
-    modules = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in kinds.items()]
-    (folder / "modules.json").write_text(json.dumps(modules))
-    deployment = exported(folder, tmp_path / "out", "data.max_length=16")
-    assert (deployment / "1_Pooling" / "config.json").is_file()  # sentence-transformers still reads the folder
+    # sentence-transformers still reads the folder
+    assert (sentence_deployment / "1_Pooling" / "config.json").is_file()
 
     texts = ["the staff was lovely", "it was good"]
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(sentence_encoder),
+        AutoModel.from_pretrained(sentence_encoder).eval(),
+    )
     expected = []
     for text in texts:
         with torch.no_grad():
             vector = model(**tokenizer(text, return_tensors="pt", padding=False)).last_hidden_state[0].mean(0)
         expected.append((vector / vector.norm()).numpy())
-    with client(deployment) as http:
+    with client(sentence_deployment) as http:
         found = http.post("/v1/embeddings", json={"input": texts, "model": "own"}).json()
         assert (found["object"], found["model"]) == ("list", "own")
         np.testing.assert_allclose([one["embedding"] for one in found["data"]], expected, atol=1e-4)
@@ -136,7 +134,6 @@ def test_vectors_are_served_in_openais_shape(tiny_encoder, tmp_path):
         assert http.post("/v2/models/own/infer", json=body).status_code == 413
         assert http.post("/v2/models/own/infer", json=asked(text=long)).status_code == 200
         assert http.post("/v2/models/own/infer", json=asked(text="a", text_pair="b")).status_code == 400
-        assert http.post("/rerank", json={"query": "a", "texts": ["b"]}).status_code == 404
 
 
 def test_a_cross_encoder_ranks_documents_in_the_shape_of_text_embeddings_inference(tiny_encoder, tmp_path):
@@ -146,7 +143,7 @@ def test_a_cross_encoder_ranks_documents_in_the_shape_of_text_embeddings_inferen
     model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Sigmoid"}
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tiny_encoder).save_pretrained(tmp_path / "model")
-    deployment = exported(tmp_path / "model", tmp_path / "out")
+    deployment = export_fp32(tmp_path / "model", tmp_path / "out")
     assert load_manifest(deployment, "deployment").task == "text-ranking"
     documents = ["the room was good", "it was a dreadful phone", "staff"]
     with client(deployment) as http:
@@ -163,3 +160,43 @@ def test_a_cross_encoder_ranks_documents_in_the_shape_of_text_embeddings_inferen
         assert "text and text_pair" in lone.json()["error"]
         wrong = http.post("/rerank", json={"query": "room", "texts": "no list"})
         assert (wrong.status_code, wrong.json()["error_type"]) == (400, "validation")
+
+
+def test_several_labels_over_the_threshold_are_served_and_no_ranking(tiny_encoder, tmp_path):
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    labels = ["food", "price", "staff"]
+    model = save_classifier(tiny_encoder, tmp_path / "model", labels, problem_type="multi_label_classification")
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.weight"] *= 0
+    weights["classifier.bias"] = torch.tensor([2.0, -2.0, 0.1])  # sigmoid: 0.88, 0.12, 0.52
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    deployment = export_fp32(model, tmp_path / "out")
+    assert load_manifest(deployment, "deployment").task == "multi-label-classification"
+    with client(deployment) as http:
+        reply = http.post("/v2/models/own/infer", json=asked(text="lovely staff")).json()
+        found = {one["name"]: one["data"] for one in reply["outputs"]}
+        assert [json.loads(text) for text in found["labels"]] == [["food", "staff"]]
+        assert found["probabilities"] == pytest.approx([0.8808, 0.1192, 0.5250], abs=1e-4)
+        refused = http.post("/rerank", json={"query": "a", "texts": ["b"]})
+        assert (refused.status_code, refused.json()["error_type"]) == (404, "validation")
+        assert refused.json()["error"] == (
+            "this path needs a cross-encoder with one logit, own is multi-label-classification"
+        )
+
+
+def test_a_model_of_pairs_needs_both_texts(tiny_encoder, tmp_path):
+    """MNLI: a premise without its hypothesis entails nothing."""
+    model = save_classifier(tiny_encoder, tmp_path / "model", ["entailment", "neutral", "contradiction"])
+    (tmp_path / "text" / "mnli").mkdir(parents=True)
+    row = json.dumps({"premise": "the staff was lovely", "hypothesis": "it was good", "label": 0})
+    for split in ("validation_matched", "validation_mismatched"):
+        (tmp_path / "text" / "mnli" / f"{split}.jsonl").write_text(row + "\n", encoding="utf-8")
+    deployment = export_fp32(model, tmp_path / "out", "task=mnli", data_dir=tmp_path / "text")
+    with client(deployment) as http:
+        refused = http.post("/v2/models/own/infer", json=asked(text="the staff was lovely"))
+        assert refused.status_code == 400
+        assert "expected inputs text and text_pair" in refused.json()["error"]
+        answered = http.post("/v2/models/own/infer", json=asked(text="the staff was lovely", text_pair="it was bad"))
+        assert answered.status_code == 200
