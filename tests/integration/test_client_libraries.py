@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from harness.server_process import serving
+from reliability.server_process import serving
 
 TEXTS = ["the staff was lovely", "it was good", "a dreadful phone"]
 
