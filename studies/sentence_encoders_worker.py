@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-Encode = Callable[[list[str]], np.ndarray]
+Array = NDArray[Any]
+Encode = Callable[[list[str]], Array]
 
 
 def main() -> None:
@@ -56,7 +58,7 @@ def _sentence_transformers(request: dict[str, Any]) -> tuple[Encode, str]:
 
 
 def _sparse_deploy(request: dict[str, Any]) -> tuple[Encode, str]:
-    from sparse_deploy.data.features import pad_batch
+    from sparse_deploy.data.batches import pad_batch
     from sparse_deploy.runtimes import get_runtime
     from sparse_deploy.serving.text import TextEncoder
 
@@ -65,7 +67,7 @@ def _sparse_deploy(request: dict[str, Any]) -> tuple[Encode, str]:
     session = runtime.open(folder, "int8", request["threads"])
     tokenizer = TextEncoder(folder, request["max_length"])
 
-    def encode(texts: list[str]) -> np.ndarray:
+    def encode(texts: list[str]) -> Array:
         features, _ = tokenizer.encode(texts)
         # The longest first, as sentence-transformers does: a batch then has little padding.
         order = np.argsort([-len(feature["input_ids"]) for feature in features], kind="stable")
