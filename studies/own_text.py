@@ -88,7 +88,7 @@ def topics(folder: Path, rng: np.random.Generator) -> Path:
 def tags(folder: Path, rng: np.random.Generator) -> Path:
     """One to three labels per text."""
     names = list(TOPICS)[:8]
-    lines = []
+    lines: list[str] = []
     for _ in range(ROWS):
         chosen = [str(one) for one in rng.choice(names, rng.integers(1, 4), replace=False)]
         said = " and ".join(f"about the {rng.choice(TOPICS[one].split())}" for one in chosen)
@@ -100,7 +100,7 @@ def entities(folder: Path, rng: np.random.Generator) -> Path:
     """People, places and firms in IOB2."""
     forms = ("{p} of {f} came to {l} today", "in {l} {p} met the people of {f}", "{f} opened an office in {l}",
              "nobody in {l} knew {p}", "{p} left {f} and moved from {l} to {m}")  # fmt: skip
-    lines = []
+    lines: list[str] = []
     for _ in range(ROWS):
         said = {
             "p": ("PER", f"{rng.choice(NAMES)} {rng.choice(SURNAMES)}"), "f": ("ORG", str(rng.choice(FIRMS))),
@@ -133,7 +133,7 @@ def rank(folder: Path, rng: np.random.Generator) -> Path:
 
 def questions(folder: Path, rng: np.random.Generator) -> Path:
     """SQuAD v2's shape: every third question has no answer in its context."""
-    lines = []
+    lines: list[str] = []
     for number in range(ROWS // 3):
         facts = rng.choice(THINGS, 3, replace=False)
         places = rng.choice(PLACES, 3, replace=False)

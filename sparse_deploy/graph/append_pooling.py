@@ -69,9 +69,10 @@ class _Builder:
 
     def constant(self, name: str, array: ArrayLike) -> ir.Value:
         """A new initializer."""
-        tensor = ir.tensor(np.asarray(array), name=f"pooling.{name}")
+        numbers = np.asarray(array)
+        tensor = ir.tensor(numbers, name=f"pooling.{name}")
         value = ir.Value(
-            name=tensor.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            name=tensor.name, shape=ir.Shape(numbers.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
         )
         self._graph.register_initializer(value)
         return value

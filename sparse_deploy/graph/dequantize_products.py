@@ -88,7 +88,8 @@ def _add_floats(
 ) -> ir.Value:
     """A new initializer with the numbers that quantized ones stand for."""
     steps = integers.numpy().astype(np.float32) - (0 if zero is None else zero.numpy().astype(np.float32))
-    tensor = ir.tensor(steps * scale.numpy(), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    floats = steps * scale.numpy()
+    tensor = ir.tensor(floats, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(floats.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

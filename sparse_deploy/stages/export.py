@@ -314,21 +314,20 @@ class _Export:
     def _check(self, session: Session, precision: str, name: str) -> None:
         """Parity of a written file with PyTorch on the checkpoint beside it. OpenVINO computes in FP32 (no BF16)."""
         self._progress(f"parity of {name}")
-        limits: dict[str, float] = (
-            {"atol": self._recipe.export.atol}
-            if precision == "fp32"
-            else {"agreement": self._recipe.export.int8_agreement}
-        )
+        settings = self._recipe.export
+        atol, agreement = (settings.atol, None) if precision == "fp32" else (None, settings.int8_agreement)
         parity: Parity = check_parity(
             self._answers,
             session.run,
             self._batches,
             self._task,
             name=name,
+            atol=atol,
+            agreement=agreement,
             remedy=self._int8_remedy(name),
-            **limits,
         )
         session.close()
+        limits = {"agreement": agreement} if atol is None else {"atol": atol}
         self.details["parity"][name] = {**dataclasses.asdict(parity), **limits}
 
     def _int8_remedy(self, name: str) -> str:

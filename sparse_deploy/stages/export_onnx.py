@@ -221,7 +221,8 @@ class _Export:
             reference_name=self._path.name, atol=atol, agreement=agreement,
         )  # fmt: skip
         session.close()
-        self.details["parity"][name] = {**dataclasses.asdict(parity), "atol": atol, "agreement": agreement}
+        limits = {"agreement": agreement} if atol is None else {"atol": atol}
+        self.details["parity"][name] = {**dataclasses.asdict(parity), **limits}
 
 
 def _open(path: Path, task: Task) -> "ir.Model":
