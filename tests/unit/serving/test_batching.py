@@ -28,12 +28,13 @@ class Model:
     """Answers each sequence with the sum of its tokens and itself; can be held, and can fail."""
 
     def __init__(self):
-        self.gate = threading.Event()
+        self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
         self.poison = None
         self.seen = []
 
     def __call__(self, inputs):
+        self.entered.set()
         self.gate.wait(10)
         ids = inputs["input_ids"]
         self.seen.append(ids.shape)
@@ -67,13 +68,22 @@ def sequence(*tokens):
     return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
 
 
+async def until(reached):
+    """Let the loop run until a state is reached."""
+    while not reached():
+        await asyncio.sleep(0.001)
+
+
+async def until_waiting(batcher, sequences):
+    await until(lambda: batcher.waiting == sequences)
+
+
 async def held(batcher, model, *tokens):
     """A request that is being computed and stays there until the gate opens."""
     model.gate.clear()
+    model.entered.clear()
     task = asyncio.ensure_future(batcher.answer([sequence(*tokens)], time.monotonic() + 10))
-    while batcher.waiting or not task.get_coro().cr_await:
-        await asyncio.sleep(0.005)
-    await asyncio.sleep(0.02)
+    await until(model.entered.is_set)
     return task
 
 
@@ -86,7 +96,7 @@ def test_each_request_gets_its_own_rows_without_padding(model):
         batcher = open_batcher(model)
         first = await held(batcher, model, 1)
         tasks = [answer(batcher, sequence(2, 3), sequence(4)), answer(batcher, sequence(5, 6, 7))]
-        await asyncio.sleep(0.02)
+        await until_waiting(batcher, 3)
         model.gate.set()
         found = await asyncio.gather(*tasks)
         await first
@@ -127,7 +137,7 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(model):
         batcher = open_batcher(model, capacity=2)
         first = await held(batcher, model, 1)
         waiting = answer(batcher, sequence(1), sequence(2))
-        await asyncio.sleep(0.02)
+        await until_waiting(batcher, 2)
         with pytest.raises(RequestError) as caught:
             await answer(batcher, sequence(3))
         model.gate.set()
@@ -162,9 +172,9 @@ def test_a_cancelled_request_is_dropped(model):
         batcher = open_batcher(model)
         first = await held(batcher, model, 1)
         left = answer(batcher, sequence(9, 9), sequence(9, 9))
-        await asyncio.sleep(0.02)
+        await until_waiting(batcher, 2)
         left.cancel()
-        await asyncio.sleep(0)
+        await until(left.done)
         stays = answer(batcher, sequence(2))
         model.gate.set()
         await asyncio.gather(first, stays)
@@ -181,7 +191,7 @@ def test_one_poisonous_sequence_fails_alone(model):
         batcher = open_batcher(model)
         first = await held(batcher, model, 1)
         tasks = [answer(batcher, sequence(2)), answer(batcher, sequence(13)), answer(batcher, sequence(3))]
-        await asyncio.sleep(0.02)
+        await until_waiting(batcher, 3)
         model.gate.set()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         await first
@@ -198,7 +208,7 @@ def test_a_lone_sequence_waits_for_company_as_long_as_it_is_told(model):
         batcher = open_batcher(model, max_delay=1.0)
         begin = time.monotonic()
         tasks = [answer(batcher, sequence(1))]
-        await asyncio.sleep(0.05)
+        await until_waiting(batcher, 1)
         tasks.append(answer(batcher, sequence(2)))
         await asyncio.gather(*tasks)
         batcher.close()
@@ -222,10 +232,9 @@ def test_close_answers_what_waits_and_refuses_what_comes(model):
         batcher = open_batcher(model)
         first = await held(batcher, model, 1)
         waiting = answer(batcher, sequence(2))
-        await asyncio.sleep(0.02)
+        await until_waiting(batcher, 1)
         closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
-        while not batcher._closing:
-            await asyncio.sleep(0.005)
+        await until(lambda: batcher._closing)
         with pytest.raises(RequestError) as caught:
             await answer(batcher, sequence(3))
         model.gate.set()
@@ -304,7 +313,7 @@ def test_what_waits_is_refused_when_it_is_dropped(model):
         batcher = open_batcher(model)
         first = await held(batcher, model, 1)
         waiting = answer(batcher, sequence(2), sequence(3))
-        await asyncio.sleep(0.02)
+        await until_waiting(batcher, 2)
         batcher.drop()
         with pytest.raises(RequestError) as caught:
             await waiting
