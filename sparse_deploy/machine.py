@@ -95,6 +95,32 @@ def threads_to_use(wanted: int | None, option: str) -> int:
     return wanted or machine.usable_cpus
 
 
+def thread_remark(threads: int, machine: Machine, *, processes: int = 1) -> str:
+    """Whether the threads fit the CPUs, in one line; empty where nothing needs to be said.
+
+    Args:
+        threads: threads that compute at a time, in each process.
+        machine: what :func:`describe_machine` found.
+        processes: that many processes compute at the same time.
+    """
+    quota, usable = machine.quota_cpus, machine.usable_cpus
+    limited = quota is not None and quota < machine.visible_cpus
+    why = f" (a cgroup quota of {quota:g} on {machine.visible_cpus} CPUs)" if limited else ""
+    wanted = _count(threads, "thread") if processes == 1 else f"{processes} processes of {_count(threads, 'thread')}"
+    if threads * processes > usable:
+        return (
+            f"{wanted} on {_count(usable, 'usable CPU')}{why}: the threads wait for each other, which makes every "
+            f"request slower; expected at most {_count(usable, 'thread')}"
+        )
+    if quota is not None and quota < threads * processes:
+        return f"{wanted} on less than one CPU{why}: the kernel stops the process for a part of each period"
+    return f"{wanted} on {_count(usable, 'usable CPU')}{why}" if limited else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _cpuinfo(path: Path) -> tuple[str, frozenset[str]]:
     model, flags = platform.machine(), frozenset[str]()
     for line in _read(path).splitlines():

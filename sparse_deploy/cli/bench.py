@@ -174,6 +174,8 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
             )
     if (state := machine_state(report)) and not machine_was_steady(report):
         console.print(f"Machine: {state[0]}. {state[1]}")
+    if remark := report.settings.get("thread_remark"):
+        console.print(f"Threads: {remark}")
     for cell in report.cells:
         if cell.warning:
             console.print(f"Warning: {cell.id}: {cell.warning}")

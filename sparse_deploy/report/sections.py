@@ -109,9 +109,10 @@ def machine_line(report: BenchReport) -> str:
     quota = "no quota" if machine.quota_cpus is None else f"quota {machine.quota_cpus:g} CPUs"
     threads = f", {report.settings['threads']} threads used" if "threads" in report.settings else ""
     flags = " ".join(machine.flags) or "none of the relevant flags"
+    remark = f" {report.settings['thread_remark']}." if report.settings.get("thread_remark") else ""
     return (
         f"{machine.cpu_model}; {flags}; {machine.visible_cpus} CPUs visible, {quota}{threads}; "
-        f"{machine.memory_bytes / 2**30:.1f} GiB memory; Linux {machine.kernel}; Python {machine.python}."
+        f"{machine.memory_bytes / 2**30:.1f} GiB memory; Linux {machine.kernel}; Python {machine.python}.{remark}"
     )
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 import uvicorn
 
 from sparse_deploy.errors import ConfigError
+from sparse_deploy.machine import describe_machine, thread_remark
 from sparse_deploy.serving.app import create_app
 from sparse_deploy.serving.connections import SPARE_CONNECTIONS, Connection, ConnectionLimits, end_unread
 from sparse_deploy.serving.logs import log, set_up
@@ -102,6 +103,8 @@ class _DrainingServer(uvicorn.Server):
             batches=None if model.choice.batch_invariant else "of one sequence: dynamic INT8 depends on its batch",
             candidates={name: round(value, 3) for name, value in model.choice.milliseconds.items()} or None,
         )
+        if remark := thread_remark(model.threads, describe_machine()):
+            log("threads", logging.WARNING, reason=remark)
         for cell, reason in model.choice.refused.items():
             log("runtime left out", logging.WARNING, runtime=cell, reason=reason)
         if warning := getattr(model.session, "warning", ""):

@@ -41,7 +41,7 @@ from sparse_deploy.gate.companions import agreement, logit_difference
 from sparse_deploy.gate.figures import AGAINST_ITSELF, Contestant
 from sparse_deploy.gate.judge import judge_goals, judge_latency
 from sparse_deploy.gate.zeros import judge_zeros
-from sparse_deploy.machine import describe_machine, threads_to_use
+from sparse_deploy.machine import describe_machine, thread_remark, threads_to_use
 from sparse_deploy.measurement.pairing import RESAMPLES
 from sparse_deploy.measurement.statistics import percentile
 from sparse_deploy.measurement.worker_process import Workers
@@ -133,6 +133,7 @@ def bench_deployment(
     recount = recount_zeros(deployment, [candidate.file for candidate in candidates], manifest, recipe.sparsity)
 
     machine = describe_machine()
+    remark = thread_remark(threads, machine)
     with (
         tempfile.TemporaryDirectory(prefix="sparse-deploy-bench-") as scratch,
         Workers(CELL_WORKER, threads, Path(scratch)) as workers,
@@ -168,6 +169,7 @@ def bench_deployment(
             "skipped_cells": skipped,
             "rows_left_out": notes,
             "without_labels": by_agreement.meaning if by_agreement else None,
+            "thread_remark": remark,
             "default_goal": assumed,
             "against": str(against) if against else None,
             **(earlier.facts if earlier else {}),

@@ -33,7 +33,7 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
-from sparse_deploy.stages.cpu_quota import use_cpu_quota
+from sparse_deploy.stages.torch_threads import limit_torch_threads
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, describe_weights, open_builder
 from sparse_deploy.stages.source_checkpoint import copy_model
@@ -87,7 +87,7 @@ def export_deployment(
         ParityError: the results of a file differ from PyTorch.
         SparseDeployError: see the other subclasses.
     """
-    use_cpu_quota()
+    limit_torch_threads("export", progress)
     check_writable_target(output, "deployment")
     signer = open_signer(sign_key) if sign_key else None
     recipe = with_target_cpu(with_options(recipe, int8, targets))

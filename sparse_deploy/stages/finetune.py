@@ -37,8 +37,8 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import record_masks
-from sparse_deploy.stages.cpu_quota import use_cpu_quota
 from sparse_deploy.stages.target_cpu import with_target_cpu
+from sparse_deploy.stages.torch_threads import limit_torch_threads
 from sparse_deploy.training.distillation import check_teacher
 from sparse_deploy.training.losses import task_loss
 from sparse_deploy.training.phases import PhasesOutcome, train_phases
@@ -84,12 +84,12 @@ def finetune(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    use_cpu_quota()
     check_writable_target(output, "checkpoint")
     _check_qat(recipe)
     recipe = with_target_cpu(recipe)
     precision = _training_precision(recipe, progress)
     progress("loading model and text", 0.0)
+    limit_torch_threads("finetune", lambda line: progress(line, 0.0))
     _check_model(recipe)
     source = resolve_checkpoint(recipe.model.name_or_path, recipe.model.revision, allow_pickle=allow_pickle)
     check_writable_target(output, "checkpoint", [source.folder])

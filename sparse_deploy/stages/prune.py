@@ -41,9 +41,9 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray, holds_pattern
 from sparse_deploy.sparsity.statistics import record_masks
-from sparse_deploy.stages.cpu_quota import use_cpu_quota
 from sparse_deploy.stages.default_recipe import name_of, usual_length
 from sparse_deploy.stages.prune_plan import plan_by_sensitivity, uniform_plan
+from sparse_deploy.stages.torch_threads import limit_torch_threads
 from sparse_deploy.training.recovery import recover, split_held_out
 
 Progress = Callable[[str, float], None]
@@ -98,8 +98,8 @@ def prune(
     Raises:
         SparseDeployError: see the subclasses; nothing was written.
     """
-    use_cpu_quota()
     check_writable_target(output, "checkpoint")
+    limit_torch_threads("prune", lambda line: progress(line, 0.0))
     source = resolve_checkpoint(name_or_path, revision, allow_pickle=allow_pickle)
     check_writable_target(output, "checkpoint", [source.folder])
     tokenizer = load_tokenizer(source.folder)

@@ -6,7 +6,7 @@ import os
 import psutil
 import pytest
 
-from sparse_deploy.machine import RELEVANT_FLAGS, Machine, describe_machine
+from sparse_deploy.machine import RELEVANT_FLAGS, Machine, describe_machine, thread_remark
 
 CPUINFO = """processor\t: 0
 vendor_id\t: {vendor}
@@ -128,3 +128,24 @@ def test_this_machine():
     assert 1 <= machine.usable_cpus <= machine.visible_cpus == len(os.sched_getaffinity(0))
     assert 0 < machine.memory_bytes <= psutil.virtual_memory().total
     assert Machine.model_validate_json(machine.model_dump_json()) == machine
+
+
+@pytest.mark.parametrize(
+    ("threads", "processes", "visible", "quota", "said"),
+    [
+        (2, 1, 2, None, ""),
+        (2, 1, 2, 4.0, ""),
+        (2, 1, 8, 2.0, "2 threads on 2 usable CPUs (a cgroup quota of 2 on 8 CPUs)"),
+        (8, 1, 2, None, "8 threads on 2 usable CPUs: the threads wait for each other"),
+        (2, 1, 8, 1.5, "2 threads on 1 usable CPU (a cgroup quota of 1.5 on 8 CPUs): the threads wait"),
+        (1, 1, 8, 0.5, "1 thread on less than one CPU (a cgroup quota of 0.5 on 8 CPUs): the kernel stops"),
+        (2, 2, 2, None, "2 processes of 2 threads on 2 usable CPUs: the threads wait"),
+    ],
+)
+def test_threads_that_do_not_fit_the_cpus_are_remarked_on(threads, processes, visible, quota, said):
+    machine = Machine(
+        cpu_model="x", flags=(), visible_cpus=visible, quota_cpus=quota, memory_bytes=1, kernel="", python=""
+    )
+    remark = thread_remark(threads, machine, processes=processes)
+    assert remark.startswith(said)
+    assert bool(remark) == bool(said)

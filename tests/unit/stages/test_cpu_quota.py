@@ -8,7 +8,7 @@ from tiny_checkpoint import demo_recipe
 from sparse_deploy.config.pruning import PruneSettings
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.machine import describe_machine
-from sparse_deploy.stages import cpu_quota
+from sparse_deploy.stages import torch_threads
 from sparse_deploy.stages.export import export_deployment
 from sparse_deploy.stages.finetune import finetune
 from sparse_deploy.stages.prune import prune
@@ -23,7 +23,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_quota_of_one_cpu_means_one_thread(stage, tmp_path, monkeypatch):
     limited = describe_machine().model_copy(update={"visible_cpus": 4, "quota_cpus": 1.5})
-    monkeypatch.setattr(cpu_quota, "describe_machine", lambda: limited)
+    monkeypatch.setattr(torch_threads, "describe_machine", lambda: limited)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)

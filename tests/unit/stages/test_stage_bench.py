@@ -2,6 +2,7 @@
 """The bench stage and its command on a tiny real deployment: figures, files, goals and refusals."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -84,6 +85,13 @@ class TestReport:
 
 def run(deployment: Path, folder: Path, *more: str, **options) -> BenchReport:
     return bench_deployment(deployment, folder, overrides=(*QUICK, *more), timing=False, **options)
+
+
+def test_more_threads_than_cpus_are_remarked_on_in_the_report(deployment, tmp_path):
+    threads = 2 * len(os.sched_getaffinity(0))
+    report = run(deployment, tmp_path, f"bench.threads={threads}", "bench.runtimes=[onnxruntime]")
+    assert report.settings["thread_remark"].startswith(f"{threads} threads on ")
+    assert report.settings["thread_remark"] in (tmp_path / "report.md").read_text()
 
 
 class TestGoals:
