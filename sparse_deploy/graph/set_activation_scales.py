@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pass: other scales for the quantized inputs of matrix products, without quantizing the model again."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,36 +20,45 @@ class SetActivationScales(SparsityKeepingPass):
     """Replace scale and zero point (uint8) of the QuantizeLinear and DequantizeLinear before each product.
 
     Args:
-        scales: scale and zero point by the name of a weight, in the words of the checkpoint or with a prefix
-            (``model.`` of a wrapped module).
+        scales: by the name of a weight, in the words of the checkpoint or with a prefix (``model.`` of a wrapped
+            module), scale and zero point of each product that reads it, in their order.
 
     Raises:
         QuantizationError: a quantized product has no scale here.
     """
 
-    def __init__(self, scales: Mapping[str, tuple[float, int]]) -> None:
+    def __init__(self, scales: Mapping[str, Sequence[tuple[float, int]]]) -> None:
         super().__init__()
         self._scales = scales
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Replace in place."""
         products = list(quantized_products(model))
+        seen: Counter[str] = Counter()
         for product in products:
-            scale, zero_point = self._scale_of(product.name)
+            use = seen[product.name]
+            seen[product.name] += 1
+            scale, zero_point = self._scale_of(product.name, use)
+            name = input_name(product.name, use)
             inputs = (
-                _initializer(model.graph, f"{product.name}_input_scale", np.array(scale, np.float32)),
-                _initializer(model.graph, f"{product.name}_input_zero_point", np.array(zero_point, np.uint8)),
+                _initializer(model.graph, f"{name}_scale", np.array(scale, np.float32)),
+                _initializer(model.graph, f"{name}_zero_point", np.array(zero_point, np.uint8)),
             )
             for node in (product.quantize, product.dequantize):
                 node.replace_input_with(1, inputs[0])
                 node.replace_input_with(2, inputs[1])
         return ir.passes.PassResult(model, modified=bool(products))
 
-    def _scale_of(self, name: str) -> tuple[float, int]:
-        for known, scale in self._scales.items():
-            if known == name or known.endswith(f".{name}"):
-                return scale
+    def _scale_of(self, name: str, use: int) -> tuple[float, int]:
+        for known, scales in self._scales.items():
+            if (known == name or known.endswith(f".{name}")) and use < len(scales):
+                return scales[use]
         raise QuantizationError(f"{name}: expected a scale for its input, found none among {len(self._scales)}")
+
+
+def input_name(weight: str, use: int) -> str:
+    """The name that scales of a product's input begin with; ``use`` counts the products that read the weight."""
+    return f"{weight}_input" if use == 0 else f"{weight}_input{use}"
 
 
 def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:

@@ -7,23 +7,29 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from neural_compressor.torch.export import export
 from neural_compressor.torch.quantization import INT8StaticQuantConfig, convert, prepare
+from numpy.typing import NDArray
 from torchao.quantization.pt2e import PerChannelMinMaxObserver
 
 from sparse_deploy.activation_ranges import ActivationRanges
 from sparse_deploy.architectures import MODEL_INPUTS
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.quantize_products import ProductQuantization
 from sparse_deploy.quantization.calibration import Batch
 from sparse_deploy.quantization.compensation import compensate_rounding
 from sparse_deploy.quantization.learned_ranges import learned_linears, use_learned_ranges
 from sparse_deploy.quantization.observers import JointObserver, WeightObserver, activation_observer
 from sparse_deploy.quantization.smoothing import (
+    SMOOTHING,
     OutlierRanges,
     graph_inputs,
+    linears,
     record_outliers,
     smooth_outliers,
     token_linears,
@@ -37,17 +43,19 @@ _EXPORT_MARKS = ("_exported", "dynamic_shapes")
 
 @dataclass(frozen=True)
 class StaticGraph:
-    """A quantized graph, and the ranges of other observers from the same calibration.
+    """A calibrated graph, and the ranges of other observers from the same calibration.
 
     Attributes:
-        graph: with quantize and dequantize nodes and FP32 weights, dynamic in batch and tokens, for
-            ``torch.onnx.export(dynamo=True)``.
-        scales: observer to the name of each quantized weight to scale and zero point of its layer's input. The first
-            observer is the graph's own.
+        prepared: with observers.
+        products: from which ``QuantizeProducts`` makes the same graph in ONNX: name of each quantized weight to the
+            products that read it, in their order.
+        scales: observer to the name of each quantized weight to scale and zero point of the inputs of these products.
+            The first observer is the graph's own.
     """
 
-    graph: torch.fx.GraphModule
-    scales: dict[str, dict[str, tuple[float, int]]]
+    prepared: torch.fx.GraphModule
+    products: dict[str, list[ProductQuantization | None]]
+    scales: dict[str, dict[str, list[tuple[float, int]]]]
 
 
 class StaticQuantizer:
@@ -92,7 +100,7 @@ class StaticQuantizer:
         observers: Sequence[str],
         progress: Callable[[int, int], None] | None = None,
     ) -> StaticGraph:
-        """Smooth, calibrate and convert.
+        """Smooth and calibrate.
 
         Args:
             smoothing: see :func:`sparse_deploy.quantization.smoothing.smooth_outliers`; 0 switches it off.
@@ -120,11 +128,7 @@ class StaticQuantizer:
             if self._compensates:
                 compensate_rounding(plain, prepared, self._batches)
             scales = _scales(prepared, joint)
-            converted: torch.fx.GraphModule = convert(prepared)
-        # The graph is traced in eval mode; only the flag still has training, and the ONNX exporter warns about it.
-        for module in converted.modules():
-            module.training = False
-        return StaticGraph(converted, scales)
+            return StaticGraph(prepared, _products(prepared, joint), scales)
 
     @property
     def _compensates(self) -> bool:
@@ -151,13 +155,23 @@ def quantize_static(
     progress: Callable[[int, int], None] | None = None,
     learned: ActivationRanges | None = None,
 ) -> torch.fx.GraphModule:
-    """:class:`StaticQuantizer` with the smoothing and the observer of the settings.
+    """:class:`StaticQuantizer` with the smoothing and the observer of the settings, converted by Neural Compressor.
+
+    Returns:
+        A graph with quantize and dequantize nodes and FP32 weights, dynamic in batch and tokens, for
+        ``torch.onnx.export(dynamo=True)``; export makes the same of the FP32 ONNX graph (``QuantizeProducts``).
 
     Raises:
         QuantizationError: as there.
     """
     quantizer = StaticQuantizer(model, calibration_batches, settings, learned)
-    return quantizer.quantize(settings.smoothing, (settings.observer,), progress).graph
+    found = quantizer.quantize(settings.smoothing, (settings.observer,), progress)
+    with torch.no_grad(), _neural_compressor_messages():
+        converted: torch.fx.GraphModule = convert(found.prepared)
+    # The graph is traced in eval mode; the flag alone still says training, and the ONNX exporter warns about it.
+    for module in converted.modules():
+        module.training = False
+    return converted
 
 
 def _copy(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
@@ -219,13 +233,63 @@ def _choose_observers(
 
 def _scales(
     prepared: torch.fx.GraphModule, joint: Mapping[torch.fx.Node, JointObserver]
-) -> dict[str, dict[str, tuple[float, int]]]:
+) -> dict[str, dict[str, list[tuple[float, int]]]]:
     """Scales by observer and by the weight that the observed tensor is multiplied with."""
-    found: dict[str, dict[str, tuple[float, int]]] = {}
+    found: dict[str, dict[str, list[tuple[float, int]]]] = {}
     for node, observer in joint.items():
         for method, scale in observer.scales().items():
             for linear in node.users:
-                found.setdefault(method, {})[_weight_name(linear)] = scale
+                found.setdefault(method, {}).setdefault(_weight_name(linear), []).append(scale)
+    return found
+
+
+def _products(
+    prepared: torch.fx.GraphModule, joint: Mapping[torch.fx.Node, JointObserver]
+) -> dict[str, list[ProductQuantization | None]]:
+    """Scales, weights and smoothing of the products, by the name of the weight; None for a product that stays FP32."""
+    found: dict[str, list[ProductQuantization | None]] = {}
+    for linear in linears(prepared.graph):
+        observed, how = linear.args[0], None
+        if isinstance(observed, torch.fx.Node) and observed in joint:
+            how = _product(prepared, linear, observed, joint[observed])
+        found.setdefault(_weight_name(linear), []).append(how)
+    return {name: products for name, products in found.items() if any(products)}
+
+
+def _product(
+    prepared: torch.fx.GraphModule, linear: torch.fx.Node, observed: torch.fx.Node, observer: JointObserver
+) -> ProductQuantization:
+    scale, zero_point = next(iter(observer.scales().values()))
+    weight = _weight_observer(prepared, linear)
+    return ProductQuantization(
+        weight=_attribute(prepared, _weight_name(linear)).detach().float().numpy().copy(),
+        weight_scale=weight.calculate_qparams()[0].float().numpy().copy(),
+        weight_range=(weight.grid.low, weight.grid.high),
+        input_scale=scale,
+        input_zero_point=zero_point,
+        smoothing=_smoothing(prepared, observed.args[0]),
+    )
+
+
+def _smoothing(prepared: torch.fx.GraphModule, observed: object) -> NDArray[np.float32] | None:
+    """The factor that :func:`smooth_outliers` put in front of an observed input."""
+    if not isinstance(observed, torch.fx.Node) or observed.target is not torch.ops.aten.mul.Tensor:
+        return None
+    factor = observed.args[1]
+    if not isinstance(factor, torch.fx.Node) or not str(factor.target).endswith(f".{SMOOTHING}"):
+        return None
+    return _attribute(prepared, str(factor.target)).numpy().copy()
+
+
+def _weight_observer(prepared: torch.fx.GraphModule, linear: torch.fx.Node) -> Any:
+    observed = linear.args[1]
+    assert isinstance(observed, torch.fx.Node)  # noqa: S101 - an observed input comes with an observed weight
+    return prepared.get_submodule(str(observed.target))
+
+
+def _attribute(module: torch.nn.Module, name: str) -> torch.Tensor:
+    owner, _, attribute = name.rpartition(".")
+    found: torch.Tensor = getattr(module.get_submodule(owner), attribute)
     return found
 
 

@@ -17,12 +17,17 @@ from sparse_deploy.quantization.calibration import Batch
 _OUTLIER = 5.0
 _SMALLEST = 1e-5
 _LINEAR = torch.ops.aten.linear.default
+SMOOTHING = "smoothing"  # name of the factor, beside the weight
 
 
 def token_linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     """The Linear nodes that see each token, without the head."""
-    linears = [node for node in graph.nodes if node.target is _LINEAR]
-    return [node for node in without_head(linears) if node.meta["val"].dim() > 2]
+    return [node for node in without_head(linears(graph)) if node.meta["val"].dim() > 2]
+
+
+def linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
+    """All Linear nodes, in their order."""
+    return [node for node in graph.nodes if node.target is _LINEAR]
 
 
 # Largest magnitude per input channel, [in], by the name of a Linear node in the exported graph.
@@ -111,10 +116,10 @@ def _smooth(exported: torch.fx.GraphModule, linear: torch.fx.Node, largest: torc
     magnitude = original.abs().amax(dim=0).clamp(min=_SMALLEST)
     scale = largest.clamp(min=_SMALLEST) ** alpha / magnitude ** (1 - alpha)
     setattr(owner, attribute, torch.nn.Parameter(original * scale, requires_grad=False))
-    owner.register_buffer("smoothing", 1 / scale)
+    owner.register_buffer(SMOOTHING, 1 / scale)
     fake = values.meta["val"]
     with exported.graph.inserting_before(linear):
-        factor = exported.graph.get_attr(f"{owner_name}.smoothing")
+        factor = exported.graph.get_attr(f"{owner_name}.{SMOOTHING}")
         factor.meta["val"] = fake.fake_mode.from_tensor(owner.smoothing)
         divided = exported.graph.call_function(torch.ops.aten.mul.Tensor, (values, factor))
         divided.meta["val"] = fake

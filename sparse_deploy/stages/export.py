@@ -173,16 +173,19 @@ class _Export:
 
         with quiet():  # torchao talks while transformers imports it
             from sparse_deploy.modeling import load_finetuned
+            from sparse_deploy.stages.torch_threads import limit_torch_threads
 
+        limit_torch_threads("export", self._progress)
         self._progress("FP32 ONNX")
         names = self._task.output_names
         model = load_finetuned(self._staging, self._task.kind, note=self._progress)
         self._model = ExportableModel(model, names, self._task.pooling).eval()
-        self._parameters = {name: value.numpy() for name, value in self._model.model.state_dict().items()}
+        parameters = {name: value.numpy() for name, value in self._model.model.state_dict().items()}
         self._prepare_parity()
         graph = to_onnx(self._model, example_inputs(self._model.input_names), names, self._recipe.export.opset)
-        run_passes(graph, NameWeights(self._parameters))
+        run_passes(graph, NameWeights(parameters))
         self._prove("naming the weights", weights.zero_masks(graph))
+        self._graph = graph.clone()
         self._write_onnx(run_passes(graph, TransposeWeights()), "model.onnx")
         self._check(self._open("onnxruntime", "fp32"), "fp32", "model.onnx")
         self._write_ir("fp32", self._staging / "model.onnx", "openvino_model.xml")
@@ -230,7 +233,7 @@ class _Export:
             task=self._task,
             data_dir=self._data_dir,
             model=self._model,
-            parameters=self._parameters,
+            graph=self._graph,
             required=self._required,
             text=self._features,
             learned=self._learned,

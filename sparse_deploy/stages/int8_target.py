@@ -40,7 +40,7 @@ class Int8Source:
     Attributes:
         folder: the deployment so far: checkpoint, tokenizer, ``model.onnx``.
         model: the checkpoint, opened for export.
-        parameters: its weights by name.
+        graph: its FP32 ONNX graph as exported, weights ``[out, in]`` under their names.
         required: zeros that every file must keep, by parameter name.
         text: ``(split, limit, seed)`` to encoded examples.
         learned: activation ranges that quantization-aware training left beside the checkpoint.
@@ -51,7 +51,7 @@ class Int8Source:
     task: Task
     data_dir: Path | None
     model: "ExportableModel"
-    parameters: Mapping[str, Any]
+    graph: "ir.Model"
     required: Mapping[str, BoolArray]
     text: Callable[[str, int, int], list[Feature]]
     learned: ActivationRanges | None
@@ -106,7 +106,7 @@ class StaticBuilder:
         self._source = source
         self._settings = source.settings
         self.details: dict[str, Any] = {}
-        self._masters: dict[float, tuple[ir.Model, dict[str, dict[str, tuple[float, int]]]]] = {}
+        self._masters: dict[float, tuple[ir.Model, dict[str, dict[str, list[tuple[float, int]]]]]] = {}
 
     @cached_property
     def operators(self) -> tuple[str, ...]:
@@ -148,20 +148,16 @@ class StaticBuilder:
         _check(graph, "static INT8", self._source)
         return graph
 
-    def _master(self, smoothing: float) -> "tuple[ir.Model, dict[str, dict[str, tuple[float, int]]]]":
+    def _master(self, smoothing: float) -> "tuple[ir.Model, dict[str, dict[str, list[tuple[float, int]]]]]":
         if smoothing not in self._masters:
-            from sparse_deploy.export.exporter import example_inputs, to_onnx
-            from sparse_deploy.graph.name_weights import NameWeights
+            from sparse_deploy.graph.quantize_products import QuantizeProducts
             from sparse_deploy.graph.sparsity_check import run_passes
 
             self._source.progress(f"INT8 calibration on {self._settings.calibration_samples} examples")
             observers = (self._settings.observer,) if self._settings.accuracy is None else _OBSERVERS
             found = self._quantizer.quantize(smoothing, tuple(dict.fromkeys((self._settings.observer, *observers))))
             self._source.progress("INT8 ONNX (static)")
-            names = self._source.task.output_names
-            inputs = example_inputs(self._source.model.input_names)
-            graph = to_onnx(found.graph, inputs, names, self._source.recipe.export.opset)
-            run_passes(graph, NameWeights(self._source.parameters))
+            graph = run_passes(self._source.graph.clone(), QuantizeProducts(found.products))
             assert_zeros_kept("static INT8", self._source.required, weights.zero_masks(graph))
             self._masters[smoothing] = graph, found.scales
         return self._masters[smoothing]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passes on a QDQ graph with FP32 weights: precision given back, other activation scales, zeros kept in both."""
+"""Passes that make a QDQ graph with FP32 weights and change it: precision given back, other scales, zeros kept."""
 
 from collections import Counter
 
@@ -13,6 +13,7 @@ from tiny_graphs import inputs, make_model
 from sparse_deploy.errors import QuantizationError
 from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
 from sparse_deploy.graph.name_weights import NameWeights
+from sparse_deploy.graph.quantize_products import ProductQuantization, QuantizeProducts
 from sparse_deploy.graph.quantized_products import quantized_products
 from sparse_deploy.graph.restore_precision import RestorePrecision
 from sparse_deploy.graph.set_activation_scales import SetActivationScales
@@ -21,6 +22,27 @@ from sparse_deploy.graph.transpose_weights import TransposeWeights
 from sparse_deploy.graph.weights import read_weights, zero_masks
 
 BATCH = inputs(3, 11)
+CALIBRATION = [inputs(4, tokens, padded=False) for tokens in (5, 9, 12)]
+
+
+def fp32_graph(model: torch.nn.Module, module: torch.nn.Module) -> ir.Model:
+    """A module of the model as ONNX, its weights named."""
+    from sparse_deploy.export.exporter import example_inputs, to_onnx
+
+    graph = to_onnx(module, example_inputs(), ("logits",), 20)
+    return run_passes(graph, NameWeights({name: value.numpy() for name, value in model.state_dict().items()}))
+
+
+def quantized(model: torch.nn.Module, observers: tuple[str, ...]) -> tuple[ir.Model, dict]:
+    """The FP32 graph with its products quantized, and the scales by observer."""
+    from sparse_deploy.config.schema import QuantizationSection
+    from sparse_deploy.export.exporter import ExportableModel, quiet
+
+    with quiet():
+        from sparse_deploy.quantization.neural_compressor import StaticQuantizer
+    module = ExportableModel(model, ("logits",)).eval()
+    static = StaticQuantizer(module, CALIBRATION, QuantizationSection()).quantize(0.8, observers)
+    return run_passes(fp32_graph(model, module), QuantizeProducts(static.products)), static.scales
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +59,9 @@ def parameters(model):
 
 
 @pytest.fixture(scope="module")
-def found(model, parameters):
+def found(model):
     """The master graph, and the scales of three observers."""
-    from sparse_deploy.config.schema import QuantizationSection
-    from sparse_deploy.export.exporter import ExportableModel, example_inputs, quiet, to_onnx
-
-    with quiet():
-        from sparse_deploy.quantization.neural_compressor import StaticQuantizer
-    batches = [inputs(4, tokens, padded=False) for tokens in (5, 9, 12)]
-    quantizer = StaticQuantizer(ExportableModel(model, ("logits",)), batches, QuantizationSection())
-    static = quantizer.quantize(0.8, ("minmax", "percentile", "kl"))
-    graph = to_onnx(static.graph, example_inputs(), ("logits",), 20)
-    return run_passes(graph, NameWeights(parameters)), static.scales
+    return quantized(model, ("minmax", "percentile", "kl"))
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +86,29 @@ def logits(graph: ir.Model) -> np.ndarray:
 def expected(model):
     with torch.no_grad():
         return model(**{name: torch.from_numpy(values) for name, values in BATCH.items()}).logits.numpy()
+
+
+@pytest.mark.parametrize("name", ["bert", "albert"])  # ALBERT's layers share their weights, not the scales of inputs
+def test_the_quantized_graph_is_what_the_exporter_makes_of_the_converted_one(name):
+    from sparse_deploy.config.schema import QuantizationSection
+    from sparse_deploy.export.exporter import ExportableModel
+    from sparse_deploy.quantization.neural_compressor import quantize_static
+
+    model = make_model(name)
+    converted = quantize_static(ExportableModel(model, ("logits",)).eval(), CALIBRATION, QuantizationSection())
+    expected = logits(finished(fp32_graph(model, converted)))
+    master, scales = quantized(model, ("minmax",))
+    np.testing.assert_array_equal(logits(finished(master.clone())), expected)
+    again = run_passes(master, SetActivationScales(scales["minmax"]))
+    np.testing.assert_array_equal(logits(finished(again)), expected)
+
+
+def test_other_products_than_the_graph_has_are_refused(master):
+    how = ProductQuantization(np.ones((2, 2), np.float32), np.ones(2, np.float32), (-127, 127), 1.0, 0)
+    with pytest.raises(
+        QuantizationError, match=r"no\.such\.weight: expected 1 matrix products of this weight, found 0"
+    ):
+        run_passes(master.clone(), QuantizeProducts({"no.such.weight": [how]}))
 
 
 def test_every_linear_of_the_encoder_is_a_product(names):
