@@ -45,11 +45,13 @@ def without_operators(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 
 @pytest.fixture(scope="session")
-def reused_traces() -> Iterator[None]:
-    """For files that export one model many times: it is traced once."""
+def reused_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Many tests export the same tiny model: it is traced once in a run."""
     from reused_traces import reused_traces
 
-    with reused_traces():
+    # The workers of one run have their folders in a common one.
+    base = tmp_path_factory.getbasetemp()
+    with reused_traces((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "onnx-graphs"):
         yield
 
 

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch makes of a model is kept for the tests of one process: tracing takes most of the time of an export.
+"""What torch makes of a model is kept for the tests of one run: tracing takes most of the time of an export.
 
-Two traces are equal where the model's class, configuration and weights and all other arguments are.
+Two traces are equal where the model's class, configuration and weights and all other arguments are. ONNX graphs are
+kept in files, for all workers of the run; what ``torch.export`` makes is kept for one process.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,8 +35,8 @@ def _key(module: Any, *others: Any) -> str | None:
 
 
 @contextmanager
-def reused_traces() -> Iterator[None]:
-    """Keep ONNX graphs and exported graphs inside the block."""
+def reused_traces(folder: Path) -> Iterator[None]:
+    """Keep ONNX graphs, in the folder, and exported graphs inside the block."""
     import onnx
     import onnx_ir as ir
 
@@ -41,16 +44,19 @@ def reused_traces() -> Iterator[None]:
     from sparse_deploy.quantization import neural_compressor
 
     to_onnx, export = exporter.to_onnx, neural_compressor._export
-    graphs: dict[str, bytes] = {}
     exported: dict[str, Any] = {}
+    folder.mkdir(exist_ok=True)
 
     def kept_onnx(module: Any, example_inputs: Any, names: Any, opset: int) -> ir.Model:
         key = _key(module, [tuple(one.shape) for one in example_inputs], tuple(names), opset)
-        if key in graphs:
-            return ir.from_proto(onnx.ModelProto.FromString(graphs[key]))
+        kept = folder / f"{key}.onnx"
+        if key and kept.is_file():
+            return ir.from_proto(onnx.load(kept))
         model = to_onnx(module, example_inputs, names, opset)
         if key:
-            graphs[key] = ir.to_proto(model).SerializeToString()
+            written = folder / f"{key}.{os.getpid()}"
+            written.write_bytes(ir.to_proto(model).SerializeToString())
+            written.rename(kept)
         return model
 
     def kept_export(model: Any) -> Any:

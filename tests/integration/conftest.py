@@ -8,6 +8,11 @@ from learnt_deployment import export_learnt
 from own_models import export_fp32, save_sentence_encoder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _reused_traces(reused_traces: None) -> None:
+    """Nearly every one of these tests exports a tiny model."""
+
+
 @pytest.fixture(scope="session")
 def learnt(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with ``data``, ``checkpoint`` and ``deployment`` of a tiny model that answers 98 % of its text."""

@@ -17,8 +17,6 @@ from sparse_deploy.errors import ParityError, QuantizationError
 from sparse_deploy.graph.weights import read_weights, read_zero_masks
 from sparse_deploy.stages.export import export_deployment
 
-pytestmark = pytest.mark.usefixtures("reused_traces")
-
 ENCODER_LINEARS = 12
 
 

@@ -16,8 +16,6 @@ from sparse_deploy.errors import QuantizationError
 from sparse_deploy.graph.weights import read_zero_masks
 from sparse_deploy.stages.export import export_deployment
 
-pytestmark = pytest.mark.usefixtures("reused_traces")
-
 MAX_DROP = {"squad": 3.0, "stsb": 0.03}  # three points, each in its metric's own unit
 METRIC = {"squad": "f1", "stsb": "pearson"}
 ROWS = {"squad": 2 * VALIDATION_PARAGRAPHS, "stsb": VALIDATION_PAIRS}

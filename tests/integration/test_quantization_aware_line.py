@@ -24,8 +24,6 @@ from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.training.fake_quantization import FakeQuantization
 from sparse_deploy.training.trainer import predict
 
-pytestmark = pytest.mark.usefixtures("reused_traces")
-
 
 @pytest.fixture(scope="module")
 def line(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:

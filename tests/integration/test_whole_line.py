@@ -21,7 +21,6 @@ from sparse_deploy.errors import ExitCode
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import sparse_session
 
-pytestmark = pytest.mark.usefixtures("reused_traces")
 PATTERNS = {"unstructured": 0.7, "1:2": 0.5, "4x1": 0.8, "1x4": 0.8}
 
 
