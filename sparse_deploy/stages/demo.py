@@ -1,15 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job on the embedded default: fine-tune, export and bench in one go."""
+"""The whole line on the embedded default: train a dense model for a short time, then prune, export and bench."""
 
-from collections.abc import Callable
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from sparse_deploy.config.loader import find_recipe
-from sparse_deploy.config.schema import Recipe
+from sparse_deploy.artifacts import Manifest
+from sparse_deploy.config.data_section import TextSource
+from sparse_deploy.config.loader import find_recipe, settings_from_options
+from sparse_deploy.config.pruning import PruneSettings
+from sparse_deploy.config.schema import Recipe, SparsitySection
+from sparse_deploy.data.loading import load_split
+from sparse_deploy.data.resolve import task_of
 from sparse_deploy.results import BenchReport
+from sparse_deploy.sparsity.pattern import PatternKind
 from sparse_deploy.stages.bench import bench_deployment
 from sparse_deploy.stages.export import export_deployment
 from sparse_deploy.stages.finetune import finetune
+from sparse_deploy.stages.prune import prune
+
+Progress = Callable[[str, float], None]
+# Which part of the whole each stage is; only for the progress display. Measured on two Zen 4 cores.
+_PARTS = {"train the dense model": 0.3, "prune": 0.3, "export": 0.2, "bench": 0.2}
+
+
+@dataclass(frozen=True)
+class DemoRun:
+    """What a run left.
+
+    Attributes:
+        pruned: manifest of the pruned checkpoint.
+        report: of the deployment, against the dense model; as in ``report/report.json``.
+        seconds: stage to seconds.
+    """
+
+    pruned: Manifest
+    report: BenchReport
+    seconds: dict[str, float]
 
 
 def embedded_recipe() -> Path:
@@ -17,24 +47,73 @@ def embedded_recipe() -> Path:
     return find_recipe("minilm-demo")
 
 
-def run_demo(
-    recipe: Recipe, output: Path, *, progress: Callable[[str, float], None] = lambda message, share: None
-) -> BenchReport:
+def run_demo(recipe: Recipe, output: Path, *, progress: Progress = lambda message, share: None) -> DemoRun:
     """Run the whole line; every stage leaves its own folder.
 
     Args:
-        recipe: usually :func:`embedded_recipe`'s.
-        output: gets ``checkpoint/``, ``deployment/`` and ``report/``.
+        recipe: usually :func:`embedded_recipe`'s. Its ``sparsity`` section sets the zeros that ``prune`` makes.
+        output: gets ``dense/``, ``texts.jsonl`` (the unlabelled text for ``prune``), ``checkpoint/``,
+            ``deployment/`` and ``report/``.
         progress: called with a message and the share done.
 
-    Returns:
-        The benchmark's report, as in ``report/report.json``.
+    Raises:
+        SparseDeployError: see the stages.
     """
+    output.mkdir(parents=True, exist_ok=True)
+    dense, checkpoint, deployment = output / "dense", output / "checkpoint", output / "deployment"
+    stages = _Stages(progress)
+    with stages.next() as told:
+        finetune(recipe.model_copy(update={"sparsity": SparsitySection()}), dense, restart=True, progress=told)
+    with stages.next() as told:
+        text = _write_texts(recipe, dense, output / "texts.jsonl")
+        pruned = prune(str(dense), _settings(recipe), checkpoint, text=text, progress=told)
+    with stages.next() as told:
+        promise = SparsitySection.model_validate(pruned.recipe["sparsity"])
+        exported = recipe.model_copy(update={"sparsity": promise})
+        export_deployment(str(checkpoint), exported, deployment, progress=lambda message: told(message, 0.0))
+    with stages.next() as told:
+        report = bench_deployment(deployment, output / "report", baseline_model=str(dense), progress=told)
+    return DemoRun(pruned, report, stages.seconds)
 
-    def part(name: str, begin: float, end: float) -> Callable[[str, float], None]:
-        return lambda message, share: progress(f"{name}: {message}", begin + (end - begin) * share)
 
-    checkpoint, deployment = output / "checkpoint", output / "deployment"
-    finetune(recipe, checkpoint, restart=True, progress=part("finetune", 0.0, 0.5))
-    export_deployment(str(checkpoint), recipe, deployment, progress=lambda message: progress(f"export: {message}", 0.5))
-    return bench_deployment(deployment, report_dir=output / "report", progress=part("bench", 0.7, 1.0))
+class _Stages:
+    """The stages in their order: how long each took, and progress as a part of the whole."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self._progress = progress
+
+    @contextmanager
+    def next(self) -> Iterator[Progress]:
+        """The next stage, for as long as the block runs."""
+        name = list(_PARTS)[len(self.seconds)]
+        before, part = sum(_PARTS[done] for done in self.seconds), _PARTS[name]
+        begin = time.monotonic()
+        yield lambda message, share: self._progress(f"{name}: {message}", before + part * share)
+        self.seconds[name] = time.monotonic() - begin
+
+
+def _settings(recipe: Recipe) -> PruneSettings:
+    wanted = recipe.sparsity
+    return settings_from_options(
+        PruneSettings,
+        {
+            "pattern": str(wanted.pattern),
+            "target": None if wanted.pattern.kind is PatternKind.N_M else wanted.target,
+            "method": wanted.method,
+            "samples": wanted.method_samples,
+            "max_length": recipe.data.max_length,
+            "exclude": wanted.exclude,
+            "seed": recipe.finetune.seed,
+        },
+    )
+
+
+def _write_texts(recipe: Recipe, model: Path, path: Path) -> TextSource:
+    """The training rows without their labels, one JSON object per line: what a user gives ``prune``."""
+    task = task_of(recipe, model)
+    rows = load_split(task, task.train_split, None, data=recipe.data)
+    columns = tuple(task.text_columns)
+    lines = [json.dumps({column: row[column] for column in columns}) for row in rows]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return TextSource(source=str(path), columns=columns)

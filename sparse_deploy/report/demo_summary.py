@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of the demo measured, in a few lines: zeros, accuracy, latency per runtime, and whether the zeros pay."""
+
+import math
+from collections.abc import Sequence
+
+from sparse_deploy.report.tables import short_number
+from sparse_deploy.results import BenchReport, Cell, GateResult
+from sparse_deploy.sparsity.statistics import SparsityRecord
+
+_NAMES = {
+    "pytorch": "PyTorch",
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "sparse": "sparse operators in ONNX Runtime",
+    "openvino-sparse": "sparse operators in OpenVINO",
+}
+_SPARSE = ("sparse", "openvino-sparse")
+
+
+def demo_lines(report: BenchReport, pruned: SparsityRecord, texts: int, seconds: float) -> list[str]:
+    """The summary.
+
+    Args:
+        report: of ``bench`` against the dense model.
+        pruned: zeros of the pruned checkpoint.
+        texts: unlabelled texts that the pruning read.
+        seconds: that the pruning took.
+
+    Returns:
+        Lines for a terminal; every figure was measured in this run.
+    """
+    return [
+        f"{report.machine.cpu_model}, {report.settings['threads']} threads",
+        "",
+        f"Pruned    {pruned.sparsity_of_prunable:.1%} of the encoder's weights are zero: chosen with {texts} "
+        f"unlabelled texts in {seconds:.0f} s, without training",
+        *_accuracy(report),
+        *_latency(report),
+        *_left_out(report),
+    ]
+
+
+def _accuracy(report: BenchReport) -> list[str]:
+    dense = report.settings.get("baseline_model_metrics", {}).get(report.primary_metric)
+    sparse = next((cell for cell in report.cells if cell.runtime in _SPARSE), None)
+    if dense is None or sparse is None:
+        return []
+    line = (
+        f"Accuracy  dense, PyTorch FP32: {dense:.2%}; sparse, INT8: {sparse.metrics[report.primary_metric]:.2%} "
+        f"({report.examples} held-out texts)"
+    )
+    gates = [gate for gate in report.gates if gate.cell == sparse.id and gate.goal.metric == report.primary_metric]
+    others = [gate for gate in report.gates if gate not in gates and not gate.informational]
+    missed = sum(gate.verdict != "pass" for gate in others)
+    rest = (
+        [f"          {missed} of the {len(others)} checks of other files did not pass; see the report"]
+        if missed
+        else []
+    )
+    return [line, *(f"          {_verdict(report, gate)}" for gate in gates), *rest]
+
+
+def _verdict(report: BenchReport, gate: GateResult) -> str:
+    if gate.evidence is None:
+        return f"gate: {gate.verdict}. {gate.explanation}"
+    points, found = report.points.get(gate.goal.metric, 100.0), gate.evidence
+    return (
+        f"gate, a drop of at most {points * gate.goal.value:g} points: {gate.verdict} (drop {points * found.drop:.2f}, "
+        f"{found.confidence:.0%} bounds {points * found.low:.2f} to {points * found.high:.2f})"
+    )
+
+
+def _latency(report: BenchReport) -> list[str]:
+    timed = [cell for cell in report.cells if cell.latency]
+    if not timed:
+        return []
+    tokens = report.lengths.p50
+    width = max(len(_name(cell)) for cell in timed)
+    lines = [f"Latency   median of single texts, {tokens} tokens at the median; all runtimes in turn, same texts"]
+    for cell in sorted(timed, key=_p50, reverse=True):
+        remark = "" if cell.stable else "  unstable: other work ran on the CPU"
+        lines.append(f"          {_name(cell):{width}}  {short_number(_p50(cell)):>6} ms{remark}")
+    return [*lines, *_whether_zeros_pay(timed)]
+
+
+def _left_out(report: BenchReport) -> list[str]:
+    """Cells that could not run here; that of a file which the recipe does not write is none of them."""
+    skipped = {
+        cell: reason for cell, reason in report.settings.get("skipped_cells", {}).items() if "has no" not in reason
+    }
+    return [f"Left out  {cell}: {reason}" for cell, reason in skipped.items()]
+
+
+def _whether_zeros_pay(timed: Sequence[Cell]) -> list[str]:
+    sparse = min((cell for cell in timed if cell.runtime in _SPARSE), key=_p50, default=None)
+    dense = min((cell for cell in timed if cell.runtime not in _SPARSE), key=_p50, default=None)
+    if sparse is None or dense is None:
+        return []
+    ratios = _block_ratios(dense, sparse)
+    middle = _p50(dense) / _p50(sparse)
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} blocks)" if ratios else ""
+    rest = "The other runtimes multiply by the zeros: there, a pruned model is as slow as a dense one."
+    if middle > 1 and (not ratios or min(ratios) > 1):
+        answer = f"The zeros pay on this CPU: {middle:.2f} times as fast as {_name(dense)}, the fastest without them"
+    elif middle < 1 and (not ratios or max(ratios) < 1):
+        answer = f"The zeros do not pay on this CPU for texts this short: {_name(dense)} is faster, by {1 / middle:.2f}"
+    else:
+        answer = f"No difference on this CPU for texts this short: {middle:.2f} times as fast as {_name(dense)}"
+    unstable = [_name(cell) for cell in (sparse, dense) if not cell.stable]
+    doubt = f" The times of {' and '.join(unstable)} were unstable: use a quieter machine." if unstable else ""
+    return ["", f"{answer}{spread}.{doubt}", rest]
+
+
+def _block_ratios(dense: Cell, sparse: Cell) -> list[float]:
+    """Dense over sparse per block; the cells of a block were measured one after the other."""
+    if dense.latency is None or sparse.latency is None:
+        return []
+    pairs = zip(dense.latency.block_medians_ms, sparse.latency.block_medians_ms, strict=False)
+    return [one / other for one, other in pairs]
+
+
+def _p50(cell: Cell) -> float:
+    return cell.latency.p50_ms if cell.latency else math.inf
+
+
+def _name(cell: Cell) -> str:
+    return f"{_NAMES.get(cell.runtime, cell.runtime)}, {cell.precision.upper()}"
