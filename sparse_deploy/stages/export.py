@@ -33,12 +33,12 @@ from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
-from sparse_deploy.stages.torch_threads import limit_torch_threads
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, describe_weights, open_builder
 from sparse_deploy.stages.source_checkpoint import copy_model
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file, write_sparse_ir
 from sparse_deploy.stages.target_cpu import with_target_cpu
+from sparse_deploy.stages.torch_threads import limit_torch_threads
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -173,9 +173,7 @@ class _Export:
 
         with quiet():  # torchao talks while transformers imports it
             from sparse_deploy.modeling import load_finetuned
-            from sparse_deploy.stages.torch_threads import limit_torch_threads
 
-        limit_torch_threads("export", self._progress)
         self._progress("FP32 ONNX")
         names = self._task.output_names
         model = load_finetuned(self._staging, self._task.kind, note=self._progress)
