@@ -175,7 +175,7 @@ def rounding_cell(options: Options, pattern: tuple[str, float | None]) -> dict[s
     from sparse_deploy.modeling import load_as_saved
     from sparse_deploy.pruning.answers import mean_embedding
     from sparse_deploy.quantization.calibration import calibration_batches
-    from sparse_deploy.quantization.neural_compressor import StaticQuantizer
+    from sparse_deploy.quantization.neural_compressor import quantize_static
 
     folder, _ = _prune(options, ENCODER, pattern, "second-order", "stsb")
     model, tokenizer = load_as_saved(folder), load_tokenizer(folder)
@@ -188,11 +188,9 @@ def rounding_cell(options: Options, pattern: tuple[str, float | None]) -> dict[s
         settings = QuantizationSection.model_validate(
             {"weight_rounding": rounding, "calibration_samples": len(texts), "target_cpu": "vnni"}
         )
-        graph = StaticQuantizer(exportable, calibration_batches(features, settings), settings).quantize(
-            settings.smoothing, (settings.observer,)
-        )
+        graph = quantize_static(exportable, calibration_batches(features, settings), settings)
 
-        def answer(batch: Any, quantized: Any = graph.graph) -> Any:
+        def answer(batch: Any, quantized: Any = graph) -> Any:
             with torch.inference_mode():
                 states = quantized(*(batch[name] for name in exportable.input_names))
             return mean_embedding(states[0] if isinstance(states, tuple) else states, batch["attention_mask"])
