@@ -29,8 +29,9 @@ def make(folder: Path) -> None:
     onnx.save(layer_model(layers, hidden=_HIDDEN, heads=_HEADS), folder / "model_sparse.onnx")
     mask = np.ones((3, 9), dtype=np.int64)
     mask[1, 5:] = 0
-    inputs = {"X": np.random.default_rng(0).normal(size=(*mask.shape, _HIDDEN)).astype(np.float32), "mask": mask}
-    np.savez(folder / "inputs.npz", **inputs)
+    x = np.random.default_rng(0).normal(size=(*mask.shape, _HIDDEN)).astype(np.float32)
+    inputs: dict[str, np.ndarray] = {"X": x, "mask": mask}
+    np.savez(folder / "inputs.npz", X=x, mask=mask)
     np.save(folder / "expected.npy", ReferenceSession(folder / "model_sparse.onnx").run(inputs)[0])
 
 
