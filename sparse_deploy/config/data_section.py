@@ -77,7 +77,7 @@ class TaskSection(Section):
     """A description of your own task; omitted keys come from the model's ``config.json``, then from the data.
 
     Attributes:
-        type: the kind of the task.
+        type: the kind of the task; that of the model or of the data when omitted.
         labels: names in the order of the model's outputs.
         label_names: name in the data to name in the model, where the two differ.
         metrics: the metrics to compute, the primary one first.
@@ -88,7 +88,7 @@ class TaskSection(Section):
     type: Literal[
         "text-classification", "multi-label-classification", "regression", "text-ranking", "token-classification",
         "question-answering", "sentence-embedding",
-    ]  # fmt: skip
+    ] | None = None  # fmt: skip
     labels: tuple[str, ...] = ()
     label_names: dict[str, str] = Field(default_factory=dict)
     metrics: tuple[str, ...] = ()

@@ -205,12 +205,18 @@ def first_problem(error: ValidationError, schema: type[BaseModel] = Recipe) -> s
     problems = error.errors(include_url=False)
     # An unknown key explains most other problems (a misspelt required key shows up as two): report it first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
-    location = ".".join(str(part) for part in problem["loc"]) or schema.__name__.lower()
+    keys = tuple(part for part in problem["loc"] if not _is_union_member(part))
+    location = ".".join(map(str, keys)) or schema.__name__.lower()
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     if problem["type"] == "extra_forbidden":
-        return f"unknown key {location!r}{_nearest(problem['loc'], schema)}{more}"
+        return f"unknown key {location!r}{_nearest(keys, schema)}{more}"
     found = "" if isinstance(problem["input"], dict) else f"; found {textwrap.shorten(repr(problem['input']), 80)}"
     return f"{location}: {problem['msg'].removeprefix('Value error, ')}{found}{more}"
+
+
+def _is_union_member(part: int | str) -> bool:
+    """Whether a part of a location is pydantic's name of one of several types, such as ``TaskSection``, and no key."""
+    return isinstance(part, str) and ("[" in part or part.endswith("Section"))
 
 
 def _nearest(location: tuple[int | str, ...], schema: type[BaseModel]) -> str:

@@ -225,9 +225,9 @@ def _text_columns(task: Task, data: "DataSection") -> tuple[str, ...]:
 
 
 def _kind_of_recipe(recipe: "Recipe") -> TaskKind | None:
-    if recipe.task is None:
-        return None
-    return get_task(recipe.task).kind if isinstance(recipe.task, str) else TaskKind(recipe.task.type)
+    if isinstance(recipe.task, str):
+        return get_task(recipe.task).kind
+    return TaskKind(recipe.task.type) if recipe.task is not None and recipe.task.type is not None else None
 
 
 def _check_head(task: Task, config: Mapping[str, Any], folder: Path) -> None:

@@ -85,7 +85,7 @@ def recipe_for_data(
         "export": {"sparse": {"enabled": True}},
     }
     recipe = recipe_with_overrides(wanted, overrides, "recipe")
-    if recipe.task is not None:
+    if isinstance(recipe.task, str) or (recipe.task is not None and recipe.task.type is not None):
         return recipe
     found = kind or infer_kind(recipe.data)
     wanted["task"] = {"type": found.value}

@@ -68,6 +68,17 @@ def test_a_file_and_a_column_are_enough_to_fine_tune_and_the_checkpoint_keeps_th
     assert "--data is missing" in capsys.readouterr().err
 
 
+def test_a_setting_of_the_task_needs_no_type(tiny_encoder, tmp_path, capsys):
+    row = {"question": "where", "context": "in paris", "answers": {"text": ["paris"], "answer_start": [3]}}
+    (tmp_path / "q.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    command = ["recipe", str(tiny_encoder), "--data", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "q.yaml")]
+    assert run([*command, "--set", "task.unanswerable=true"]) == 0
+    written = load_recipe(tmp_path / "q.yaml").task
+    assert (written.type, written.unanswerable) == ("question-answering", True)
+    assert run([*command, "--set", "task.unanswerble=true"]) == ExitCode.USAGE
+    assert "unknown key 'task.unanswerble'; did you mean 'unanswerable'?" in capsys.readouterr().err
+
+
 def test_what_would_end_a_run_after_training_is_refused_before_it(tiny_encoder, tickets, tmp_path, capsys):
     def refused(*options: object) -> str:
         command = ["finetune", "--model", str(tiny_encoder), "--output", str(tmp_path / "out"), "--quiet"]
