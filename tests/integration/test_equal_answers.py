@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from sparse_deploy.data.features import pad_batch
+from sparse_deploy.data.batches import pad_batch
 from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.serving.choice import length_multiple
 from sparse_deploy.serving.text import TextEncoder

