@@ -29,7 +29,7 @@ def demo_command(
 ) -> None:
     """Prune, export and measure a MiniLM classifier on text that the package carries. Needs no network.
 
-    Trains the MiniLM encoder (the demo extra) for a minute as a dense sentiment classifier, prunes it to 60 % zeros
+    Trains the MiniLM encoder (the demo extra) for a minute as a dense sentiment classifier, prunes it to 50 % zeros
     without training, exports FP32, INT8 and sparse files, and measures dense against sparse in every runtime.
     """
     from sparse_deploy.config import load_recipe
