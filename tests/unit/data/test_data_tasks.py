@@ -12,7 +12,9 @@ from sparse_deploy.errors import ConfigError
 
 def test_every_task_of_the_recipe_schema_exists_and_no_other():
     assert set(TASKS) == set(get_args(KnownTask))
-    assert set(KINDS) == set(get_args(TaskSection.model_fields["type"].annotation))
+    literal, none = get_args(TaskSection.model_fields["type"].annotation)
+    assert set(KINDS) == set(get_args(literal))
+    assert none is type(None)
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
