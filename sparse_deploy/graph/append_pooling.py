@@ -7,6 +7,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
 
+from sparse_deploy.graph.initializers import add_initializer
+
 # What exporters call the vectors of tokens.
 TOKEN_VECTORS = ("last_hidden_state", "token_embeddings")
 SENTENCE_VECTOR = "sentence_embedding"
@@ -69,10 +71,4 @@ class _Builder:
 
     def constant(self, name: str, array: ArrayLike) -> ir.Value:
         """A new initializer."""
-        numbers = np.asarray(array)
-        tensor = ir.tensor(numbers, name=f"pooling.{name}")
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(numbers.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, f"pooling.{name}", array)

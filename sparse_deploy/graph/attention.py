@@ -2,9 +2,9 @@
 """Matching of multi-head attention between three linear layers and the next one, by its results.
 
 Exporters write it in many forms: with the scale on q, on k, on both as its square root or inside an Attention node;
-    with
-the keys transposed by one node or by seven nodes of shape arithmetic. Therefore only its inputs and outputs are found
-by edges; the subgraph between them is run on random numbers of two shapes and must agree with the operator's attention.
+with the keys transposed by one node or by seven nodes of shape arithmetic. Therefore only its inputs and outputs are
+found by edges; the subgraph between them is run on random numbers of at least two shapes and must agree with the
+operator's attention.
 """
 
 from collections.abc import Mapping, Sequence

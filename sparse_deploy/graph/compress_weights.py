@@ -12,8 +12,9 @@ import numpy as np
 import onnx_ir as ir
 
 from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
-from sparse_deploy.graph.weights import Array, OnnxWeight, Orientation, read_weights
+from sparse_deploy.graph.weights import OnnxWeight, Orientation, read_weights
 from sparse_deploy.sparsity.integers import scale_between
 
 
@@ -52,18 +53,11 @@ def _replace(graph: ir.Graph, weight: OnnxWeight, int8: OnnxWeight) -> None:
     float_value = graph.initializers.pop(weight.initializer)
     float_value.name = f"{weight.initializer}_fp32"
     inputs = (
-        _initializer(graph, weight.initializer, int8.values),
-        _initializer(graph, f"{weight.initializer}_scale", scale),
-        _initializer(graph, f"{weight.initializer}_zero_point", np.zeros(len(scale), np.int8)),
+        add_initializer(graph, weight.initializer, int8.values),
+        add_initializer(graph, f"{weight.initializer}_scale", scale),
+        add_initializer(graph, f"{weight.initializer}_zero_point", np.zeros(len(scale), np.int8)),
     )
     dequantize = ir.node("DequantizeLinear", inputs, {"axis": out_axis}, name=f"{weight.initializer}_dequantize")
     dequantize.outputs[0].name = f"{weight.initializer}_dequantized"
     float_value.replace_all_uses_with(dequantize.outputs[0])
     graph.insert_before(graph[0], dequantize)
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.matching import only_user, other_operand
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 from sparse_deploy.graph.weights import constant, weights_of
@@ -88,8 +89,4 @@ def _add_floats(
 ) -> ir.Value:
     """A new initializer with the numbers that quantized ones stand for."""
     steps = integers.numpy().astype(np.float32) - (0 if zero is None else zero.numpy().astype(np.float32))
-    floats = steps * scale.numpy()
-    tensor = ir.tensor(floats, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(floats.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, name, steps * scale.numpy())

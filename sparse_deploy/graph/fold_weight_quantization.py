@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 
 Array = NDArray[Any]
@@ -93,14 +94,7 @@ def _register(graph: ir.Graph, stored: NDArray[np.int8], name: str, *, take_name
         del graph.initializers[name]
     else:
         name = f"{name}_quantized"
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(stored.shape),
-        type=ir.TensorType(ir.DataType.INT8),
-        const_value=ir.tensor(stored, name=name),
-    )
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, name, stored)
 
 
 def _quantize(weight: Array, match: _WeightQuantization, axis: int) -> NDArray[np.int8]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.linears import Linear
 from sparse_deploy.graph.weights import Orientation, constant
 from sparse_deploy.sparsity.packing import Int8Matrix, encode
@@ -107,10 +108,7 @@ class Packer:
         while free in self._graph.initializers:
             number += 1
             free = f"{name}_{number}"
-        tensor = ir.tensor(np.ascontiguousarray(array), name=free)
-        value = ir.Value(name=free, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-        self._graph.register_initializer(value)
-        return value
+        return add_initializer(self._graph, free, array)
 
     def take_names(self) -> None:
         """Give packed weights the parameters' names, where the unpacked ones are gone from the graph."""

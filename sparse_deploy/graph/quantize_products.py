@@ -7,7 +7,6 @@ trace takes as long as that of the FP32 model, and the two graphs differ in noth
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,11 +14,10 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.set_activation_scales import input_name
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 from sparse_deploy.graph.weights import constant
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -96,10 +94,10 @@ def _quantize_weight(graph: ir.Graph, name: str, how: ProductQuantization) -> ir
     """Integers of the weight and back, transposed as MatMul reads it."""
     weight = graph.initializers[name]
     weight.const_value = ir.tensor(np.ascontiguousarray(how.weight, dtype=np.float32), name=name)
-    scale = _initializer(graph, f"{name}_scale", np.asarray(how.weight_scale, np.float32))
-    zero_point = _initializer(graph, f"{name}_zero_point", np.zeros(len(how.weight_scale), np.int8))
+    scale = add_initializer(graph, f"{name}_scale", np.asarray(how.weight_scale, np.float32))
+    zero_point = add_initializer(graph, f"{name}_zero_point", np.zeros(len(how.weight_scale), np.int8))
     low, high = (np.array(bound, np.int8) for bound in how.weight_range)
-    bounds = _initializer(graph, f"{name}_low", low), _initializer(graph, f"{name}_high", high)
+    bounds = add_initializer(graph, f"{name}_low", low), add_initializer(graph, f"{name}_high", high)
     quantize = _node("QuantizeLinear", (weight, scale, zero_point), f"{name}_quantize", axis=0)
     clip = _node("Clip", (quantize.outputs[0], *bounds), f"{name}_clip")
     dequantize = _node("DequantizeLinear", (clip.outputs[0], scale, zero_point), f"{name}_dequantize", axis=0)
@@ -114,10 +112,10 @@ def _quantize_input(
 ) -> None:  # fmt: skip
     x = node.inputs[0]
     assert x is not None  # noqa: S101 - the operands of MatMul are not optional
-    scale = _initializer(graph, f"{name}_scale", np.array(how.input_scale, np.float32))
-    zero_point = _initializer(graph, f"{name}_zero_point", np.array(how.input_zero_point, np.uint8))
+    scale = add_initializer(graph, f"{name}_scale", np.array(how.input_scale, np.float32))
+    zero_point = add_initializer(graph, f"{name}_zero_point", np.array(how.input_zero_point, np.uint8))
     if how.smoothing is not None:
-        factor = _initializer(graph, f"{name}.smoothing", np.asarray(how.smoothing, np.float32))
+        factor = add_initializer(graph, f"{name}.smoothing", np.asarray(how.smoothing, np.float32))
         smooth = _node("Mul", (x, factor), f"{name}_smooth")
         graph.insert_before(node, smooth)
         x = smooth.outputs[0]
@@ -135,10 +133,3 @@ def _node(kind: str, inputs: tuple[ir.Value, ...], name: str, **attributes: int 
     node = ir.node(kind, inputs, attributes, name=name)
     node.outputs[0].name = name
     return node
-
-
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value

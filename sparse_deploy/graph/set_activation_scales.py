@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sparse_deploy.errors import QuantizationError
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.quantized_products import quantized_products
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 
@@ -41,8 +42,8 @@ class SetActivationScales(SparsityKeepingPass):
             scale, zero_point = self._scale_of(product.name, use)
             name = input_name(product.name, use)
             inputs = (
-                _initializer(model.graph, f"{name}_scale", np.array(scale, np.float32)),
-                _initializer(model.graph, f"{name}_zero_point", np.array(zero_point, np.uint8)),
+                _replace(model.graph, f"{name}_scale", np.array(scale, np.float32)),
+                _replace(model.graph, f"{name}_zero_point", np.array(zero_point, np.uint8)),
             )
             for node in (product.quantize, product.dequantize):
                 node.replace_input_with(1, inputs[0])
@@ -61,9 +62,6 @@ def input_name(weight: str, use: int) -> str:
     return f"{weight}_input" if use == 0 else f"{weight}_input{use}"
 
 
-def _initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+def _replace(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     graph.initializers.pop(name, None)
-    graph.register_initializer(value)
-    return value
+    return add_initializer(graph, name, array)

@@ -9,6 +9,7 @@ no space there. In an ONNX file they would; this pass is for temporary files of 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from sparse_deploy.graph.initializers import add_initializer
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 from sparse_deploy.graph.weights import constant
 
@@ -43,11 +44,7 @@ def _copy(graph: ir.Graph, node: ir.Node, user: ir.Node, number: int) -> ir.Valu
     assert stored is not None  # noqa: S101 - _holds_matrix saw it
     tensor = constant(stored)
     assert tensor is not None  # noqa: S101 - the same
-    name = f"{stored.name}_{number}"
-    value = ir.Value(
-        name=name, shape=stored.shape, type=stored.type, const_value=ir.tensor(tensor.numpy().copy(), name=name)
-    )
-    graph.register_initializer(value)
+    value = add_initializer(graph, f"{stored.name}_{number}", tensor.numpy().copy())
     copied = ir.node("DequantizeLinear", [value, *rest], {}, version=node.version, name=f"{node.name}_{number}")
     for attribute in node.attributes.values():
         copied.attributes[attribute.name] = attribute

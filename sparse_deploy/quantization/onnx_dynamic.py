@@ -28,8 +28,7 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
 
     Weights become symmetric int8 per output channel with zero point 0, named ``<parameter>_quantized``. As in static
     mode only layers that are applied to each token are quantized: in the exported graph these are the MatMul nodes with
-        a stored
-    weight, while pooler and head are Gemm nodes. A head that is a MatMul stays FP32 as well.
+    a stored weight, while pooler and head are Gemm nodes. A head that is a MatMul stays FP32 as well.
 
     Args:
         fp32: model whose weights feed MatMul directly (see :mod:`sparse_deploy.graph.transpose_weights`).

@@ -3,9 +3,8 @@
 
 Format: ``onnx.proto`` of https://github.com/onnx/onnx (IR version 14). The messages below do not include parts
 that supported models never have: functions, training parts, sparse tensors, tensors in segments or other files,
-    subgraphs,
-and types other than tensors. The accepted messages are seven levels deep and not recursive, so no limit of depth is
-needed. The size of weights is checked; their values are not read.
+subgraphs, and types other than tensors. The accepted messages are seven levels deep and not recursive, so no limit of
+depth is needed. The size of weights is checked; their values are not read.
 """
 
 import math
