@@ -43,6 +43,7 @@ class Latency(Figures):
     Attributes:
         cv: coefficient of variation of the block medians (spread between blocks, not between requests).
         samples_ms: every request, in order; dropped from the Markdown and kept for plots.
+        rounds: the round of each block; blocks of two cells are paired by it. Empty in reports of earlier versions.
         conditions: of the blocks; None in reports of earlier versions.
     """
 
@@ -55,6 +56,7 @@ class Latency(Figures):
     requests: int
     block_medians_ms: tuple[float, ...]
     samples_ms: tuple[float, ...] = ()
+    rounds: tuple[int, ...] = ()
     conditions: Conditions | None = None
 
 

@@ -4,28 +4,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 from harness.rivals import Block, comparable_rounds, contenders
-from sparse_deploy.measurement.interleave import Contestant, Rounds
+from sparse_deploy.measurement.interleave import Contestant, Rounds, Worker
 from sparse_deploy.measurement.interleave import run_rounds as interleave
 from sparse_deploy.measurement.machine_state import Probe
 
 Progress = Callable[[str], None]
 # A rival slower than this many times the best one gets no more rounds: after the first one, and after the first few.
 _CONTENDS_AFTER_ONE, _CONTENDS_WITHIN = 1.6, 1.25
-
-
-class Timed(Protocol):
-    """What is timed: :class:`sparse_deploy.measurement.worker_process.WorkerProcess`."""
-
-    def call(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Run a worker's command."""
-        ...
-
-    def cpu_seconds(self) -> float:
-        """CPU time that its process used so far."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +64,7 @@ class NearTheBest:
 
 
 def run_rounds(
-    rivals: Mapping[str, Timed],
+    rivals: Mapping[str, Worker],
     ours: str,
     plan: Plan,
     probe: Probe,
@@ -95,7 +82,7 @@ def run_rounds(
         seed: of the order.
     """
 
-    def block(rival: Timed) -> tuple[float, ...]:
+    def block(rival: Worker) -> tuple[float, ...]:
         return tuple(rival.call("block", seconds=plan.seconds, least=plan.least)["samples_ms"])
 
     contestants = {name: Contestant(partial(block, rival), rival.cpu_seconds) for name, rival in rivals.items()}

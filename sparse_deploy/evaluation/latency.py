@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from sparse_deploy.data.batches import sorted_batches
 from sparse_deploy.evaluation.requests import Requests, length_mix, spread_batches
-from sparse_deploy.measurement.interleave import Contestant, Rounds, run_rounds
+from sparse_deploy.measurement.interleave import Contestant, Rounds, Worker, run_rounds
 from sparse_deploy.measurement.machine_state import Probe
 from sparse_deploy.measurement.pairing import Counted, counted_blocks
 
@@ -25,18 +25,6 @@ _LEAST_BATCHES = 3
 _LEAST_SHAPE_REQUESTS = 5
 # Rounds that replace those in which the machine was disturbed or its cores moved: half as many as are wanted.
 _SPARE_ROUNDS = 0.5
-
-
-class Rival(Protocol):
-    """What is timed: :class:`sparse_deploy.measurement.worker_process.WorkerProcess`."""
-
-    def call(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Run a worker's command."""
-        ...
-
-    def cpu_seconds(self) -> float:
-        """CPU time that its process used so far."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -100,7 +88,7 @@ class TimedRun:
 
 
 def time_rivals(
-    rivals: Mapping[str, Rival],
+    rivals: Mapping[str, Worker],
     requests: Requests,
     plan: TimingPlan,
     progress: Progress = lambda message, share: None,
@@ -122,7 +110,7 @@ def time_rivals(
 class _Timing:
     """One run over all rivals; the arguments are those of :func:`time_rivals`."""
 
-    def __init__(self, rivals: Mapping[str, Rival], requests: Requests, plan: TimingPlan, progress: Progress) -> None:
+    def __init__(self, rivals: Mapping[str, Worker], requests: Requests, plan: TimingPlan, progress: Progress) -> None:
         self._rivals, self._requests, self._plan, self._progress = rivals, requests, plan, progress
         self._probe = Probe()
         self._rounds = Rounds(
@@ -182,7 +170,7 @@ class _Timing:
     def _samples(self, command: str, **arguments: object) -> dict[_Job, Counted[Samples]]:
         """Rounds of a command whose blocks are milliseconds per request."""
 
-        def block(rival: Rival) -> Samples:
+        def block(rival: Worker) -> Samples:
             found: Samples = rival.call(command, **arguments, seconds=self._plan.block_seconds)["samples_ms"]
             return found
 
@@ -219,7 +207,7 @@ class _Timing:
             if cell in self._plan.streamed
         }
 
-        def block(rival: Rival, command: str) -> ThroughputBlock:
+        def block(rival: Worker, command: str) -> ThroughputBlock:
             work = longest_first if command == "stream" else batches
             result = rival.call(command, batches=work, seconds=self._plan.block_seconds)
             return (result["examples"], result["tokens"], result["seconds"])

@@ -26,6 +26,18 @@ Result = TypeVar("Result")
 Key = TypeVar("Key", bound=Hashable)
 
 
+class Worker(Protocol):
+    """The process of a contestant: :class:`sparse_deploy.measurement.worker_process.WorkerProcess`."""
+
+    def call(self, command: str, **arguments: object) -> dict[str, Any]:
+        """Run a worker's command."""
+        ...
+
+    def cpu_seconds(self) -> float:
+        """CPU time that its process used so far."""
+        ...
+
+
 @dataclass(frozen=True)
 class Contestant(Generic[Result]):
     """Something that is timed: a process that works only while its block runs.

@@ -36,12 +36,15 @@ def coefficient_of_variation(values: Sequence[float]) -> float:
     return stdev(values) / fmean(values) if len(values) > 1 else 0.0
 
 
-def summarize_latency(blocks: Sequence[Sequence[float]], conditions: Conditions | None = None) -> Latency:
+def summarize_latency(
+    blocks: Sequence[Sequence[float]], conditions: Conditions | None = None, rounds: Sequence[int] = ()
+) -> Latency:
     """Figures of interleaved blocks.
 
     Args:
         blocks: milliseconds per request, one sequence per block.
         conditions: of the blocks.
+        rounds: the round of each block.
     """
     pooled = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
     medians = tuple(median(block) for block in blocks)
@@ -55,6 +58,7 @@ def summarize_latency(blocks: Sequence[Sequence[float]], conditions: Conditions 
         requests=len(pooled),
         block_medians_ms=medians,
         samples_ms=tuple(round(float(ms), 4) for ms in pooled),
+        rounds=tuple(rounds),
         conditions=conditions,
     )
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's side: a process that opens one model, then obeys JSON-line commands from its parent until stdin ends.
+"""The worker's side: a process that opens one model, then runs JSON-line commands of its parent until stdin ends.
 
 A contestant has its own process so that thread pools, allocators and memory of one runtime never mix with another's.
 Each answer is one line: ``{"result": …}`` or ``{"error": …}``; a long command sends ``{"alive": true}`` in between.
 
-Workers import nothing of ours that they don't need: their resident memory is one of the reported figures.
+Workers import only the modules that they need: their resident memory is one of the reported figures.
 """
 
 import json
@@ -21,8 +21,8 @@ Alive = Callable[[], None]
 Item = TypeVar("Item")
 
 _ALIVE_SECONDS = 1.0
-# The caches hold what the process before left in them, which is no contestant's fault: the first requests of a block
-# don't count, as many as this or as fit into this time.
+# At the start of a block the caches hold data of the process before. So the first requests of a block don't count: this
+# many, or as many as fit into this time.
 _REFILL_REQUESTS, _REFILL_SECONDS = 3, 0.04
 # In longer requests it can't be seen: the caches hold 34 MB, which is read in 2 ms.
 _REFILL_BELOW_MS = 300.0
@@ -59,7 +59,7 @@ class BlockTimer:
             least: requests, at least.
 
         Returns:
-            What ``measure`` said, in order, without the requests that only fill the caches.
+            Milliseconds, in order, without the requests that only fill the caches.
         """
         if seconds > 0:
             self._refill(measure, items)
@@ -86,7 +86,7 @@ class BlockTimer:
 
 
 def serve(make: Callable[[Alive], object], names: Collection[str], commands: TextIO, answers: TextIO) -> None:
-    """Obey commands until there are none left.
+    """Run commands until there are none left.
 
     Args:
         make: the object whose methods the commands are; it gets a function to call often during long work.
@@ -120,7 +120,7 @@ def serve(make: Callable[[Alive], object], names: Collection[str], commands: Tex
 
 def run_worker(make: Callable[[Alive], object], names: Collection[str]) -> None:
     """Entry point of a worker process; arguments as for :func:`serve`."""
-    # A parent that was killed closes our stdin, which is noticed between commands only; this ends a running one, too.
+    # When the parent is killed, stdin closes, which is noticed between commands only; this ends a running one, too.
     end_with_parent()
     # Native libraries print to descriptor 1. The protocol keeps the real one; everything else goes to stderr.
     private = os.dup(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parent's side of the workers: starts one process per contestant, talks to one at a time, and ends them all."""
+"""The parent's side of the workers: starts one process per contestant, calls one at a time, and ends them all."""
 
 import contextlib
 import json
@@ -31,12 +31,12 @@ class WorkerProcess:
     """A process that runs :func:`sparse_deploy.measurement.worker.run_worker`.
 
     Args:
-        module: what it runs.
+        module: the module that it runs.
         name: for messages, such as the id of a cell.
         threads: size of every thread pool in the process.
         scratch: folder for the worker's error output.
         variables: further environment variables.
-        silence_seconds: how long it may say nothing before it counts as hung.
+        silence_seconds: longest time without output before it counts as hung.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class WorkerProcess:
         raise _as_error(message["error"], message["message"])
 
     def close(self) -> None:
-        """End the process: politely, then not."""
+        """End the process: close its stdin and wait, then kill it."""
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
@@ -175,7 +175,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
     """The workers of a run, by name; leaving the block ends every one, whatever happened.
 
     Args:
-        module: what they run.
+        module: the module that they run.
         threads: size of every thread pool, unless one is started with another number.
         scratch: folder for their error output.
         variables: further environment variables of all of them.

@@ -81,7 +81,7 @@ def _distance(labels: list[str], settings: str) -> str:
             "to twice as long as on near cores; a virtual machine's cores move within minutes, so repeat the run."
         )
     if labels == ["unknown"]:
-        return f"Nobody could look: {settings}." if settings else "Nobody could look."
+        return f"The distance of the cores was not measured{f': {settings}' if settings else ''}."
     return "Near: a cache line takes less than 80 ns from one core to another."
 
 

@@ -4,6 +4,7 @@
 import math
 from collections.abc import Sequence
 
+from sparse_deploy.measurement.pairing import paired_ratio
 from sparse_deploy.report.tables import short_number
 from sparse_deploy.results import BenchReport, Cell, GateResult
 from sparse_deploy.sparsity.statistics import SparsityRecord
@@ -97,27 +98,31 @@ def _whether_zeros_pay(timed: Sequence[Cell]) -> list[str]:
     dense = min((cell for cell in timed if cell.runtime not in _SPARSE), key=_p50, default=None)
     if sparse is None or dense is None:
         return []
-    ratios = _block_ratios(dense, sparse)
-    middle = _p50(dense) / _p50(sparse)
-    spread = f" ({min(ratios):.2f} to {max(ratios):.2f} over {len(ratios)} blocks)" if ratios else ""
+    above, below = _by_round(dense), _by_round(sparse)
+    ratio = paired_ratio(above, below)
     rest = "The other runtimes multiply by the zeros: there, a pruned model is as slow as a dense one."
-    if middle > 1 and (not ratios or min(ratios) > 1):
-        answer = f"The zeros pay on this CPU: {middle:.2f} times as fast as {_name(dense)}, the fastest without them"
-    elif middle < 1 and (not ratios or max(ratios) < 1):
-        answer = f"The zeros do not pay on this CPU for texts this short: {_name(dense)} is faster, by {1 / middle:.2f}"
+    if ratio is None:
+        return ["", f"No round has undisturbed blocks of both {_name(sparse)} and {_name(dense)}: run it again.", rest]
+    if ratio.low > 1:
+        answer = (
+            f"The zeros pay on this CPU: {ratio.value:.2f} times as fast as {_name(dense)}, the fastest without them"
+        )
+    elif ratio.high < 1:
+        answer = (
+            f"The zeros do not pay on this CPU for texts this short: {_name(dense)} is faster, by {1 / ratio.value:.2f}"
+        )
     else:
-        answer = f"No difference on this CPU for texts this short: {middle:.2f} times as fast as {_name(dense)}"
+        answer = f"No difference on this CPU for texts this short: {ratio.value:.2f} times as fast as {_name(dense)}"
+    rounds = len(above.keys() & below.keys())
+    spread = f" ({ratio.low:.2f} to {ratio.high:.2f}, {ratio.confidence:.0%} interval over {rounds} rounds)"
     unstable = [_name(cell) for cell in (sparse, dense) if not cell.stable]
     doubt = f" The times of {' and '.join(unstable)} were unstable: use a quieter machine." if unstable else ""
     return ["", f"{answer}{spread}.{doubt}", rest]
 
 
-def _block_ratios(dense: Cell, sparse: Cell) -> list[float]:
-    """Dense over sparse per block; the cells of a block were measured one after the other."""
-    if dense.latency is None or sparse.latency is None:
-        return []
-    pairs = zip(dense.latency.block_medians_ms, sparse.latency.block_medians_ms, strict=False)
-    return [one / other for one, other in pairs]
+def _by_round(cell: Cell) -> dict[int, float]:
+    """Milliseconds of a cell by the round of the block; the blocks of a round ran one after the other."""
+    return dict(zip(cell.latency.rounds, cell.latency.block_medians_ms, strict=False)) if cell.latency else {}
 
 
 def _p50(cell: Cell) -> float:

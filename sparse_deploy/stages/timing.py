@@ -86,7 +86,7 @@ def _is_streamed(cell: Cell, recipe: Recipe) -> bool:
 
 
 def _latency(counted: Counted[Samples]) -> Latency:
-    return summarize_latency(counted.results, counted.conditions)
+    return summarize_latency(counted.results, counted.conditions, [block.turn for block in counted.blocks])
 
 
 def _throughput(counted: Counted[ThroughputBlock], batch_size: int) -> Throughput:

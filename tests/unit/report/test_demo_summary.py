@@ -2,7 +2,7 @@
 """The summary of the demo: it claims what the report holds, and says so where zeros don't pay or times are unsteady."""
 
 import pytest
-from conftest import make_cell, make_latency, make_record
+from made_reports import make_cell, make_latency, make_record
 
 from sparse_deploy.report.demo_summary import demo_lines
 
@@ -49,6 +49,23 @@ def test_figures_are_those_of_the_report(make_report, paired_gate):
 )
 def test_whether_the_zeros_pay(make_report, p50, spread, said):
     assert said in summary(with_sparse(make_report, p50, spread=spread))
+
+
+def test_cells_are_compared_round_by_round(make_report):
+    """Blocks that don't count are missing in one cell and not in the other: the others must not be paired with them."""
+    report = with_sparse(make_report, 1.8)
+    *dense, sparse = report.cells
+
+    def summary_of(rounds, medians):
+        latency = sparse.latency.model_copy(update={"rounds": rounds, "block_medians_ms": medians})
+        cells = (*dense, sparse.model_copy(update={"latency": latency}))
+        return summary(report.model_copy(update={"cells": cells}))
+
+    fastest = next(cell for cell in dense if cell.id == "openvino-int8").latency.block_medians_ms
+    assert "2.00 times as fast as OpenVINO, INT8, the fastest without them (2.00 to 2.00, 95% interval over 2" in (
+        summary_of((1, 4), (fastest[1] / 2, fastest[4] / 2))
+    )
+    assert "No round has undisturbed blocks of both" in summary_of((7, 8), (1.8, 1.8))
 
 
 def test_unsteady_times_are_marked(make_report):
