@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sparse_deploy.architectures import Config, architecture_of
 from sparse_deploy.data.batches import pad_batch
 from sparse_deploy.data.encoded import Feature
 from sparse_deploy.data.tasks import Task
@@ -19,6 +20,10 @@ Model = Callable[[Mapping[str, Array]], Sequence[Array]]
 # Single requests at the ends of the length range, an odd batch, and enough rows of 8 that one differing INT8
 # prediction weighs less than 2 %.
 _BATCH_SIZES = (3, 8, 8, 8, 8, 8, 8, 8)
+# Text that the batches are drawn from: enough for 61 rows of many lengths.
+PARITY_EXAMPLES = 256
+# Attention weights of 2048 tokens take 200 MB in a layer with 12 heads; those of ModernBERT's 8192 would take 3 GB.
+_LONGEST_ROW = 2048
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,16 @@ class Parity:
     mean_abs: float
     argmax_agreement: float
     rows: int
+
+
+def longest_parity_row(config: Config, max_length: int) -> int:
+    """Tokens of the longest row to compare: all that the model reads, which for long models is bounded.
+
+    Args:
+        config: of the model.
+        max_length: ``data.max_length`` of the recipe; never less than that, where the model reads it.
+    """
+    return min(architecture_of(config).usable_length(config) or max_length, max(max_length, _LONGEST_ROW))
 
 
 def parity_batches(

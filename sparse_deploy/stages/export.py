@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparse_deploy.activation_ranges import ActivationRanges, read_ranges
-from sparse_deploy.architectures import architecture_of, check_length, read_config
+from sparse_deploy.architectures import check_length, read_config
 from sparse_deploy.artifact_target import check_writable_target
-from sparse_deploy.artifacts import Manifest, seal, staged_folder
+from sparse_deploy.artifacts import Manifest, staged_folder
 from sparse_deploy.checkpoint import WEIGHTS_FILE, ResolvedCheckpoint, parameter_count, resolve_checkpoint, zero_masks
 from sparse_deploy.config.loader import recipe_from_mapping
 from sparse_deploy.config.schema import Int8Mode, Recipe, Target
@@ -22,19 +22,20 @@ from sparse_deploy.data.resolve import task_of
 from sparse_deploy.data.tasks import TASKS, Task
 from sparse_deploy.data.unlabelled import read_texts
 from sparse_deploy.errors import RuntimeUnavailableError
-from sparse_deploy.evaluation.parity import Parity, check_parity, parity_batches
+from sparse_deploy.evaluation.parity import PARITY_EXAMPLES, Parity, check_parity, longest_parity_row, parity_batches
 from sparse_deploy.graph import model_file, weights
 from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.openvino_sparse import SPARSE_IR_FILE
 from sparse_deploy.runtimes.sparse import SPARSE_FILE
-from sparse_deploy.signing import open_signer, sign
+from sparse_deploy.signing import open_signer
 from sparse_deploy.sparsity.contract import check_promise
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, record_masks
 from sparse_deploy.stages.int8_search import search_int8
 from sparse_deploy.stages.int8_target import INT8_FILE, Int8Source, describe_weights, open_builder
+from sparse_deploy.stages.seal_deployment import seal_deployment
 from sparse_deploy.stages.source_checkpoint import copy_model
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file, write_sparse_ir
 from sparse_deploy.stages.target_cpu import with_target_cpu
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 Progress = Callable[[str], None]
-# Text that parity is checked on: enough to draw 61 rows of many lengths from.
-_PARITY_EXAMPLES = 256
-# Attention weights of 2048 tokens take 200 MB in a layer with 12 heads; those of ModernBERT's 8192 would take 3 GB.
-_LONGEST_PARITY_ROW = 2048
 
 
 def export_deployment(
@@ -101,20 +98,9 @@ def export_deployment(
         export.write_fp32()
         export.write_int8()
         export.write_sparse()
-        manifest = seal(
-            staging,
-            Manifest(
-                kind="deployment",
-                task=task.name,
-                source=source.as_source(),
-                recipe=recipe.model_dump(mode="json"),
-                sparsity=export.sparsity,
-                details=export.details,
-            ),
+        return seal_deployment(
+            staging, task, source.as_source(), recipe, sparsity=export.sparsity, details=export.details, signer=signer
         )
-        if signer is not None:
-            sign(staging, signer)
-        return manifest
 
 
 def with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
@@ -295,19 +281,14 @@ class _Export:
         self._progress("parity text")
         _, split = next(iter(self._task.validation_splits.items()))
         seed = self._recipe.quantization.seed
-        features = self._features(split, _PARITY_EXAMPLES, seed)
+        features = self._features(split, PARITY_EXAMPLES, seed)
         pad_id = int(self._tokenizer.pad_token_id or 0)
-        self._batches = parity_batches(features, seed, usable_length=self._usable_length(), pad_id=pad_id)
+        longest = longest_parity_row(read_config(self._staging), self._recipe.data.max_length)
+        self._batches = parity_batches(features, seed, usable_length=longest, pad_id=pad_id)
         session = self._open("pytorch", "fp32")
         # The same answers are the reference of every file.
         self._answers = [session.run(batch) for batch in self._batches]
         session.close()
-
-    def _usable_length(self) -> int:
-        """Tokens of the longest parity row: all that the model reads, which for long models is bounded."""
-        config = read_config(self._staging)
-        longest = self._recipe.data.max_length
-        return min(architecture_of(config).usable_length(config) or longest, max(longest, _LONGEST_PARITY_ROW))
 
     def _open(self, runtime: str, precision: str) -> Session:
         return get_runtime(runtime).open(self._staging, precision, describe_machine().usable_cpus)

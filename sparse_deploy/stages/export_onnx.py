@@ -15,7 +15,7 @@ from onnx_ir.passes.common import IdentityEliminationPass, LiftConstantsToInitia
 
 from sparse_deploy.architectures import Config, architecture_of, read_config
 from sparse_deploy.artifact_target import check_writable_target
-from sparse_deploy.artifacts import Manifest, Source, seal, staged_folder
+from sparse_deploy.artifacts import Manifest, Source, staged_folder
 from sparse_deploy.config.loader import recipe_with_overrides
 from sparse_deploy.config.schema import Int8Mode, Recipe
 from sparse_deploy.data.demo_text import made_texts
@@ -25,7 +25,7 @@ from sparse_deploy.data.resolve import task_of
 from sparse_deploy.data.tasks import PoolingMode, Task
 from sparse_deploy.data.unlabelled import read_texts
 from sparse_deploy.errors import ArtifactError, ConfigError
-from sparse_deploy.evaluation.parity import check_parity, parity_batches
+from sparse_deploy.evaluation.parity import PARITY_EXAMPLES, check_parity, longest_parity_row, parity_batches
 from sparse_deploy.file_records import file_sha256
 from sparse_deploy.graph import model_file, weights
 from sparse_deploy.graph.append_pooling import AppendPooling
@@ -38,21 +38,19 @@ from sparse_deploy.machine import describe_machine
 from sparse_deploy.runtimes import Session, get_runtime
 from sparse_deploy.runtimes.protocol import Array, order_outputs
 from sparse_deploy.runtimes.sparse import SPARSE_FILE
-from sparse_deploy.signing import open_signer, sign
+from sparse_deploy.signing import open_signer
 from sparse_deploy.sparsity.mask import assert_zeros_kept
 from sparse_deploy.sparsity.pattern import BoolArray
 from sparse_deploy.sparsity.statistics import SparsityRecord, prunable_names, record_masks
 from sparse_deploy.stages.default_recipe import name_of, usual_length
 from sparse_deploy.stages.int8_target import FP32_FILE, INT8_FILE
+from sparse_deploy.stages.seal_deployment import seal_deployment
 from sparse_deploy.stages.source_checkpoint import copy_sentence_files
 from sparse_deploy.stages.sparse_target import open_for_check, write_sparse_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from transformers import PreTrainedTokenizerFast
-
-_PARITY_EXAMPLES = 256
-_LONGEST_PARITY_ROW = 2048
 
 
 def recipe_of_onnx(path: Path, tokenizer: Path, overrides: list[str]) -> Recipe:
@@ -114,20 +112,10 @@ def export_onnx_file(
         export.write_fp32()
         export.write_int8()
         export.write_sparse()
-        manifest = seal(
-            staging,
-            Manifest(
-                kind="deployment",
-                task=task.name,
-                source=Source(name_or_path=str(path), weights_sha256=file_sha256(path)),
-                recipe=recipe.model_dump(mode="json"),
-                sparsity=export.sparsity,
-                details=export.details,
-            ),
+        source = Source(name_or_path=str(path), weights_sha256=file_sha256(path))
+        return seal_deployment(
+            staging, task, source, recipe, sparsity=export.sparsity, details=export.details, signer=signer
         )
-        if signer is not None:
-            sign(staging, signer)
-        return manifest
 
 
 class _Export:
@@ -258,16 +246,14 @@ def _batches(task: Task, recipe: Recipe, tokenizer: "PreTrainedTokenizerFast", c
     data = recipe.data
     rows = (
         read_texts(
-            data.unlabelled.source, data.unlabelled.columns, limit=_PARITY_EXAMPLES, seed=0, policy="skip",
+            data.unlabelled.source, data.unlabelled.columns, limit=PARITY_EXAMPLES, seed=0, policy="skip",
             split=data.unlabelled.split, config=data.unlabelled.config,
         ).rows
         if data.unlabelled is not None
-        else made_texts(_PARITY_EXAMPLES, 0)
+        else made_texts(PARITY_EXAMPLES, 0)
     )  # fmt: skip
     features = task.encode_unlabelled(rows, tokenizer, data)
-    longest = min(
-        architecture_of(config).usable_length(config) or data.max_length, max(data.max_length, _LONGEST_PARITY_ROW)
-    )
+    longest = longest_parity_row(config, data.max_length)
     return parity_batches(features, 0, usable_length=longest, pad_id=int(tokenizer.pad_token_id or 0))
 
 
