@@ -22,6 +22,8 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from tiny_architectures import FAMILIES, POSITIONS, save_tiny_model  # noqa: E402
 
+from sparse_deploy.errors import one_line  # noqa: E402
+
 PAGE = REPOSITORY / "docs" / "architectures.md"
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 _COLUMNS = (
@@ -42,7 +44,7 @@ class Row:
         try:
             result = step()
         except Exception as error:  # every failure is a cell of the table
-            self.cells[column] = " ".join(str(error).split())[:160] or type(error).__name__
+            self.cells[column] = one_line(error, 160)
             return None
         self.cells.setdefault(column, "yes")
         return result

@@ -147,27 +147,25 @@ def _write_onnx(model: str, folder: Path) -> None:
     from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
     from sparse_deploy.graph.model_file import save_onnx
     from sparse_deploy.graph.name_weights import NameWeights
+    from sparse_deploy.graph.quantize_products import QuantizeProducts
     from sparse_deploy.graph.sparsity_check import run_passes
     from sparse_deploy.graph.transpose_weights import TransposeWeights
 
     with quiet():
         from sparse_deploy.modeling import load_finetuned
-        from sparse_deploy.quantization.neural_compressor import quantize_static
+        from sparse_deploy.quantization.neural_compressor import StaticQuantizer
         from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
 
     names = output_names(MODELS[model].task)
     network = ExportableModel(load_finetuned(folder, TaskKind(MODELS[model].task)), names).eval()
     parameters = {name: value.numpy() for name, value in network.model.state_dict().items()}
-    graph = to_onnx(network, example_inputs(network.input_names), names, _OPSET)
-    save_onnx(run_passes(graph, NameWeights(parameters), TransposeWeights()), folder / FP32_ONNX)
-    del graph
+    graph = run_passes(to_onnx(network, example_inputs(network.input_names), names, _OPSET), NameWeights(parameters))
+    save_onnx(run_passes(graph.clone(), TransposeWeights()), folder / FP32_ONNX)
     settings = QuantizationSection()
     save_onnx(quantize_dynamic(folder / FP32_ONNX, settings), folder / DYNAMIC_ONNX)
     batches = [random_inputs(*_CALIBRATION_SHAPE, seed=seed) for seed in range(1, 1 + _CALIBRATION_BATCHES)]
-    quantized = quantize_static(network, batches, settings)
-    graph = to_onnx(quantized, example_inputs(network.input_names), names, _OPSET)
-    del quantized
-    passes = (NameWeights(parameters), FoldWeightQuantization(), TransposeWeights())
+    found = StaticQuantizer(network, batches, settings).quantize(settings.smoothing, (settings.observer,))
+    passes = (QuantizeProducts(found.products), FoldWeightQuantization(), TransposeWeights())
     save_onnx(run_passes(graph, *passes), folder / QDQ_ONNX)
 
 

@@ -64,7 +64,7 @@ def print_inspection(found: "Inspection", *, most_rows: int | None = None) -> No
     for warning in found.warnings:
         console.print(f"Warning: {warning}.")
     cpu = f"{found.machine.cpu_model}: {' '.join(found.machine.flags)}"
-    console.print(f"\nEffect of these zeros on this CPU ({cpu})?", style="bold")
+    console.print(f"\nEffect of these zeros on this CPU ({cpu})", style="bold")
     for heading, finding in benefit_rows(found.findings):
         _print_hanging(console, f"* {heading}. {finding.explanation}", indent=2)
         for condition in finding.conditions:

@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +80,13 @@ def load_split(
 
 
 def row_sha256(task: Task, row: Row) -> str:
-    """Fingerprint of one checked row, 16 hexadecimal digits: its texts and its label."""
-    text = json.dumps([row[column] for column in task.columns if column in row], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Fingerprint of one checked row: its texts and its label."""
+    return values_sha256([row[column] for column in task.columns if column in row])
+
+
+def values_sha256(values: Sequence[Any]) -> str:
+    """Fingerprint of the values of a row, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def _demo_split(split: str) -> list[Row]:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Task metrics of a cell over whole validation splits, with the prediction of every example kept."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,16 @@ from numpy.typing import NDArray
 from sparse_deploy.artifacts import write_text_atomically
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.features import EncodedSplit, encode_split, load_tokenizer
-from sparse_deploy.data.loading import load_split, row_sha256
+from sparse_deploy.data.loading import load_split, row_sha256, values_sha256
 from sparse_deploy.data.metrics import Scorer, score_split
 from sparse_deploy.data.own_data import source_table
 from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.data.unlabelled import read_texts
 from sparse_deploy.errors import ArtifactError
-from sparse_deploy.evaluation.latency import Rival
 from sparse_deploy.evaluation.requests import Requests
+from sparse_deploy.measurement.interleave import Worker
 
 PREDICTIONS_FOLDER = "predictions"
-_DIGEST_DIGITS = 16
 Row = dict[str, Any]
 
 
@@ -127,12 +125,12 @@ def load_unlabelled(
     features = task.encode_unlabelled(rows, tokenizer, data)
     examples = [{"id": number, "texts": list(row)} for number, row in enumerate(rows)]
     encoded = EncodedSplit("texts without labels", features, np.arange(len(rows)), examples, None)
-    digests = tuple(hashlib.sha256("\n".join(row).encode()).hexdigest()[:_DIGEST_DIGITS] for row in rows)
+    digests = tuple(values_sha256(row) for row in rows)
     return (ValidationSplit("", encoded, Requests.from_features(features, tokenizer.pad_token_id or 0), digests),)
 
 
 def score_cell(
-    rival: Rival, task: Scorer, splits: Sequence[ValidationSplit], scratch: Path, *, batch_size: int, data: DataSection
+    rival: Worker, task: Scorer, splits: Sequence[ValidationSplit], scratch: Path, *, batch_size: int, data: DataSection
 ) -> CellScore:
     """Answer every request of every split and score the answers.
 
@@ -186,7 +184,7 @@ def predictions_file(cell: str, suffix: str) -> str:
 
 
 def _answer(
-    rival: Rival, task: Scorer, split: ValidationSplit, scratch: Path, batch_size: int
+    rival: Worker, task: Scorer, split: ValidationSplit, scratch: Path, batch_size: int
 ) -> list[tuple[NDArray[np.floating[Any]], ...]]:
     questions = scratch / f"requests-{split.suffix or 'main'}.npz"
     answers = scratch / "answers.npz"
