@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Speed of model_sparse.onnx against ONNX Runtime's dense INT8, for shapes of other families than BERT.
 
-    python benchmarks/architecture_speed.py --prepare     # random models with 70 % zeros, exported into ../runs
+    python benchmarks/architecture_speed.py --prepare     # random models with 70 % zeros, exported into runs
     python benchmarks/architecture_speed.py               # blocks of both in turns, in one process; a table in Markdown
 
 The baseline is dynamic INT8 of ONNX Runtime's own quantizer, per channel, from the same FP32 file.
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-FOLDER = REPOSITORY.parent / "runs" / "architecture-speed"
+FOLDER = REPOSITORY / "runs" / "architecture-speed"
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "distilroberta-base": (
         "roberta", {"num_hidden_layers": 6, "max_position_embeddings": 514, "type_vocab_size": 1, "vocab_size": 2000},
