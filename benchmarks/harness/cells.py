@@ -19,11 +19,12 @@ class ModelSize:
     """A model by its config.
 
     Attributes:
-        config: fields of ``BertConfig`` that differ from its defaults, which are bert-base's.
+        config: fields that differ from the defaults of transformers' config of its ``model_type``, which is ``bert``
+            when omitted. BERT's defaults are those of bert-base.
         task: kind of head, as :class:`sparse_deploy.data.tasks.TaskKind` spells it.
     """
 
-    config: dict[str, int]
+    config: dict[str, Any]
     task: str = SEQUENCE_CLASSIFICATION
 
 
@@ -36,6 +37,34 @@ MODELS = {
     "minilm": ModelSize(
         {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     ),
+    # The shapes of distilroberta-base, deberta-v3-small and ModernBERT-base.
+    "distilroberta": ModelSize(
+        {
+            "model_type": "roberta",
+            "num_hidden_layers": 6,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "vocab_size": 50265,
+        }
+    ),
+    "debertav3small": ModelSize(
+        {
+            "model_type": "deberta-v2",
+            "num_hidden_layers": 6,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_attention_heads": 12,
+            "vocab_size": 128100,
+            "relative_attention": True,
+            "position_buckets": 256,
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+        }
+    ),
+    "modernbert": ModelSize({"model_type": "modernbert"}),
     # For tests of the benchmark itself: built from nothing within seconds.
     "tiny": ModelSize(
         {
@@ -81,7 +110,7 @@ def parse_cell(text: str) -> Cell:
         raise ValueError(f"cell {text}: expected a model of {', '.join(MODELS)}, found {match['model']!r}")
     parse_pattern(match["pattern"])
     if int(match["sequence"]) > 512:
-        raise ValueError(f"cell {text}: BERT reads at most 512 tokens, found {match['sequence']}")
+        raise ValueError(f"cell {text}: expected at most 512 tokens, found {match['sequence']}")
     return Cell(match["model"], match["pattern"], int(match["batch"]), int(match["sequence"]))
 
 

@@ -107,7 +107,8 @@ def build(model: str, pattern: str, folder: Path) -> None:
     try:
         _write_checkpoint(model, pattern, staging)
         _write_onnx(model, staging)
-        _write_fused(model, staging)
+        if MODELS[model].config.get("model_type", "bert") == "bert":
+            _write_fused(model, staging)
         _write_ir(staging)
         (staging / KEY_FILE).write_text(json.dumps(cache_key(model, pattern), indent=1) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -119,7 +120,7 @@ def build(model: str, pattern: str, folder: Path) -> None:
 
 def _write_checkpoint(model: str, pattern: str, folder: Path) -> None:
     import torch
-    from transformers import BertConfig, BertForQuestionAnswering, BertForSequenceClassification
+    from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
     from sparse_deploy.config.schema import DEFAULT_EXCLUDE
     from sparse_deploy.pruning.magnitude import magnitude_masks
@@ -128,8 +129,8 @@ def _write_checkpoint(model: str, pattern: str, folder: Path) -> None:
 
     torch.manual_seed(_SEED)
     answers_questions = MODELS[model].task == "question-answering"
-    kind = BertForQuestionAnswering if answers_questions else BertForSequenceClassification
-    network = kind(BertConfig(**MODELS[model].config))
+    kind = AutoModelForQuestionAnswering if answers_questions else AutoModelForSequenceClassification
+    network = kind.from_config(AutoConfig.for_model(**{"model_type": "bert", **MODELS[model].config}))
     wanted, share = parse_pattern(pattern)
     if wanted != DENSE:
         weights = dict(network.named_parameters())
@@ -170,7 +171,7 @@ def _write_onnx(model: str, folder: Path) -> None:
 
 
 def _write_fused(model: str, folder: Path) -> None:
-    """Dynamic INT8 of ONNX Runtime's offline fusion (EmbedLayerNormalization, Attention, BiasGelu …).
+    """Dynamic INT8 of ONNX Runtime's offline fusion of BERT (EmbedLayerNormalization, Attention, BiasGelu …).
 
     Its attention fusion knows the graph of the TorchScript exporter with eager attention and transformers' own mask;
     in the dynamo exporter's graph it fuses no attention.

@@ -28,7 +28,14 @@ _RIVAL_NAMES = {
 _DASHES = {"fp32": (0, (1, 1.5)), "bf16": (0, (4, 2))}
 _SIZE = (9.0, 3.6)
 _MOST_TICKS = 8
-_MODEL_NAMES = {"base": "BERT-base", "large": "BERT-large", "minilm": "MiniLM"}
+_MODEL_NAMES = {
+    "base": "BERT-base",
+    "large": "BERT-large",
+    "minilm": "MiniLM",
+    "distilroberta": "DistilRoBERTa",
+    "debertav3small": "DeBERTa-v3-small",
+    "modernbert": "ModernBERT-base",
+}
 _PATTERN_NAMES = {
     "u70": "70 % unstructured",
     "u90": "90 % unstructured",

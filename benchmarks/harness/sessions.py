@@ -5,6 +5,7 @@ Where it depends on the machine which settings are best, a rival has several var
 of them for the cell at hand and keeps the fastest. Runtimes are imported inside the functions: a process holds one.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from harness.models import (
     SPARSE_IR,
     SPARSE_ONNX,
 )
+from sparse_deploy.architectures import architecture_of
 from sparse_deploy.checkpoint import WEIGHTS_FILE
 from sparse_deploy.errors import RuntimeUnavailableError
 
@@ -105,7 +107,8 @@ class OpenVinoSession(_Timed):
 
     def run(self, inputs: Inputs) -> list[Array]:
         """See :class:`Session`."""
-        results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        own = {port.get_any_name(): inputs[port.get_any_name()] for port in self.compiled.inputs}
+        results = self._request.infer(own, share_inputs=True, share_outputs=True)
         return [np.array(results[port], dtype=np.float32) for port in self.compiled.outputs]
 
 
@@ -133,7 +136,8 @@ class OpenVinoStreams:
         """See :class:`Session`."""
         for number, request in enumerate(self._requests):
             first = number * self._rows if self._split else 0
-            part = {name: array[first : first + self._rows] for name, array in inputs.items()}
+            names = (port.get_any_name() for port in self.compiled.inputs)
+            part = {name: inputs[name][first : first + self._rows] for name in names}
             request.start_async(part, share_inputs=True)
         for request in self._requests:
             request.wait()
@@ -157,12 +161,14 @@ class TorchBf16Session(_Timed):
 
     def __init__(self, folder: Path, threads: int) -> None:
         import torch
-        from transformers import BertForQuestionAnswering, BertForSequenceClassification
+        from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 
         torch.set_num_threads(threads)
         self._torch = torch
-        answers_questions = "ForQuestionAnswering" in (folder / "config.json").read_text(encoding="utf-8")
-        kind = BertForQuestionAnswering if answers_questions else BertForSequenceClassification
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        answers_questions = "ForQuestionAnswering" in config["architectures"][0]
+        kind = AutoModelForQuestionAnswering if answers_questions else AutoModelForSequenceClassification
+        self._inputs = architecture_of(config).inputs(config)
         self._names = ("start_logits", "end_logits") if answers_questions else ("logits",)
         self._model = kind.from_pretrained(
             folder, dtype=torch.bfloat16, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
@@ -171,7 +177,7 @@ class TorchBf16Session(_Timed):
     def run(self, inputs: Inputs) -> list[Array]:
         """See :class:`Session`."""
         torch = self._torch
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        tensors = {name: torch.from_numpy(inputs[name]) for name in self._inputs}
         with torch.inference_mode():
             result = self._model(**tensors)
         return [result[name].float().numpy() for name in self._names]
@@ -213,6 +219,8 @@ _OPENVINO: dict[str, tuple[str, tuple[str | None, ...]]] = {
 
 
 def _open_onnx(name: str, folder: Path, cell: Cell, threads: int) -> Session:
+    if not (folder / name).is_file():
+        raise RuntimeUnavailableError(f"{name} is not made for this model family")
     from sparse_deploy.runtimes.onnxruntime import OnnxRuntimeSession
 
     return PackageSession(OnnxRuntimeSession(folder / name, threads, int8=name != FP32_ONNX))

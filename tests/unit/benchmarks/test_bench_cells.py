@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 from harness.bars import CELLS, kernel_bar
-from harness.cells import Cell, parse_cell, parse_pattern, select_cells
+from harness.cells import MODELS, Cell, parse_cell, parse_pattern, select_cells
+from transformers import AutoConfig
 
 from sparse_deploy.sparsity.pattern import SparsityPattern
 
@@ -13,6 +14,13 @@ from sparse_deploy.sparsity.pattern import SparsityPattern
 @pytest.mark.parametrize("name", CELLS)
 def test_every_cell_of_the_table_reads_back_as_its_own_name(name):
     assert parse_cell(name).name == name
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_config_of_a_model_is_one_of_transformers(model):
+    config = MODELS[model].config
+    made = AutoConfig.for_model(**{"model_type": "bert", **config}).to_dict()
+    assert {name: made[name] for name in config} == config
 
 
 def test_a_cell_outside_the_table_can_be_measured():
