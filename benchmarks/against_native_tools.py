@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does bench measure what the runtimes' own tools measure?
+"""Compares the latencies of ``bench`` with those of the runtimes' own tools.
 
-Times one model at one fixed shape four ways, round by round in turn: bench's worker and a bare loop for ONNX Runtime,
-bench's worker and ``benchmark_app`` for OpenVINO. Prints the medians, the ratio with its interval, and a verdict.
+Times one model at one fixed shape with four tools in turns: bench's worker and a plain loop for ONNX Runtime, bench's
+worker and ``benchmark_app`` for OpenVINO. Prints the medians, the ratio with its interval, and a verdict.
 
     python benchmarks/against_native_tools.py --seconds 5 --rounds 5
     python benchmarks/against_native_tools.py --deployment runs/sst2-deployment --shape 8x64 --json
@@ -29,7 +29,7 @@ from sparse_deploy.measurement.statistics import coefficient_of_variation, perce
 from sparse_deploy.measurement.worker_process import WorkerProcess, Workers
 from sparse_deploy.runtimes.child_process import worker_environment
 
-# Two honest tools may differ by what they count: Python's call, output copies, one warm-up against many.
+# The tools may differ in the measured parts: Python's call, output copies, number of warm-up requests.
 TOLERANCE = 0.05
 LEAST_REQUESTS = 10
 PAIRS = {"onnxruntime": "bare loop", "openvino": "benchmark_app"}
@@ -114,7 +114,7 @@ def build_model(folder: Path, layers: int, hidden: int) -> Path:
 
 
 def measure(folder: Path, options: argparse.Namespace, scratch: Path) -> dict[tuple[str, str], list[float]]:
-    """Median milliseconds per round, by (runtime, tool); the order turns round by round."""
+    """Median milliseconds per round, by (runtime, tool); the order is rotated in each round."""
     batch, tokens = options.shape
     ids = np.random.default_rng(0).integers(1000, 2000, size=(1, tokens))
     requests = Requests.from_features(
@@ -156,12 +156,12 @@ def _median_of_bench(worker: WorkerProcess, options: argparse.Namespace) -> floa
 
 
 def compare(medians: Mapping[tuple[str, str], list[float]]) -> list[dict[str, Any]]:
-    """One row per runtime: both tools' medians, their ratio with its interval, and whether that says the same."""
+    """One row per runtime: both tools' medians, their ratio with its interval, and whether the tools agree."""
     rows = []
     for runtime, tool in PAIRS.items():
         ours, theirs = medians[runtime, "bench"], medians[runtime, tool]
         ratio = paired_ratio(dict(enumerate(ours)), dict(enumerate(theirs)))
-        assert ratio is not None  # both have every round
+        assert ratio is not None  # both ran in every round
         agrees = ratio.low <= 1 + TOLERANCE and ratio.high >= 1 - TOLERANCE
         rows.append(
             {
@@ -189,7 +189,7 @@ def _benchmark_app(folder: Path, scratch: Path, options: argparse.Namespace) -> 
         [
             str(Path(sys.executable).with_name("benchmark_app")),
             *("-m", str(folder / "openvino_model.xml"), "-d", "CPU", "-api", "sync"),
-            # benchmark_app takes a thread count only with hint none; one stream is what the latency hint chooses.
+            # benchmark_app accepts a thread count only with hint none; the latency hint means one stream.
             *("-hint", "none", "-nstreams", "1"),
             *("-infer_precision", "f32", "-nthreads", str(options.threads), "-t", str(max(1, round(options.seconds)))),
             *("-i", ",".join(f"{name}:{scratch / name}.npy" for name in MODEL_INPUTS)),

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Do ``sparse-deploy bench`` and ``encoder.py`` say the same of the same files, at the same shape and threads?
+"""Compares the medians of ``sparse-deploy bench`` and ``encoder.py`` on the same files, shape and threads.
 
-Both stand on the engine of ``sparse_deploy.measurement``; here each measures one built model on its own, one after the
-other, and the medians are compared.
+Both use the engine of ``sparse_deploy.measurement``; here each measures one built model, one after the other.
 
     python benchmarks/bench_against_encoder.py --cell minilm-u70-b1-s128
 """
@@ -33,7 +32,7 @@ from sparse_deploy.results import Latency
 from sparse_deploy.stages.bench import bench_deployment
 
 CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
-# The names of the same file and settings in both: encoder.py's rival, and the cell of bench.
+# The names of the same file and settings: encoder.py's runtime, and bench's cell.
 SAME = {
     OURS: "sparse-int8",
     "ort_qdq_int8": "onnxruntime-int8",
@@ -82,14 +81,14 @@ def main() -> None:
 
 
 def measure_encoder(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The record of ``encoder.py``; every rival takes part in all rounds."""
+    """The record of ``encoder.py``; every runtime is measured in all rounds."""
     plan = Plan(options.rounds, first_rounds=2 * options.rounds + 1, seconds=options.seconds)
     bench = Bench(options.threads, tuple(SAME), plan, Probe(), show_progress, {})
     return measure_cell(bench, cell, folder)
 
 
 def measure_bench(cell: Cell, folder: Path, options: argparse.Namespace) -> dict[str, Latency]:
-    """By cell of ``bench``: the latency of the shape."""
+    """The latency of the shape, by ``bench`` cell."""
     with tempfile.TemporaryDirectory(prefix="sparse-deploy-") as scratch:
         deployment = Path(scratch, "deployment")
         write_deployment(folder, deployment, FILES, RECIPE)
@@ -108,7 +107,7 @@ def measure_bench(cell: Cell, folder: Path, options: argparse.Namespace) -> dict
 
 
 def compare(encoder: Mapping[str, Any], bench: Mapping[str, Latency]) -> list[dict[str, Any]]:
-    """A row per file: both medians over blocks, the quartiles of all requests, and whether each lies in the other's."""
+    """A row per file: medians, quartiles of requests, and whether each median is within the other's quartiles."""
     rows = []
     for rival, cell in SAME.items():
         ms, latency = encoder[f"{rival}_ms"], bench.get(cell)
@@ -137,8 +136,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--cell", default="minilm-u70-b1-s128", help=f"such as {', '.join(list(CELLS)[:3])}")
     parser.add_argument("--threads", type=int, default=min(2, describe_machine().usable_cpus))
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of a block")
-    parser.add_argument("--models", type=Path, default=CACHE, help="where the built models are kept")
+    parser.add_argument("--seconds", type=float, default=0.4, help="seconds per block")
+    parser.add_argument("--models", type=Path, default=CACHE, help="folder of the built models")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args()
     try:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole encoders: ours against every dense runtime on this machine, interleaved in one run.
+"""Whole encoders: the sparse model against every dense runtime on this machine, interleaved in one run.
 
 python benchmarks/encoder.py --cells all --record      # into benchmarks/results, for RESULTS.md
 python benchmarks/encoder.py --cells 'base-*-b1-s128' --rounds 6
 python benchmarks/encoder.py --sweep sequence --plot sequence.svg
-SPARSE_DEPLOY_ISA=avx2 python benchmarks/encoder.py    # that set against its own dense kernel
+SPARSE_DEPLOY_ISA=avx2 python benchmarks/encoder.py    # this instruction set against its dense kernel
 """
 
 import argparse
@@ -37,7 +37,7 @@ from sparse_deploy.measurement.machine_state import Probe
 CACHE = Path(__file__).resolve().parents[1] / "runs" / "encoder-models"
 RESULTS = Path(__file__).resolve().parent / "results"
 SWEPT_CELL = "base-u70-b1-s128"
-# Multiples of 16 and their neighbours: where lanes or tiles are padded, the cost jumps between the two.
+# Multiples of 16 and their neighbours: padding of lanes or tiles shows as a step between the two.
 SEQUENCES = (16, 17, 32, 33, 48, 64, 65, 96, 128, 129, 192, 256, 257, 384, 512)
 BATCHES = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32)
 SWEPT_RIVALS = ("openvino_int8", "ort_dynamic_int8")
@@ -91,7 +91,7 @@ def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def _rivals(options: argparse.Namespace, *, forced: bool) -> list[str]:
-    """The dense rivals to measure. No other runtime keeps to a forced set: there it is our own dense layout."""
+    """The dense baselines to measure. With a forced set, the only baseline is this project's dense layout."""
     globs = options.rivals.split(",")
     if globs == ["*"]:
         if forced:
@@ -135,17 +135,21 @@ def _parse() -> argparse.Namespace:
         metavar="CELL",
         help=f"all, globs, or MODEL-PATTERN-bBATCH-sSEQUENCE; known: {', '.join(CELLS)}",
     )
-    parser.add_argument("--rivals", default="*", help="only these dense rivals (globs, separated by commas)")
-    parser.add_argument("--rivals-only", action="store_true", help="leave ours out")
+    parser.add_argument("--rivals", default="*", help="only these dense baselines (globs, separated by commas)")
+    parser.add_argument("--rivals-only", action="store_true", help="do not measure the sparse model")
     parser.add_argument("--threads", default=str(min(2, describe_machine().usable_cpus)), help="2, or 1,2 for scaling")
     parser.add_argument("--rounds", type=int, help=f"rounds to compare; {Plan.rounds}, in a sweep {SWEEP_ROUNDS}")
-    parser.add_argument("--seconds", type=float, help=f"of a block; {Plan.seconds:g}, in a sweep {SWEEP_SECONDS:g}")
-    parser.add_argument("--sweep", choices=("sequence", "batch"), help="cost against one of them")
-    parser.add_argument("--profile", action="store_true", help="where the time goes, ours and ONNX Runtime's")
+    parser.add_argument(
+        "--seconds", type=float, help=f"seconds per block; {Plan.seconds:g}, in a sweep {SWEEP_SECONDS:g}"
+    )
+    parser.add_argument("--sweep", choices=("sequence", "batch"), help="measure the time against this dimension")
+    parser.add_argument(
+        "--profile", action="store_true", help="time per operator and phase, of the sparse model and ONNX Runtime"
+    )
     parser.add_argument("--serving", action="store_true", help="session creation, peak memory and sizes instead")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a sweep as .svg or .png")
-    parser.add_argument("--models", type=Path, default=CACHE, help="where the built models are kept")
-    parser.add_argument("--verbose", action="store_true", help="each step as a line, also without a terminal")
+    parser.add_argument("--models", type=Path, default=CACHE, help="folder of the built models")
+    parser.add_argument("--verbose", action="store_true", help="write each step as a line, also without a terminal")
     parser.add_argument("--json", action="store_true", help="one JSON object per cell")
     parser.add_argument("--record", action="store_true", help="store the records in benchmarks/results")
     options = parser.parse_args()

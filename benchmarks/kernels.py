@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Single kernels: each sparse one against the dense INT8 one of this project, one thread, interleaved, same weights.
+"""Single kernels: each sparse kernel against this project's dense INT8 kernel, one thread, interleaved, same weights.
 
 python benchmarks/kernels.py --record      # into benchmarks/results, for RESULTS.md
 python benchmarks/kernels.py --patterns u70 --shapes 3072x768 --tokens 128,384
@@ -21,7 +21,7 @@ from harness.report import context
 from sparse_deploy.errors import SparseDeployError
 from sparse_deploy.measurement.machine_state import Probe
 
-# Output by input channels: what bert-base and bert-large multiply with, query, key and value together among them.
+# Output by input channels of the weights of bert-base and bert-large, including fused query, key and value.
 SHAPES = ((768, 768), (2304, 768), (3072, 768), (768, 3072), (1024, 1024), (4096, 1024), (1024, 4096))
 TOKENS = (1, 16, 128, 384)
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -31,7 +31,7 @@ PATTERNS = tuple(KERNEL_BARS["avx2"])
 def main() -> None:
     """Entry point."""
     options = _parse()
-    # One CPU: a thread that moves takes its caches with it, and the other CPU belongs to whoever else is here.
+    # Pin to one CPU: a thread that moves loses its caches.
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     try:
         if not options.json:
@@ -50,7 +50,7 @@ def main() -> None:
 
 def _records(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     shared = context(1)
-    # The peak of one CPU, for judging how good the dense rival is; that of its best set.
+    # The peak of one CPU with its best instruction set, to judge the dense kernel.
     peak = None if is_forced(shared) else Probe().peak_gmacs()
     for pattern in options.patterns:
         for n, k in options.shapes:

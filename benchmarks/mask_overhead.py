@@ -34,7 +34,7 @@ CELLS = [
 
 
 def measure(model_name: str, batch: int, tokens: int, precision: str, pairs: int) -> dict[str, Any]:
-    """Time ``pairs`` masked and as many unmasked optimizer steps, alternating, order swapped every pair."""
+    """Time ``pairs`` masked and as many unmasked optimizer steps, alternating; the order is swapped in every pair."""
     torch.manual_seed(0)
     model = BertForSequenceClassification(MODELS[model_name])
     parameters = prunable_parameters(model, DEFAULT_EXCLUDE)
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--cell", action="append", help="only cells whose name starts with this")
+    parser.add_argument("--cell", action="append", help="only cells whose name starts with this text")
     arguments = parser.parse_args()
     machine = describe_machine()
     torch.set_num_threads(machine.usable_cpus)

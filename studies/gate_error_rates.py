@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often the gate errs: samples drawn from populations whose true drop is known, judged by the gate itself.
+"""Error rates of the gate, on samples drawn from populations whose true drop is known.
 
 python studies/gate_error_rates.py            # a table; with --simulations 400, 17 minutes on two busy cores
 python studies/gate_error_rates.py --json     # one object per population and drop
-python studies/gate_error_rates.py --write    # puts the tables into docs/statistics.md
-python studies/gate_error_rates.py --write --records FILE   # the tables from what --json wrote
+python studies/gate_error_rates.py --write    # writes the tables into docs/statistics.md
+python studies/gate_error_rates.py --write --records FILE   # the tables from the output of --json
 
-Accuracies are exact: every outcome of a sample is judged and weighed with its probability. The other metrics are
+Accuracies are exact: the gate judges every outcome of a sample, weighted by its probability. The other metrics are
 simulated, with fewer bootstrap resamples than the gate takes by default (--resamples).
 """
 
@@ -44,7 +44,7 @@ from sparse_deploy.gate.score_test import drop_exceeds_margin, set_error_for
 
 CONFIDENCE = 0.95
 ALPHA = 1.0 - CONFIDENCE
-DROPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # in margins
+DROPS = (0.0, 0.5, 1.0, 1.5, 2.0)  # in units of the margin
 ENDS = (0.0, 1.0, 2.0)
 Record = dict[str, Any]
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "statistics.md"
@@ -64,7 +64,7 @@ class Simulated:
 
     @property
     def tested(self) -> Metric:
-        """The metric as the gate knows it."""
+        """The gate's definition of the metric."""
         questions = self.margin >= 1.0  # of 100
         known = QuestionAnswering if questions else Regression if self.metric in CORRELATIONS else TextClassification
         return known.known_metrics[self.metric]
@@ -125,7 +125,7 @@ def _simulated(options: argparse.Namespace) -> list[Record]:
 
 
 def _records(options: argparse.Namespace) -> Iterator[Record]:
-    """In the order of the table, each as soon as those before it are there."""
+    """Yield the records in the table's order, each as soon as all earlier ones are complete."""
     tasks: list[tuple[Callable[..., list[Record]], tuple[Any, ...]]] = [
         (_exact, (rows, changed, margin)) for rows, changed, margin in ACCURACIES if not options.only
     ]
@@ -145,11 +145,11 @@ def _records(options: argparse.Namespace) -> Iterator[Record]:
 
 
 def _exact(rows: int, changed: float, margin: float) -> list[Record]:
-    """Exact rates of an accuracy: the chance of the outcomes that pass, and of those that fail."""
+    """Exact rates of an accuracy: the probabilities of the passing and of the failing outcomes."""
     most = int(stats.binom.isf(LIKELY, rows, changed))
     counts = np.arange(most + 1)
     passing = _most_worse(rows, margin, most)
-    # A fail is a pass of the exchanged counts at the negative margin: at most so many better rows.
+    # A fail is a pass of the exchanged counts at the negative margin, which limits the better rows.
     failing = _most_worse(rows, -margin, most)
     records = []
     for times in DROPS:
@@ -166,11 +166,11 @@ def _exact(rows: int, changed: float, margin: float) -> list[Record]:
 
 
 def _most_worse(rows: int, margin: float, most: int) -> np.ndarray:
-    """For each number of changed rows, the most worse ones with which the drop is shown to be below the margin."""
+    """For each number of changed rows, the largest number of worse rows at which the gate passes."""
     error = set_error_for(CONFIDENCE)
     found, worse = [], -1
     for changed in range(most + 1):
-        # One more changed row moves the limit by one at most, upwards.
+        # One more changed row raises the limit by at most one.
         while (
             worse + 1 <= changed
             and drop_exceeds_margin(worse + 1, changed - worse - 1, rows, margin, set_error=error) <= ALPHA
@@ -204,7 +204,7 @@ def _simulate(name: str, times: float, simulations: int, resamples: int, seed: i
 
 
 def _several(seed: int, simulations: int = 20_000, rows: int = 872, changed: float = 0.05) -> list[Record]:
-    """Chance of any false verdict over gates on cells that err together: each changed row is shared with chance 1/2."""
+    """Chance of any false verdict over gates on correlated cells: two cells share a changed row with chance 1/2."""
     margin, error = 0.01, set_error_for(CONFIDENCE)
     rng = np.random.default_rng([seed, 99])
     chances = [(changed + margin) / 2, (changed - margin) / 2, 1 - changed]
@@ -275,7 +275,7 @@ def _first_passing(changed: float, drop: float, margin: float) -> int:
 
 
 def _rows_table() -> str:
-    """Rows at which an observed drop of 0, or of half the margin, would pass."""
+    """Number of rows at which an observed drop of 0, or of half the margin, would pass."""
     lines = ["| margin, points | observed drop | 1 % changed | 2 % changed | 5 % changed |", "|---|---|---|---|---|"]
     for margin in (0.01, 0.005):
         for times in (0.0, 0.5):
@@ -287,13 +287,13 @@ def _rows_table() -> str:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=1000, help="samples per simulated population and drop")
-    parser.add_argument("--resamples", type=int, default=999, help="of the bootstrap")
-    parser.add_argument("--only", default="", help="simulate the populations with this in their name")
+    parser.add_argument("--resamples", type=int, default=999, help="bootstrap resamples")
+    parser.add_argument("--only", default="", help="simulate only populations whose name contains this text")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--json", action="store_true", help="one JSON object per population and drop")
-    parser.add_argument("--write", action="store_true", help=f"put the tables into {PAGE.name}")
-    parser.add_argument("--records", type=Path, help="what --json wrote; the last of a kind counts")
+    parser.add_argument("--write", action="store_true", help=f"write the tables into {PAGE.name}")
+    parser.add_argument("--records", type=Path, help="output of --json; the last record of a cell counts")
     return parser.parse_args()
 
 

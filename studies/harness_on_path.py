@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the folders of the benchmarks and of the tests on the path, whose parts some studies use."""
+"""Adds the folders of the benchmarks and of the tests to the import path; some studies use their modules."""
 
 import sys
 from pathlib import Path

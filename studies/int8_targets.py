@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each ``quantization.target_cpu`` costs in accuracy and speed, on this CPU and on one without VNNI.
+"""Accuracy and speed of each ``quantization.target_cpu``, on this CPU and on a CPU without VNNI.
 
     python studies/int8_targets.py runs/minilm-sst2-dense --data-dir ../shared/data
 
-The other CPU is this one with AVX-512 and VNNI hidden from the runtimes (``tests/hidden_instructions.py``): its AVX2
-code at native speed. Beside the three targets there are two more ways that don't saturate: the ``vnni`` file with
-7-bit activations (twice the scale, so that 2 * 127 * 128 fits 16 bits), and, in ONNX Runtime, the ``vnni`` file in the
-exact mode that multiplies u8 by u8 and that its sessions take by themselves on such a CPU.
+The CPU without VNNI is this CPU with AVX-512 and VNNI hidden from the runtimes (``tests/hidden_instructions.py``): its
+AVX2 code runs at native speed. In addition to the three targets, two other methods without saturation are measured:
+the ``vnni`` file with 7-bit activations (twice the scale, so that 2 * 127 * 128 fits 16 bits), and, in ONNX Runtime,
+the ``vnni`` file in the exact mode, which multiplies u8 by u8 and which our sessions select on such a CPU.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _ROUNDS, _TOKENS = 40, 128
 
 
 def export(checkpoint: Path, task: str, data_dir: Path | None, folder: Path) -> dict[str, dict[str, Path]]:
-    """A deployment by mode and target; the static ones have ONNX and IR, the dynamic ones are made from their FP32."""
+    """Deployments by mode and target; static ones have ONNX and IR, dynamic ones are made from their FP32 file."""
     from sparse_deploy.config.loader import recipe_from_mapping
     from sparse_deploy.export.openvino import convert_to_ir
     from sparse_deploy.graph.model_file import load_onnx, save_onnx
@@ -93,7 +93,7 @@ def halve_activations(model: Any) -> None:
 
 
 def score(folders: Sequence[Path], task_name: str, data_dir: Path | None, runtimes: Sequence[str]) -> list[Any]:
-    """Logits of the validation rows and time of one request, by folder and runtime: what a child process does."""
+    """Logits of the validation rows and time of one request, by folder and runtime; runs in a child process."""
     from sparse_deploy.config.schema import DataSection
     from sparse_deploy.data.batches import sorted_batches
     from sparse_deploy.data.tasks import get_task
@@ -131,7 +131,7 @@ def score(folders: Sequence[Path], task_name: str, data_dir: Path | None, runtim
 
 
 def measure(folders: dict[str, Path], arguments: argparse.Namespace, runtimes: Sequence[str], *, hide: bool) -> Any:
-    """:func:`score` in a process that sees this CPU or the smaller one; by target and runtime."""
+    """Run :func:`score` in a process with all instructions or with hidden ones; by target and runtime."""
     import hidden_instructions
 
     command = [sys.executable, __file__, "--score", *map(str, folders.values()), "--task", arguments.task]
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, nargs="?", help="fine-tuned classifier of the task")
     parser.add_argument("--task", default="sst2")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--work", type=Path, help="folder that keeps the deployments, for another run")
+    parser.add_argument("--work", type=Path, help="folder in which the deployments are kept for later runs")
     parser.add_argument("--score", type=Path, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--runtimes", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

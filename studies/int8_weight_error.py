@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding error of ways to keep INT8 weights from saturating on CPUs without VNNI, as a Markdown table.
+"""Rounding error of the methods that avoid INT8 saturation on CPUs without VNNI, as a Markdown table.
 
     python studies/int8_weight_error.py [model.safetensors]
 
@@ -27,20 +27,20 @@ _STRIDE = 5
 
 
 def rounded(weight: Array, scale: Array) -> Array:
-    """Through int8 and back; rows of zeros have no scale."""
+    """Quantize to int8 and dequantize; rows of zeros have no scale."""
     scale = np.maximum(scale, 1e-12)[:, None]
     return np.asarray(np.clip(np.rint(weight / scale), -128, 127) * scale)
 
 
 def pruned(weight: Array, pattern: str, share: float) -> Array:
-    """With the zeros that ``sparsity.mode: one-shot`` makes."""
+    """Prune the weight as ``sparsity.mode: one-shot`` does."""
     tensors = {"weight": torch.from_numpy(weight)}
     (mask,) = magnitude_masks(tensors, SparsityPattern.parse(pattern), share, "layer").values()
     return np.where(np.asarray(mask), 0, weight)
 
 
 def any_two(weight: Array) -> Array:
-    """The scale with which no two weights of one sign in a row, neighbours or not, reach more than 128."""
+    """The scale at which no two weights of equal sign in a row, adjacent or not, sum to more than 128."""
     sums = [np.sort(np.maximum(signed, 0), axis=1)[:, -2:].sum(axis=1) for signed in (weight, -weight)]
     return np.asarray(np.maximum(*sums) / 127)
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that plain static INT8 breaks, and the accuracy-driven search that rescues it.
+"""Adds outliers on which plain static INT8 fails, and runs the accuracy-driven INT8 search on the model.
 
     python studies/outlier_rescue.py runs/minilm-sst2-dense --data-dir ../shared/data
 
-Outliers are put into a trained checkpoint so that its FP32 answers stay the same:
+Outliers are added to a trained checkpoint such that its FP32 answers do not change:
 
-* value: some rows of a layer's value weight and bias are scaled up, the columns of the attention's output layer that
-  read them down by as much. Attention weights mix tokens, not channels, so the path between the two is linear; with a
-  power of two not even the rounding differs.
-* shift: a constant is added to one channel of a LayerNorm's bias and taken off again at its readers: from the biases
-  of query, key and value by ``W[:, c] * constant``, and from the bias of the attention's output layer, which meets the
-  residual. A *scaled* LayerNorm channel can't be compensated in a post-LayerNorm encoder: the residual carries it into
-  the next LayerNorm, whose mean and variance it changes.
+* value: some rows of a layer's value weight and bias are multiplied by a factor, and the columns of the attention's
+  output layer that read them are divided by it. Attention weights mix tokens, not channels, so the path between the
+  two is linear; with a power of two even the rounding is the same.
+* shift: a constant is added to one channel of a LayerNorm's bias and subtracted again in its readers: from the biases
+  of query, key and value by ``W[:, c] * constant``, and from the bias of the attention's output layer, to which the
+  residual is added. A *scaled* LayerNorm channel cannot be compensated in a post-LayerNorm encoder: the residual
+  carries it into the next LayerNorm and changes its mean and variance.
 
 Zero weights stay zero. The recipe starts with smoothing off, so that trial 1 is plain static INT8.
 """
@@ -33,12 +33,12 @@ PREFIX = "bert.encoder.layer"
 
 
 def add_value_outliers(state: State, layers: Sequence[int], channels: int, factor: float) -> None:
-    """Scale value channels up and the columns that read them down, in place.
+    """Multiply value channels by a factor and divide the columns that read them by it, in place.
 
     Args:
         state: tensors by parameter name.
         layers: encoder layers.
-        channels: how many channels of each, spread evenly.
+        channels: number of channels per layer, evenly spaced.
         factor: a power of two.
     """
     for layer in layers:
@@ -62,7 +62,7 @@ def add_shift_outliers(state: State, layers: Sequence[int], channel: int, consta
 
 
 def make_outlier_model(source: Path, target: Path, kinds: Sequence[str], *, factor: float, constant: float) -> None:
-    """Copy a BERT checkpoint with outliers in it."""
+    """Copy a BERT checkpoint and add outliers."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("manifest.json", "quantization_ranges.json"))
@@ -76,7 +76,7 @@ def make_outlier_model(source: Path, target: Path, kinds: Sequence[str], *, fact
 
 
 def largest_logit_change(source: Path, target: Path, task_name: str, data_dir: Path | None, rows: int = 64) -> float:
-    """How far the FP32 answers of the two checkpoints are apart on validation text."""
+    """Largest difference between the FP32 logits of the two checkpoints on validation text."""
     import torch
 
     from sparse_deploy.config.schema import DataSection
@@ -100,7 +100,7 @@ def largest_logit_change(source: Path, target: Path, task_name: str, data_dir: P
 
 
 def rescue(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Make the model, export it with the search, and say what was found."""
+    """Make the model, export it with the search, and return the result."""
     from sparse_deploy.config.loader import recipe_from_mapping
     from sparse_deploy.stages.export import export_deployment
 
@@ -163,11 +163,11 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--kind", choices=("value", "shift", "both"), default="both")
     parser.add_argument("--mode", choices=("static", "dynamic"), default="static")
-    parser.add_argument("--factor", type=float, default=64.0, help="of the value channels")
-    parser.add_argument("--constant", type=float, default=1024.0, help="added to the LayerNorm channel")
+    parser.add_argument("--factor", type=float, default=64.0, help="factor of the value channels")
+    parser.add_argument("--constant", type=float, default=1024.0, help="constant added to the LayerNorm channel")
     parser.add_argument("--max-drop", type=float, default=0.01)
     parser.add_argument("--confidence", type=float, default=0.95)
-    parser.add_argument("--json", type=Path, help="also write the result here")
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="outlier-rescue-") as folder:
         found = rescue(arguments, Path(folder))

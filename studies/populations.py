@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Populations of paired answers with a known drop, from which samples as large as a validation split are drawn."""
+"""Populations of paired answers with a known drop; samples have the size of a validation split."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -27,14 +27,14 @@ Population = Callable[[float, np.random.Generator], Sample]
 def two_labels(
     rows: int, positive: float, wrong: float, changed: float, value: Callable[[Mapping[str, float]], float]
 ) -> Population:
-    """Two labels; a fixed share of answers changes, and the drop says how many of these had been right.
+    """Two labels; a fixed share of answers changes, and the drop sets how many of the changed answers were right.
 
     Args:
-        rows: per sample.
+        rows: rows per sample.
         positive: share of label 1.
         wrong: share of wrong answers of the baseline, in each class.
-        changed: share of answers that the cell gives differently.
-        value: the metric from the shares tp, fp, fn, tn.
+        changed: share of answers that differ between baseline and candidate.
+        value: computes the metric from the shares tp, fp, fn, tn.
     """
     kinds = [(label, before, after) for label in (0, 1) for before in (0, 1) for after in (0, 1)]
 
@@ -85,13 +85,13 @@ def matthews_of(confusion: Mapping[str, float]) -> float:
 
 
 def noisy_scores(rows: int, correlation: float, noise: float, *, ranks: bool = False) -> Population:
-    """Normal labels and predictions; each of the two rivals adds noise of its own to every prediction.
+    """Normal labels and predictions; baseline and candidate each add independent noise to every prediction.
 
     Args:
-        rows: per sample.
-        correlation: between label and prediction without either's noise.
-        noise: standard deviation of the baseline's, against 1 of the predictions.
-        ranks: whether the drop is one of Spearman's correlation.
+        rows: rows per sample.
+        correlation: correlation of label and prediction before noise is added.
+        noise: standard deviation of the baseline's noise; the predictions have 1.
+        ranks: whether the metric is Spearman's correlation (else Pearson's).
     """
 
     def known(spread: float) -> float:
@@ -108,11 +108,11 @@ def noisy_scores(rows: int, correlation: float, noise: float, *, ranks: bool = F
 
 
 def lost_scores(rows: int, correlation: float) -> Population:
-    """All predictions are the same but for a few that the cell answers with the mean (Pearson).
+    """All predictions are equal, except a few that the candidate replaces by the mean (Pearson).
 
     Args:
-        rows: per sample.
-        correlation: of the baseline.
+        rows: rows per sample.
+        correlation: correlation of the baseline.
     """
 
     def draw(true_drop: float, rng: np.random.Generator) -> Sample:
@@ -126,12 +126,12 @@ def lost_scores(rows: int, correlation: float) -> Population:
 
 
 def questions(paragraphs: int, changed: float, alike: float) -> Population:
-    """SQuAD: one to nine questions per paragraph, whose answers change together.
+    """SQuAD: one to nine questions per paragraph; the answers of a paragraph change together.
 
     Args:
-        paragraphs: per sample.
+        paragraphs: paragraphs per sample.
         changed: chance that an answer gets worse or better.
-        alike: correlation between questions of a paragraph, of whether the answer changed (0 to 1).
+        alike: correlation, between questions of a paragraph, of the event that the answer changed (0 to 1).
     """
     values, shares = np.array([0.0, 50.0, 100.0]), np.array([0.1, 0.1, 0.8])
     mean = float(values @ shares)
@@ -141,7 +141,7 @@ def questions(paragraphs: int, changed: float, alike: float) -> Population:
         return rng.beta(chance * scale, (1 - chance) * scale, size=size) if chance > 0 else np.zeros(size)
 
     def draw(true_drop: float, rng: np.random.Generator) -> Sample:
-        # A share w becomes 0, a share b of the others 100; w + b = changed, and the drop is what they move on average.
+        # A share w becomes 0, a share b of the rest 100; w + b = changed; the drop is the mean change.
         worse = optimize.brentq(lambda w: w * mean - (1 - w) * (changed - w) * (100 - mean) - true_drop, 0.0, changed)
         paragraph_of = np.repeat(np.arange(paragraphs), 1 + rng.binomial(8, 0.5, size=paragraphs))
         count = len(paragraph_of)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pruning without training on real weights: what it costs in accuracy, minutes and memory, beside its rivals.
+"""Pruning without training on real weights: cost in accuracy, minutes and memory, compared with other tools.
 
 python studies/post_training.py --data-dir ../shared/data --minutes 15      # hours on two cores; resumes
 python studies/post_training.py --data-dir ../shared/data --cells 'stsb-*'  # part of it
 python studies/post_training.py --write                                     # only the tables, into docs/pruning.md
 
 Sentence encoder: all-MiniLM-L6-v2, mean pooling, Spearman of the cosine with the scores of STS-B's validation rows.
-The same pruning by llm-compressor is beside it where ``--peer`` names its environment (see post_training_peer.py).
-Classifiers: MiniLM fine-tuned on SST-2 and QNLI (``--classifiers FOLDER`` holds ``minilm-TASK-dense``; it is made there
-when missing), accuracy on validation rows, with the paired gate's verdict on a drop of one point. The text is training
-text without its labels. A cell runs in a process of its own, so that its peak memory is its own; its record lies in
-``studies/post_training_records`` and is not measured again while it is there.
+With ``--peer`` (the environment of llm-compressor, see post_training_peer.py) its pruning is measured, too.
+Classifiers: MiniLM fine-tuned on SST-2 and QNLI (``--classifiers FOLDER`` holds ``minilm-TASK-dense``, which is trained
+if it is missing), accuracy on validation rows, with the paired gate's verdict on a drop of one point. The text is
+training text without its labels. Each cell runs in a separate process, so that its peak memory is measured separately.
+A cell with a record in ``studies/post_training_records`` is not measured again.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PEER_METHODS = ("sparsegpt", "wanda")
 
 
 def cells() -> dict[str, Callable[[Options], dict[str, Any]]]:
-    """Every cell by name."""
+    """All cells by name."""
     found: dict[str, Callable[[Options], dict[str, Any]]] = {"stsb-dense": partial(sentence_cell, pattern=None)}
     for pattern in PATTERNS:
         for method in METHODS:
@@ -83,13 +83,17 @@ def main() -> None:
     """Measure what is missing, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "post_training", help="models that are made")
-    parser.add_argument("--classifiers", type=Path, help="where the dense classifiers lie; --work when omitted")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "post_training", help="folder of the pruned models"
+    )
+    parser.add_argument("--classifiers", type=Path, help="folder of the dense classifiers; default: --work")
     parser.add_argument("--peer", type=Path, help="environment that has llm-compressor")
-    parser.add_argument("--minutes", type=float, default=15.0, help="of each recovery")
-    parser.add_argument("--cells", nargs="*", default=["*"], help="only cells of these names; * and ? as in a shell")
+    parser.add_argument("--minutes", type=float, default=15.0, help="minutes of each recovery")
+    parser.add_argument(
+        "--cells", nargs="*", default=["*"], help="measure only cells of these names; * and ? as in a shell"
+    )
     parser.add_argument("--cell", help=argparse.SUPPRESS)
-    parser.add_argument("--write", action="store_true", help="measure nothing, write the tables")
+    parser.add_argument("--write", action="store_true", help="write the tables, without measuring")
     arguments = parser.parse_args()
     options = Options(
         arguments.data_dir, arguments.work, arguments.classifiers or arguments.work, arguments.minutes, arguments.peer

@@ -8,7 +8,7 @@ from typing import Any
 
 from post_training_common import ENCODER, RECORDS, Options, Pattern, key_of, pruned
 
-# Rows that are scored: all of SST-2, the first of QNLI.
+# Scored validation rows: all of SST-2, the first 1,500 of QNLI.
 ROWS = {"sst2": 872, "qnli": 1500}
 # Training rows of the dense model, one pass: a small budget.
 TRAINED_ON = {"sst2": 20_000, "qnli": 6_400}
@@ -32,7 +32,7 @@ def classifier_cell(
 
 
 def gradual_cell(options: Options, task: str, pattern: Pattern) -> dict[str, Any]:
-    """The gradual magnitude recipe with labels and teacher, for as many steps of as many rows as the recovery had."""
+    """The gradual magnitude recipe with labels and teacher; steps and batch size equal the recovery's."""
     from sparse_deploy.config import recipe_from_mapping
     from sparse_deploy.stages.finetune import finetune
 
@@ -58,7 +58,7 @@ def gradual_cell(options: Options, task: str, pattern: Pattern) -> dict[str, Any
 
 
 def dense_classifier(options: Options, task: str) -> Path:
-    """The dense classifier, made with a small budget when it is missing."""
+    """Return the dense classifier; train it with a small budget if it is missing."""
     from sparse_deploy.config import recipe_from_mapping
     from sparse_deploy.stages.finetune import finetune
 
@@ -76,7 +76,7 @@ def dense_classifier(options: Options, task: str) -> Path:
 
 
 def score(options: Options, task: str, folder: Path) -> dict[str, Any]:
-    """Accuracy, and the paired gate against the stored answers of the dense model."""
+    """Accuracy, and the paired gate's verdict against the stored answers of the dense model."""
     import numpy as np
 
     from sparse_deploy.config.schema import DataSection

@@ -18,7 +18,7 @@ SAMPLES = 1024
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The command line options."""
 
     data: Path
     work: Path
@@ -47,7 +47,7 @@ def pruned(
     samples: int = SAMPLES,
     again: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
-    """Prune a model, unless its folder is there; the folder, and the figures for the record."""
+    """Prune a model unless its folder exists; return the folder and the figures for the record."""
     from sparse_deploy.config.data_section import TextSource
     from sparse_deploy.config.pruning import PruneSettings, RecoverySettings
     from sparse_deploy.stages.prune import prune
@@ -63,9 +63,9 @@ def pruned(
             "recovery": RecoverySettings(minutes=options.minutes) if recover else None,
         }
     )
-    how = f"{method}{'-recovered' * recover}-{'chosen' if speed else 'uniform'}"
+    variant = f"{method}{'-recovered' * recover}-{'chosen' if speed else 'uniform'}"
     few = "" if samples == SAMPLES else f"-{samples}"
-    output = options.work / f"{Path(model).name}-{task}-{key_of(pattern)}-{how}{few}"
+    output = options.work / f"{Path(model).name}-{task}-{key_of(pattern)}-{variant}{few}"
     text = TextSource(source=str(text_file(options, task)), columns=TASKS.get(task, ()))
     if again or not (output / "manifest.json").is_file():
         prune(model, settings, output, text=text)
@@ -82,7 +82,7 @@ def pruned(
 
 
 def text_file(options: Options, task: str) -> Path:
-    """Training text without its labels: STS-B's sentences one per line, the others as JSON lines."""
+    """Training text without its labels: STS-B's sentences one per line, other tasks as JSON lines."""
     rows = rows_of(options.data, task, "train")
     path = options.work / (f"{task}.jsonl" if task in TASKS else f"{task}.txt")
     if path.is_file():

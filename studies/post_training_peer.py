@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same pruning by llm-compressor (SparseGPT or Wanda), in an environment of its own.
+"""The same pruning by llm-compressor (SparseGPT or Wanda), in a separate environment.
 
 python -m venv peer; peer/bin/pip install llmcompressor==0.14.0.1
 peer/bin/python -P studies/post_training_peer.py MODEL TEXTS.txt OUTPUT --pattern 1:2 --method sparsegpt
@@ -21,7 +21,7 @@ METHODS = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}
 
 
 def main() -> None:
-    """Prune, save, and say what it took."""
+    """Prune, save, and print time and memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("texts", type=Path)

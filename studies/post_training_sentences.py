@@ -10,7 +10,7 @@ from typing import Any
 
 from post_training_common import ENCODER, ROOT, SAMPLES, Options, Pattern, key_of, pruned, rows_of, text_file
 
-# llm-compressor reads text by text, which takes minutes per hundred here; this project is measured with as many, too.
+# llm-compressor reads one text at a time, which takes long; one cell of this project uses the same number.
 PEER_SAMPLES = 256
 
 
@@ -33,7 +33,7 @@ def sentence_cell(
 
 
 def speed_cell(options: Options, pattern: Pattern) -> dict[str, Any]:
-    """Shares chosen by sensitivity, to the speed that is predicted for one share in all matrices."""
+    """Zero shares chosen by sensitivity, at the predicted speed of an equal share in all matrices."""
     from sparse_deploy.checkpoint import resolve_checkpoint, zero_masks
     from sparse_deploy.config.schema import DEFAULT_EXCLUDE
     from sparse_deploy.pruning.kernel_costs import kernel_cost
@@ -63,7 +63,7 @@ def speed_cell(options: Options, pattern: Pattern) -> dict[str, Any]:
 
 
 def peer_cell(options: Options, pattern: Pattern, method: str) -> dict[str, Any]:
-    """The same model and text pruned by llm-compressor, scored as the others are."""
+    """The same model and text pruned by llm-compressor, with the same scoring."""
     from sparse_deploy.checkpoint import resolve_checkpoint
 
     if options.peer is None:
@@ -80,7 +80,7 @@ def peer_cell(options: Options, pattern: Pattern, method: str) -> dict[str, Any]
 
 
 def rounding_cell(options: Options, pattern: Pattern) -> dict[str, Any]:
-    """Static INT8 of the pruned encoder, its weights rounded to the nearest integer or with compensation."""
+    """Static INT8 of the pruned encoder, with weights rounded to the nearest integer or with error compensation."""
     import torch
 
     from sparse_deploy.config.schema import QuantizationSection
@@ -168,8 +168,8 @@ def sentence_spearman(folder: Path, data: Path, answer: Callable[[Any], Any] | N
 
     Args:
         folder: the checkpoint, or its tokenizer.
-        data: where the rows lie.
-        answer: from a padded batch to embeddings; PyTorch on the checkpoint when omitted.
+        data: folder of the rows.
+        answer: computes embeddings from a padded batch; default: PyTorch on the checkpoint.
     """
     import torch
     from scipy.stats import spearmanr
@@ -184,7 +184,7 @@ def sentence_spearman(folder: Path, data: Path, answer: Callable[[Any], Any] | N
     sides = []
     for column in ("sentence1", "sentence2"):
         texts = [(row[column],) for row in rows]
-        # token_batches sorts by length, stably; the same order puts the embeddings back.
+        # token_batches uses a stable sort by length; the same order restores the rows' order.
         lengths = [len(ids) for ids in tokenizer([t[0] for t in texts], truncation=True, max_length=128)["input_ids"]]
         order = sorted(range(len(texts)), key=lengths.__getitem__)
         batches = token_batches(texts, tokenizer, 128)

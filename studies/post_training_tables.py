@@ -57,7 +57,7 @@ def peer_table(records: Records) -> str:
 
 
 def choice_table(records: Records) -> str:
-    """One share in all matrices beside shares by sensitivity, at one predicted speed."""
+    """Equal shares in all matrices against shares by sensitivity, at equal predicted speed."""
     dense = records.get("stsb-dense", {}).get("spearman")
     chosen, uniform = records.get("stsb-u70-chosen"), records.get("stsb-u70-second-order")
     if not chosen or not uniform:
@@ -86,7 +86,7 @@ def rounding_table(records: Records) -> str:
 
 
 def time_table(records: Records) -> str:
-    """Seconds and memory of every cell that was timed, with the load of the machine beside it."""
+    """Seconds and memory of every cell that was timed, and the load of the machine."""
     timed = {
         "stsb-1_2-second-order": "MiniLM, 1:2",
         "stsb-1_2-recovered": "MiniLM, 1:2 (the memory is that of the recovery after it)",
@@ -137,7 +137,7 @@ def _steps(record: Mapping[str, Any]) -> str:
 
 
 def _minutes(record: Mapping[str, Any]) -> str:
-    """Pruning and training together."""
+    """Minutes of pruning and training together."""
     return f"{record['seconds'] / 60 + record.get('minutes', 0.0):.1f}"
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""all-MiniLM-L6-v2 as a sentence encoder: this package beside sentence-transformers with its ONNX INT8 backend.
+"""all-MiniLM-L6-v2 as a sentence encoder: this package against sentence-transformers with its ONNX INT8 backend.
 
     .venv/bin/python studies/sentence_encoders.py --output runs/sentence-encoders [--prepare-only] [--write]
 
-sentence-transformers gets an environment of its own (``OUTPUT/environment``, made once) and writes its INT8 file there
-by its own ``export_dynamic_quantized_onnx_model``. All ways encode the same sentences of STS-B's validation rows
-(``../shared/data``), by turns, in batches of 32 that each sorts by length; Spearman is that of the cosines of all 1,500
-pairs with their scores. The last way asks ``sparse-deploy serve`` over HTTP. Writes ``OUTPUT/record.json`` and a table.
+sentence-transformers runs in a separate environment (``OUTPUT/environment``, made once) and writes its INT8 file with
+its own ``export_dynamic_quantized_onnx_model``. All methods encode the same sentences of STS-B's validation rows
+(``../shared/data``) in turns, in batches of 32 sorted by length; Spearman is measured between the cosines of all 1,500
+pairs and their scores. The last method calls ``sparse-deploy serve`` over HTTP. Writes ``OUTPUT/record.json`` and a
+table.
 """
 
 import argparse
@@ -47,8 +48,8 @@ STSB = ROOT.parent / "shared" / "data" / "stsb"
 REQUIREMENTS = ("sentence-transformers[onnx]", "torch==2.13.0")
 INT8_FILE = "model_qint8_avx512_vnni.onnx"
 BATCH, MAX_LENGTH = 32, 256
-TIMED = 512  # sentences of a block
-# Connections of the client, each with a request of BATCH texts on its way, so that the server need not wait for one.
+TIMED = 512  # sentences per block
+# Connections of the client, each with one open request of BATCH texts, so that the server is never idle.
 CONNECTIONS = 2
 _EXPORT = """
 import sys
@@ -63,17 +64,17 @@ _HEAD = ("", "sentences/s", "times the ONNX INT8 of sentence-transformers (95 %)
 RIVAL = "sentence-transformers, ONNX INT8"
 
 
-class Way(Protocol):
-    """One way to encode sentences."""
+class Method(Protocol):
+    """A method to encode sentences."""
 
     version: str
 
     def seconds(self) -> float:
-        """Of encoding the timed sentences once."""
+        """Encode the timed sentences once; return the seconds."""
         ...
 
     def vectors(self, texts: list[str]) -> Array:
-        """Of any sentences, ``[texts, width]``."""
+        """Return the embeddings of sentences, ``[texts, width]``."""
         ...
 
 
@@ -90,11 +91,11 @@ class Worker:
         self.version = self._call(texts=str(texts), threads=threads, batch=BATCH, **request)["version"]
 
     def seconds(self) -> float:
-        """See :class:`Way`."""
+        """See :class:`Method`."""
         return float(self._call(command="pass")["seconds"])
 
     def vectors(self, texts: list[str]) -> Array:
-        """See :class:`Way`."""
+        """See :class:`Method`."""
         self._call(command="vectors", texts=texts, path=str(self._scratch))
         found: Array = np.load(self._scratch)
         self._scratch.unlink()
@@ -127,13 +128,13 @@ class Served:
         self.version = f"{event['runtime']} over HTTP"
 
     def seconds(self) -> float:
-        """See :class:`Way`."""
+        """See :class:`Method`."""
         begin = time.perf_counter()
         self.vectors(self._texts)
         return time.perf_counter() - begin
 
     def vectors(self, texts: list[str]) -> Array:
-        """See :class:`Way`."""
+        """See :class:`Method`."""
         order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
         parts = [order[begin : begin + BATCH] for begin in range(0, len(order), BATCH)]
         with ThreadPoolExecutor(CONNECTIONS) as pool:
@@ -161,10 +162,10 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "sentence-encoders")
-    parser.add_argument("--pruned", help="checkpoint with zeros; made by `prune --pattern 1:2` when omitted")
+    parser.add_argument("--pruned", help="checkpoint with zeros; default: one made by `prune --pattern 1:2`")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--prepare-only", action="store_true", help="make environment and files, measure nothing")
-    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.name}")
+    parser.add_argument("--prepare-only", action="store_true", help="make environment and files, without measuring")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.name}")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     output = options.output.resolve()
@@ -181,7 +182,7 @@ def main() -> None:
 
 
 def prepare(output: Path, pruned: str | None) -> None:
-    """Make the environment of sentence-transformers, its INT8 file, and deployments of ours; each once."""
+    """Make the environment of sentence-transformers, its INT8 file, and the deployments; each only once."""
     _environment(output)
     source = resolve_checkpoint(MODEL).folder
     target = output / "sentence-transformers"
@@ -201,28 +202,28 @@ def prepare(output: Path, pruned: str | None) -> None:
 
 
 def measure(output: Path, rounds: int) -> dict[str, Any]:
-    """Blocks of all ways by turns, and the accuracy of each."""
+    """Time all methods in interleaved blocks, and measure the accuracy of each."""
     rows = _rows("validation")
     pairs = [row[key] for key in ("sentence1", "sentence2") for row in rows]
     timed = pairs[:TIMED]
     (output / "timed.json").write_text(json.dumps(timed), encoding="utf-8")
     threads = describe_machine().usable_cpus
     with contextlib.ExitStack() as stack:
-        ways = dict(_ways(output, timed, threads, stack))
-        accuracy = {name: _spearman(way.vectors(pairs), rows) for name, way in ways.items()}
+        methods = dict(_methods(output, timed, threads, stack))
+        accuracy = {name: _spearman(method.vectors(pairs), rows) for name, method in methods.items()}
         order = random.Random(0)
-        seconds: dict[str, dict[int, float]] = {name: {} for name in ways}
+        seconds: dict[str, dict[int, float]] = {name: {} for name in methods}
         for turn in range(rounds):
-            names = list(ways)
+            names = list(methods)
             order.shuffle(names)
             for name in names:
-                time.sleep(0.1)  # threads of the one before still poll
-                seconds[name][turn] = ways[name].seconds()
-        versions = {name: way.version for name, way in ways.items()}
+                time.sleep(0.1)  # threads of the previous method still poll
+                seconds[name][turn] = methods[name].seconds()
+        versions = {name: method.version for name, method in methods.items()}
     cells = {}
     for name, own in seconds.items():
         ratio = paired_ratio(seconds[RIVAL], own)
-        assert ratio is not None, "all ways run in every round"
+        assert ratio is not None, "all methods run in every round"
         cells[name] = {
             "version": versions[name],
             "sentences_per_second": TIMED / median(own.values()),
@@ -248,7 +249,7 @@ def table(record: dict[str, Any]) -> str:
     return f"{cpu}, {threads} threads, {record['rounds']} rounds.\n\n{markdown_table(_HEAD, rows)}"
 
 
-def _ways(
+def _methods(
     output: Path, timed: list[str], threads: int, stack: contextlib.ExitStack
 ) -> Iterator[tuple[str, "Worker | Served"]]:
     texts, theirs = output / "timed.json", str(output / "sentence-transformers")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One way to encode sentences, in a process of its own: of this package, or of sentence-transformers.
+"""A worker process that encodes sentences with this package or with sentence-transformers.
 
-Reads a JSON object per line from standard input and answers with one: first what to open, then ``{"command": "pass"}``
-(encode all texts once; seconds) or ``{"command": "vectors", "path": ...}`` (encode and save them).
+Reads a JSON object per line from standard input and answers each with a JSON object: first the model to open, then
+``{"command": "pass"}`` (encode all texts once; seconds) or ``{"command": "vectors", "path": ...}`` (encode and save).
 """
 
 import json
@@ -20,7 +20,7 @@ Encode = Callable[[list[str]], Array]
 
 
 def main() -> None:
-    """Answer until standard input ends."""
+    """Answer commands until standard input ends."""
     request = json.loads(sys.stdin.readline())
     opener = {"sentence-transformers": _sentence_transformers, "sparse-deploy": _sparse_deploy}[request["library"]]
     encode, version = opener(request)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server and the artifacts survive, with figures: load, overload, bad clients, signals, damaged files.
+"""Measures the reliability of server and artifacts: load, overload, faulty clients, signals, damaged files.
 
 python tests/check_reliability.py                          # all checks, about 30 minutes on two idle cores
-python tests/check_reliability.py --only overload sigterm  # some
-python tests/check_reliability.py --write                  # only the table of the records, into docs/reliability.md
+python tests/check_reliability.py --only overload sigterm  # some of them
+python tests/check_reliability.py --write                  # writes the table of the records into docs/reliability.md
 
 The server runs bert-base at 70 % zeros (random weights: speed depends on the pattern only) with the sparse operators,
 on texts of the lengths of SST-2's validation split where ../shared/data is, else on the embedded text. Clients run on
@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import reliability  # noqa: F401 - puts the benchmarks on the path
+import reliability  # noqa: F401 - adds the benchmarks to the import path
 from harness.console import show_progress
 from harness.generated import with_tables
 from harness.served import base_deployment
@@ -33,13 +33,15 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 
 def main() -> None:
-    """Run checks, and write the table."""
+    """Run checks, or write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), metavar="CHECK")
-    parser.add_argument("--seconds", type=float, default=180, help="of the sustained load")
-    parser.add_argument("--cache", type=Path, default=Path("runs/encoder-models"), help="models that were built")
+    parser.add_argument("--seconds", type=float, default=180, help="duration of the sustained load")
+    parser.add_argument("--cache", type=Path, default=Path("runs/encoder-models"), help="folder of built models")
     parser.add_argument(
-        "--write", action="store_true", help="only write the table of the records into docs/reliability.md"
+        "--write",
+        action="store_true",
+        help="write the table of the records into docs/reliability.md, without running checks",
     )
     parser.add_argument("--json", action="store_true", help="print the records, one per line")
     options = parser.parse_args()
@@ -72,7 +74,7 @@ def run_checks(names: list[str], setting: Setting, *, as_json: bool) -> None:
 
 def table() -> str:
     """The records as Markdown."""
-    lines = ["| check | what | must be | seen | |", "|---|---|---|---|---|"]
+    lines = ["| check | description | requirement | result | |", "|---|---|---|---|---|"]
     for name in CHECKS:
         path = RECORDS / f"{name}.json"
         if path.is_file():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that every suite shares: tiny real checkpoints, real text where it is, quiet libraries."""
+"""Fixtures of all suites: tiny checkpoints, real text if present, libraries without progress output."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 for noisy in ("torchao", "torch.utils._pytree"):
     logging.getLogger(noisy).setLevel(logging.ERROR)
-# The same examples in each run, however slow the machine; HYPOTHESIS_PROFILE=explore looks for new ones.
+# The same examples in each run, without time limits; HYPOTHESIS_PROFILE=explore searches for new examples.
 settings.register_profile("repeat", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
@@ -27,15 +27,15 @@ REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with real GLUE and SQuAD text; tests that need it are skipped where it is not."""
+    """The folder with real GLUE and SQuAD text; tests that need it are skipped if it is missing."""
     if not REAL_DATA.is_dir():
-        pytest.skip("no ../shared/data here")
+        pytest.skip("../shared/data is missing")
     return REAL_DATA
 
 
 @pytest.fixture
 def without_operators(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """As where the compiled operators are missing."""
+    """Simulate an installation without the compiled operators."""
     from sparse_deploy.kernels import loader
 
     monkeypatch.setenv(loader.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("no-operators")))
@@ -46,10 +46,10 @@ def without_operators(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
 
 @pytest.fixture(scope="session")
 def reused_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Many tests export the same tiny model: it is traced once in a run."""
+    """Cache traces: many tests export the same tiny model."""
     from reused_traces import reused_traces
 
-    # The workers of one run have their folders in a common one.
+    # The workers of one run share a parent folder.
     base = tmp_path_factory.getbasetemp()
     with reused_traces((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "onnx-graphs"):
         yield
@@ -57,7 +57,7 @@ def reused_traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer BERT encoder (hidden 32), as a plain HF folder."""
+    """A two-layer BERT encoder (hidden 32), as a plain Hugging Face folder."""
     import torch
     from tiny_tokenizer import PIECES, save_tiny_tokenizer
     from transformers import BertConfig, BertModel
@@ -86,7 +86,7 @@ def sparse_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def tiny_deployment(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A deployment of the sparse tiny encoder with a random head, in every format; tests change a copy of it."""
+    """A deployment of the sparse tiny encoder with a random head, in every format; tests change only copies."""
     folder = tmp_path_factory.mktemp("tiny") / "deployment"
     folder.mkdir()
     write_models(folder, sparse_encoder)
@@ -96,7 +96,7 @@ def tiny_deployment(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="session")
 def trained_checkpoint(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The 70 % sparse tiny encoder, fine-tuned on the demo text for some steps by the real stage."""
+    """The 70 % sparse tiny encoder, fine-tuned on the demo text for some steps by the finetune stage."""
     from sparse_deploy.stages.finetune import finetune
 
     output = tmp_path_factory.mktemp("trained") / "checkpoint"

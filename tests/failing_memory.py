@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that runs out: lets each allocation of a kernel library fail in turn."""
+"""Simulates failing allocations: each allocation of a kernel library fails in turn."""
 
 MOST_ALLOCATIONS = 2000
 
 
 def fail_each(library, attempt, check, errors, step=1):
-    """Let each allocation of ``attempt``, or each ``step``-th one, fail once.
+    """Make each allocation of ``attempt``, or each ``step``-th one, fail once.
 
     Args:
         library: an open library with ``sd_fail_allocation``.
-        attempt: the call; an error is expected of it, or that it does without the memory.
-        check: takes the result of an attempt, and of the next call after a failed one.
-        errors: what the call may raise; its text must name the memory.
+        attempt: the call; it must raise an error, or succeed without the memory.
+        check: receives the result of an attempt, and of the next call after a failed one.
+        errors: the allowed exceptions; the text must mention memory.
         step: 1 for all.
 
     Returns:
-        How often the call ended with an error.
+        Number of calls that ended with an error.
     """
     fail, failures = library.sd_fail_allocation, 0
     for number in range(0, MOST_ALLOCATIONS * step, step):

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mutated ONNX, IR, safetensors and manifest files against the checks that stand before every native parser.
+"""Mutated ONNX, IR, safetensors and manifest files against the checks that run before every native parser.
 
 python tests/fuzz_artifacts.py                      # 100,000 cases, a table
 python tests/fuzz_artifacts.py --cases 5000 --json  # one object
 
-Each case is written to memory and checked in this process. What passes is looked at by an independent parser (protobuf,
-ElementTree, safetensors) for what must never pass, and a sample of it is opened by the native runtime in a child.
+Each case is written to a file in memory and checked in this process. An independent parser (protobuf, ElementTree,
+safetensors) reads the accepted files and looks for forbidden content; the native runtime opens a sample of them in a
+child process.
 
 refused         a typed error
-unchanged       accepted, and the independent parser reads the same content as before
-other content   accepted, well-formed, other numbers or names: only a manifest's hashes can tell
+unchanged       accepted; the independent parser reads the same content as before
+other content   accepted and well-formed, but other numbers or names: only a manifest's hashes can detect this
 false accept    a sealed deployment whose files differ, external data, a foreign operator, a constant outside its file
-error, hang     another exception than ours; more than --seconds
+error, hang     an exception of another type; more than --seconds
 """
 
 import argparse
@@ -32,7 +33,7 @@ from types import FrameType
 from typing import Any
 
 import onnx
-import reliability  # noqa: F401 - puts the benchmarks on the path
+import reliability  # noqa: F401 - adds the benchmarks to the import path
 import safetensors
 from google.protobuf.message import DecodeError
 from harness.console import show_progress
@@ -60,11 +61,11 @@ OUTCOMES = ("refused", "unchanged", "other content", "false accept", "error", "h
 
 
 class HangError(Exception):
-    """The time of a case is over."""
+    """The time limit of a case is exceeded."""
 
 
 def make_deployment(folder: Path) -> None:
-    """A sealed deployment of a BERT with 2 layers of width 16, as the tests make it."""
+    """Make a sealed deployment of a BERT with 2 layers of width 16."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import torch
     from tiny_deployment import BENCH_RECIPE, seal_deployment, write_models
@@ -91,8 +92,8 @@ class Fuzzer:
 
     Args:
         folder: a deployment; files in it are damaged and restored.
-        seed: names the run.
-        seconds: of one case.
+        seed: seed of the run.
+        seconds: time limit of one case.
         native: files per kind to keep for the native runtimes.
     """
 
@@ -112,7 +113,7 @@ class Fuzzer:
         }
 
     def run(self, number: int) -> None:
-        """One case."""
+        """Run one case."""
         chance = random.Random(f"{self.seed} {number}")
         kind = list(KINDS)[number % len(KINDS)]
         name = chance.choice(KINDS[kind])
@@ -155,7 +156,7 @@ class Fuzzer:
         return LOOK[path.suffix](path, before, after)
 
     def _keep(self, kind: str, name: str, data: bytes, chance: random.Random) -> None:
-        """A uniform sample of all that passed."""
+        """Keep a uniform sample of all accepted files."""
         if kind not in ("ONNX", "IR", "safetensors"):
             return
         kept, passed = self.kept[kind], self.counts[kind]["unchanged"] + self.counts[kind]["other content"]
@@ -166,11 +167,11 @@ class Fuzzer:
 
 
 def look_at_onnx(path: Path, before: bytes, after: bytes) -> str:
-    """By protobuf's own parser."""
+    """Outcome according to protobuf's parser."""
     del path
     try:
         model = onnx.ModelProto.FromString(after)
-    except DecodeError:  # text that is not UTF-8 and the like; native parsers refuse it as well
+    except DecodeError:  # for example text that is not UTF-8; native parsers refuse it as well
         return "other content"
     attributes = [attribute for node in model.graph.node for attribute in node.attribute]
     tensors = [*model.graph.initializer, *(attribute.t for attribute in attributes)]
@@ -192,10 +193,10 @@ def look_at_onnx(path: Path, before: bytes, after: bytes) -> str:
 
 
 def look_at_ir(path: Path, before: bytes, after: bytes) -> str:
-    """By a parser that builds a tree."""
+    """Outcome according to a parser that builds a tree."""
     try:
         root = ElementTree.fromstring(after)
-    except ElementTree.ParseError:  # it resolves name spaces, of which an IR has none
+    except ElementTree.ParseError:  # it resolves XML namespaces, which an IR does not use
         return "other content"
     size = path.with_suffix(".bin").stat().st_size
     for layer in root.iter("layer"):
@@ -215,25 +216,25 @@ def look_at_ir(path: Path, before: bytes, after: bytes) -> str:
 
 
 def content_of(root: ElementTree.Element) -> list[tuple[Any, ...]]:
-    """What an XML file says, without its layout."""
+    """The content of an XML file, without its layout."""
     return [(one.tag, one.attrib, (one.text or "").strip(), len(one)) for one in root.iter()]
 
 
 @functools.cache
 def content_of_original(data: bytes) -> list[tuple[Any, ...]]:
-    """As :func:`content_of`, once per file."""
+    """:func:`content_of` of an undamaged file, cached."""
     return content_of(ElementTree.fromstring(data))
 
 
 @functools.cache
 def parsed_original(data: bytes) -> onnx.ModelProto:
-    """An undamaged model, parsed once."""
+    """An undamaged model, cached."""
     model: onnx.ModelProto = onnx.ModelProto.FromString(data)
     return model
 
 
 def look_at_safetensors(path: Path, before: bytes, after: bytes) -> str:
-    """By the library, which may be stricter and never laxer."""
+    """Outcome according to the safetensors library, which may be stricter but never more permissive."""
     del path
     try:
         found = safetensors.deserialize(after)  # type: ignore[no-untyped-call]
@@ -251,7 +252,7 @@ LOOK: dict[str, Callable[[Path, bytes, bytes], str]] = {
 
 
 def open_natively(fuzzer: Fuzzer, seconds: float) -> dict[str, dict[str, int]]:
-    """Open what was kept in the runtimes; counts per kind."""
+    """Open the kept files in the runtimes; return counts per kind."""
     found: dict[str, dict[str, int]] = {}
     child = Child(seconds)
     try:
@@ -277,18 +278,18 @@ def open_natively(fuzzer: Fuzzer, seconds: float) -> dict[str, dict[str, int]]:
 
 
 def stop(number: int, frame: FrameType | None) -> None:
-    """The time of a case is over."""
+    """Signal handler for the time limit of a case."""
     raise HangError
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """For people."""
+    """Print the result as Markdown."""
     times = f"{result['seconds']:.0f} s ({result['cpu_seconds']:.0f} s of CPU time for the checks)"
     print(f"{result['cases']} cases, seed {result['seed']}, {times}\n")
     print(f"| kind | {' | '.join(OUTCOMES)} |\n|---|{'---:|' * len(OUTCOMES)}")
     for kind, counts in result["checked"].items():
         print(f"| {kind} | {' | '.join(str(counts[outcome]) for outcome in OUTCOMES)} |")
-    print("\nof what passed, opened by the native runtime in a child:\n")
+    print("\naccepted files, opened by the native runtime in a child process:\n")
     for kind, counts in result["native"].items():
         print(f"* {kind}: {', '.join(f'{name} {count}' for name, count in counts.items())}")
     for note in result["notes"]:
@@ -296,13 +297,13 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Run all cases; 1 where something was accepted wrongly, failed or hung before a child had it."""
+    """Run all cases; return 1 after a false accept, an error or a hang in this process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--native", type=int, default=500, help="files per kind that the runtimes open")
-    parser.add_argument("--seconds", type=float, default=2.0, help="time of a case")
-    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case begins")
+    parser.add_argument("--native", type=int, default=500, help="files per kind to open in the runtimes")
+    parser.add_argument("--seconds", type=float, default=2.0, help="time limit of a case")
+    parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no new case is started")
     parser.add_argument("--native-seconds", type=float, default=20.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

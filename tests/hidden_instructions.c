@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Makes a process see a CPU without AVX-512, AMX and VNNI, at native speed; see hidden_instructions.py.
+ * Makes a process detect a CPU without AVX-512, AMX and VNNI, at native speed; see hidden_instructions.py.
  *
  * 1. In the copies of the runtimes' libraries, cpuid (0f a2) is replaced by ud2 (0f 0b), which raises SIGILL. The
- *    handler runs cpuid and takes the bits of the hidden instructions away.
+ *    handler runs cpuid and clears the bits of the hidden instructions.
  * 2. A reader of /proc/cpuinfo gets the text without their flags.
  */
 #define _GNU_SOURCE
@@ -50,7 +50,7 @@ static void on_illegal_instruction(int number, siginfo_t *info, void *context) {
   (void)info;
   greg_t *saved = ((ucontext_t *)context)->uc_mcontext.gregs;
   const uint8_t *instruction = (const uint8_t *)saved[REG_RIP];
-  if (instruction[0] != 0x0f || instruction[1] != 0x0b) { /* not one of ours */
+  if (instruction[0] != 0x0f || instruction[1] != 0x0b) { /* another SIGILL */
     struct sigaction standard = {0};
     real_sigaction()(number, &standard, NULL);
     return;
@@ -65,7 +65,7 @@ static void on_illegal_instruction(int number, siginfo_t *info, void *context) {
   saved[REG_RIP] += 2;
 }
 
-/* Nobody else gets SIGILL: Python's faulthandler, which pytest switches on, would. */
+/* No other handler may replace this one, as Python's faulthandler (enabled by pytest) would. */
 int sigaction(int number, const struct sigaction *action, struct sigaction *earlier) {
   return real_sigaction()(number, number == SIGILL ? NULL : action, earlier);
 }
@@ -81,7 +81,7 @@ static int hidden_flag(const char *word) {
   return strncmp(word, "avx512", 6) == 0 || strncmp(word, "amx_", 4) == 0 || strncmp(word, "avx_vnni", 8) == 0;
 }
 
-/* A file in memory with what /proc/cpuinfo says, without the hidden flags. */
+/* A file in memory with the text of /proc/cpuinfo, without the hidden flags. */
 static int filtered_cpuinfo(void) {
   FILE *source = fopen("/proc/self/root/proc/cpuinfo", "r");
   if (source == NULL) return -1;

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python tests/hidden_instructions.py CMD``: run as on a CPU without AVX-512, AMX and VNNI, at native speed.
+"""``python tests/hidden_instructions.py CMD``: run CMD as on a CPU without AVX-512, AMX and VNNI, at native speed.
 
-ONNX Runtime asks the CPU itself which instructions it has, and no variable tells it otherwise. So the command gets
-copies of the libraries of ONNX Runtime and OpenVINO whose cpuid instructions raise a signal; a preloaded library
-(``hidden_instructions.c``) answers in the CPU's place. oneDNN, PyTorch and this package's operators obey variables.
-Needs gcc and objdump. The copies stay in a folder, keyed by the libraries' sizes and times.
+ONNX Runtime reads the CPU's instruction sets by cpuid, and no variable changes this. So the command uses copies of the
+libraries of ONNX Runtime and OpenVINO whose cpuid instructions raise a signal; a preloaded library
+(``hidden_instructions.c``) handles it and returns the reduced set. oneDNN, PyTorch and this package's operators are
+limited by environment variables. Needs gcc and objdump. The copies are cached by the libraries' sizes and times.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ _ASKING = {
     "onnxruntime": ("capi/onnxruntime_pybind11_state*.so",),
     "openvino": ("libs/libopenvino_intel_cpu_plugin.so", "libs/libopenvino.so.*"),
 }
-_CPUID, _TRAP = b"\x0f\xa2", b"\x0f\x0b"  # of the same length
+_CPUID, _TRAP = b"\x0f\xa2", b"\x0f\x0b"  # equal length
 _VARIABLES = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "SPARSE_DEPLOY_ISA": "avx2"}
 
 
@@ -37,12 +37,12 @@ def available() -> bool:
 
 
 def environment(folder: Path | None = None) -> dict[str, str]:
-    """Variables of a process that is to see the smaller CPU.
+    """Environment variables of a process from which the instructions are hidden.
 
     Args:
-        folder: for the changed libraries; one of this user's in the temporary folder when omitted.
+        folder: folder of the changed libraries; default: one per user in the temporary folder.
     """
-    if "hidden.so" in os.environ.get("LD_PRELOAD", ""):  # this process sees it already
+    if "hidden.so" in os.environ.get("LD_PRELOAD", ""):  # this process already has it
         return dict(os.environ)
     site = _changed_libraries(folder or Path(f"/tmp/sparse-deploy-hidden-{os.getuid()}"))
     path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
@@ -74,7 +74,7 @@ def _changed_libraries(folder: Path) -> Path:
     )
     try:
         building.rename(site)
-    except OSError:  # another process was faster
+    except OSError:  # another process has written them meanwhile
         shutil.rmtree(building)
     return site
 
@@ -95,7 +95,7 @@ def _with_traps(library: Path) -> bytes:
 
 
 def _segments(elf: bytearray) -> Iterator[tuple[int, int, int]]:
-    """Address, offset in the file and size of the parts that an ELF file has loaded."""
+    """Address, file offset and size of the loaded segments of an ELF file."""
     (table,) = struct.unpack_from("<Q", elf, 32)
     entry_bytes, entries = struct.unpack_from("<HH", elf, 54)
     for number in range(entries):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fine-tuning process that sends itself a signal when a checkpoint is whole: no clock decides where it is caught."""
+"""A fine-tuning process that sends itself a signal when a checkpoint is complete, so no timing is involved."""
 
 import os
 import signal
@@ -23,17 +23,18 @@ sys.exit(run(["finetune", *sys.argv[4:]]))
 
 
 def interrupted_finetune(
-    checkpoint: Path, how: signal.Signals, *arguments: object, threads: int = 1
+    checkpoint: Path, number: signal.Signals, *arguments: object, threads: int = 1
 ) -> subprocess.CompletedProcess[str]:
     """Run ``finetune`` until it has written a checkpoint.
 
     Args:
         checkpoint: ``OUTPUT.training/.../checkpoint-N``.
-        how: the signal.
-        arguments: of the command.
-        threads: sums are rounded alike only with as many in the run that it is compared with.
+        number: the signal.
+        arguments: arguments of the command.
+        threads: number of threads; equal rounding requires the same number in the compared run.
     """
     return subprocess.run(
-        [sys.executable, "-c", _PROGRAM, checkpoint.parent.name, checkpoint.name, str(int(how)), *map(str, arguments)],
+        [sys.executable, "-c", _PROGRAM, checkpoint.parent.name, checkpoint.name, str(int(number)),
+         *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny trained sparse model and its text, made in seconds, so that tests can use its accuracy."""
+"""A tiny trained sparse model and its text, made in seconds, for tests that need accuracy."""
 
 import gzip
 import json
@@ -17,11 +17,11 @@ TRAINING_ROWS, VALIDATION_ROWS = 3000, 600
 
 
 def write_text(folder: Path, *, swapped: bool = False) -> Path:
-    """Reviews of up to five opinions, labelled by the majority: some are close calls, as in real text.
+    """Reviews of up to five opinions, labelled by the majority: some are nearly balanced, as in real text.
 
     Args:
-        folder: gets ``demo/train.jsonl.gz`` and ``demo/validation.jsonl.gz``.
-        swapped: the two labels change places.
+        folder: output folder of ``demo/train.jsonl.gz`` and ``demo/validation.jsonl.gz``.
+        swapped: exchange the two labels.
     """
     rng = np.random.default_rng(7)
     (folder / "demo").mkdir(parents=True)
@@ -34,12 +34,12 @@ def write_text(folder: Path, *, swapped: bool = False) -> Path:
 
 
 def train_classifier(encoder: Path, data: Path, output: Path, *, steps: int = 120) -> Path:
-    """Train a classifier on the text by a plain loop, zeros held; the Trainer's start-up alone takes longer.
+    """Train a classifier on the text with a plain loop that keeps the zeros; the Trainer's start-up alone takes longer.
 
     Args:
         encoder: a sparse encoder folder.
-        data: what :func:`write_text` wrote.
-        output: gets the checkpoint as a plain Hugging Face folder.
+        data: the folder that :func:`write_text` wrote.
+        output: output folder, a plain Hugging Face checkpoint.
         steps: optimizer steps of 64 reviews.
     """
     import torch
@@ -63,11 +63,11 @@ def train_classifier(encoder: Path, data: Path, output: Path, *, steps: int = 12
 
 
 def fit(model: Any, draw: Callable[[np.random.Generator], dict[str, Any]], steps: int) -> None:
-    """Train in place, zeros held. ``draw`` gives a batch of tensors with what the model's loss needs."""
+    """Train in place and keep the zeros. ``draw`` returns a batch of tensors, including the labels for the loss."""
     import torch
 
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # two threads wait for each other at every one of these tiny operators
+    torch.set_num_threads(1)  # with two threads these tiny operators mostly wait
     held = [(weight, weight != 0) for name, weight in model.named_parameters() if (weight == 0).float().mean() > 0.5
             and name.endswith("weight")]  # fmt: skip
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -86,9 +86,9 @@ def fit(model: Any, draw: Callable[[np.random.Generator], dict[str, Any]], steps
 
 
 def export_learnt(encoder: Path, folder: Path) -> Path:
-    """Text, checkpoint and deployment in ``folder``, as ``data``, ``checkpoint`` and ``deployment``.
+    """Write text, checkpoint and deployment to ``data``, ``checkpoint`` and ``deployment`` in ``folder``.
 
-    The deployment comes from the real export stage: static INT8, OpenVINO and the sparse file.
+    The export stage makes the deployment: static INT8, OpenVINO and the sparse file.
     """
     from sparse_deploy.stages.export import export_deployment
 

@@ -18,7 +18,7 @@ STEPS = 140
 
 
 def write_squad(folder: Path) -> Path:
-    """Paragraphs with one good and one bad word, and two questions on each: which is it."""
+    """Paragraphs with one good and one bad word, and a question for each of the two words."""
     rng = np.random.default_rng(3)
     for split, count in (("train", TRAINING_PARAGRAPHS), ("validation", VALIDATION_PARAGRAPHS)):
         rows = (row for number in range(count) for row in _asked(rng, number))
@@ -35,7 +35,7 @@ def write_stsb(folder: Path) -> Path:
 
 
 def train(encoder: Path, task_name: str, data: Path, output: Path) -> Path:
-    """Train a head and the encoder on ``squad`` or ``stsb`` in ``data``, zeros held; a plain Hugging Face folder."""
+    """Train a head and the encoder on ``squad`` or ``stsb`` in ``data``, keeping the zeros; save a checkpoint."""
     import torch
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification
 

@@ -113,7 +113,7 @@ def make_cell(cell_id: str, seed: int, **changes: Any) -> Cell:
 
 
 def judged(goals: tuple[Goal, ...], cells: tuple[Cell, ...]) -> tuple[GateResult, ...]:
-    """A result per goal and cell, from the figures only: a report is independent of the test."""
+    """A result per goal and cell, computed from the figures without a statistical test."""
     results = []
     for goal in goals:
         relative = goal.type == "max-degradation"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether OpenVINO's extension is built here; tests that need it are skipped where it is not."""
+"""Skips tests that need OpenVINO's extension if it is not built."""
 
 import pytest
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many streams OpenVINO itself makes of some threads: its choice differs between CPUs."""
+"""Number of streams that OpenVINO chooses for a number of threads; it depends on the CPU."""
 
 from pathlib import Path
 
 
 def streams_of_openvino(model: Path, threads: int) -> int:
-    """Compile an IR with the throughput hint and ask."""
+    """Compile an IR with the throughput hint and read the number of streams."""
     import openvino
 
     settings = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_NUM_THREADS": threads}

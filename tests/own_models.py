@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny models of a user's own, with random heads, and deployments of them without a recipe."""
+"""Tiny user models with random heads, and their deployments without a recipe."""
 
 import json
 import shutil
@@ -13,14 +13,14 @@ from sparse_deploy.stages.export import export_deployment
 def export_fp32(
     model: Path, output: Path, *overrides: str, openvino: bool = False, data_dir: Path | None = None
 ) -> Path:
-    """A deployment with FP32 files alone, which takes a second without OpenVINO."""
+    """Export FP32 files only, which takes a second without OpenVINO."""
     quick = (f"export.openvino={str(openvino).lower()}", "export.sparse.enabled=false", "quantization.mode=none")
     export_deployment(str(model), recipe_of_checkpoint(str(model), [*quick, *overrides]), output, data_dir=data_dir)
     return output
 
 
 def save_sentence_encoder(encoder: Path, folder: Path) -> Path:
-    """An encoder as sentence-transformers saves it: mean pooling, vectors of length one."""
+    """Save an encoder in the format of sentence-transformers: mean pooling, vectors of length one."""
     shutil.copytree(encoder, folder)
     (folder / "1_Pooling").mkdir()
     width = json.loads((folder / "config.json").read_text())["hidden_size"]
@@ -36,7 +36,7 @@ def save_sentence_encoder(encoder: Path, folder: Path) -> Path:
 
 
 def save_classifier(encoder: Path, folder: Path, labels: list[str], **config: Any) -> Path:
-    """An encoder with a random head for these labels."""
+    """Save an encoder with a random head for these labels."""
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -50,7 +50,7 @@ def save_classifier(encoder: Path, folder: Path, labels: list[str], **config: An
 
 
 def save_tagger(encoder: Path, folder: Path, labels: list[str]) -> Path:
-    """An encoder with a head for tags of words that says the second label of each word."""
+    """Save a token classifier that predicts the second label for every word."""
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     model = AutoModelForTokenClassification.from_pretrained(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch makes of a model is kept for the tests of one run: tracing takes most of the time of an export.
+"""Caches torch's traces for the tests of one run: tracing takes most of the time of an export.
 
-Two traces are equal where the model's class, configuration and weights and all other arguments are. ONNX graphs are
-kept in files, for all workers of the run; what ``torch.export`` makes is kept for one process.
+Two traces are equal if the model's class, configuration and weights and all other arguments are equal. ONNX graphs are
+cached in files, for all workers of the run; results of ``torch.export`` are cached per process.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-_MOST_PARAMETERS = 1_000_000  # of a model worth keeping: tiny
+_MOST_PARAMETERS = 1_000_000  # of a cached model: only tiny models
 
 
 def _key(module: Any, *others: Any) -> str | None:
-    """Equal for equal traces; None for a model that is not kept."""
+    """The cache key, equal for equal traces; None for a model that is not cached."""
     state = module.state_dict(keep_vars=False)
     if sum(tensor.numel() for tensor in state.values()) > _MOST_PARAMETERS:
         return None
@@ -36,7 +36,7 @@ def _key(module: Any, *others: Any) -> str | None:
 
 @contextmanager
 def reused_traces(folder: Path) -> Iterator[None]:
-    """Keep ONNX graphs, in the folder, and exported graphs inside the block."""
+    """Cache ONNX graphs in the folder, and exported graphs in memory, inside the block."""
     import onnx
     import onnx_ir as ir
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conformance tests of the server, run over uvicorn and over Ray Serve.
 
-A subclass gives a fixture ``server`` with ``address``, ``name``, ``request`` and ``infer``: a text classification with
-two labels, called ``tiny``, of the deployment that fixture ``tiny_deployment`` makes.
+A subclass defines a fixture ``server`` with ``address``, ``name``, ``request`` and ``infer``: a text classification
+with two labels, called ``tiny``, of the deployment that fixture ``tiny_deployment`` makes.
 """
 
 import numpy as np
@@ -58,7 +58,7 @@ class Conformance:
         pair = server.infer(texts("text", "one"), texts("text_pair", "two")).outputs["logits"]
         assert alone != pair
 
-    def test_only_the_outputs_asked_for(self, server):
+    def test_only_the_requested_outputs_are_returned(self, server):
         assert list(server.infer(texts("text", "x"), outputs=[{"name": "score"}]).outputs) == ["score"]
 
     @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ class Conformance:
             ("GET", "/v2/../../etc/passwd", 404),
         ],
     )
-    def test_what_there_is_not(self, server, method, path, status):
+    def test_unknown_routes_are_refused(self, server, method, path, status):
         reply = server.request(method, path)
         assert reply.status == status
         assert isinstance(reply.json["error"], str)
@@ -141,7 +141,7 @@ class Conformance:
             np.testing.assert_allclose(found.as_numpy("probabilities").ravel(), expected["probabilities"], atol=1e-2)
         client.close()
 
-    def test_requests_side_by_side_get_their_own_answers(self, server):
+    def test_concurrent_requests_get_their_own_answers(self, server):
         from concurrent.futures import ThreadPoolExecutor
 
         sentences = [f"{SENTENCES[index % 3]} {'very ' * (index % 7)}good" for index in range(60)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX models of one sparse operator with random weights, for the tests of everything that runs them."""
+"""ONNX models of one sparse operator with random weights, for the tests of the runtimes and passes."""
 
 from typing import Any
 
@@ -70,9 +70,9 @@ def layer_model(
     rows: list[dict[str, int]] | None = None,
     **attributes: Any,
 ) -> onnx.ModelProto:
-    """X, mask → encoder layers one after the other → Y; with ``add_input`` X is added to the end.
+    """X, mask → a sequence of encoder layers → Y; with ``add_input`` X is added to the result.
 
-    ``rows`` are further attributes of each layer, of version 2.
+    ``rows`` are additional attributes of each layer, in operator version 2.
     """
     attributes = {"num_heads": heads, "epsilon": 1e-12, "activation": "gelu"} | attributes
     attributes = {name: value for name, value in attributes.items() if value is not None}
@@ -116,7 +116,7 @@ def _model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
-# Three layers that hand each other rows without padding, of which the last one computes one token of each sequence.
+# Three layers that exchange rows without padding; the last layer computes one token of each sequence.
 STACK_ROWS = [
     {"unpadded_output": 1},
     {"unpadded_input": 1, "unpadded_output": 1},

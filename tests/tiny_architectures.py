@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny model of every family, as a checkpoint folder with the tiny tokenizer and zeros in its encoder."""
+"""Tiny models of every family, as checkpoint folders with the tiny tokenizer and zeros in the encoder."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ from tiny_tokenizer import PIECES, save_tiny_tokenizer
 
 from sparse_deploy.sparsity.statistics import prunable_names
 
-POSITIONS = 96  # that can be used
+POSITIONS = 96  # usable positions
 _SIZES = {
     "vocab_size": PIECES, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
     "max_position_embeddings": POSITIONS, "initializer_range": 0.2, "pad_token_id": 0,
 }  # fmt: skip
 _BEHIND_PADDING = {"pad_token_id": 0, "max_position_embeddings": POSITIONS + 1}
-# Model type and what its config has of its own.
+# Model type, and the config values of this type.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "bert": ("bert", {}),
     "tinybert": ("bert", {"hidden_size": 52}),  # heads of 26, as TinyBERT's 312 / 12
@@ -24,7 +24,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "camembert": ("camembert", {**_BEHIND_PADDING, "type_vocab_size": 1}),
     "distilbert": ("distilbert", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}),
     "electra": ("electra", {"embedding_size": 16}),
-    # Its padding id is 1 in the code, whatever a config says; the tiny tokenizer's id 1 is [UNK].
+    # The padding id is 1 in the code, independent of the config; the tiny tokenizer's id 1 is [UNK].
     "mpnet": ("mpnet", {"max_position_embeddings": POSITIONS + 2, "pad_token_id": 1}),
     "albert": ("albert", {"embedding_size": 16}),
     "deberta-v2": (
@@ -69,7 +69,7 @@ def tiny_model(name: str, *, zeros: float = 0.7, **changes: Any) -> Any:
 
 
 def save_tiny_model(name: str, folder: Path, **options: Any) -> Path:
-    """:func:`tiny_model` as a checkpoint that the demo task takes."""
+    """Save :func:`tiny_model` as a checkpoint for the demo task."""
     model = tiny_model(name, **options)
     model.config.id2label = {0: "negative", 1: "positive"}
     model.config.label2id = {"negative": 0, "positive": 1}
@@ -79,6 +79,6 @@ def save_tiny_model(name: str, folder: Path, **options: Any) -> Path:
 
 
 def change_config(folder: Path, **changes: Any) -> None:
-    """Write other values into a ``config.json``."""
+    """Change values of a ``config.json``."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -14,7 +14,7 @@ from sparse_deploy.sparsity.statistics import prunable_names
 
 
 def prune_folder(source: Path, target: Path, pattern: str, target_share: float) -> Path:
-    """Copy a checkpoint with its encoder weights pruned one-shot to a pattern."""
+    """Copy a checkpoint and prune its encoder weights one-shot to a pattern."""
     from sparse_deploy.pruning.magnitude import magnitude_masks
 
     shutil.copytree(source, target)
@@ -28,7 +28,7 @@ def prune_folder(source: Path, target: Path, pattern: str, target_share: float) 
 
 
 def demo_recipe(model: Path, **changes: object) -> Recipe:
-    """A recipe for the demo text that takes seconds on the tiny encoder; ``changes`` replace whole sections."""
+    """A recipe for the demo text that trains in seconds on the tiny encoder; ``changes`` replace whole sections."""
     data = {
         "name": "tiny-demo-u70",
         "task": "demo",
@@ -36,11 +36,11 @@ def demo_recipe(model: Path, **changes: object) -> Recipe:
         "data": {"max_length": 64, "train_samples": 256, "validation_samples": 96},
         "sparsity": {"mode": "lock", "pattern": "unstructured", "target": 0.7},
         "finetune": {
-            "precision": "fp32",  # what a test trains must not depend on the CPU
+            "precision": "fp32",  # the trained weights must not depend on the CPU
             "max_steps": 12, "learning_rate": 1e-3, "train_batch_size": 16, "weight_decay": 0.1, "save_steps": 5,
             "logging_steps": 4,
         },
-        # After so few steps half of the two logits lie within 0.05 of each other, and INT8 moves them by up to 0.02.
+        # After few steps half of the rows have logits that differ by less than 0.05; INT8 changes them by up to 0.02.
         "export": {"int8_agreement": 0.75},
         "quantization": {"calibration_samples": 32},
         "bench": {"blocks": 2, "block_seconds": 0.1, "warmup_seconds": 0.5, "throughput_batch_size": 8},

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a tiny deployment with the runtimes' own exporters, so that bench is tested apart from our export stage.
+"""Writes a tiny deployment with the runtimes' own exporters, so that bench is tested independently of the export stage.
 
-Weights get the names of the checkpoint, by which their zeros are found.
+Weights have the checkpoint's names, by which the zeros are checked.
 """
 
 import tempfile
@@ -33,9 +33,9 @@ BENCH_RECIPE: dict[str, Any] = {
 def write_models(
     folder: Path, encoder: Path, *, question_answering: bool = False, labels: int = 2, sparse_ir: bool = False
 ) -> None:
-    """A model with a random head on ``encoder``: safetensors, ONNX and IR, FP32 and dynamic INT8, and sparse ONNX.
+    """Write a model with a random head on ``encoder``: safetensors, ONNX and IR, FP32 and dynamic INT8, sparse ONNX.
 
-    ``sparse_ir`` adds the IR of the last, where OpenVINO's extension is built.
+    ``sparse_ir`` adds the IR of the sparse model, which needs OpenVINO's extension.
     """
     import torch
     from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
@@ -92,7 +92,7 @@ def quantize(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = onnx.load(source)
-    # The exporter leaves value infos of tensors that it transposed later; they trip the quantizer's shape inference.
+    # The exporter leaves outdated value infos of transposed tensors, with which the quantizer's shape inference fails.
     model.graph.ClearField("value_info")
     quantize_dynamic(model, target, weight_type=QuantType.QInt8)
 
@@ -130,7 +130,7 @@ def make_sparse_ir(folder: Path) -> None:
 
 
 def seal_deployment(folder: Path, recipe: dict[str, Any]) -> None:
-    """Give the folder a new manifest; every model file gets the sparsity record of the checkpoint."""
+    """Write a new manifest; every model file has the sparsity record of the checkpoint."""
     (folder / MANIFEST_NAME).unlink(missing_ok=True)
     masks = zero_masks(folder, DEFAULT_EXCLUDE)
     record = record_masks(masks, model_parameters=parameter_count(folder))

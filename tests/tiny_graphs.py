@@ -53,7 +53,7 @@ def make_model(name: str, zeros: float = 0.7) -> Any:
 
 
 def exported(name: str, *, opset: int = 20, int8: bool = False) -> ir.Model:
-    """``model.onnx`` or a static ``model_int8.onnx`` as the export stage makes them; a fresh copy each time."""
+    """``model.onnx`` or a static ``model_int8.onnx`` of the export stage; a new copy in each call."""
     return ir.from_proto(onnx.ModelProto.FromString(_exported(name, opset, int8)))
 
 
@@ -79,7 +79,7 @@ def _exported(name: str, opset: int, int8: bool) -> bytes:
 
 
 def inputs(batch: int, tokens: int, *, padded: bool = True, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random ids; with padding in every row but the first."""
+    """Random ids; with padding in every row except the first."""
     mask = np.ones((batch, tokens), np.int64)
     if padded:
         for row in range(1, batch):
@@ -89,6 +89,6 @@ def inputs(batch: int, tokens: int, *, padded: bool = True, seed: int = 0) -> di
 
 
 def kept(outputs: Any, batch: dict[str, np.ndarray]) -> np.ndarray:
-    """All logits in one row; those per token without the padded ones."""
+    """All logits in one row; logits of padding tokens are left out."""
     tokens = batch["attention_mask"].astype(bool)
     return np.concatenate([np.asarray(array)[tokens] if len(outputs) == 2 else np.ravel(array) for array in outputs])

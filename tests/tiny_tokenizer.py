@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer of tiny models: WordPiece, 800 pieces of the demo text."""
+"""The tokenizer of tiny models: WordPiece with 800 pieces from the demo text."""
 
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertTokenizerFast
 
-# Once from WordPieceTrainer on 1,500 demo sentences. Kept, because the trainer breaks ties by a hash that differs in
-# each process: each test run would train and judge other models.
+# Made once by WordPieceTrainer from 1,500 demo sentences and stored, because the trainer breaks ties by a hash that
+# differs in each process: each test run would train and test different models.
 VOCABULARY = Path(__file__).with_name("tiny_vocabulary.txt")
 PIECES = 800
 
 
 def save_tiny_tokenizer(folder: Path, max_length: int) -> None:
-    """Write it into a checkpoint folder."""
+    """Write the tokenizer into a checkpoint folder."""
     pieces = VOCABULARY.read_text(encoding="utf-8").splitlines()
     tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)

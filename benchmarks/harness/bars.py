@@ -12,10 +12,10 @@ class Bar:
     aim: float
 
 
-# avx512_bf16 is avx512_vbmi with other products in attention where that is not in INT8.
+# avx512_bf16 equals avx512_vbmi except for the products of attention that is not in INT8.
 _SAME_SET = {"avx512_bf16": "avx512_vbmi"}
 
-# Whole encoders against the best dense baseline of any precision, on a CPU whose best set it is.
+# Whole encoders against the best dense baseline of any precision, on a CPU whose best instruction set this is.
 _CELL_BARS = {
     "avx512_vbmi": {
         "base-u70-b1-s128": Bar(1.8, 2.5),
@@ -41,14 +41,14 @@ _CELL_BARS = {
         "base-dense-b1-s128": Bar(1.0, 1.3),
     },
 }
-# Every cell that some set has a bar for, in the order of the tables.
+# Every cell with a bar for at least one instruction set, in the order of the tables.
 CELLS = tuple(dict.fromkeys(cell for bars in _CELL_BARS.values() for cell in bars))
 
-# The same operators inside OpenVINO, against the best dense baseline.
+# The sparse operators inside OpenVINO, against the best dense baseline.
 _OPENVINO_BARS = {"avx512_vbmi": {"base-u70-b1-s128": 1.6, "base-b80_4x1-b1-s128": 2.3}}
 
-# One kernel on one thread against the dense kernel of the same set, by pattern, at K = 768 … 4096, and from how many
-# tokens on: with fewer, both kernels wait for memory.
+# One kernel on one thread against the dense kernel of the same set, by pattern, at K = 768 … 4096, and the smallest
+# number of tokens to which the bar applies: with fewer, both kernels wait for memory.
 KERNEL_BARS = {
     "avx512_vbmi": {"u70": 1.9, "12": 1.35, "b80_4x1": 3.6, "b80_1x4": 2.7},
     "avx2": {"u70": 1.9, "12": 1.5, "b80_4x1": 2.4, "b80_1x4": 2.2, "u90": 2.8},
@@ -72,7 +72,7 @@ def openvino_bars(instruction_set: str) -> dict[str, float]:
 
 
 def kernel_bar(instruction_set: str, pattern: str, k: int, tokens: int) -> float | None:
-    """The ratio to the dense kernel that a product must reach; None where none was set."""
+    """The ratio to the dense kernel that a product must reach; None if no bar was set."""
     instruction_set = _SAME_SET.get(instruction_set, instruction_set)
     least = KERNEL_BARS_FROM_TOKENS.get(instruction_set)
     if least is None or tokens < least or not 768 <= k <= 4096:

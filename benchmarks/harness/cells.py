@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cells: a model size, a sparsity pattern, a batch and a sequence length, which form the name of the cell."""
+"""Cells: a model size, a sparsity pattern, a batch and a sequence length, in this order in the cell's name."""
 
 import re
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ MODELS = {
         }
     ),
     "modernbert": ModelSize({"model_type": "modernbert"}),
-    # For tests of the benchmark itself: built from nothing within seconds.
+    # For tests of the benchmark itself: built within seconds.
     "tiny": ModelSize(
         {
             "hidden_size": 64,
@@ -80,7 +80,7 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell; :func:`parse_cell` makes it from its name."""
+    """One cell; :func:`parse_cell` reads its name."""
 
     model: str
     pattern: str
@@ -98,10 +98,10 @@ class Cell:
 
 
 def parse_cell(text: str) -> Cell:
-    """Read a cell's name, one of the table or any other of that form.
+    """Read a cell's name: one of the table, or any other name of that form.
 
     Raises:
-        ValueError: not of that form, or an unknown model or pattern.
+        ValueError: the text has another form, or names an unknown model or pattern.
     """
     match = re.fullmatch(r"(?P<model>\w+)-(?P<pattern>\w+)-b(?P<batch>[1-9]\d*)-s(?P<sequence>[1-9]\d*)", text)
     if match is None:
@@ -117,10 +117,10 @@ def parse_cell(text: str) -> Cell:
 def select_cells(texts: Sequence[str]) -> list[Cell]:
     """The cells that a command line names: ``all``, globs over the table, or names, separated by commas or blanks.
 
-    Each cell comes once, cells of one model next to each other, so that its files are still in the page cache.
+    Each cell occurs once; cells of one model are adjacent, so that its files are still in the page cache.
 
     Raises:
-        ValueError: a name is no cell, or a glob matches none.
+        ValueError: a name is not a cell, or a glob matches no cell.
     """
     found: list[Cell] = []
     for text in [word for argument in texts for word in argument.replace(",", " ").split()]:
@@ -140,7 +140,7 @@ def parse_pattern(text: str) -> tuple[SparsityPattern, float]:
         The pattern and its zero share.
 
     Raises:
-        ValueError: another text.
+        ValueError: unknown pattern name.
     """
     if text == "dense":
         return DENSE, 0.0

@@ -5,6 +5,6 @@ import sys
 
 
 def show_progress(message: str) -> None:
-    """Replace the line on standard error; nothing when that is no terminal. An empty message clears it."""
+    """Replace the line on standard error, if that is a terminal. An empty message clears the line."""
     if sys.stderr.isatty():
         print(f"\r\033[K{message}", end="", file=sys.stderr, flush=True)

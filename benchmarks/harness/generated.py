@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages that people write around tables that a script writes."""
+"""Hand-written pages with generated tables."""
 
 from collections.abc import Mapping
 
 
 def with_tables(page: str, tables: Mapping[str, str], script: str) -> str:
-    """The page with the text between the markers of each table replaced.
+    """Replace the tables between their markers.
 
     Args:
-        page: its text.
-        tables: by the name in their markers, ``<!-- NAME: SCRIPT -->`` and ``<!-- end of NAME -->``.
+        page: text of the page.
+        tables: table text by the name in the markers, ``<!-- NAME: SCRIPT -->`` and ``<!-- end of NAME -->``.
         script: file name of the script that writes them.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measuring modes of encoder.py: a cell against all rivals, threads against threads, and sweeps over a shape."""
+"""Measuring modes of encoder.py: a cell on all runtimes, several numbers of threads, and sweeps over a shape."""
 
 import tempfile
 import time
@@ -23,21 +23,21 @@ from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.measurement.machine_state import Probe
 from sparse_deploy.measurement.worker_process import Workers
 
-# What every answer is compared with: FP32, and nobody's fusion or rounding.
+# The reference of all answers: PyTorch FP32, without fusion or quantization.
 REFERENCE = "pytorch_fp32"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What all modes share.
+    """Settings that all modes share.
 
     Attributes:
-        threads: threads of every rival.
-        rivals: names of the rivals to measure, ours among them.
-        plan: how long and how often.
-        probe: looks at the machine.
-        progress: told each step.
-        bars: what cells must reach, by name.
+        threads: threads of every runtime.
+        rivals: names of the runtimes to measure, including the candidate (``ours``).
+        plan: number and length of blocks.
+        probe: measures the state of the machine.
+        progress: called with a message at each step.
+        bars: required speed-up of cells, by name.
     """
 
     threads: int
@@ -50,7 +50,7 @@ class Bench:
 
 @contextmanager
 def rival_workers(threads: int) -> Iterator[Workers]:
-    """A process per rival (:mod:`harness.worker`); leaving the block ends every one."""
+    """Worker processes, one per runtime (:mod:`harness.worker`); all end when the block ends."""
     with (
         tempfile.TemporaryDirectory(prefix="sparse-deploy-encoder-") as scratch,
         Workers(MODULE, threads, Path(scratch), variables=python_path()) as workers,
@@ -59,11 +59,11 @@ def rival_workers(threads: int) -> Iterator[Workers]:
 
 
 def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
-    """Time a cell on all rivals.
+    """Time a cell on all runtimes.
 
     Args:
         bench: settings.
-        cell: what to run.
+        cell: model, pattern and shape.
         folder: the model's files.
 
     Returns:
@@ -90,10 +90,10 @@ def measure_cell(bench: Bench, cell: Cell, folder: Path) -> dict[str, Any]:
 
 
 def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[int]) -> dict[str, Any]:
-    """Time each rival with several numbers of threads.
+    """Time each runtime with several numbers of threads.
 
     Returns:
-        By rival: milliseconds per number of threads, and the ratio of the first to each other one.
+        By runtime: milliseconds per number of threads, and the speed-up of the most threads over fewer.
     """
     result: dict[str, Any] = {"kind": "scaling", "cell": cell.name, "rivals": {}, "missing": {}}
     for rival in bench.rivals:
@@ -107,7 +107,7 @@ def measure_scaling(bench: Bench, cell: Cell, folder: Path, threads: Sequence[in
                 result["missing"][rival] = str(error)
                 continue
             opened = {f"{rival}@{count}": workers[f"{rival}@{count}"] for count in threads}
-            # "Ours" is what the ratio is of: the rival with most threads, so the ratio is its gain over fewer.
+            # The candidate of the ratio is the session with the most threads.
             most = f"{rival}@{max(threads)}"
             plan = replace(bench.plan, first_rounds=bench.plan.most_rounds)
             blocks = run_rounds(opened, most, plan, bench.probe, bench.progress)
@@ -127,13 +127,13 @@ def sweep(bench: Bench, cells: Sequence[Cell], folder: Path, over: str) -> dict[
 
     Args:
         bench: settings.
-        cells: one model; ascending in the shape that is swept.
+        cells: cells of one model, in ascending order of the swept dimension.
         folder: the model's files.
         over: ``sequence`` or ``batch``.
 
     Returns:
-        A point per shape, with the milliseconds of all rivals, and ``largest_step``: the most that the time per token
-        of ours rises from one point to the next.
+        A point per shape, with the milliseconds of all runtimes, and ``largest_step``: the largest increase of the
+        sparse model's time per token between neighbouring points.
     """
     points: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
@@ -171,10 +171,10 @@ def sweep(bench: Bench, cells: Sequence[Cell], folder: Path, over: str) -> dict[
 
 
 def largest_step(points: Sequence[Mapping[str, Any]], name: str = f"{OURS}_ms") -> float | None:
-    """The largest factor by which the time per token rises between neighbouring points of one label.
+    """The largest factor by which the time per token increases between neighbouring points of one label.
 
-    1 means that it never rises; 2 that a shape costs twice per token of what the next smaller one does, as padding to
-    lanes would.
+    1 means that it never increases; 2 means that a shape takes twice the time per token of the next smaller one, as
+    with padding to lanes.
     """
     costs = [
         (point["label"], point[name] / (point["batch"] * point["sequence"]))
@@ -186,7 +186,7 @@ def largest_step(points: Sequence[Mapping[str, Any]], name: str = f"{OURS}_ms") 
 
 
 def relative_errors(answers: Mapping[str, Sequence[Sequence[float]]], reference: str = REFERENCE) -> dict[str, float]:
-    """How far each answer is from the reference's: the norm of the difference over the norm; {} without reference."""
+    """Distance of each answer from the reference: norm of the difference divided by the norm; {} without reference."""
     if reference not in answers:
         return {}
     wanted = np.concatenate([np.asarray(output) for output in answers[reference]])

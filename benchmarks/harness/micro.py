@@ -48,7 +48,7 @@ class MicroCell:
 
 @dataclass(frozen=True)
 class MicroPlan:
-    """Pairs of blocks per cell, and how long a block is."""
+    """Number of pairs of blocks per cell, and the length of a block."""
 
     rounds: int = 15
     milliseconds: float = 4.0
@@ -58,12 +58,12 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
     """Time the cells of one weight: the complete SparseLinear, and the multiplication alone.
 
     Args:
-        cells: of one pattern and shape.
-        plan: how long and how often.
-        peak_gmacs: what the CPU's multiply-add instruction can do; None if unknown.
+        cells: cells of one pattern and shape.
+        plan: number and length of blocks.
+        peak_gmacs: peak rate of the CPU's multiply-add instruction; None if unknown.
 
     Yields:
-        A record per cell. Times are per call, without what an empty call takes.
+        A record per cell. Times are per call, minus the time of an empty call.
     """
     first = cells[0]
     weight = random_weight(first.pattern, first.n, first.k)
@@ -98,7 +98,7 @@ def measure_shape(cells: Sequence[MicroCell], plan: MicroPlan, peak_gmacs: float
 
 
 def random_weight(pattern: str, n: int, k: int) -> NDArray[np.int8]:
-    """Normal weights, the least of them zero in units of the pattern, as int8 with a scale per output channel.
+    """Normal weights, pruned by magnitude in units of the pattern, as int8 with a scale per output channel.
 
     Args:
         pattern: see :func:`harness.cells.parse_pattern`.
@@ -117,7 +117,7 @@ def random_weight(pattern: str, n: int, k: int) -> NDArray[np.int8]:
         zeros = scores <= np.partition(scores.ravel(), round(share * scores.size) - 1)[round(share * scores.size) - 1]
         values[zeros.repeat(height, 0).repeat(width, 1)] = 0
     stored = np.rint(values / np.abs(values).max(axis=1, keepdims=True) * 127).astype(np.int8)
-    # A kept weight that rounds to 0 would make the pattern sparser than its name says.
+    # A kept weight that rounds to 0 would raise the sparsity above the pattern's.
     return np.where((stored == 0) & (values != 0), np.sign(values), stored).astype(np.int8)
 
 
@@ -140,7 +140,7 @@ def operator_record(
 
 
 def empty_call_ms() -> float:
-    """What a call through ctypes costs with nothing to do: a multiplication of no tokens."""
+    """Milliseconds of an empty call through ctypes: a multiplication with zero tokens."""
     weight = native.Weight(encode(np.ones((16, 16), np.int8)))
     x, y = np.zeros((1, 16), np.uint8), np.zeros((1, 16), np.int32)
     call = _call(abi.core().sd_matmul_i32, weight, x, 0, y)
@@ -168,7 +168,7 @@ def _matmul_call(weight: native.Weight, cell: MicroCell) -> Call:
 
 
 def _call(function: Any, handle: Any, x: NDArray[Any], tokens: int, y: NDArray[Any]) -> Call:
-    """The call with its arguments converted once; it keeps what they point to alive."""
+    """The call with its arguments converted once; it holds references to the arrays."""
     arguments = (
         ctypes.c_void_p(handle._handle), ctypes.c_void_p(x.ctypes.data), ctypes.c_int64(tokens),
         ctypes.c_void_p(y.ctypes.data), None, None,
@@ -191,7 +191,7 @@ def _pair(ours: Call, dense: Call, plan: MicroPlan, overhead: float) -> tuple[fl
             samples = _block(calls[name], counts[name], overhead)
             blocks[name].append(Block(name, turn, samples, (State(None, None),)))
     ratio = speedup(blocks["ours"], blocks["dense"])
-    assert ratio is not None  # both have every turn
+    assert ratio is not None  # both ran in every round
     return middle_ms(blocks["ours"]), middle_ms(blocks["dense"]), ratio
 
 
@@ -209,5 +209,5 @@ def _block(call: Call, count: int, overhead: float) -> tuple[float, ...]:
         start = time.perf_counter()
         call()
         samples.append((time.perf_counter() - start) * 1e3)
-    # Not below a tenth: a call of a microsecond can't be told from the empty one.
+    # At least a tenth of the time: a call of a microsecond takes hardly longer than the empty one.
     return tuple(max(sample - overhead, sample / 10) for sample in samples)

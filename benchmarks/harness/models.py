@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models with random weights and a wanted pattern, as every file that a rival opens; built once, then cached.
+"""Models with random weights and a given pattern, in the file formats of all runtimes; built once, then cached.
 
-The dense files are what ``sparse-deploy export`` writes, by the same functions, but calibrated on random token ids:
-checkpoint, ONNX in FP32, static QDQ INT8 and dynamic INT8, OpenVINO IR of the first two. ONNX Runtime's own
-transformer fusion, in dynamic INT8, stands beside them, since it can be faster there.
+The dense files are written by the functions of ``sparse-deploy export``, but calibrated on random token ids:
+checkpoint, ONNX in FP32, static QDQ INT8 and dynamic INT8, OpenVINO IR of the first two. The output of ONNX Runtime's
+own transformer fusion, in dynamic INT8, is added, since it can be faster there.
 
-``python -m harness.models MODEL PATTERN FOLDER`` builds in a process of its own, so that the gigabytes that it takes
-are gone before anything is measured.
+``python -m harness.models MODEL PATTERN FOLDER`` builds in a separate process, so that its gigabytes of memory are
+released before the measurement.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ FP32_IR, QDQ_IR = "openvino_model.xml", "openvino_model_int8.xml"
 SPARSE_ONNX, SPARSE_IR = "model_sparse.onnx", "openvino_sparse.xml"
 KEY_FILE = "key.json"
 
-# Raise when a change here makes other files.
+# Increase this number when a change of this module changes the files.
 _FORMAT = 2
 _SEED = 20
 _VERSIONED = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino", "neural-compressor")
@@ -43,13 +43,13 @@ Progress = Callable[[str], None]
 
 
 def model_folder(cache: Path, model: str, pattern: str, progress: Progress = lambda message: None) -> Path:
-    """The folder with all dense files of a model; builds it when the cache has none of this key.
+    """Return the folder with all dense files of a model; build it if the cache has none with this key.
 
     Args:
-        cache: the folder of all models.
+        cache: folder of all models.
         model: one of :data:`harness.cells.MODELS`.
         pattern: see :func:`harness.cells.parse_pattern`.
-        progress: told before a build.
+        progress: called before a build.
 
     Raises:
         RuntimeError: the build failed.
@@ -61,14 +61,14 @@ def model_folder(cache: Path, model: str, pattern: str, progress: Progress = lam
     progress(f"building {folder.name} (once; bert-large takes minutes)")
     cache.mkdir(parents=True, exist_ok=True)
     run_module("harness.models", model, pattern, str(folder))
-    for stale in cache.glob(f"{model}-{pattern}-*"):  # of other versions: bert-large takes 7 GB
+    for stale in cache.glob(f"{model}-{pattern}-*"):  # folders of other versions: bert-large takes 7 GB
         if stale != folder:
             shutil.rmtree(stale)
     return folder
 
 
 def cache_key(model: str, pattern: str) -> dict[str, Any]:
-    """What the content of a folder depends on."""
+    """The inputs that determine the content of a folder."""
     return {
         "format": _FORMAT,
         "config": MODELS[model].config,
@@ -80,7 +80,7 @@ def cache_key(model: str, pattern: str) -> dict[str, Any]:
 
 
 def digest(key: object) -> str:
-    """A short name for a JSON value."""
+    """A short hash of a JSON value."""
     return hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=4).hexdigest()
 
 
@@ -91,18 +91,18 @@ def random_inputs(batch: int, sequence: int, seed: int = 0) -> dict[str, np.ndar
 
 
 def python_path() -> dict[str, str]:
-    """The environment variable with which a child process finds this package."""
+    """``PYTHONPATH`` for a child process that imports this package."""
     root = str(Path(__file__).resolve().parents[1])
     return {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """The environment of a child process that imports this package; nothing reaches out for a hub."""
+    """The environment of a child process that imports this package, with access to the hub disabled."""
     return {**os.environ, **python_path(), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **variables}
 
 
 def build(model: str, pattern: str, folder: Path) -> None:
-    """Write all dense files of a model; the key file comes last, and the folder appears whole or not at all."""
+    """Write all dense files of a model; the key file is written last, and the complete folder is renamed."""
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_checkpoint(model, pattern, staging)
@@ -173,7 +173,7 @@ def _write_onnx(model: str, folder: Path) -> None:
 def _write_fused(model: str, folder: Path) -> None:
     """Dynamic INT8 of ONNX Runtime's offline fusion of BERT (EmbedLayerNormalization, Attention, BiasGelu …).
 
-    Its attention fusion knows the graph of the TorchScript exporter with eager attention and transformers' own mask;
+    Its attention fusion matches the graph of the TorchScript exporter with eager attention and transformers' mask;
     in the dynamo exporter's graph it fuses no attention.
     """
     import onnx
@@ -193,7 +193,7 @@ def _write_fused(model: str, folder: Path) -> None:
         class Positional(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.network = network  # as a submodule, or the tracer refuses its parameters
+                self.network = network  # a submodule, because the tracer rejects parameters of other objects
 
             def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
                 result = self.network(**dict(zip(MODEL_INPUTS, inputs, strict=True)))
@@ -222,9 +222,9 @@ def _write_fused(model: str, folder: Path) -> None:
         if not {"Attention", "SkipLayerNormalization", "BiasGelu"} <= found:
             raise RuntimeError(f"ONNX Runtime's transformer fusion left out a fusion; the graph has {sorted(found)}")
         del fused.model.graph.value_info[:]
-        # Saving sorts the nodes and imports the domain of the fused operators, which the model in memory lacks.
+        # Saving sorts the nodes and adds the fused operators' domain, which the model in memory lacks.
         fused.save_model_to_file(str(source))
-        # The quantizer would also take Gemm, that is pooler and head; they stay FP32 in all our files.
+        # By default the quantizer includes Gemm (pooler and head), which are FP32 in all files of this project.
         chosen = [
             node.name
             for node in fused.model.graph.node
@@ -236,7 +236,7 @@ def _write_fused(model: str, folder: Path) -> None:
             op_types_to_quantize=["MatMul", "Attention"],
             nodes_to_quantize=chosen,
             weight_type=QuantType.QInt8,
-            # Shape inference stops at the fused operators, so the quantizer has to be told.
+            # Shape inference stops at the fused operators, so the quantizer needs the type.
             extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
         )
         source.unlink()
@@ -250,10 +250,10 @@ def _write_ir(folder: Path) -> None:
 
 
 def run_module(module: str, *arguments: str) -> None:
-    """Run a module of this package in a process of its own.
+    """Run a module of this package in a separate process.
 
     Raises:
-        RuntimeError: it failed; with the last line that it wrote.
+        RuntimeError: the process failed; the message is the last line of its standard error.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],

@@ -8,14 +8,14 @@ from harness.records import Record, is_forced
 from harness.sessions import OURS, OURS_OPENVINO, OWN_DENSE, RIVALS
 
 _LEAST_SHARE = 0.005
-# Fewer rounds under a label make no interval worth showing.
+# With fewer rounds under a label no interval is shown.
 _LEAST_ROUNDS = 3
 
 _HEAD = """# Results
 
 `python benchmarks/results_markdown.py` writes this page from `benchmarks/results/*/*.json`; the last section is
 `benchmarks/notes.md`. [How speed is measured](README.md) explains the tables. A section is a CPU and the instruction
-set of the kernels; a measurement renews the section of its machine only.
+set of the kernels; a measurement changes only the section of its machine.
 """
 _FORCED = """`SPARSE_DEPLOY_ISA={name}` forced this instruction set on a CPU whose best one is {best}. Other runtimes
 can't be limited in the same way, so the baseline is the same model with all weights in the dense layout of the same set
@@ -51,20 +51,20 @@ def render_page(sections: Mapping[str, Sequence[Record]], notes: str) -> str:
 
 
 def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose columns are right-aligned, but for the first."""
+    """A table whose columns, except the first, are right-aligned."""
     lines = [_row(headers), _row(["---", *("---:" for _ in headers[1:])])]
     return "\n".join([*lines, *(_row(row) for row in rows)]) + "\n"
 
 
 def milliseconds(value: float | None) -> str:
-    """A latency with three significant digits; empty when there is none."""
+    """A latency with three significant digits; empty if None."""
     if value is None:
         return ""
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def verdict(reached: bool | None) -> str:
-    """In words; empty when nothing was asked for."""
+    """The verdict as text; empty if nothing was required."""
     return "" if reached is None else "reached" if reached else "**missed**"
 
 

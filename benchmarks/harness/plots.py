@@ -46,10 +46,10 @@ _PATTERN_NAMES = {
 
 
 def plot_encoders(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw a pair of bars per cell of batch 1: speed of the fastest dense runtime, which is 1, and of the sparse model.
+    """Draw a pair of bars per cell of batch 1: the fastest dense runtime, with speed 1, and the sparse model.
 
     Args:
-        records: of kind ``cell``, from one machine; the milliseconds stand beside the bars.
+        records: records of kind ``cell`` from one machine; the bars are labelled with the milliseconds.
         path: an SVG file.
     """
     drawn = [record for record in records if parse_cell(record["cell"]).batch == 1 and record["best_dense"]]
@@ -81,11 +81,11 @@ def plot_encoders(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def plot_sweep(record: Mapping[str, Any], path: Path) -> None:
-    """Draw a sweep: milliseconds per inference, and microseconds per token, where a step shows.
+    """Draw a sweep: milliseconds per inference, and microseconds per token, which shows steps.
 
     Args:
-        record: of kind ``sweep``.
-        path: where to; its suffix (``.svg``, ``.png``) is the format.
+        record: record of kind ``sweep``.
+        path: output file; its suffix (``.svg``, ``.png``) is the format.
     """
     over, points = record["sweep"], record["points"]
     names = [name for name in (OURS, *RIVALS) if any(point.get(f"{name}_ms") is not None for point in points)]
@@ -121,7 +121,7 @@ def _cell_title(name: str) -> str:
 
 def _save(figure: Figure, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a date in it, the same data give the same file.
+    # Without a date in the file, equal data give equal files.
     metadata = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, dpi=150, facecolor="white", metadata=metadata)
 

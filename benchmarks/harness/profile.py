@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of one inference goes: per operator by ONNX Runtime's profiler, per phase inside ours by the kernels.
+"""Time of one inference per operator (ONNX Runtime's profiler) and per phase of the sparse operators (the kernels).
 
-``python -m harness.profile RIVAL FOLDER CELL THREADS`` profiles in a process of its own, because the kernels decide
-at load whether they take times.
+``python -m harness.profile RIVAL FOLDER CELL THREADS`` profiles in a separate process, because the kernels read the
+setting that enables their timers at load.
 """
 
 import json
@@ -35,11 +35,11 @@ _KERNEL_EVENT = "_kernel_time"
 def measure_profile(
     cell: Cell, folder: Path, threads: int, rivals: Iterable[str], progress: Progress
 ) -> dict[str, Any]:
-    """Profile ours and the ONNX Runtime rivals.
+    """Profile the candidate and the ONNX Runtime baselines.
 
     Returns:
-        By rival: ``total_ms`` (median inference), ``operators`` and, of ours, ``phases``: milliseconds per inference
-        by name. Phases are summed over threads.
+        By runtime: ``total_ms`` (median inference), ``operators`` and, for the candidate, ``phases``: milliseconds per
+        inference by name. Phases are summed over threads.
     """
     record: dict[str, Any] = {"kind": "profile", "cell": cell.name, "rivals": {}, "missing": {}}
     for rival in (name for name in rivals if name in PROFILED):
@@ -100,12 +100,12 @@ def _profile(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, An
     library = loader.onnxruntime_library() if rival == OURS else None
     inputs = random_inputs(cell.batch, cell.sequence)
     answer: dict[str, Any] = {}
-    # Each inference writes events for each node; the first session takes the times, the second the events.
+    # Each inference writes events for each node; the first session measures times, the second records events.
     session = OnnxRuntimeSession(folder / PROFILED[rival], threads, library)
     for _ in range(_WARM_UP):
         session.run(inputs)
     if library is not None:
-        loader.profile(loader.ONNXRUNTIME)  # forgets what the warm-up took
+        loader.profile(loader.ONNXRUNTIME)  # discards the warm-up's times
     samples: list[float] = []
     start = time.perf_counter()
     while len(samples) < 5 or time.perf_counter() - start < 2.0:

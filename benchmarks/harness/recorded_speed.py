@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From records of whole encoders to the figures that ``sparse-deploy inspect`` quotes. Pure functions."""
+"""Extracts the figures that ``sparse-deploy inspect`` quotes from records of whole encoders. Pure functions."""
 
 import json
 from collections.abc import Iterable
@@ -52,6 +52,6 @@ def _entry(record: Record) -> RecordedSpeed:
 
 
 def _kernels_name(pattern: SparsityPattern) -> str:
-    """A pattern as the kernels call it."""
+    """The kernels' name of a pattern."""
     text = str(pattern)
     return f"block_{text}" if "x" in text else text

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Records of measurements on disk: a folder per section of RESULTS.md, one JSON object per line, a file per kind.
 
-A section is a CPU and the instruction set that the kernels used on it, so a run on one machine never touches the
+A section is a CPU and the instruction set that the kernels used on it, so a run on one machine never changes the
 figures of another.
 """
 
@@ -18,23 +18,23 @@ _FILES = {"cell": "encoder.json", "kernel": "kernels.json"}
 
 
 def section(record: Record) -> str:
-    """The folder that a record belongs to: CPU model, its best set and, where another one was forced, that one."""
+    """The section folder of a record: CPU model, its best set and, if another set was forced, its name."""
     used = record["instruction_set"]
     forced = f" forced {used['name']}" if is_forced(record) else ""
     return re.sub(r"[^a-z0-9]+", "-", f"{record['machine']['cpu_model']} {used['best']}{forced}".lower()).strip("-")
 
 
 def is_forced(record: Record) -> bool:
-    """Whether ``SPARSE_DEPLOY_ISA`` made the kernels use another set than the CPU's best."""
+    """Whether ``SPARSE_DEPLOY_ISA`` forced a set other than the CPU's best."""
     used = record["instruction_set"]
     return bool(used["name"] != used["best"])
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:
-    """All records of a section's folder; of several of one cell the latest.
+    """All records of a section's folder; only the latest record of each cell.
 
     Raises:
-        ValueError: a line is no record.
+        ValueError: a line is not a record.
     """
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for path in sorted(folder.glob("*.json")):
@@ -46,17 +46,17 @@ def read_records(folder: Path) -> list[dict[str, Any]]:
 
 
 def store_record(results: Path, record: Record) -> Path:
-    """Put a record into its section, in the place of the one that it renews.
+    """Write a record into its section and replace the earlier record of the same cell.
 
     Args:
-        results: the folder of all sections.
-        record: with its context.
+        results: folder of all sections.
+        record: the record, including its context.
 
     Returns:
-        The file that was written.
+        The written file.
 
     Raises:
-        ValueError: a line of the file is no record.
+        ValueError: a line of the file is not a record.
     """
     path = results / section(record) / _file_name(record)
     path.parent.mkdir(parents=True, exist_ok=True)

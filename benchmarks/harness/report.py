@@ -24,7 +24,7 @@ _VERSIONED = ("sparse-deploy", "onnxruntime", "openvino", "torch", "transformers
 
 
 def context(threads: int) -> dict[str, Any]:
-    """What every record carries: machine, instruction set, versions, command, threads, date."""
+    """The fields of every record: machine, instruction set, versions, command, threads, date."""
     machine, used = describe_machine().model_dump(mode="json"), used_instruction_set()
     if instructions_hidden():
         machine["cpu_model"] += " (AVX-512 hidden)"
@@ -42,12 +42,12 @@ def context(threads: int) -> dict[str, Any]:
 
 
 def instructions_hidden() -> bool:
-    """Whether ``tests/hidden_instructions.py`` started this process: every runtime then sees an AVX2-only CPU."""
+    """Whether ``tests/hidden_instructions.py`` started this process: every runtime then detects an AVX2-only CPU."""
     return "hidden.so" in os.environ.get("LD_PRELOAD", "")
 
 
 def used_instruction_set() -> dict[str, str]:
-    """``name`` of the set that the kernels use, and ``best``, the one that they would use unless another is forced."""
+    """``name`` of the set that the kernels use, and ``best``, the set that they use unless another is forced."""
     try:
         found = instruction_set()
     except RuntimeUnavailableError:
@@ -56,16 +56,16 @@ def used_instruction_set() -> dict[str, str]:
 
 
 def summarize(blocks: Sequence[Block], ours: str = OURS) -> dict[str, Any]:
-    """The figures of a cell: the label with most comparable rounds decides, the others stand under ``by_label``.
+    """The figures of a cell under the label with the most comparable rounds; other labels are under ``by_label``.
 
     Returns:
-        ``label``, ``best_dense``, ``speedup_vs_best_dense``, its interval, and per rival milliseconds and spread.
-        Without clean blocks of ours the figures of the rivals alone.
+        ``label``, ``best_dense``, ``speedup_vs_best_dense``, its interval, and milliseconds and spread per runtime.
+        Without clean blocks of the candidate, only the figures of the baselines.
     """
     labels = {name: _figures(by_rival(found), ours) for name, found in clean_blocks(blocks).items()}
     if not labels:
         return {"label": None, "milliseconds": {}, "spread": {}, "by_label": {}}
-    # Most comparable rounds first; without ours, most blocks.
+    # Most comparable rounds first; without the candidate, most blocks.
     chosen = max(labels, key=lambda name: (labels[name].get("rounds", 0), len(labels[name]["milliseconds"])))
     return {"label": chosen, **labels[chosen], "by_label": labels}
 
@@ -81,16 +81,16 @@ def cell_record(
 
     Args:
         cell: the cell.
-        blocks: all its blocks.
-        variants: by rival, what its worker said on opening, and the relative error of its answer.
-        missing: by rival, why it did not take part.
-        bar: what the cell must reach on this CPU; None where nothing was set.
+        blocks: all blocks of the cell.
+        variants: by runtime, the worker's reply to ``open`` and the relative error of the answer.
+        missing: by runtime, the reason why it was not measured.
+        bar: required speed-up of the cell on this CPU; None if not set.
     """
     figures = summarize(blocks)
     figures.pop("milliseconds", None)
     by_label = figures.pop("by_label")
     shown = by_label.get(figures["label"], {"milliseconds": {}})["milliseconds"]
-    # A rival that dropped out after one disturbed block still gets a figure, marked as such; no ratio uses it.
+    # A runtime with one disturbed block only still gets a figure, marked as disturbed; no ratio uses it.
     disturbed = {
         name: round(min(median(block.result) for block in found), 3)
         for name, found in by_rival(blocks).items()
@@ -116,21 +116,21 @@ def cell_record(
 
 
 def verdict(bar: Bar | None, value: float | None) -> dict[str, Any]:
-    """``bar`` and whether it is ``reached`` (None where there is nothing to judge)."""
+    """``bar`` and whether it is ``reached`` (None without a bar or a value)."""
     if bar is None:
         return {}
     return {"bar": bar.must, "aim": bar.aim, "reached": None if value is None else value >= bar.must}
 
 
 def cell_line(record: Mapping[str, Any]) -> str:
-    """A cell in one line of a terminal."""
+    """One line of text per cell, for a terminal."""
     ours = record["ours_ms"]
     rivals = {name: record[f"{name}_ms"] for name in (OWN_DENSE, *RIVALS) if record[f"{name}_ms"] is not None}
     text = f"{record['cell']:<24} {record['label'] or 'no clean block':<5}"
-    if ours is not None and record.get("interval"):  # no interval: no two clean blocks of one round
+    if ours is not None and record.get("interval"):  # no interval: no round has clean blocks of both
         low, high = record["interval"]
         text += (
-            f" ours {ours:8.2f} ms  {record['speedup_vs_best_dense']:.2f}x [{low:.2f}, {high:.2f}] over "
+            f" sparse {ours:8.2f} ms  {record['speedup_vs_best_dense']:.2f}x [{low:.2f}, {high:.2f}] over "
             f"{record['best_dense']}"
         )
     if record.get("reached") is not None:

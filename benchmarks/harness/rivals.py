@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ours against the best of many rivals: figures from interleaved blocks, and which rivals may be the best."""
+"""The candidate (``ours``) against the best of many baselines (``rivals``): figures from interleaved blocks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Block = pairing.Block[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster, with the interval of a percentile bootstrap over the rounds."""
+    """A speed-up with the interval of a percentile bootstrap over the rounds."""
 
     value: float
     low: float
@@ -23,7 +23,7 @@ class Ratio:
     rounds: int
 
     def as_json(self) -> dict[str, Any]:
-        """For a result file."""
+        """The JSON form for a result file."""
         return {
             "speedup": round(self.value, 3),
             "interval": [round(self.low, 3), round(self.high, 3)],
@@ -33,15 +33,15 @@ class Ratio:
 
 
 def speedup(ours: Sequence[Block], rival: Sequence[Block], *, seed: int = 0) -> Ratio | None:
-    """Median over rounds of the rival's block median over ours; above 1 means that ours is faster.
+    """Median over rounds of the baseline's block median divided by the candidate's; above 1: the candidate is faster.
 
     Args:
-        ours: blocks of one label.
-        rival: blocks of the same label.
-        seed: of the resampling.
+        ours: the candidate's blocks of one label.
+        rival: the baseline's blocks of the same label.
+        seed: seed of the resampling.
 
     Returns:
-        None when no round holds both.
+        None if no round has blocks of both.
     """
     before, after = ({block.turn: median(block.result) for block in blocks} for blocks in (rival, ours))
     ratio = paired_ratio(before, after, seed=seed)
@@ -57,7 +57,7 @@ def quartiles_ms(blocks: Sequence[Block]) -> tuple[float, float]:
 
 
 def by_rival(blocks: Sequence[Block]) -> dict[str, list[Block]]:
-    """Blocks of each rival, in the order of their first block."""
+    """Blocks of each runtime, in the order of their first block."""
     found: dict[str, list[Block]] = {}
     for block in blocks:
         found.setdefault(block.contestant, []).append(block)
@@ -65,18 +65,18 @@ def by_rival(blocks: Sequence[Block]) -> dict[str, list[Block]]:
 
 
 def is_ours(name: str, ours: str) -> bool:
-    """Whether a name is ours or ours inside another runtime: ``ours``, ``ours_openvino``."""
+    """Whether a name is a candidate, in ONNX Runtime or another runtime: ``ours``, ``ours_openvino``."""
     return name == ours or name.startswith(f"{ours}_")
 
 
 def best_rival(blocks: Mapping[str, Sequence[Block]], ours: str) -> str | None:
-    """The rival with the lowest median; None when there is none."""
+    """The baseline with the lowest median; None without a baseline."""
     others = {name: middle_ms(found) for name, found in blocks.items() if not is_ours(name, ours) and found}
     return min(others, key=lambda name: others[name]) if others else None
 
 
 def comparable_rounds(blocks: Sequence[Block], ours: str) -> int:
-    """Rounds with clean blocks of ours and the best rival, under the label with most; without ours, of that rival."""
+    """Rounds with clean blocks of candidate and best baseline (or of the baseline alone), under the best label."""
     counts = [0]
     for found in clean_blocks(blocks).values():
         grouped = by_rival(found)
@@ -91,20 +91,20 @@ def comparable_rounds(blocks: Sequence[Block], ours: str) -> int:
 
 
 def contenders(blocks: Sequence[Block], ours: str, within: float, least: int = 2) -> list[str]:
-    """The rivals that may still turn out the best, at least ``least``, and ours.
+    """The candidate and the baselines that may still be the best, at least ``least`` of them.
 
-    One is out when it is slower than ``within`` times the best under every label that it has clean blocks of. The
-    others only cost time: more rounds of a rival that is clearly not the best change no ratio.
+    A baseline is dropped if it is slower than ``within`` times the best under every label with clean blocks of it:
+    more rounds of a clearly slower baseline change no ratio.
     """
     names = list(by_rival(blocks))
     behind: dict[str, float] = {}
     for found in clean_blocks(blocks).values():
         medians = {name: middle_ms(own) for name, own in by_rival(found).items() if not is_ours(name, ours)}
-        if len(medians) < 2:  # nobody to be compared with
+        if len(medians) < 2:  # nothing to compare with
             continue
         for name, ms in medians.items():
             behind[name] = min(behind.get(name, float("inf")), ms / min(medians.values()))
-    # A disturbance at most doubles a time, so the fastest request of disturbed blocks still says something.
+    # A disturbance at most doubles a time, so the fastest request of disturbed blocks is still usable.
     fastest = {name: min(min(block.result) for block in own) for name, own in by_rival(blocks).items()}
     first = min((ms for name, ms in fastest.items() if not is_ours(name, ours)), default=0.0)
     for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds in which only the rivals that may be the best go on: the rest would cost time and change no ratio."""
+"""Rounds of measurement; after the first ones only the baselines that may be the best are measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,20 +11,20 @@ from sparse_deploy.measurement.interleave import run_rounds as interleave
 from sparse_deploy.measurement.machine_state import Probe
 
 Progress = Callable[[str], None]
-# A rival slower than this many times the best one gets no more rounds: after the first one, and after the first few.
+# A baseline slower than the best by this factor is dropped: after the first round, and after the first few.
 _CONTENDS_AFTER_ONE, _CONTENDS_WITHIN = 1.6, 1.25
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often.
+    """Number and length of blocks.
 
     Attributes:
-        rounds: wanted rounds with clean blocks of both ours and the best rival.
-        first_rounds: rounds that every rival near the best takes part in; after them only those that may be it go on.
+        rounds: required number of rounds with clean blocks of both candidate and best baseline.
+        first_rounds: rounds with all baselines near the best; later rounds have only those that may be the best.
         seconds: length of a block.
-        least: requests of a block, however long they take.
-        patience: seconds to wait, in all, while something else uses the machine.
+        least: minimum number of requests in a block, whatever their time.
+        patience: total seconds to wait while other processes use the machine.
     """
 
     rounds: int = 12
@@ -35,28 +35,28 @@ class Plan:
 
     @property
     def most_rounds(self) -> int:
-        """Where to give up when the machine changes its state too often: twice the wanted ones."""
+        """Maximum number of rounds, if the machine changes its state often: twice ``rounds``."""
         return 2 * self.rounds
 
 
 @dataclass(frozen=True)
 class NearTheBest:
-    """Ours and the rivals that may still turn out the best; a :class:`~sparse_deploy.measurement.interleave.Selection`.
+    """A :class:`~sparse_deploy.measurement.interleave.Selection`: the candidate and the baselines that may be the best.
 
     Attributes:
-        ours: whose ratios are wanted.
-        plan: how often.
+        ours: name of the candidate.
+        plan: number and length of blocks.
     """
 
     ours: str
     plan: Plan
 
     def enough(self, turn: int, blocks: Sequence[Block]) -> bool:
-        """Whether so many rounds can be compared as are wanted."""
+        """Whether the required number of rounds can be compared."""
         return turn >= self.plan.rounds and comparable_rounds(blocks, self.ours) >= self.plan.rounds
 
     def take_part(self, turn: int, blocks: Sequence[Block], names: Sequence[str]) -> Sequence[str]:
-        """The names that go on: all, but after the first round and after the first few."""
+        """The names to measure next: all, except after the first round and after the first few."""
         if turn not in (1, self.plan.first_rounds) or len(names) <= 2:
             return names
         within = _CONTENDS_AFTER_ONE if turn < self.plan.first_rounds else _CONTENDS_WITHIN
@@ -71,15 +71,15 @@ def run_rounds(
     progress: Progress = lambda message: None,
     seed: int = 0,
 ) -> list[Block]:
-    """Time all rivals in turn until enough rounds can be compared.
+    """Time all runtimes in turns until enough rounds can be compared.
 
     Args:
-        rivals: opened workers; ``ours`` among them, or else all take part in all rounds.
-        ours: whose ratios are wanted.
-        plan: how long and how often.
-        probe: looks at the machine.
-        progress: told the round.
-        seed: of the order.
+        rivals: opened workers; without ``ours`` among them, all are measured in all rounds.
+        ours: name of the candidate.
+        plan: number and length of blocks.
+        probe: measures the state of the machine.
+        progress: called with a message in each round.
+        seed: seed of the order.
     """
 
     def block(rival: Worker) -> tuple[float, ...]:

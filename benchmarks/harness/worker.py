@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of one rival: opens its model in each way that may be the best, then times blocks on command.
+"""The worker process of one runtime: opens the model with each variant, then times blocks on command.
 
-Run as :data:`MODULE`. Between blocks it only waits for input, so the thread pools of the rivals never fight: a
-runtime's threads sleep a few milliseconds after its last request.
+Run as :data:`MODULE`. Between blocks a worker only waits for input, so the thread pools of the runtimes do not
+compete: a runtime's threads sleep a few milliseconds after its last request.
 """
 
 import gc
@@ -21,16 +21,16 @@ from sparse_deploy.measurement.worker import Alive, BlockTimer, run_worker
 
 MODULE = "harness.worker"
 COMMANDS = ("open", "answer", "block")
-# A variant is judged by the fastest of so many requests, or of fewer where they take longer than that: whatever else
-# runs at the moment can only make one slower.
+# A variant is judged by the fastest of this many requests, or of fewer if they exceed this time: other processes can
+# only slow a request down.
 _TRIAL_REQUESTS, _TRIAL_SECONDS, _TRIAL_ATTEMPTS = 9, 1.0, 4
 
 
 class Worker:
-    """One opened rival; every public method is a command.
+    """One opened runtime; every public method is a command.
 
     Args:
-        alive: called often during long work.
+        alive: called regularly during long work.
     """
 
     def __init__(self, alive: Alive) -> None:
@@ -41,10 +41,10 @@ class Worker:
         self._inputs: dict[str, np.ndarray] = {}
 
     def open(self, rival: str, folder: str, cell: dict[str, Any], threads: int) -> dict[str, Any]:
-        """Open every variant of a rival, keep the fastest. One that takes any shape stays open for another cell.
+        """Open every variant of a runtime, keep the fastest. A session for any shape stays open for the next cell.
 
         Returns:
-            ``variant``: its name; ``trials_ms``: milliseconds by variant, where there are several; ``open_s``.
+            ``variant``: its name; ``trials_ms``: milliseconds by variant, if there are several; ``open_s``.
         """
         shape = Cell(**cell)
         self._inputs = random_inputs(shape.batch, shape.sequence)
@@ -74,13 +74,13 @@ class Worker:
         return {"variant": chosen, "trials_ms": trials if len(trials) > 1 else {}, "open_s": open_s}
 
     def answer(self) -> dict[str, Any]:
-        """Answer the cell's batch once: ``outputs``, flat lists."""
+        """Compute the cell's batch once: ``outputs``, flat lists."""
         outputs: list[Any] = []
         self._timer.time(lambda: outputs.extend(self._open().run(self._inputs)))
         return {"outputs": [output.ravel().tolist() for output in outputs]}
 
     def block(self, seconds: float, least: int) -> dict[str, Any]:
-        """Time requests for so many seconds, at least ``least``: ``samples_ms``."""
+        """Time requests for ``seconds``, at least ``least`` requests: ``samples_ms``."""
         return {"samples_ms": self._timer.passes(self._open().time, [self._inputs], seconds, least)}
 
     def _open(self) -> Session:
@@ -90,7 +90,7 @@ class Worker:
 
 
 def _trial(session: Session, inputs: dict[str, np.ndarray]) -> float:
-    """Milliseconds of a variant. A trial that something else disturbed is repeated, a few times at most."""
+    """Milliseconds of a variant. A disturbed trial is repeated a few times."""
     session.time(inputs)
     best = float("inf")
     for _ in range(_TRIAL_ATTEMPTS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models and deployments that tests of the whole line share."""
+"""Models and deployments that the integration tests share."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from own_models import export_fp32, save_sentence_encoder
 
 @pytest.fixture(scope="session", autouse=True)
 def _reused_traces(reused_traces: None) -> None:
-    """Nearly every one of these tests exports a tiny model."""
+    """Most of these tests export a tiny model."""
 
 
 @pytest.fixture(scope="session")
@@ -21,11 +21,11 @@ def learnt(sparse_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="session")
 def sentence_encoder(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of sentence-transformers."""
+    """A folder in the format of sentence-transformers."""
     return save_sentence_encoder(tiny_encoder, tmp_path_factory.mktemp("sentence-encoder") / "model")
 
 
 @pytest.fixture(scope="session")
 def sentence_deployment(sentence_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its deployment; texts are cut at 16 tokens."""
+    """Deployment of the sentence encoder; texts are truncated to 16 tokens."""
     return export_fp32(sentence_encoder, tmp_path_factory.mktemp("sentences") / "deployment", "data.max_length=16")

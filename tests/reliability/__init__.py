@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server and the artifacts survive: load, faults, signals, mutated files (``tests/check_reliability.py``).
+"""Reliability checks of server and artifacts: load, faults, signals, mutated files (``tests/check_reliability.py``).
 
-The models at full size are those of the benchmarks, whose folder is put on the path here.
+The full-size models are those of the benchmarks; this module adds the benchmarks' folder to the import path.
 """
 
 import sys

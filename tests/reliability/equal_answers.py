@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many clients at once, each answer against the same request's alone: a batch must not change what a client gets."""
+"""Compares answers to many concurrent clients with answers to single requests: batching must not change them."""
 
 import http.client
 import itertools
@@ -15,20 +15,20 @@ import numpy as np
 
 from reliability.server_process import ServerProcess, texts
 
-# One of so many requests is sent by a client that leaves at once.
+# One of this many requests is sent by a client that disconnects at once.
 _LEAVING = 20
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the clients got.
+    """Result of a comparison.
 
     Attributes:
-        answers: that were compared.
-        left: requests whose client left.
-        largest: difference of a logit.
-        flipped: answers with another label.
-        other: answers with another status than 200.
+        answers: number of compared answers.
+        left: requests whose client disconnected.
+        largest: largest difference of a logit.
+        flipped: answers with a different label.
+        other: answers with a status other than 200.
     """
 
     answers: int
@@ -39,7 +39,7 @@ class Comparison:
 
 
 def compare(server: ServerProcess, sentences: Sequence[str], answers: int, clients: int) -> Comparison:
-    """Ask for each text alone, then for texts in random order by many clients at once."""
+    """Send each text alone, then texts in random order from many concurrent clients; compare the answers."""
     alone = {text: _logits(server.infer(texts("text", text)).body) for text in sentences}
     numbers = itertools.count()
     lock, found = threading.Lock(), {"answers": 0, "left": 0, "largest": 0.0, "flipped": 0, "other": 0}

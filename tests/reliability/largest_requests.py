@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The largest requests that a server takes or has to refuse, one kind after the other."""
+"""The largest requests that a server accepts or must refuse, by kind."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def _empty_texts() -> Callable[[ServerProcess], dict[int, int]]:
 
 
 def _flood(request: bytes, connections: int) -> Callable[[ServerProcess], dict[int, int]]:
-    """Clients that send for seconds and read nothing."""
+    """Clients that send for seconds and never read a response."""
 
     def one(server: ServerProcess) -> None:
         host, port = server.address.split(":")
@@ -56,7 +56,7 @@ def _flood(request: bytes, connections: int) -> Callable[[ServerProcess], dict[i
 
 
 _GET = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
-# By name: what is sent.
+# Kinds of requests by name; each function sends one.
 LARGEST: dict[str, Callable[[ServerProcess], dict[int, int]]] = {
     "500,000 full stops": _infer("." * _CHARACTERS),
     "the same from 8 clients": _infer("." * _CHARACTERS, clients=8),

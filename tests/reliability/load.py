@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that load a server: connections that send again at once, or arrivals that wait for nobody.
+"""Load generators: connections that send again after each answer (closed loop), or random arrivals (open loop).
 
-``python -m reliability.load ADDRESS PATH BODIES SECONDS --connections N | --rate R`` runs in a process of its own and
-prints what it saw as JSON. It costs about 0.1 ms per request of one core; on a machine of two it is part of the load.
+``python -m reliability.load ADDRESS PATH BODIES SECONDS --connections N | --rate R`` runs in a separate process and
+prints its counts as JSON. It takes about 0.1 ms of CPU time per request, which on a machine with two cores is part of
+the load.
 """
 
 import argparse
@@ -25,15 +26,15 @@ from harness.models import child_environment
 
 @dataclass
 class Load:
-    """What the clients saw.
+    """Counts and times of the clients.
 
     Attributes:
-        seconds: of the run.
+        seconds: duration of the run.
         statuses: answers by HTTP status.
-        milliseconds: from sending to the whole answer, of answers with status 200.
-        lost: requests that were sent and got no answer.
-        refused: connections that the server did not take.
-        retry_after: 503s that said when to come back.
+        milliseconds: time from sending to the complete answer, of answers with status 200.
+        lost: requests without an answer.
+        refused: connections that the server did not accept.
+        retry_after: 503 answers with Retry-After.
     """
 
     seconds: float = 0.0
@@ -45,29 +46,29 @@ class Load:
 
     @property
     def answered(self) -> int:
-        """Requests that were answered with 200."""
+        """Number of answers with status 200."""
         return self.statuses.get("200", 0)
 
     @property
     def per_second(self) -> float:
-        """Answers with 200 per second."""
+        """Answers with status 200 per second."""
         return self.answered / self.seconds
 
     def percentile(self, share: float) -> float:
-        """Milliseconds that this share of the good answers took at most."""
+        """Percentile of the milliseconds of answers with status 200."""
         ordered = sorted(self.milliseconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 class Clients:
-    """A process of clients, running.
+    """A running process of clients.
 
     Args:
         address: host and port of the server.
-        path: of its infer route.
+        path: path of the infer route.
         bodies: file with one request per line.
-        seconds: how long to send.
-        connections: of clients that send again at once; or
+        seconds: duration of the load.
+        connections: number of connections that send again after each answer; or
         rate: arrivals per second.
     """
 
@@ -80,7 +81,7 @@ class Clients:
         self._process = subprocess.Popen(command, stdout=self._output, env=child_environment())
 
     def wait(self) -> Load:
-        """What they saw, once they are done."""
+        """Wait for the clients to end; return their counts."""
         if self._process.wait():
             raise SystemExit(f"reliability.load ended with {self._process.returncode}")
         with self._output as output:
@@ -96,14 +97,14 @@ def write_bodies(texts: Sequence[str], path: Path) -> Path:
 
 
 class _Client(asyncio.Protocol):
-    """One connection; sends a request, reads its answer, tells its pool."""
+    """One connection; sends a request, reads the answer, reports it to the pool."""
 
     def __init__(self, pool: "_Pool") -> None:
         self._pool, self._buffer, self._sent = pool, b"", 0.0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's class is not a subclass
 
     def send(self, request: bytes) -> None:
         assert self.transport is not None
@@ -134,7 +135,7 @@ class _Client(asyncio.Protocol):
 
 
 class _Pool:
-    """The connections of a run and what they saw."""
+    """The connections of a run and their counts."""
 
     def __init__(self, address: str, path: str, bodies: Sequence[bytes], seed: int = 0) -> None:
         self._host, _, port = address.rpartition(":")
@@ -190,7 +191,7 @@ class _Pool:
 
 
 async def _closed_loop(pool: _Pool, seconds: float, connections: int) -> None:
-    """Each connection sends its next request as soon as it has its answer; lost connections are opened again."""
+    """Each connection sends its next request after each answer; lost connections are opened again."""
     pool.again = True
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -204,7 +205,7 @@ async def _closed_loop(pool: _Pool, seconds: float, connections: int) -> None:
 
 
 async def _open_loop(pool: _Pool, seconds: float, rate: float, most: int = 20_000) -> None:
-    """Arrivals at random times, whatever became of those before."""
+    """Arrivals at random times, independent of earlier answers."""
     chance = random.Random(1)
     connecting = set()
     begin = due = time.monotonic()
@@ -243,7 +244,7 @@ async def _run(options: argparse.Namespace) -> Load:
 
 
 def main() -> None:
-    """Run the clients and print what they saw."""
+    """Run the clients and print their counts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("address")
     parser.add_argument("path")

@@ -32,9 +32,9 @@ class Original:
     """A file to damage.
 
     Attributes:
-        name: of the file.
-        data: its bytes.
-        structure: positions outside weights, which most changes hit; all where empty.
+        name: name of the file.
+        data: bytes of the file.
+        structure: positions outside the weights, which most changes use; empty: all positions.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Original:
 
 
 def structure_of_onnx(data: bytes) -> list[int]:
-    """The positions of an ONNX file that are no weights."""
+    """The positions of an ONNX file outside the weights."""
     inside = bytearray(len(data))
     for tensor in onnx.ModelProto.FromString(data).graph.initializer:
         start = data.find(tensor.raw_data) if len(tensor.raw_data) >= 16 else -1
@@ -53,7 +53,7 @@ def structure_of_onnx(data: bytes) -> list[int]:
 
 
 def mutate(original: Original, random: random.Random) -> bytes:
-    """One variant: mostly one or a few blind changes, sometimes a meaningful hostile one."""
+    """One variant: usually a few random changes, sometimes a targeted hostile change."""
     data = original.data
     if random.random() < 0.25:
         if original.name.endswith(".onnx"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Opens files with the native runtimes in a child process that may die.
+"""Opens files with the native runtimes in a child process, which may crash.
 
-The child takes ``RUNTIME PATH`` lines and answers each with one word; run as ``python -m reliability.native_loads``.
+The child reads ``RUNTIME PATH`` lines and writes one word for each; run as ``python -m reliability.native_loads``.
 """
 
 import os
@@ -17,14 +17,14 @@ CPU_SECONDS = 3600
 
 
 class Child:
-    """A child that opens files one after the other, started again after each death."""
+    """A child that opens files one after the other and is restarted after each crash."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def open(self, runtime: str, path: Path) -> str:
-        """How it went: ``answered``, ``refused``, ``crash SIGNAL`` or ``hang``."""
+        """Open a file; return the outcome: ``answered``, ``refused``, ``crash SIGNAL`` or ``hang``."""
         if self._process is None or self._process.poll() is not None:
             command = [sys.executable, "-m", "reliability.native_loads"]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -49,7 +49,7 @@ class Child:
         return f"crash {signal.Signals(-code).name if code < 0 else code}"
 
     def close(self) -> None:
-        """End the child."""
+        """Kill the child."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
@@ -57,7 +57,7 @@ class Child:
 
 
 def summary(outcomes: Counter[str]) -> dict[str, int]:
-    """Crashes of all signals together, and each by name."""
+    """Number of crashes over all signals, and the other outcomes by name."""
     crashes = sum(count for name, count in outcomes.items() if name.startswith("crash"))
     return {"crash": crashes, "hang": outcomes["hang"], **dict(sorted(outcomes.items()))}
 
@@ -94,7 +94,7 @@ def _open(runtime: str, path: Path) -> str:
 
 
 def main() -> None:
-    """The child."""
+    """Run the child's loop."""
     from sparse_deploy.runtimes.probe import _limit
 
     _limit(ADDRESS_BYTES, CPU_SECONDS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks of reliability.py: each takes the setting and says what it saw, and whether that is as it must be."""
+"""The checks of check_reliability.py: each takes the setting and returns figures and a verdict."""
 
 import asyncio
 import json
@@ -31,25 +31,25 @@ from sparse_deploy.runtimes import get_runtime
 
 ROOT = Path(__file__).resolve().parents[2]
 CONCURRENCY = 32
-# What the contract suite holds for one batch (tests/contract/test_batch_invariance.py).
+# The runtimes whose answers must not depend on the batch (tests/contract/test_batch_invariance.py).
 _INVARIANT = (
     ("sparse", "int8"), ("openvino-sparse", "int8"), ("openvino", "int8"), ("onnxruntime", "int8"),
     ("openvino", "fp32"), ("onnxruntime", "fp32"),
 )  # fmt: skip
-_TOLERANCE = 1e-5  # float sums in another order; INT8 must not round them apart
+_TOLERANCE = 1e-5  # allows float sums in another order, but no different INT8 rounding
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What the checks share.
+    """Settings that the checks share.
 
     Attributes:
-        deployment: what is served.
-        bodies: requests, one per line.
-        sentences: their texts.
+        deployment: the served deployment.
+        bodies: file with one request per line.
+        sentences: the texts of the requests.
         scratch: folder for logs.
-        seconds: of the sustained load; the others take their share of it.
-        cache: of models that were built.
+        seconds: duration of the sustained load; other checks use a fraction of it.
+        cache: folder of built models.
     """
 
     deployment: Path
@@ -60,23 +60,23 @@ class Setting:
     cache: Path
 
     def serve(self, *arguments: str) -> AbstractContextManager[ServerProcess]:
-        """A server of the deployment, as a context."""
+        """A context manager with a server of the deployment."""
         return serving(self.deployment, self.scratch / "log", *arguments)
 
     def load(self, server: ServerProcess, seconds: float, **clients: Any) -> Clients:
-        """Clients of a server, started."""
+        """Start clients of a server."""
         return Clients(server.address, f"/v2/models/{server.name}/infer", self.bodies, seconds, **clients)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check saw.
+    """Result of a check.
 
     Attributes:
-        passed: whether it is as it must be; None where there is no bar.
-        required: the bar, in words.
+        passed: whether the requirement is met; None without a requirement.
+        required: the requirement, in words.
         seen: the figures, in words.
-        figures: the same for machines.
+        figures: the figures as JSON.
     """
 
     passed: bool | None
@@ -86,12 +86,12 @@ class Outcome:
 
 
 def throughput(setting: Setting) -> Outcome:
-    """Server at concurrency 32 against the runtime alone on the same texts, in turns."""
+    """Server at concurrency 32 against the runtime alone, on the same texts, in interleaved blocks."""
     return _throughput(setting, apart=False)
 
 
 def throughput_apart(setting: Setting) -> Outcome:
-    """The same, but the clients have the last core for themselves, server and runtime alone the others."""
+    """As `throughput`, but the clients use the last core only, and server and runtime use the other cores."""
     return _throughput(setting, apart=True)
 
 
@@ -101,14 +101,14 @@ def _throughput(setting: Setting, *, apart: bool) -> Outcome:
     )
     return Outcome(
         found.ratio >= 0.85,
-        "at least 85 % of the runtime alone (medians of blocks in turns)",
+        "at least 85 % of the runtime alone (medians of interleaved blocks)",
         f"{found.served:.0f}/s of {found.bare:.0f}/s: {found.ratio:.0%} ({found.low:.0%} to {found.high:.0%})",
         asdict(found),
     )
 
 
 def latency(setting: Setting) -> Outcome:
-    """One client against the runtime alone, in turns."""
+    """One client against the runtime alone, in interleaved blocks."""
     found = measure_latency(setting.deployment, setting.sentences, setting.bodies, setting.scratch)
     added = found.served - found.bare
     return Outcome(
@@ -137,7 +137,7 @@ def sustained(setting: Setting) -> Outcome:
 
 
 def overload(setting: Setting) -> Outcome:
-    """Three times the capacity arrives, and nobody waits; afterwards the server is as before."""
+    """Arrivals at three times the capacity, independent of answers; afterwards, the speed at normal load."""
     with setting.serve("--queue", "64") as server:
         before = setting.load(server, 10, connections=CONCURRENCY).wait()
         with MemoryWatch(server) as memory:
@@ -159,7 +159,7 @@ def overload(setting: Setting) -> Outcome:
 
 
 def slow_clients(setting: Setting) -> Outcome:
-    """400 connections send a byte each half second, half of them headers, half bodies, beside ordinary clients."""
+    """400 connections send one byte every half second (half headers, half bodies), with normal clients in parallel."""
     with setting.serve("--header-timeout-ms", "5000", "--body-timeout-ms", "5000") as server:
         before = setting.load(server, 15, connections=CONCURRENCY).wait()
         clients = setting.load(server, 15, connections=CONCURRENCY)
@@ -168,14 +168,14 @@ def slow_clients(setting: Setting) -> Outcome:
     ratio = load.per_second / before.per_second
     return Outcome(
         ratio > 0.85 and not ended.get("still open") and not load.lost,
-        "all cut or answered 408 within 5 s; the others keep 85 % of their speed",
-        f"{_counts(ended)}; the others at {ratio:.0%}, {_errors(load)}",
+        "all cut or answered 408 within 5 s; the normal clients keep 85 % of their speed",
+        f"{_counts(ended)}; normal clients at {ratio:.0%}, {_errors(load)}",
         {"ended": ended, "ratio": ratio},
     )
 
 
 def equal_answers(setting: Setting) -> Outcome:
-    """10,000 answers per runtime to 32 clients at once, texts of mixed lengths, one of 20 clients leaves; MiniLM."""
+    """10,000 answers per runtime to 32 concurrent clients, mixed text lengths, one of 20 requests abandoned; MiniLM."""
     deployment = minilm_deployment(setting.cache, show_progress)
     lengths = sorted(set(setting.sentences), key=len)
     sentences = [*lengths[:: max(1, len(lengths) // 190)], *(" ".join(lengths[n : n + 5]) for n in range(0, 50, 5))]
@@ -191,13 +191,13 @@ def equal_answers(setting: Setting) -> Outcome:
     return Outcome(
         not bad,
         f"no logit differs by more than {_TOLERANCE:g} from the single request's, every answer is 200",
-        f"largest difference: {seen}; {flipped} labels flipped, {sum(one.left for one in found.values())} clients left",
+        f"largest difference: {seen}; {flipped} labels flipped, {sum(one.left for one in found.values())} abandoned",
         {name: asdict(one) for name, one in found.items()},
     )
 
 
 def largest_requests(setting: Setting) -> Outcome:
-    """The largest requests that the limits let through, and some beyond, one kind after the other; bert-base."""
+    """The largest requests within the limits, and some beyond them, by kind; bert-base."""
     with setting.serve("--timeout-ms", "120000") as server:
         server.infer(texts("text", "warm"))
         begin = memory_mb(server)
@@ -216,32 +216,32 @@ def largest_requests(setting: Setting) -> Outcome:
     seen = "; ".join(f"{name} {one['memory_mb']:+.0f} MB, {one['silence_ms']:.0f} ms" for name, one in found.items())
     return Outcome(
         peak < 700 and silence < 2000 and not any(one["unanswered_probes"] for one in found.values()),
-        "memory above the idle server's below 700 MB, each probe answered within 2 s",
+        "less than 700 MB more than the idle server, each probe answered within 2 s",
         f"{seen}; {kept:+.0f} MB afterwards; idle {begin:.0f} MB",
         {**found, "idle_mb": begin, "kept_mb": kept},
     )
 
 
 def malformed_requests(setting: Setting) -> Outcome:
-    """10,000 wrong and right requests in a mix."""
+    """10,000 malformed and correct requests in random order."""
     with setting.serve() as server:
         malformed(server, 500, seed=1)
         with MemoryWatch(server) as memory:
             seen = malformed(server, 10_000)
         healthy = server.infer(texts("text", "still there")).status == 200
-    wrong = {name: count for name, count in seen.items() if not _as_it_must(name)}
+    wrong = {name: count for name, count in seen.items() if not _expected(name)}
     growth, kinds = memory.growth(), {name.rsplit(" ", 1)[0] for name in seen}
     return Outcome(
         healthy and not wrong and growth < 30,
-        "wrong ones get their 4xx, right ones their 200, no 5xx; memory grows by less than 30 MB",
+        "malformed requests get the right 4xx, correct ones 200, no 5xx; memory grows by less than 30 MB",
         f"{sum(seen.values())} requests of {len(kinds)} kinds: {_counts(_by_status(seen))}; memory {growth:+.1f} MB"
-        f"{f'; not as they must be: {_counts(wrong)}' if wrong else ''}",
+        f"{f'; unexpected: {_counts(wrong)}' if wrong else ''}",
         {"seen": dict(seen), "memory_growth_mb": growth},
     )
 
 
 def disconnects(setting: Setting) -> Outcome:
-    """1,000 clients send and leave, half of them with a reset."""
+    """1,000 clients send a request and disconnect, half of them with a reset."""
     with setting.serve() as server:
         leave(server, 1000)
         metrics = _when_idle(server)
@@ -254,8 +254,8 @@ def disconnects(setting: Setting) -> Outcome:
     open_now, waiting, left = (_metric(metrics, name) for name in names)
     return Outcome(
         healthy and open_now == waiting == 0 and growth < 30,
-        "nothing stays open or queued, the server answers, memory grows by less than 30 MB",
-        f"{left:.0f} of 1000 seen to leave before their answer, {open_now:.0f} open and {waiting:.0f} queued "
+        "no connection stays open, no request queued, the server answers, memory grows by less than 30 MB",
+        f"{left:.0f} of 1000 disconnects detected before the answer, {open_now:.0f} open and {waiting:.0f} queued "
         f"afterwards, memory {growth:+.1f} MB with 1000 more",
         {"abandoned": left, "open": open_now, "queued": waiting, "memory_growth_mb": growth},
     )
@@ -277,7 +277,7 @@ def sigterm(setting: Setting) -> Outcome:
     return Outcome(
         not lost and codes == {0},
         "0 accepted requests lost, exit code 0",
-        f"{answered} answered, {lost} lost; gone after {median(seconds):.1f} s (drain 1 s), exit codes {sorted(codes)}",
+        f"{answered} answered, {lost} lost; ended in {median(seconds):.1f} s (drain 1 s), exit codes {sorted(codes)}",
         {"answered": answered, "lost": lost, "seconds": seconds},
     )
 
@@ -305,12 +305,12 @@ def client_library(setting: Setting) -> Outcome:
 
 
 def conformance(setting: Setting) -> Outcome:
-    """The protocol's routes, inputs, outputs and refusals, over real HTTP; bad clients and bad deployments."""
+    """The protocol's routes, inputs, outputs and errors over real HTTP; faulty clients and deployments."""
     return _tests("tests/integration/test_serving.py")
 
 
 def openapi(setting: Setting) -> Outcome:
-    """Schemathesis makes requests from the server's OpenAPI document, right and wrong ones."""
+    """Valid and invalid requests, generated by Schemathesis from the server's OpenAPI document."""
     with setting.serve() as server:
         command = [
             str(Path(sys.executable).parent / "schemathesis"), "run", f"http://{server.address}/openapi.json",
@@ -320,16 +320,16 @@ def openapi(setting: Setting) -> Outcome:
         done = subprocess.run(command, capture_output=True, text=True, cwd=setting.scratch, check=False)
     generated = re.search(r"(\d+) generated, (.*)", done.stdout)
     seen = f"{generated[1]} requests, {generated[2]}" if generated else done.stdout[-200:]
-    return Outcome(done.returncode == 0, "each answer is a documented one", seen, {"code": done.returncode})
+    return Outcome(done.returncode == 0, "each answer is documented", seen, {"code": done.returncode})
 
 
 def broken_writes(setting: Setting) -> Outcome:
-    """SIGKILL at every step of publishing an artifact, a full disk, writers on one target."""
+    """SIGKILL at every step of publishing an artifact, a full disk, concurrent writers of one target."""
     return _tests("tests/unit/test_publishing.py", "tests/unit/test_artifacts.py")
 
 
 def hostile_files(setting: Setting) -> Outcome:
-    """10^5 mutated ONNX, IR, safetensors and manifest files; those that pass the checks go to the native parsers."""
+    """10^5 mutated ONNX, IR, safetensors and manifest files; accepted files are opened by the native parsers."""
     command = [sys.executable, str(ROOT / "tests" / "fuzz_artifacts.py"), "--cases", "100000", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -349,13 +349,13 @@ def _tests(*arguments: str) -> Outcome:
     )
 
 
-def _as_it_must(name: str) -> bool:
+def _expected(name: str) -> bool:
     kind, status = name.rsplit(" ", 1)
     if kind.startswith("good"):
         return status == "200"
     if kind in ("oversized", "many rows"):
         return status == "413"
-    # A flipped bit may leave a right request, a cut one is never right.
+    # A request with a flipped bit may still be correct; a truncated one never is.
     return status in {"200", "400"} if kind == "flipped byte" else status in {"400", "413", "415"}
 
 
@@ -379,7 +379,7 @@ def _by_status(seen: dict[str, int]) -> dict[str, int]:
 
 
 def _when_idle(server: ServerProcess, seconds: float = 30) -> str:
-    """The metrics once nothing is open, or as they are when it never ends."""
+    """The metrics page once no request is open, or at the end of the time limit."""
     limit = time.monotonic() + seconds
     while True:
         page = server.request("GET", "/metrics").body.decode()
@@ -391,7 +391,7 @@ def _when_idle(server: ServerProcess, seconds: float = 30) -> str:
 def _metric(page: str, name: str) -> float:
     found = re.search(rf"^sparse_deploy_{name}\{{.*\}} (\S+)$", page, re.MULTILINE)
     if found is None:
-        raise ValueError(f"expected the metric sparse_deploy_{name}, the page has none")
+        raise ValueError(f"expected the metric sparse_deploy_{name}, found none")
     return float(found[1])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that a server must survive: slow, leaving, malformed; and what it says meanwhile."""
+"""Faulty clients: slow ones, disconnects, malformed requests; and the server's answers to them."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from reliability.server_process import ServerProcess, integers, texts
 
 
 async def drip(server: ServerProcess, connections: int, seconds: float) -> dict[str, int]:
-    """Clients that send a request byte by byte, one each half second.
+    """Clients that send a request byte by byte, one byte every half second.
 
     Returns:
-        How many connections the server cut or answered, and how many were still open at the end.
+        Number of connections that the server closed, that it answered, and that were still open at the end.
     """
     host, port = server.address.split(":")
     path = f"/v2/models/{server.name}/infer"
@@ -29,7 +29,7 @@ async def drip(server: ServerProcess, connections: int, seconds: float) -> dict[
         b"POST " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"y" * 500,
         b"POST " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n" + b" " * 500,
     ]
-    head = [0, parts[1].index(b"\r\n\r\n") + 4]  # the second kind sends its headers at once
+    head = [0, parts[1].index(b"\r\n\r\n") + 4]  # the second kind sends complete headers first
     ended: Counter[str] = Counter()
 
     async def one(kind: int) -> None:
@@ -56,14 +56,14 @@ async def drip(server: ServerProcess, connections: int, seconds: float) -> dict[
 
 
 def leave(server: ServerProcess, count: int) -> None:
-    """Clients that send a request that takes a while, and close at once."""
+    """Clients that send a long request and close the connection at once."""
     body = json.dumps({"inputs": [texts("text", *["word " * 100] * 4)]}).encode()
     head = f"POST /v2/models/{server.name}/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     host, port = server.address.split(":")
 
     def one(number: int) -> None:
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=10) as client:
-            if number % 2:  # an orderly end on one half, a reset on the other
+            if number % 2:  # half of the clients shut down, half reset the connection
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             client.sendall(head + body)
             time.sleep(0.1 * (number % 3))
@@ -73,7 +73,7 @@ def leave(server: ServerProcess, count: int) -> None:
 
 
 def malformed(server: ServerProcess, count: int, seed: int = 0) -> Counter[str]:
-    """Wrong requests of many kinds, and some right ones.
+    """Malformed requests of many kinds, and some correct ones.
 
     Returns:
         Answers by kind and status, such as ``deep JSON 400``; a request without an answer is ``KIND lost``.
@@ -113,7 +113,7 @@ def _cases(count: int, seed: int) -> Iterator[tuple[str, bytes, dict[str, str]]]
         "huge sequence": lambda: (changed(shape=[1, 100_000], data=[5] * 100_000), {}),
         "out of range": lambda: (changed(data=[101, chance.choice([-1, 2**62, 10**6]), 102]), {}),
         "many rows": lambda: (json.dumps({"inputs": [texts("text", *["x"] * 5000)]}).encode(), {}),
-        "binary that lies": lambda: (json.dumps(good).encode(), {"Inference-Header-Content-Length": "5"}),
+        "wrong binary length": lambda: (json.dumps(good).encode(), {"Inference-Header-Content-Length": "5"}),
         "compressed": lambda: (json.dumps(good).encode(), {"Content-Encoding": "gzip"}),
     }
     for _ in range(count):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the real server in a process of its own, and talks to it over real HTTP."""
+"""Starts the server in a separate process and sends requests over HTTP."""
 
 import contextlib
 import http.client
@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 
 class ServerProcess:
-    """A running ``sparse-deploy serve``, or another program that takes the same arguments.
+    """A running ``sparse-deploy serve``, or another program with the same arguments.
 
     Attributes:
-        url: of its model, such as ``http://127.0.0.1:4711/v2/models/tiny``.
+        url: URL of the model, such as ``http://127.0.0.1:4711/v2/models/tiny``.
     """
 
     def __init__(
@@ -42,32 +42,32 @@ class ServerProcess:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """Name of the model."""
         return self.url.rsplit("/", 1)[1]
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """Host and port of the server."""
         return urlsplit(self.url).netloc
 
     def events(self) -> list[dict[str, Any]]:
-        """Log lines so far."""
+        """The log events written so far."""
         return [json.loads(line) for line in self._log.read_text().splitlines() if line.startswith("{")]
 
     def log(self) -> str:
-        """All that it wrote so far."""
+        """The text written so far."""
         return self._log.read_text()
 
     def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> "Reply":
-        """Any request; a body that is not bytes is sent as JSON."""
+        """Send a request; a body that is not bytes is sent as JSON."""
         return request(self.address, method, path, body, headers)
 
     def infer(self, *inputs: dict[str, Any], **content: Any) -> "Reply":
-        """An infer request of these inputs."""
+        """Send an infer request with these inputs."""
         return self.request("POST", f"/v2/models/{self.name}/infer", {"inputs": list(inputs), **content})
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 30) -> int:
-        """Send a signal and wait; the exit code."""
+        """Send a signal and wait; return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout)
@@ -100,13 +100,13 @@ class Reply:
 
     @property
     def outputs(self) -> dict[str, list[Any]]:
-        """Data of the output tensors by name, of an answer with status 200."""
+        """Data of the output tensors by name; the status must be 200."""
         assert self.status == 200, self.body
         return {tensor["name"]: tensor["data"] for tensor in self.json["outputs"]}
 
 
 def request(address: str, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Reply:
-    """One request over a connection of its own."""
+    """Send one request over a new connection."""
     connection = http.client.HTTPConnection(address, timeout=120)
     with contextlib.closing(connection):
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
@@ -116,7 +116,7 @@ def request(address: str, method: str, path: str, body: Any = None, headers: dic
 
 @contextlib.contextmanager
 def serving(deployment: Path, log: Path, *arguments: str, **options: Any) -> Iterator[ServerProcess]:
-    """A server that is gone when the block ends."""
+    """A server that is stopped at the end of the block."""
     server = ServerProcess(deployment, log, *arguments, **options)
     try:
         yield server

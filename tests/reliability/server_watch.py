@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server uses and answers while a check runs: its memory, its probes."""
+"""Samples a server's memory and the answers to probes while a check runs."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ def memory_mb(server: ServerProcess) -> float:
 
 
 class Watch:
-    """Takes a sample at once, then again and again while the block runs, and once more at its end."""
+    """Takes a sample at the start, at regular intervals while the block runs, and at its end."""
 
     interval: float  # seconds between two samples
 
@@ -61,11 +61,11 @@ class MemoryWatch(Watch):
 
     @property
     def peak(self) -> float:
-        """Highest sample."""
+        """The largest sample."""
         return max(megabytes for _, megabytes in self.samples)
 
     def growth(self) -> float:
-        """Megabytes between the medians of the second and the last tenth: what a leak would show."""
+        """Megabytes between the medians of the second and the last tenth of the samples, to detect a leak."""
         tenth = max(1, len(self.samples) // 10)
         early, late = self.samples[tenth : 2 * tenth] or self.samples, self.samples[-tenth:]
         return median(value for _, value in late) - median(value for _, value in early)
@@ -76,11 +76,11 @@ class MemoryWatch(Watch):
 
 
 class ProbeWatch(Watch):
-    """Asks for liveness a hundred times a second.
+    """Sends a liveness probe a hundred times a second.
 
     Attributes:
-        longest: seconds that a probe waited.
-        failed: probes that got no 200.
+        longest: seconds of the slowest probe.
+        failed: probes without status 200.
     """
 
     interval = 0.01

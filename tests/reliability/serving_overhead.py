@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server costs beside the runtime that it calls: both on the same texts and cores, in turns.
+"""Overhead of the server over the runtime that it calls: both on the same texts and cores, in interleaved blocks.
 
-``python -m reliability.serving_overhead DEPLOYMENT TEXTS THREADS`` is the runtime alone: a process that answers lines
-on standard input (``batch N SECONDS``) with the texts per second and the median milliseconds of one request.
+``python -m reliability.serving_overhead DEPLOYMENT TEXTS THREADS`` runs the runtime alone: a process that reads lines
+(``batch N SECONDS``) and writes the texts per second and the median milliseconds of one request.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ BARE_BATCH = 32
 
 @dataclass(frozen=True)
 class Overhead:
-    """Medians over blocks that took turns.
+    """Medians over interleaved blocks.
 
     Attributes:
-        bare: of the runtime alone.
-        served: of the server.
-        ratio: median over rounds of served by bare.
+        bare: median of the runtime alone.
+        served: median of the server.
+        ratio: median over rounds of served divided by bare.
         low: smallest ratio of a round.
-        high: largest.
+        high: largest ratio of a round.
     """
 
     bare: float
@@ -48,15 +48,15 @@ class Overhead:
 def measure_throughput(
     deployment: Path, sentences: Sequence[str], bodies: Path, connections: int, scratch: Path, *, apart: bool = False
 ) -> Overhead:
-    """Texts per second: batches of 32 sorted by length on the runtime alone, against clients of the server.
+    """Texts per second: the runtime alone with batches of 32 sorted by length, against the server with clients.
 
-    With ``apart`` the last CPU is the clients', and server and runtime have the others; without it all share all.
+    With ``apart`` the clients use the last CPU, server and runtime the others; without it all share all CPUs.
     """
     return _in_turns(deployment, sentences, bodies, connections, BARE_BATCH, scratch, apart=apart)
 
 
 def measure_latency(deployment: Path, sentences: Sequence[str], bodies: Path, scratch: Path) -> Overhead:
-    """Median milliseconds: ``session.run`` of one tokenised text, against one client of the server."""
+    """Median milliseconds: ``session.run`` of one tokenized text, against the server with one client."""
     return _in_turns(deployment, sentences, bodies, 1, 1, scratch)
 
 
@@ -104,7 +104,7 @@ def _in_turns(
         finally:
             runtime.kill()
             runtime.wait()
-    pairs = pairs[1:]  # the first round warms both up
+    pairs = pairs[1:]  # the first round is a warm-up
     ratios = sorted(served / bare for bare, served in pairs)
     return Overhead(
         median(bare for bare, _ in pairs), median(served for _, served in pairs), median(ratios), ratios[0], ratios[-1]
@@ -113,7 +113,7 @@ def _in_turns(
 
 @contextlib.contextmanager
 def _on(cpus: Set[int]) -> Iterator[None]:
-    """Processes that are started in this block run on these CPUs."""
+    """Processes started in this block run on these CPUs."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cpus)
     try:
@@ -123,7 +123,7 @@ def _on(cpus: Set[int]) -> Iterator[None]:
 
 
 def main() -> None:
-    """The runtime alone."""
+    """Run the runtime alone."""
     folder, texts, cell, threads = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
     from sparse_deploy.data.batches import pad_batch
     from sparse_deploy.runtimes import get_runtime
@@ -136,7 +136,7 @@ def main() -> None:
         size, seconds = int(line.split()[0]), float(line.split()[1])
         order = sorted(range(len(features)), key=lambda index: len(features[index]["input_ids"]))
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        # Even steps from short to long, so that a block of any length sees the same mix.
+        # Even steps over the sorted texts, so that blocks of any length have the same mix of lengths.
         chunks = [chunks[index * 61 % len(chunks)] for index in range(len(chunks))]
         times: list[float] = []
         answered, begin = 0, time.perf_counter()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks are scripts, not part of the package: their folder has to be on the path."""
+"""Adds the benchmarks' folder to the import path, because they are not part of the package."""
 
 import sys
 from pathlib import Path

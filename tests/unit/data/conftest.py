@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small WordPiece tokenizer made on the spot, and the folder of real text where a machine has one."""
+"""A small generated WordPiece tokenizer, and the folder of real text if the machine has it."""
 
 import json
 import string

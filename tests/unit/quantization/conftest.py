@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny sparse BERT classifier, and token ids of several lengths to calibrate it with."""
+"""A tiny sparse BERT classifier, and token ids of several lengths for its calibration."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def tiny_bert(hidden_act: str = "gelu") -> BertForSequenceClassification:
 
 @pytest.fixture(scope="session")
 def model() -> ExportableModel:
-    """Shared: nothing that is tested here may change it."""
+    """A shared model; tests must not change it."""
     return ExportableModel(tiny_bert(), ["logits"])
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report that tests of its forms share; its parts are in ``tests/made_reports.py``."""
+"""The report that the tests of all formats share; its parts are in ``tests/made_reports.py``."""
 
 from collections.abc import Callable
 from typing import Any
