@@ -4,7 +4,7 @@
 #   serve-openvino  the same, and OpenVINO with the sparse operators
 #   toolchain       finetune, export and bench on a CPU
 #
-# The base needs Python 3.11 with venv, ca-certificates and glibc 2.28 or newer. A tag moves; pin what you have checked:
+# The base needs Python 3.11 with venv, ca-certificates and glibc 2.28 or newer. A tag can change; pin the digest of the image that you checked:
 #   docker buildx imagetools inspect python:3.11-slim-bookworm    # prints the digest
 #   docker build --build-arg BASE_IMAGE=python:3.11-slim-bookworm@sha256:... --target serve .
 ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
@@ -12,7 +12,7 @@ ARG BASE_IMAGE=docker.io/library/python:3.11-slim-bookworm
 # ---- compiler, CMake and pip; nothing of this stage is in an image
 FROM ${BASE_IMAGE} AS builder
 SHELL ["/bin/sh", "-eu", "-c"]
-# Debian keeps no old versions, so a pinned compiler would soon not be found.
+# Debian removes old versions, so a pinned compiler would soon be unavailable.
 # hadolint ignore=DL3008
 RUN apt-get update; \
     apt-get install -y --no-install-recommends g++; \
@@ -27,7 +27,7 @@ FROM builder AS wheel
 COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY export_configs export_configs
 COPY sparse_deploy sparse_deploy
-# Without a working compiler the build makes a wheel without kernels: right for a laptop, wrong for an image.
+# Without a working compiler the build makes a wheel without kernels, which is an error here.
 RUN PATH="/opt/build/bin:$PATH" pip wheel --no-cache-dir --no-deps --no-build-isolation --no-index -w /wheels .; \
     python3 -c "import glob, zipfile; [zipfile.ZipFile(wheel).getinfo('sparse_deploy/kernels/libsparse_deploy_onnxruntime.so') for wheel in glob.glob('/wheels/*.whl')]"
 
@@ -54,7 +54,7 @@ LABEL org.opencontainers.image.title="sparse-deploy" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}"
-# HOME: a numeric user has none, and libraries need a writable one although the root is read-only.
+# HOME: a numeric user has no home folder, and libraries need a writable one; the root file system is read-only.
 ENV PATH="/opt/venv/bin:${PATH}" \
     HOME=/tmp \
     HF_HUB_OFFLINE=1 \
@@ -73,7 +73,7 @@ ENV SPARSE_DEPLOY_DEPLOYMENT=/model \
     SPARSE_DEPLOY_PORT=8000
 EXPOSE 8000
 WORKDIR /model
-# An empty proxy table: http_proxy of the environment is not for a request to ourselves.
+# An empty proxy table: the request to this server must not use http_proxy of the environment.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-c", "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:' + os.environ['SPARSE_DEPLOY_PORT'] + '/v2/health/ready', timeout=4)"]
 CMD ["serve"]
@@ -94,8 +94,8 @@ FROM server AS serve-openvino
 COPY --from=serve-openvino-environment /opt/venv /opt/venv
 
 FROM serve-environment AS toolchain-environment
-# Where PyTorch's CPU build is; the lock names its hash, so another build is refused. It brings a file that only
-# Python 3.12 can read.
+# The index of PyTorch's CPU build; the lock file has its hash, so another build is refused. It contains a file that only
+# Python 3.12 can compile.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY docker/requirements-toolchain.txt docker/
 RUN /opt/build/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-compile \

@@ -17,7 +17,7 @@ include_patterns = [
 ]
 
 extensions = ["myst_parser"]
-myst_heading_anchors = 4  # anchors of headings as GitHub forms them; a link to a missing one is a warning
+myst_heading_anchors = 4  # heading anchors in GitHub's form; a link to a missing anchor is a warning
 
 html_theme = "furo"
 html_title = "sparse-deploy"

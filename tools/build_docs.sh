@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Build the documentation site into build/site. A link to a missing page, file or heading ends the build with an error.
-# Sphinx is installed once, into an environment of its own (14 s, 120 MB); a build takes about 6 s.
+# Sphinx is installed once, into a separate environment of 120 MB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 environment=build/docs-environment

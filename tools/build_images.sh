@@ -3,10 +3,10 @@
 # Build the images of the Dockerfile without a Docker engine, start them, and check them; as root on Debian.
 #   tools/build_images.sh                        serve, checked with a deployment of runs/
 #   tools/build_images.sh -d DEPLOYMENT serve serve-openvino toolchain
-# buildah (chroot isolation, vfs) and mmdebstrap come from Debian where they are missing. The base image is a minimal
-# bookworm made on the spot; BASE_TAR names one that is already there. pip inside the build uses the indexes and the
-# certificates that pip is configured with here. All of it lies under WORK (default: a new folder in /tmp), which is
-# removed at the end unless KEEP=1. Ends with 1 when a check fails.
+# buildah (chroot isolation, vfs) and mmdebstrap are installed from Debian if missing. The base image is a new minimal
+# bookworm, or the existing tar file BASE_TAR. pip inside the build uses the indexes and certificates of this machine's
+# pip configuration. All files are in WORK (default: a new folder in /tmp), which is removed at the end unless KEEP=1.
+# The exit code is 1 if a check fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -85,7 +85,7 @@ for target in "${targets[@]}"; do
   echo "built in $SECONDS s" >&2
   python3 tools/check_image.py "localhost/sparse-deploy:$target" --target "$target" --base localhost/base:1 \
     --deployment "$deployment" || failed=1
-  # vfs keeps a whole copy per layer, 2 to 12 GB per target: the copies of a target are removed before the next one begins.
+  # vfs stores a complete copy per layer, 2 to 12 GB per target: they are removed before the next target is built.
   [[ -n ${KEEP:-} ]] || buildah rmi "localhost/sparse-deploy:$target" >/dev/null
   buildah rm --all >/dev/null
   buildah rmi --prune --force >/dev/null

@@ -4,7 +4,7 @@
 # any machine with Python and without a container: the compiler is Clang from the PyPI package ziglang, which links
 # against a given version of glibc. Its kernels are as fast as GCC's (docs/wheels.md). auditwheel checks and tags.
 #   tools/build_wheels.sh [x86_64] [aarch64]
-# The kernels are inside. The extension for OpenVINO fits one release of OpenVINO and is compiled on first use.
+# The wheels contain the kernels. The extension for OpenVINO fits one OpenVINO release and is compiled on first use.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 glibc=2.17
@@ -25,7 +25,7 @@ for architecture in "$@"; do
   rm -rf "$build/wheel"
   cat >"$build/c++" <<SCRIPT
 #!/bin/sh
-# zig spells an Arm CPU's features its own way.
+# zig uses different names for an Arm CPU's features.
 for argument do
   shift
   case \$argument in -march=armv8.2-a+dotprod) argument=-mcpu=generic+dotprod ;; esac
@@ -34,7 +34,7 @@ done
 exec "$tools/bin/python" -m ziglang c++ -target $architecture-linux-gnu.$glibc "\$@"
 SCRIPT
   chmod +x "$build/c++"
-  # _PYTHON_HOST_PLATFORM is how sysconfig, and with it the wheel's tag, learns of another platform than this one.
+  # _PYTHON_HOST_PLATFORM sets the platform of sysconfig, and so of the wheel's tag.
   env -u CXXFLAGS -u LDFLAGS CXX="$build/c++" _PYTHON_HOST_PLATFORM="linux-$architecture" \
     CMAKE_ARGS="-DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=$architecture" \
     pip wheel . --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir "$build/wheel" \
@@ -44,7 +44,7 @@ SCRIPT
       >"$build/auditwheel.log" 2>&1 || { cat "$build/auditwheel.log" >&2; exit 1; }
     continue
   fi
-  # auditwheel supports only the architecture of this machine: the same check by readelf, and the same tags.
+  # auditwheel supports only this machine's architecture: make the same check with readelf, and set the same tags.
   rm -rf "$build/unpacked"
   python -m zipfile -e "$build"/wheel/*.whl "$build/unpacked"
   newest=$(find "$build/unpacked" -name '*.so' -exec readelf --version-info {} + |

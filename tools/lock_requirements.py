@@ -2,8 +2,8 @@
 """Write the hash-locked requirements of the images, docker/requirements-*.txt, from pyproject.toml and constraints.txt.
 
 pip resolves each set with the versions of constraints.txt and lists the wheels that it would install; the file records
-their SHA-256, so that a build with other files fails. One Python and one platform, those of the image: run this with
-the Python of the base image (3.11). ``--check`` needs no network: it compares versions and names with the two sources.
+their SHA-256, so that a build with other files fails. A file is valid for one Python and one platform: run this script
+with the Python of the base image (3.11). ``--check`` needs no network: it compares versions and names with both.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docker"
-# The packages of the image of each file: extras of the package, or the tools that build its wheel.
+# The packages of each file: extras of the package, or the tools that build its wheel.
 SETS: Mapping[str, tuple[str, ...]] = {
     "requirements-serve.txt": ("signing",),
     "requirements-serve-openvino.txt": ("openvino", "signing"),
@@ -30,7 +30,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
 }
 BUILD_SET = "requirements-build.txt"
 BUILD_TOOLS = ("cmake", "ninja", "scikit-build-core")
-# PyPI's torch for Linux is the CUDA build; the images take PyTorch's CPU build, known by this local version.
+# PyPI's torch for Linux is the CUDA build; the images use PyTorch's CPU build, which has this local version.
 CPU_TORCH = "+cpu"
 _NOTICE = """# SPDX-License-Identifier: Apache-2.0
 # Written by tools/lock_requirements.py; change constraints.txt, then run it again.
@@ -39,7 +39,7 @@ _PIN = re.compile(r"^([a-z0-9][a-z0-9._-]*)==(\S+)")
 
 
 class Wheel(NamedTuple):
-    """A distribution that pip chose: normalized name, version, hexadecimal SHA-256 of its file."""
+    """A distribution in pip's resolution: normalized name, version, hexadecimal SHA-256 of its file."""
 
     name: str
     version: str
@@ -49,7 +49,7 @@ class Wheel(NamedTuple):
 def main() -> int:
     """Write or check all files; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; end with 1 when a file is out of step")
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 if a file is out of date")
     if parser.parse_args().check:
         problems = list(find_problems())
         sys.stderr.writelines(f"{problem}\n" for problem in problems)
@@ -121,10 +121,10 @@ def lock_text(wheels: Iterable[Wheel]) -> str:
 
 
 def _pip_environment() -> dict[str, str]:
-    # Here and not in constraints.txt, because users should not pass a local version to pip.
+    # Not in constraints.txt, because users should not pass a local version to pip.
     index = os.environ.get("TORCH_INDEX", "https://download.pytorch.org/whl/cpu")
     if index and not _answers(index):
-        sys.stderr.write(f"{index} does not answer; torch's CPU build has to come from pip's own settings\n")
+        sys.stderr.write(f"{index} does not answer; torch's CPU build must come from the indexes of pip's settings\n")
         index = ""
     known = os.environ.get("PIP_EXTRA_INDEX_URL", "")
     return os.environ | {"PIP_EXTRA_INDEX_URL": f"{known} {index}".strip()} if index else dict(os.environ)
@@ -132,7 +132,7 @@ def _pip_environment() -> dict[str, str]:
 
 @functools.cache
 def _answers(index: str) -> bool:
-    """Whether an index can be reached; pip would ask one that can't five times for each package."""
+    """Whether an index can be reached; pip would try an unreachable index five times for each package."""
     try:
         with urllib.request.urlopen(f"{index.rstrip('/')}/torch/", timeout=15):  # noqa: S310 - the user names it
             return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs inside a foreign environment (see check_optimum.py): opens a deployment with Optimum and writes its logits.
+"""Opens a deployment with Optimum and writes its logits; runs in Optimum's environment (see check_optimum.py).
 
 Imports nothing of sparse_deploy, which is not installed there. Reads a JSON request from standard input.
 """
@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# As in a program of a user. The hint prevents BF16 in OpenVINO on CPUs that have it.
+# As in a user's program. The hint prevents BF16 in OpenVINO on CPUs with BF16.
 OPENVINO_SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 OUTPUTS = ("logits", "start_logits", "end_logits", "sentence_embedding")
 
 
 def main() -> None:
-    """Answer one request (written by ``check_optimum._probe``); a file of None means the default one."""
+    """Answer one request (written by ``check_optimum._probe``); a file of None means the default file."""
     request = json.load(sys.stdin)
     library = request["library"]
     answer = {
@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def answer_file(request: dict[str, Any], file: str | None) -> dict[str, Any]:
-    """Logits of all batches from one file, or the reason why there are none."""
+    """Logits of all batches from one file, or the reason of the failure."""
     from transformers import AutoTokenizer
 
     try:
@@ -39,7 +39,7 @@ def answer_file(request: dict[str, Any], file: str | None) -> dict[str, Any]:
             outputs = model(**inputs)
             logits = [outputs[name].tolist() for name in OUTPUTS if name in outputs]
             answers.append({"input_ids": inputs["input_ids"].tolist(), "outputs": logits})
-    except Exception as error:  # any error of Optimum is a finding, and the other files are checked, too
+    except Exception as error:  # any error of Optimum is a result; the other files are still checked
         return {"problem": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     return {"model_class": type(model).__name__, "batches": answers}
 
@@ -49,9 +49,9 @@ def open_model(library: str, model_class: str, folder: str, file: str | None) ->
 
     Args:
         library: distribution name.
-        model_class: what follows ``ORTModel`` or ``OVModel`` in the class's name.
+        model_class: the suffix after ``ORTModel`` or ``OVModel`` in the class's name.
         folder: the deployment.
-        file: None for the one that Optimum finds by itself.
+        file: file name; None for the file that Optimum selects.
     """
     chosen = {} if file is None else {"file_name": file}
     if library == "optimum-onnx":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write pip's settings of this machine as one file, for a build that starts without them; print the paths they name.
+"""Write pip's settings of this machine as one file, for a build inside an image; print the paths in them.
 
-pip reads several files and the variables PIP_...; a build inside an image sees none of them. The file has the
-output of `pip config list`, and the paths (local indexes, certificates) must be mounted beside it.
+pip reads several files and the variables PIP_..., which a build inside an image does not have. The file has the output
+of `pip config list`; the paths (local indexes, certificates) must be mounted as well.
 """
 
 import ast
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-# Settings of pip for the location of packages and the connection; others have no use in a build.
+# The settings for package indexes and connections; a build does not need others.
 _WANTED = ("index-url", "extra-index-url", "find-links", "cert", "trusted-host", "proxy", "default-timeout", "timeout")
 
 
@@ -26,7 +26,7 @@ def main() -> int:
         name = key.removeprefix(":env:.").removeprefix("global.").removeprefix("install.")
         if name in _WANTED:
             settings.setdefault(name, str(ast.literal_eval(value)))
-    if "default-timeout" in settings:  # the name of the variable; the file has timeout
+    if "default-timeout" in settings:  # the variable's name; in the file it is timeout
         settings.setdefault("timeout", settings.pop("default-timeout"))
     text = "[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
     Path(sys.argv[1]).write_text(text, encoding="utf-8")
@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def named_paths(settings: dict[str, str]) -> set[str]:
-    """Local files and folders that the settings name; of an index, the folder above it, for its links lead there."""
+    """Local files and folders in the settings; for an index, its parent folder, to which its links point."""
     paths = set()
     for name, value in settings.items():
         for word in value.split():

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The kernel and operator tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer. Any report ends the
-# process that caused it, and so fails its test. Arguments go to pytest. Needs .venv with the dev extra (tools/install.sh)
-# and GCC.
+# Run the kernel and operator tests on a build with AddressSanitizer and UndefinedBehaviorSanitizer. A report ends the
+# process and so fails its test. Arguments go to pytest. Needs .venv with the dev extra (tools/install.sh) and GCC.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 compiler=${CXX:-c++}
-# Python itself is not instrumented, so the sanitizer's runtime must be there before anything else; and libstdc++ with
-# it, or exceptions in libraries that load later can't be intercepted.
+# Python itself is not instrumented, so the sanitizer's runtime must be loaded first, together with libstdc++: otherwise
+# exceptions in libraries loaded later cannot be intercepted.
 asan=$("$compiler" -print-file-name=libasan.so)
 stdcxx=$("$compiler" -print-file-name=libstdc++.so)
 [[ -f $asan ]] || { echo "sanitize: expected GCC with libasan, found none with $compiler; install libasan" >&2; exit 2; }

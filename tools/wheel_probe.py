@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tools/check_wheels.sh computes with an installed wheel.
+"""The computation of tools/check_wheels.sh with an installed wheel.
 
 ``make FOLDER`` needs onnx and scipy: it writes a sparse file, inputs, and the answer of the operators in numpy.
-``run FOLDER`` needs the wheel and what it depends on: it opens the file in ONNX Runtime and compares.
+``run FOLDER`` needs the wheel and its dependencies: it runs the file in ONNX Runtime and compares the answers.
 """
 
 import sys
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 _HIDDEN, _INTERMEDIATE, _HEADS = 64, 128, 4
-# Of the answer, as a share of its length: FP32 rounds otherwise in numpy, and a value may fall on the other side of a
-# step of INT8. Another weight or a wrong layout gives an error of the size of the answer.
+# Largest error of the answer relative to its norm: FP32 rounds differently in numpy, and a value may get the next INT8
+# step. A wrong weight or layout gives an error as large as the answer.
 _LARGEST_ERROR = 0.03
 
 
@@ -36,7 +36,7 @@ def make(folder: Path) -> None:
 
 
 def run(folder: Path) -> None:
-    """Open the file as a user does, and end with an error where the answer differs."""
+    """Open the file in ONNX Runtime; exit with an error if the answer differs."""
     import onnxruntime
 
     import sparse_deploy
@@ -53,7 +53,7 @@ def run(folder: Path) -> None:
     chosen = loader.instruction_set(loader.ONNXRUNTIME).name
     print(
         f"check_wheels: sparse-deploy {sparse_deploy.__version__} in Python {sys.version.split()[0]}, ONNX Runtime "
-        f"{onnxruntime.__version__}: the sparse file answers like numpy ({chosen}, error {error:.1%})"
+        f"{onnxruntime.__version__}: the sparse file's answer equals numpy's ({chosen}, error {error:.1%})"
     )
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Gate a deployment in any CI that runs a shell, with `sparse-deploy[toolchain]` installed.
+# Gate a deployment in any CI system with a shell, with `sparse-deploy[toolchain]` installed.
 #
 #   examples/ci/gate.sh DEPLOYMENT [more arguments of `sparse-deploy bench`]
 #   BASELINE=baseline.json REPORT=gate-report examples/ci/gate.sh model/deployment --data-dir data
 #
-# BASELINE, when set and missing, is stored by this run (from a model that you trust: commit the file); later runs are
-# compared with it. The exit code is that of bench: 0 ok, 3 a goal is missed, 4 inconclusive, others are errors.
+# If BASELINE is set and the file does not exist, this run stores it (use a trusted model, and commit the file); later
+# runs are compared with it. The exit code is that of bench: 0 ok, 3 a goal is missed, 4 inconclusive, others are errors.
 set -euo pipefail
 deployment=${1:?usage: gate.sh DEPLOYMENT [arguments of sparse-deploy bench]}
 shift

@@ -65,4 +65,4 @@ def test_without_a_header_the_check_fails_unless_told_to_leave_it_out(tmp_path):
     assert "nothing was compared: no header" in done.stderr
     left_out = check(SOURCES / "abi_check.cc", **empty, SPARSE_DEPLOY_SKIP_ORT_HEADER="1")
     assert left_out.returncode == 0
-    assert left_out.stdout.startswith("check_ort_abi: skipped, as SPARSE_DEPLOY_SKIP_ORT_HEADER says: no header")
+    assert left_out.stdout.startswith("check_ort_abi: skipped because of SPARSE_DEPLOY_SKIP_ORT_HEADER: no header")
