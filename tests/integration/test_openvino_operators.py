@@ -327,8 +327,8 @@ class TestRefusals:
         [
             ({"num_heads": 7}, "num_heads is 7, expected a divisor of the hidden size 64"),
             ({"activation": "swish"}, "activation is 'swish', expected one of gelu, gelu_tanh, relu"),
-            ({"activation": None}, "attribute activation must be there"),
-            ({"rows": [{"operator_version": 3}]}, "it needs operator version 3, this library knows 1 to 2"),
+            ({"activation": None}, "attribute activation is required"),
+            ({"rows": [{"operator_version": 3}]}, "it needs operator version 3, this library supports 1 to 2"),
             ({"rows": [{"output_tokens": -1}]}, "output_tokens is -1, expected at least 0"),
         ],
     )

@@ -295,11 +295,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("rows", "reason"),
         [
-            ({"operator_version": 3}, "it needs operator version 3, this library knows 1 to 2"),
+            ({"operator_version": 3}, "it needs operator version 3, this library supports 1 to 2"),
             ({"output_tokens": -1}, "output_tokens is -1, expected at least 0"),
-            ({"output_tokens": "one"}, "attribute output_tokens must be there and be an int"),
+            ({"output_tokens": "one"}, "attribute output_tokens is required and must be an int"),
             ({"unpadded_input": 2}, "unpadded_input is 2, expected 0 to 1"),
-            ({"output_tokens": 1, "unpadded_output": 1}, "an unpadded output holds all tokens"),
+            ({"output_tokens": 1, "unpadded_output": 1}, "an unpadded output has all tokens"),
         ],
     )
     def test_rows(self, rows, reason):
@@ -378,7 +378,7 @@ class TestRefusals:
     def test_a_scale_without_its_zero_point(self):
         constants = linear_constants(8, 40, static=True)
         del constants["x_zero_point"]
-        assert "come together, found only x_scale" in problem(linear_model(constants))
+        assert "expected both x_scale and x_zero_point, found only x_scale" in problem(linear_model(constants))
 
     @pytest.mark.parametrize(
         ("activation", "words"),
@@ -404,9 +404,9 @@ class TestRefusals:
         [
             ({"num_heads": 5}, "num_heads is 5, expected a divisor of the hidden size 64"),
             ({"num_heads": 0}, "num_heads is 0, expected a divisor"),
-            ({"num_heads": None}, "attribute num_heads must be there and be an int"),
-            ({"epsilon": None}, "attribute epsilon must be there and be a float"),
-            ({"activation": None}, "attribute activation must be there and be a string"),
+            ({"num_heads": None}, "attribute num_heads is required and must be an int"),
+            ({"epsilon": None}, "attribute epsilon is required and must be a float"),
+            ({"activation": None}, "attribute activation is required and must be a string"),
             ({"activation": "tanh"}, "activation is 'tanh', expected one of gelu, gelu_tanh, relu"),
         ],
     )

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels without Python: exact products for each instruction set and layout, a layer on thread pools, and memory that
-// runs out. For emulated CPUs, ThreadSanitizer and other compilers (tools/check_kernels.sh). Prints one line per set; ends
-// with 1 at the first difference.
+// Tests the kernels without Python: exact products for each instruction set and layout, a layer on thread pools, and
+// failing allocations. For emulated CPUs, ThreadSanitizer and other compilers (tools/check_kernels.sh). Prints one line
+// per set; exits with 1 at the first difference.
 #include <sparse_deploy_kernels.h>
 
 #include <array>
@@ -45,7 +45,7 @@ struct Matrix {
 
 bool begins(const std::string &text, const char *with) { return text.rfind(with, 0) == 0; }
 
-// Random values where a layout has a place for them; "two_of_four" (2:4) is a pattern that no layout is named after.
+// Random values at the positions that a layout allows; "two_of_four" (2:4) is a pattern without a layout of its name.
 Matrix make_matrix(const std::string &layout, int64_t n, int64_t k, double kept, std::mt19937 &random) {
   constexpr int kTwoOfFour[] = {0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100};
   std::uniform_int_distribution<int> value(1, 127), coin(0, 1);
@@ -107,7 +107,7 @@ struct ThreadPool {
     int problem = 0;
     try {
       for (size_t i = 1; i < count; ++i) threads.emplace_back(task, arg, i);
-    } catch (const std::bad_alloc &) {  // this program's allocations fail as well as the library's
+    } catch (const std::bad_alloc &) {  // this program's allocations can fail like the library's
       problem = 1;
     }
     task(arg, 0);
@@ -174,7 +174,7 @@ Floats normal(size_t count, std::mt19937 &random) {
   return values;
 }
 
-// act(x Wᵀ scale + bias) in double, on activations that are quantized as the operator does.
+// act(x Wᵀ scale + bias) in double, on activations quantized like the operator's.
 void check_linear(const std::string &isa, std::mt19937 &random) {
   constexpr int64_t kRows = 9, kN = 83, kK = 210;
   const Linear linear(kN, kK, random);
@@ -221,7 +221,7 @@ struct Layer {
   sd_layer *layer = nullptr;
   Floats cos, sin;
 
-  // `modern`: with norms in front, a gate, rotary positions and a window.
+  // `modern`: with LayerNorm first, a gate, rotary positions and a window.
   Layer(const std::string &isa, std::mt19937 &random, bool modern) {
     std::vector<Linear> linears;
     for (int i = 0; i < SD_LINEARS; ++i)
@@ -254,7 +254,7 @@ struct Layer {
   }
   ~Layer() { sd_layer_destroy(layer); }
 
-  // "" or the error. The allocation after the next `after` ones fails; `fired` says whether there was one.
+  // "" or the error. The allocation after the next `after` ones fails; `fired`: whether it happened.
   std::string run(const Floats &x, int64_t batch, int64_t length, Floats &y, int threads, int64_t after = -1,
                   bool *fired = nullptr) const {
     std::vector<int64_t> mask(static_cast<size_t>(batch * length), 1);
@@ -290,7 +290,7 @@ void check_layer(const std::string &isa, std::mt19937 &random, bool modern) {
   }
 }
 
-// Several calls of one layer at a time, each on a pool of its own; and every allocation of a call fails once.
+// Several concurrent calls of one layer, each on a separate pool; and every allocation of a call fails once.
 void check_threads(const std::string &isa, std::mt19937 &random, bool modern) {
   const Layer layer(isa, random, modern);
   for (const auto &[batch, length] : kBatches) {
@@ -320,7 +320,7 @@ void check_threads(const std::string &isa, std::mt19937 &random, bool modern) {
 
 }  // namespace
 
-// Without arguments everything; "threads": only what concerns pools; the name of an instruction set: only that one.
+// Without arguments: all tests; "threads": only the pool tests; the name of an instruction set: only this set.
 int main(int count, char **arguments) {
   const std::string wanted = count > 1 ? arguments[1] : "";
   const bool only_threads = wanted == "threads";
@@ -340,7 +340,7 @@ int main(int count, char **arguments) {
       check_layer(isa, random, modern);
       check_threads(isa, random, modern);
     }
-    std::printf("%s: %zu layouts exact, pools and failing memory right\n", isa.c_str(), layouts);
+    std::printf("%s: %zu layouts exact, pools and failing memory ok\n", isa.c_str(), layouts);
   }
   if (!found) fail("this CPU has no instruction set " + wanted + "; expected threads or one of " + sd_isa_supported());
   return 0;

@@ -115,7 +115,7 @@ def test_a_pool_that_does_not_run_its_tasks_is_an_error(layer):
 
 def test_an_unknown_instruction_set_is_refused():
     blob = linear_constants(8, 40)["weight"]
-    with pytest.raises(ArtifactError, match="instruction set mmx is unknown or not of this CPU; expected"):
+    with pytest.raises(ArtifactError, match="instruction set mmx is unknown or not supported by this CPU; expected"):
         Weight(blob, isa="mmx")
 
 

@@ -85,7 +85,7 @@ def test_padding_in_front_and_sequences_without_a_token_keep_their_rows():
 @pytest.mark.parametrize(
     ("rows", "message"),
     [({"output_tokens": -1}, "output_tokens must be 0 or more; found -1"),
-     ({"output_tokens": 1, "unpadded_output": True}, "an unpadded output holds all tokens")],
+     ({"output_tokens": 1, "unpadded_output": True}, "an unpadded output has all tokens")],
 )  # fmt: skip
 def test_impossible_rows_are_refused(rows, message):
     with pytest.raises(ArtifactError, match=message):

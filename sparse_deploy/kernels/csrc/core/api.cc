@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C interface: unwraps, calls, and turns problems into sd_error.
+// The C interface: unwraps arguments, calls the core, and converts errors to sd_error.
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -30,7 +30,7 @@ void report(sd_error *error, const char *message) {
   if (error) std::snprintf(error->message, sizeof error->message, "%s", message);
 }
 
-// Nothing that `call` throws gets past here. 0, or 1 with a message.
+// Catches all exceptions of `call`. Returns 0, or 1 with a message.
 template <typename Call>
 int guarded(sd_error *error, Call call) {
   try {
@@ -61,8 +61,8 @@ T *create(sd_error *error, const char *isa, Build build) {
   guarded(error, [&] {
     const sd::InstructionSet *set = sd::find_set(isa);
     if (!set)
-      throw std::invalid_argument(std::string("instruction set ") + isa + " is unknown or not of this CPU; expected " +
-                                  sd::supported_sets());
+      throw std::invalid_argument(std::string("instruction set ") + isa +
+                                  " is unknown or not supported by this CPU; expected " + sd::supported_sets());
     auto made = std::make_unique<T>();
     const std::string problem = build(*made, *set);
     if (!problem.empty()) throw std::invalid_argument(problem);
@@ -127,7 +127,7 @@ sd_linear *sd_linear_create(const sd_linear_config *config, sd_error *error) {
 
 void sd_linear_destroy(sd_linear *linear) { delete linear; }
 
-// sd_weight has one member, so its address is that of the weight inside.
+// sd_weight has one member, so both have the same address.
 const sd_weight *sd_linear_weight(const sd_linear *linear) {
   return reinterpret_cast<const sd_weight *>(&linear->linear.weight);
 }

@@ -16,7 +16,7 @@ enum Feature : uint32_t {
   kHasDotProduct = 1 << 6,  // Arm: sdot, udot
 };
 
-// Features whose registers the operating system saves, too.
+// The features whose registers the operating system also saves.
 uint32_t cpu_features();
 
 }  // namespace sd

@@ -6,15 +6,15 @@
 namespace sd {
 namespace {
 
-// The tail that gelu() in epilogue.h multiplies with: x * (1 - tail(x)) for x >= 0.
+// The tail in gelu() of epilogue.h: gelu(x) = x * (1 - tail(x)) for x >= 0.
 double erf_tail(double x) { return 0.5 * std::erfc(x * std::sqrt(0.5)); }
 double tanh_tail(double x) {
   const double root = std::sqrt(2 / std::acos(-1.0));
   return 0.5 * (1 - std::tanh(root * (x + 0.044715 * x * x * x)));
 }
 
-// A parabola per segment [i/4 - 1/8, i/4 + 1/8] through the tail at the Chebyshev nodes, which comes within a hair of
-// the best possible one.
+// A parabola per segment [i/4 - 1/8, i/4 + 1/8] through the tail at the Chebyshev nodes, which is close to the best
+// approximation.
 GeluTable fit(double (*tail)(double)) {
   GeluTable table{};
   for (int i = 0; i < 16; ++i) {

@@ -17,7 +17,7 @@ namespace {
 constexpr const char *kLinearNames[SD_LINEARS] = {"query",          "key",          "value",
                                                   "attention output", "intermediate", "output"};
 
-// A matrix of `parts` matrices with as many rows each, on top of each other.
+// Concatenates the rows of `parts` matrices with equal numbers of rows.
 void split_rows(const Rows &all, Rows *parts, size_t count) {
   const size_t n = static_cast<size_t>(all.matrix.n) / count, k = static_cast<size_t>(all.matrix.k);
   for (size_t i = 0; i < count; ++i) {
@@ -47,7 +47,7 @@ std::string EncoderLayer::build(const sd_layer_config &config, const Instruction
   unpadded_input = config.unpadded_input != 0;
   unpadded_output = config.unpadded_output != 0;
   if (output_tokens < 0) return "output_tokens must be 0 or more; found " + std::to_string(output_tokens);
-  if (output_tokens && unpadded_output) return "an unpadded output holds all tokens; found output_tokens beside it";
+  if (output_tokens && unpadded_output) return "an unpadded output has all tokens; found output_tokens as well";
   attention_scale = config.attention_scale;
   position_bias = config.position_bias != 0;
   if (attention_scale == 0) attention_scale = 1.0f / std::sqrt(static_cast<float>(head_size()));

@@ -18,7 +18,7 @@ T *take(Buffer &buffer, int64_t count) {
   return buffer.take<T>(static_cast<size_t>(count));
 }
 
-// The widest input of a product decides.
+// The size of the widest input of a product.
 int64_t quantized_bytes(const EncoderLayer &layer, int64_t rows) {
   return rows * activation_stride(std::max(layer.hidden, layer.intermediate));
 }
@@ -28,7 +28,7 @@ size_t activation_bytes(const EncoderLayer &layer, int64_t rows) {
 Activations take_activations(const EncoderLayer &layer, Buffer &buffer, int64_t rows) {
   uint8_t *x = take<uint8_t>(buffer, quantized_bytes(layer, rows));
   float *scale = take<float>(buffer, rows);
-  return {x, 0, scale, take<float>(buffer, rows)};  // each product has a stride of its own
+  return {x, 0, scale, take<float>(buffer, rows)};  // each product has a separate stride
 }
 
 int64_t context_bytes(const EncoderLayer &layer, int64_t rows) {
@@ -38,7 +38,7 @@ int64_t wide_bytes(const EncoderLayer &layer, int64_t rows) {
   return rows * wide_stride(layer) * static_cast<int64_t>(layer.set->reduced_size);
 }
 
-// Everything of a step.
+// All rows and columns of a step.
 Share whole(const LayerCall &call, const Step &step, int64_t from, int64_t to) {
   return {from, to, 0, call.layer.heads, 0, step.chunks ? step.chunks(call.layer) : 0};
 }
@@ -48,7 +48,7 @@ void run_step(const LayerCall &call, const Step &step, const Share &share, const
   step.run(call, share, tensors);
 }
 
-// The steps on one side of attention, and the rows that they are about.
+// The steps before or after attention, and their rows.
 struct Half {
   int begin, end;
   int64_t rows;
@@ -106,7 +106,7 @@ class ColumnRun {
     shared_.sum = take<float>(buffer, rows * layer.hidden);  // not y, which may be x
   }
 
-  // A phase for each step that is shared out; the steps between are done by each thread before it.
+  // A phase for each distributed step; each thread does the steps in between itself, before the phase.
   void add_phases(std::vector<Phase> &phases) const {
     for (int i = half_.begin; i < half_.end; ++i)
       if (kSteps[i].split != kOwnRows)
@@ -114,7 +114,7 @@ class ColumnRun {
   }
 
  private:
-  // A thread's own tensors, and the first step that it has not done for itself.
+  // A thread's own tensors, and the first step that the thread has not done itself.
   struct Own {
     uint64_t id = 0;
     int next = 0;
@@ -170,7 +170,7 @@ class ColumnRun {
   void run(int i, int64_t item) const {
     static thread_local Own own;
     if (own.id != id_) {
-      own.id = 0;  // for as long as own_tensors() may fail
+      own.id = 0;  // until own_tensors() has succeeded
       own.tensors = own_tensors();
       own.next = half_.begin;
       own.id = id_;

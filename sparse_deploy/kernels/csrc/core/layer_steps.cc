@@ -12,8 +12,8 @@ constexpr int64_t kChunk = 64;
 
 int64_t chunks_of(int64_t columns) { return (columns + kChunk - 1) / kChunk; }
 
-// Rows that a product wrote, normalized in their own order. Where its columns were sorted, LayerNorm puts them back and
-// adds the residual; where not, the product has added it.
+// Normalizes rows that a product wrote, in the original column order. If the product's columns are sorted, LayerNorm
+// restores the order and adds the residual; otherwise the product has already added it.
 void normalize(const LayerCall &call, const float *x, const float *residual, const std::vector<int32_t> &position,
                const LayerNorm &norm, int64_t rows, float *row, float *y) {
   const int64_t hidden = call.layer.hidden;
@@ -21,7 +21,7 @@ void normalize(const LayerCall &call, const float *x, const float *residual, con
   call.layer.set->layer_norm(x, order, rows, hidden, norm, y);
 }
 
-// `rows` rows of the input of a product, the first of which is row `row` of t.
+// `rows` rows of a product's input, starting at row `row` of t.
 void quantize(const LayerCall &call, const void *x, bool reduced, int64_t stride, int linear, const Tensors &t,
               int64_t row, int64_t rows) {
   const LinearWeights &l = call.layer.linears[linear];
@@ -33,7 +33,7 @@ void quantize(const LayerCall &call, const void *x, bool reduced, int64_t stride
   quantize(call, x, reduced, stride, linear, t, 0, t.rows);
 }
 
-// The LayerNorm in front of a product, whose rows are those of x.
+// The LayerNorm before a product; its rows are those of x.
 void quantize_normalized(const LayerCall &call, const float *x, const LayerNorm &norm, int linear, const Tensors &t) {
   const int64_t hidden = call.layer.hidden;
   for (int64_t r = 0; r < t.rows; ++r) {
@@ -42,12 +42,12 @@ void quantize_normalized(const LayerCall &call, const float *x, const LayerNorm 
   }
 }
 
-// Rows that a product wrote, where no LayerNorm follows: in their own order, with the residual, which may be y.
+// Rows that a product wrote, without a LayerNorm after it: in the original order, plus the residual, which may be y.
 void finish_rows(const LayerCall &call, const float *x, const float *residual, const std::vector<int32_t> &position,
                  int64_t rows, float *row, float *y) {
   const int64_t hidden = call.layer.hidden;
   const size_t bytes = static_cast<size_t>(hidden) * sizeof(float);
-  if (position.empty()) {  // the product has added it
+  if (position.empty()) {  // the product has already added it
     if (x != y) std::memcpy(y, x, static_cast<size_t>(rows) * bytes);
     return;
   }
@@ -69,7 +69,7 @@ void product(const LinearWeights &l, int64_t begin, int64_t end, const Destinati
   product(l, begin, end, to, t, 0, t.rows, next);
 }
 
-// The chunks of `share` that are in part i of a step of several products with `chunks` chunks each.
+// The chunks of `share` in part i of a step of several products with `chunks` chunks each.
 struct Chunks {
   int64_t begin, end;
 };
@@ -77,7 +77,7 @@ Chunks chunks_in_part(const Share &share, int64_t i, int64_t chunks) {
   return {std::max(share.chunk_begin - i * chunks, int64_t{0}), std::min(share.chunk_end - i * chunks, chunks)};
 }
 
-// Tokens [from, to) in runs: run(begin, end, whether the output has them).
+// Splits tokens [from, to) into runs: calls run(begin, end, whether the output has these tokens).
 template <typename Run>
 void for_runs(const Batch &batch, int64_t from, int64_t to, Run run) {
   if (!batch.trimmed()) return run(from, to, true);
@@ -122,7 +122,7 @@ void query_key_value(const LayerCall &call, const Share &share, const Tensors &t
   }
 }
 
-// Turns queries and keys of tokens [from, to) by their positions in their sequences.
+// Applies the rotary positions to queries and keys of tokens [from, to).
 void rotate(const LayerCall &call, int64_t from, int64_t to, bool queries) {
   const EncoderLayer &layer = call.layer;
   const std::vector<int64_t> &first = call.batch.first;
@@ -160,7 +160,7 @@ void attend(const LayerCall &call, int64_t b, int64_t h, int64_t row, int64_t st
   const Batch &batch = call.batch;
   const int64_t begin = batch.first[static_cast<size_t>(b)], asked = batch.output_first[static_cast<size_t>(b)];
   const int64_t tokens = batch.first[static_cast<size_t>(b) + 1] - begin;
-  // The keys that these rows may see, from the start of a block of penalties on.
+  // The keys inside the window of these rows, from the start of a block of penalties.
   int64_t first_key = 0, keys = tokens;
   if (layer.window) {
     first_key = std::max(row - asked - layer.window, int64_t{0}) / 64 * 64;
@@ -189,8 +189,8 @@ void attend(const LayerCall &call, int64_t b, int64_t h, int64_t row, int64_t st
                         layer.window});
 }
 
-// The largest scale of a sequence's values that count, for each of the heads of the share. With a window, the calls for
-// parts of a sequence read some of the keys only, and a result must not depend on how rows are shared out.
+// The largest scale of a sequence's values without padding, for each head of the share. With a window, a call for part
+// of a sequence reads only some keys, and the result must not depend on the distribution of rows.
 void find_largest_values(const LayerCall &call, int64_t b, const Share &share, float *largest) {
   const Batch &batch = call.batch;
   const int64_t heads = call.layer.heads, begin = batch.first[static_cast<size_t>(b)];

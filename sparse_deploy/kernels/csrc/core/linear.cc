@@ -11,7 +11,7 @@
 namespace sd {
 namespace {
 
-// Columns whose packed weights stay in L2 while all tiles of tokens pass over them.
+// Number of columns whose packed weights stay in L2 while all tiles of tokens use them.
 int64_t chunk_columns(const Weight &w) {
   if (w.kernel.chunk_columns) return w.kernel.chunk_columns;
   return w.packed.k > 2048 ? 64 : 128;
@@ -39,8 +39,8 @@ void multiply_columns(const Weight &weight, const Activations &x, int64_t tokens
     tile.group_begin = static_cast<int32_t>(column / rows);
     tile.group_end = static_cast<int32_t>((stop + rows - 1) / rows);
     tile.x_stride = x.stride;
-    // The passes of the tiles over this chunk share the lines of the next one.
-    // Columns beyond `end` count as next: where threads share out columns, this one takes those most likely.
+    // The passes of the tiles over this chunk prefetch the lines of the next chunk. Columns beyond `end` count as next:
+    // if columns are distributed over threads, this thread most likely takes those columns next.
     const uint8_t *ahead = stop < p.n ? p.data + first_step(tile.group_end) * step_bytes : next ? next->data : nullptr;
     const int64_t steps = first_step(tile.group_end) - first_step(tile.group_begin);
     tile.prefetch_lines = static_cast<int32_t>((lines + tiles - 1) / tiles);
@@ -59,8 +59,8 @@ void multiply_columns(const Weight &weight, const Activations &x, int64_t tokens
 
 std::atomic<uint64_t> run_counter{0};
 
-// The activations of a call, quantised by each thread for itself: with few tokens that is cheaper than one more wait
-// for the others.
+// The activations of a call, quantized by each thread separately: with few tokens this is cheaper than another
+// synchronization of the threads.
 Activations quantize_once(const LinearWeights &linear, const float *x, int64_t rows, uint64_t run) {
   static thread_local uint64_t last = ~uint64_t{0};
   static thread_local Activations held{};

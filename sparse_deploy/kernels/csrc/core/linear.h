@@ -27,17 +27,17 @@ std::string build_linear(const Matrix &matrix, const float *scale, const float *
                          LinearWeights &linear);
 
 // Bytes between rows of u8 activations: readable up to a multiple of 128 past k, and never a multiple of 4 KB, which
-// would put all tokens of a tile into the same few sets of L1.
+// would map all tokens of a tile to the same few sets of L1.
 inline int64_t activation_stride(int64_t k) { return round_up(k, 128) + 64; }
 
-// u8 rows and how to read them back.
+// u8 rows and their scales.
 struct Activations {
   uint8_t *x;
   int64_t stride;
   float *scale, *shift;
 };
 
-// Where the outputs of a multiplication go; token 0 is the first row of the activations.
+// Destination of a multiplication's outputs; token 0 is the first row of the activations.
 struct Destination {
   Output output;
   void *data;       // element of column 0, token 0
@@ -46,8 +46,8 @@ struct Destination {
   int64_t residual_stride = 0;
 };
 
-// Columns [begin, end) for all tokens; begin is a multiple of 64. `next` is multiplied afterwards by the same thread:
-// its first packed bytes are prefetched.
+// Computes columns [begin, end) for all tokens; begin is a multiple of 64. The same thread multiplies `next`
+// afterwards, so its first packed bytes are prefetched.
 void multiply(const LinearWeights &linear, const Activations &x, int64_t tokens, int64_t begin, int64_t end,
               const Destination &to, const Packed *next = nullptr);
 
@@ -57,9 +57,9 @@ void run_linear(const LinearWeights &linear, const float *x, int64_t rows, float
 // int32 accumulators of u8 rows without padding.
 void run_accumulators(const Weight &weight, const uint8_t *x, int64_t rows, int32_t *y, const sd_pool *pool);
 
-// Whether tokens are shared out to the threads (each then reads all weights, and no data moves between the threads), or
-// output columns (each then reads its share of the weights: better when reading them is the work, that is with few
-// tokens).
+// Whether tokens are distributed over the threads (each thread reads all weights, and no data moves between threads),
+// or output columns (each thread reads its share of the weights: better with few tokens, when reading weights
+// dominates).
 bool split_by_tokens(int64_t tokens, int64_t threads);
 
 // A block of tokens goes through all products of a layer before the next one: 96 keep the widest activations of

@@ -16,10 +16,10 @@ constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kRegion = size_t{8} << 20;
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 
-// Allocations until one fails. Counting costs a locked addition, next to the hundreds of cycles of an allocation.
+// Number of allocations until one fails. Counting costs a locked addition, small against the cost of an allocation.
 std::atomic<int64_t> remaining{kNever};
 std::atomic<int64_t> counted_from{kNever};
-std::atomic<uint32_t> generation{0};  // buffers of an older one give up their memory
+std::atomic<uint32_t> generation{0};  // buffers of an older generation release their memory
 
 bool may_allocate() { return remaining.fetch_sub(1, std::memory_order_relaxed) != 0; }
 
@@ -42,7 +42,7 @@ struct Region {
   explicit Region(size_t bytes) : size((bytes + kHugePage - 1) / kHugePage * kHugePage) {
     data = static_cast<uint8_t *>(allocate_aligned(kHugePage, size));
     madvise(data, size, MADV_HUGEPAGE);
-    // Touched here, by one thread and in order, instead of by the first thread that packs.
+    // One thread touches the pages here, in order, instead of the first thread that packs.
     for (size_t i = 0; i < size; i += 64) __builtin_memset(data + i, 0, 64);
   }
   ~Region() { std::free(data); }
@@ -114,7 +114,7 @@ CallBuffer::~CallBuffer() {
   try {
     free_buffers().push_back(std::move(buffer_));
   } catch (const std::bad_alloc &) {
-    buffer_.reset();  // the next call makes a new one
+    buffer_.reset();  // the next call makes a new buffer
   }
 }
 
@@ -132,7 +132,7 @@ int64_t fail_allocation(int64_t after) {
 
 }  // namespace sd
 
-// These replace the C++ runtime's inside the library alone: its version script keeps them from the outside.
+// These replace the C++ runtime's operators inside the library only: the version script does not export them.
 void *operator new(size_t size) { return sd::allocate(size); }
 void *operator new[](size_t size) { return sd::allocate(size); }
 void *operator new(size_t size, const std::nothrow_t &) noexcept {

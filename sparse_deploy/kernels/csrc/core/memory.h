@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory of packed weights and of the buffers of a call. Every allocation of the library, operator new's too, passes
-// one place, where a test can make it fail.
+// Memory of packed weights and of the buffers of a call. Every allocation of the library, including operator new, calls
+// one function, in which a test can make it fail.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,9 @@
 
 namespace sd {
 
-// Zeroed, 64-byte aligned, in huge pages where the kernel grants them: bert-base streams 58 MB of packed weights per
-// request, and 4 KB pages would cost a TLB miss every 16 steps. Small blocks share a region; a region is freed with
-// the last block in it.
+// Zeroed, 64-byte aligned, in huge pages if the kernel grants them: bert-base at 70 % reads 58 MB of packed weights per
+// request (benchmarks/notes.md), and 4 KB pages would cost a TLB miss every 16 steps. Small blocks share a region; a
+// region is freed with its last block.
 using Block = std::shared_ptr<uint8_t>;
 Block allocate_block(size_t size);
 
@@ -48,8 +48,8 @@ class Buffer {
 // A buffer of the calling thread for one task of a phase; the next task overwrites it.
 Buffer &thread_buffer();
 
-// A buffer for one call, shared by its threads. The most recently returned one is handed out first: it is the one
-// that is still in the caches, and the layers of a model take turns with it.
+// A buffer for one call, shared by its threads. The most recently returned buffer is reused first, because it is still
+// in the caches; so the layers of a model share one buffer.
 class CallBuffer {
  public:
   CallBuffer();
@@ -61,9 +61,9 @@ class CallBuffer {
   std::unique_ptr<Buffer> buffer_;
 };
 
-// For tests: the allocation after the next `after` ones fails, once, in any thread; a negative number switches
-// this off. Buffers release the memory that they have kept, so that the next call allocates as the first one did.
-// Returns how many allocations were made since the last call.
+// For tests: the allocation after the next `after` allocations fails, once, in any thread; a negative number switches
+// this off. Buffers release their memory, so that the next call allocates like the first call. Returns the number of
+// allocations since the last call.
 int64_t fail_allocation(int64_t after);
 
 }  // namespace sd

@@ -11,7 +11,7 @@
 namespace sd {
 namespace {
 
-constexpr int kSpins = 20000;  // about 0.3 ms: longer than any wait between threads that all run
+constexpr int kSpins = 20000;  // longer than any wait between running threads
 
 void pause() {
 #if defined(__x86_64__)
@@ -49,7 +49,7 @@ class Team {
   }
 
  private:
-  // The same for a thread in every call unless another one sits there.
+  // A thread's number, equal in every call unless another thread has taken it.
   int64_t take_seat() {
     static std::atomic<int64_t> next{0};
     static thread_local const int64_t preferred = next++;
@@ -60,7 +60,7 @@ class Team {
     return 0;
   }
 
-  // An item counts whether it succeeds or not: the other threads wait for it.
+  // A failed item is counted, too, because the other threads wait for it.
   void run(const Phase &phase, int64_t item) noexcept {
     if (failed_.load(std::memory_order_relaxed)) return;
     try {
@@ -97,7 +97,7 @@ class Team {
   std::vector<int64_t> first_;
   std::unique_ptr<std::atomic<uint8_t>[]> claimed_, seats_;
   std::atomic<bool> failed_{false};
-  std::exception_ptr error_;  // written by the one thread that set failed_, read when all are back
+  std::exception_ptr error_;  // written by the thread that set failed_, read after all threads have returned
 };
 
 }  // namespace

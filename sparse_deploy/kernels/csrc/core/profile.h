@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the time goes, when SPARSE_DEPLOY_PROFILE=1.
+// Time per part, if SPARSE_DEPLOY_PROFILE=1.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ class Timed {
   int64_t start_;
 };
 
-// "name seconds\n" per part since the last call; returns the length that it needs with its zero byte.
+// "name seconds\n" per part since the last call; returns the required length including the zero byte.
 size_t read_profile(char *text, size_t size);
 
 }  // namespace sd

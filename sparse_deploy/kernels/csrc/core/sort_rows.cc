@@ -11,10 +11,9 @@
 namespace sd {
 namespace {
 
-// Rows sorted by their number of nonzeros, in units of `unit` rows: rows that share a group are padded to the longest
-// of them, and pruning by magnitude over a whole model leaves rows of very different length. Trained MiniLM at 70 %:
-// slots of the intermediate layer 0.48 of dense as they come, 0.33 sorted.
-// Row i of `beside`, where there is one, counts with row i of m.
+// Sorts rows by their number of nonzeros, in units of `unit` rows: rows of a group are padded to the longest of them,
+// and magnitude pruning over a whole model leaves rows of very different length (benchmarks/notes.md has the effect).
+// The nonzeros of row i of `beside`, if it is not null, are added to those of row i of m.
 std::vector<int32_t> sorted_rows(const Matrix &m, int64_t unit, const Matrix *beside = nullptr) {
   std::vector<int64_t> count(static_cast<size_t>(m.n / unit), 0);
   for (const Matrix *one : {&m, beside}) {
@@ -34,7 +33,7 @@ std::vector<int32_t> sorted_rows(const Matrix &m, int64_t unit, const Matrix *be
   return rows;
 }
 
-// Share of the slots that sorting saves if each group of 16 units is as long as its longest one.
+// Share of the slots that sorting saves if each group of 16 units is as long as its longest unit.
 double saved_by_sorting(const Matrix &m, int64_t unit, const std::vector<int32_t> &order) {
   const auto slots = [&](bool sorted) {
     int64_t total = 0;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of a layer's matrices in the order that packs best.
+// Sorts rows of a layer's matrices for smaller packed weights.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,13 @@ struct Rows {
   std::vector<float> scale, bias;
 
   void reorder(const std::vector<int32_t> &order);          // row i becomes the former row order[i]
-  void reorder_columns(const std::vector<int32_t> &order);  // the same with columns
+  void reorder_columns(const std::vector<int32_t> &order);  // column i becomes the former column order[i]
 };
 
-// Sorts the rows of the output layers, where it saves more than putting their columns back costs (2 % of a layer), and
-// those of the intermediate layer, whose order nobody sees: the output layer's columns follow it, and the rows of
-// `gate`, the second half of a gated layer, stay beside those of the first; null where there is none. The positions say
-// where a column of the attention's output and of the output now is; they stay empty where nothing moved.
+// Sorts the rows of the two output layers if this saves more than restoring the column order costs, and the rows of the
+// intermediate layer, which costs nothing: the output layer's columns are reordered accordingly, and so are the rows of
+// `gate`, the second half of a gated layer (or null). The positions are those of the columns of the attention's output
+// and of the output; they are empty if nothing was sorted.
 void sort_rows(Rows (&linears)[SD_LINEARS], Rows *gate, std::vector<int32_t> &attention_position,
                std::vector<int32_t> &output_position);
 

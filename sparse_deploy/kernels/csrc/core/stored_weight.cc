@@ -73,7 +73,7 @@ std::string read_stored_weight(const uint8_t *blob, size_t size, Matrix &matrix)
   const uint64_t expected = kHeader + bitmap + units * unit;
   if (size != expected) return quantity("bytes", expected, size);
   if (crc32(blob + kHeader, size - kHeader) != load<uint32_t>(blob + 24))
-    return "damaged weight: its checksum does not match";
+    return "damaged weight: the checksum does not match";
   if (encoding == kEncodingDense && units != grid) return quantity("units", grid, units);
 
   const uint8_t *bits = blob + kHeader;
@@ -111,7 +111,7 @@ std::string read_stored_weight(const uint8_t *blob, size_t size, Matrix &matrix)
           return "damaged weight: a value outside the matrix is not 0";
         }
       }
-      if (!any) return "damaged weight: a unit that is kept holds only zeros";
+      if (!any) return "damaged weight: a kept unit has only zeros";
     }
   }
   return "";

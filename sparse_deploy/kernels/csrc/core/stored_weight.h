@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A weight as model files store it, in its compact form (docs/sparse_operators.md), read back into an int8 matrix.
+// Reads a weight in the compact form of model files (docs/sparse_operators.md) into an int8 matrix.
 #pragma once
 
 #include <cstddef>
@@ -10,11 +10,11 @@
 
 namespace sd {
 
-// The most input channels of a weight: layouts store positions in 16 bits, and a sum of so many products of u8 and s8
-// stays inside int32 (65,535 * 255 * 127 < 2^31).
+// Largest number of input channels of a weight: layouts store positions in 16 bits, and a sum of this many products of
+// u8 and s8 fits int32 (65,535 * 255 * 127 < 2^31).
 constexpr int64_t kMostInputs = 65535;
 
-// Returns "" or the error of the blob. Never reads beyond its end.
+// Returns "" or the error of the blob. Never reads past the end of the blob.
 std::string read_stored_weight(const uint8_t *blob, size_t size, Matrix &matrix);
 
 }  // namespace sd

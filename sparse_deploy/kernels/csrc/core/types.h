@@ -10,14 +10,14 @@
 
 namespace sd {
 
-// A weight in the layout in which it is multiplied. The layouts (layouts/*.cc) define the content of the arrays.
+// A packed weight. Its layout (layouts/*.cc) defines the content of the arrays.
 struct Packed {
   const Layout *layout;
   int64_t n, k;
   int32_t groups;          // of layout->group_rows output channels
   int32_t parts;           // entries of `first` per group
-  int32_t window_steps;    // steps of a window, for layouts where it is a constant
-  int64_t steps;           // in all
+  int32_t window_steps;    // steps of a window, for layouts with a constant number
+  int64_t steps;           // total number of steps
   const uint8_t *data;     // 64-byte aligned
   const uint8_t *index;
   const uint16_t *meta;
@@ -47,16 +47,16 @@ struct Tile {
   int32_t group_begin, group_end;
   const uint8_t *x;                // first row
   int64_t x_stride;                // bytes; rows are readable up to the next multiple of 128 past k
-  int64_t token;                   // of the first row, for the epilogue
-  const uint8_t *prefetch;         // packed bytes that will be wanted next, or null
-  int32_t prefetch_lines;          // cache lines of them per step
+  int64_t token;                   // token of the first row, for the epilogue
+  const uint8_t *prefetch;         // packed bytes that are needed next, or null
+  int32_t prefetch_lines;          // cache lines to prefetch per step
   int32_t *scratch;                // size from LayoutKernel; 64-byte aligned
 };
 
 struct Attention {
   const void *q, *k, *v;       // reduced type; rows of one sequence
   int64_t stride;              // elements between rows
-  int64_t keys;                // rows of k and v that count
+  int64_t keys;                // rows of k and v without padding
   const float *penalty;        // [keys, padded to 64]: 0, or a large negative number; beyond keys it is negative
   int64_t query_begin, query_end;
   int64_t head_size;
@@ -66,8 +66,8 @@ struct Attention {
   void *scratch;               // attention_scratch(keys, head_size) bytes, 64-byte aligned
   const float *bias;           // [queries, keys] from query 0 on: added to the scaled products; or null
   int64_t bias_stride;
-  int64_t first_key;           // which token row 0 of k and v is, where that of q is token 0
-  int64_t window;              // keys that are farther away count as padding; 0: none is
+  int64_t first_key;           // token of row 0 of k and v; row 0 of q is token 0
+  int64_t window;              // keys at larger distance count as padding; 0: no limit
 };
 
 // The same with q, k and v in 8 bits, a scale per token and head. head_size is a multiple of 16.
@@ -85,11 +85,11 @@ struct AttentionInt8 {
   void *out;                   // reduced type: row of query_begin
   int64_t out_stride;
   void *scratch;               // attention_int8_scratch(keys, head_size) bytes, 64-byte aligned
-  const float *bias;           // this one and the next three as in Attention
+  const float *bias;           // this and the next three members as in Attention
   int64_t bias_stride;
   int64_t first_key;
   int64_t window;
-  float largest_v_scale;       // of all keys of the sequence that count; read where there is a window
+  float largest_v_scale;       // over all keys of the sequence without padding; read if there is a window
 };
 
 struct LayerNorm {
@@ -97,12 +97,12 @@ struct LayerNorm {
   float epsilon;
 };
 
-// Rows whose columns come in another order and without their residual: column c is x[position[c]] + residual[c].
+// Rows with reordered columns and without residual: column c is x[position[c]] + residual[c].
 struct Reordered {
-  const int32_t *position;  // null: as they are
+  const int32_t *position;  // null: not reordered
   const float *residual;
   int64_t residual_stride;
-  float *row;               // room for one row
+  float *row;               // memory for one row
 };
 
 // Coefficients of a GELU: three tables of 16 (see rowwise.h).

@@ -11,8 +11,8 @@
 namespace sd {
 namespace {
 
-// Smallest predicted gain of a sparse layout. With less, effects outside the cost model (caches, uneven rows) could
-// make it slower than dense.
+// Smallest predicted gain of a sparse layout. With a smaller gain, effects outside the cost model (caches, uneven rows)
+// could make it slower than dense.
 constexpr double kWorthwhile = 0.9;
 
 const LayoutKernel *find_kernel(const InstructionSet &set, const Layout *layout) {
@@ -21,8 +21,8 @@ const LayoutKernel *find_kernel(const InstructionSet &set, const Layout *layout)
   return nullptr;
 }
 
-// The kernel of a layout by name, or its reference product; false where there is no such layout. "dense" is the dense
-// layout of the set, which may have another full name.
+// The kernel of a layout by name, or its reference product; false if no layout has this name. "dense" is the dense
+// layout of the set, which may have a longer name.
 bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &kernel) {
   if (std::strcmp(name, kDense.name) == 0) {
     kernel = set.kernels[0];
@@ -31,7 +31,7 @@ bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &ke
   for (const Layout *const *at = kLayouts; *at; ++at) {
     if (std::strcmp((*at)->name, name) == 0) {
       const LayoutKernel *found = find_kernel(set, *at);
-      constexpr double kReferenceCost = 40;  // scalar, against a vectorised dense kernel
+      constexpr double kReferenceCost = 40;  // scalar, relative to a vectorized dense kernel
       kernel = found ? *found
                      : LayoutKernel{.layout = *at, .type = set.type, .cost = kReferenceCost, .max_tokens = 4,
                                     .multiply = set.multiply_reference};
@@ -41,8 +41,8 @@ bool forced_kernel(const InstructionSet &set, const char *name, LayoutKernel &ke
   return false;
 }
 
-// The layout of SPARSE_DEPLOY_LAYOUT, if the caller names none; "dense" is the set's own dense one, with
-// which benchmarks compare a model. "": by the cost model.
+// The layout of SPARSE_DEPLOY_LAYOUT, unless the caller names a layout; "dense" is the set's dense layout, the baseline
+// of benchmarks. "": chosen by the cost model.
 const char *wished_layout(const InstructionSet &set) {
   static const std::string wish = [] {
     const char *value = std::getenv("SPARSE_DEPLOY_LAYOUT");
@@ -75,7 +75,7 @@ const T *place(uint8_t *block, size_t &used, const std::vector<T> &values) {
 }
 
 void store(const Matrix &matrix, const Layout &layout, const Streams &streams, Weight &weight) {
-  constexpr size_t kReadAhead = 256;  // the kernels' prefetches and last index loads may pass the end
+  constexpr size_t kReadAhead = 256;  // the kernels' prefetches and last index loads may read past the end
   const size_t bytes = static_cast<size_t>(round_up(static_cast<int64_t>(streams.data.size()), 64) +
                                            round_up(static_cast<int64_t>(streams.index.size()), 64) +
                                            round_up(static_cast<int64_t>(streams.meta.size() * 2), 64) +

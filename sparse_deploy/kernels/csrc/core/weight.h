@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// From an int8 matrix to the layout that multiplies fastest on an instruction set, and back.
+// Packs an int8 matrix in the layout that multiplies fastest on an instruction set, and unpacks it.
 #pragma once
 
 #include <string>
@@ -28,11 +28,11 @@ struct Weight {
 // Names of all layouts, separated by commas.
 std::string layout_names();
 
-// `layout`: "" or null lets the costs of the instruction set choose; a name forces that layout, by the reference
-// product where the set has no kernel for it. Returns "" or why the matrix can't have it.
+// `layout`: "" or null chooses by the costs of the instruction set; a name forces this layout, with the reference
+// product if the set has no kernel for it. Returns "" or the reason why the layout cannot represent the matrix.
 std::string pack(const Matrix &matrix, const char *layout, const InstructionSet &set, Weight &weight);
 
-// The matrix back from its packed form, row-major.
+// Unpacks the matrix, row-major.
 void unpack(const Packed &packed, int8_t *w);
 
 }  // namespace sd

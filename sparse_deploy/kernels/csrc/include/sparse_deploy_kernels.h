@@ -4,7 +4,7 @@
 // header.
 //
 // Functions that can fail return a null pointer or a nonzero code and fill the sd_error: one line, zero-terminated. No
-// exception leaves the library, and after a failure everything can be used again.
+// exception leaves the library, and after a failure all objects can still be used.
 #pragma once
 
 #include <stddef.h>
@@ -34,29 +34,29 @@ typedef enum sd_activation {
   SD_ACTIVATION_TANH = 4,
 } sd_activation;
 
-// How activations become u8. scale > 0: static, u8 = clamp(round(x / scale) + zero_point). scale == 0: dynamic, one
-// scale and zero point per row of x, from the row's minimum and maximum (0 included).
+// Quantization of activations to u8. scale > 0: static, u8 = clamp(round(x / scale) + zero_point). scale == 0: dynamic,
+// one scale and zero point per row of x, from the row's minimum and maximum (0 included).
 typedef struct sd_quantization {
   float scale;
   int32_t zero_point;
 } sd_quantization;
 
-// The caller's thread pool. `run` calls task(arg, i) once for each i in [0, count), from any threads, in any order,
-// and returns 0 when all have returned, or another number when it could not run them all and none is left running;
-// tasks may not start all at once. Tasks never throw; `run` must not either. A null pool, or threads <= 1, runs
+// The caller's thread pool. `run` calls task(arg, i) once for each i in [0, count), from any threads, in any order. It
+// returns 0 after all tasks have returned, or another number if it could not run all tasks and none is still running.
+// Tasks need not start at the same time. Neither tasks nor `run` may throw. A null pool, or threads <= 1, runs
 // serially.
 typedef struct sd_pool {
   void *context;
   int (*run)(void *context, void (*task)(void *arg, size_t index), void *arg, size_t count);
-  int32_t threads;  // how many tasks are expected to run at the same time
+  int32_t threads;  // expected number of tasks that run at the same time
 } sd_pool;
 
 // ---- the library -------------------------------------------------------------------------------------------------
 
 SD_EXPORT int sd_abi_version(void);
-// The default instruction set: "avx512_bf16", "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2",
-// "portable"; on Arm "dotprod", "portable". Chosen once, by the features of the CPU, or by the environment variable
-// SPARSE_DEPLOY_ISA (an unknown or unsupported name falls back to the default; sd_isa_note has the reason).
+// The default instruction set: "avx512_bf16", "avx512_vbmi", "avx512_vnni", "avx2_vnni", "avx2", "portable"; on Arm
+// "dotprod", "portable". It is chosen once, from the features of the CPU or the environment variable SPARSE_DEPLOY_ISA
+// (for an unknown or unsupported name the default is used, and sd_isa_note returns the reason).
 SD_EXPORT const char *sd_isa(void);
 SD_EXPORT const char *sd_isa_note(void);        // "" or one line
 SD_EXPORT const char *sd_isa_supported(void);   // the sets that this CPU has, best first, separated by commas
@@ -77,13 +77,13 @@ typedef struct sd_weight_info {
 } sd_weight_info;
 
 // Pack a weight from its compact form (docs/sparse_operators.md). Damaged input is refused. `layout` forces one of the
-// layouts above where it can represent the matrix, "dense" the dense one of the instruction set; null or "" chooses by
-// the costs of that set. `isa` is one of sd_isa_supported(); null or "" is sd_isa().
+// layouts above, which must be able to represent the matrix; "dense" means the dense layout of the instruction set;
+// null or "" chooses by the costs of the set. `isa` is one of sd_isa_supported(); null or "" is sd_isa().
 SD_EXPORT sd_weight *sd_weight_create(const uint8_t *blob, size_t blob_size, const char *layout, const char *isa,
                                       sd_error *error);
 SD_EXPORT void sd_weight_destroy(sd_weight *weight);
 SD_EXPORT void sd_weight_describe(const sd_weight *weight, sd_weight_info *info);
-// The matrix read back from the packed form: int8 [n, k], row-major.
+// Unpack the matrix: int8 [n, k], row-major.
 SD_EXPORT void sd_weight_unpack(const sd_weight *weight, int8_t *dense);
 
 // Exact accumulators: y[m, n] = sum_k x[m, k] * w[n, k], int32; x is u8 [m, k] row-major without padding.
@@ -107,7 +107,7 @@ typedef struct sd_linear_config {
 SD_EXPORT sd_linear *sd_linear_create(const sd_linear_config *config, sd_error *error);
 SD_EXPORT void sd_linear_destroy(sd_linear *linear);
 SD_EXPORT const sd_weight *sd_linear_weight(const sd_linear *linear);
-// x [m, k] -> y [m, n], float32 row-major. A row of x that holds NaN or an infinity becomes a row of NaN.
+// x [m, k] -> y [m, n], float32 row-major. A row of x with a NaN or an infinity gives a row of NaN.
 SD_EXPORT int sd_linear_run(const sd_linear *linear, const float *x, int64_t m, float *y, const sd_pool *pool,
                             sd_error *error);
 
@@ -128,20 +128,21 @@ typedef struct sd_layer_config {
     const float *bias;
   } linears[SD_LINEARS];
   const float *attention_gamma, *attention_beta, *output_gamma, *output_beta;  // [hidden]
-  // The rows of x and y (docs/sparse_operators.md). output_tokens: y holds the first so many tokens of each sequence;
-  // 0: all. Unpadded: the rows of tokens stand one behind the other at the start of the array. Not both for y.
+  // The rows of x and y (docs/sparse_operators.md). output_tokens: the number of tokens of each sequence, from the
+  // first on, in y; 0: all. Unpadded: the array starts with the rows of all tokens, without padding. y has only one of
+  // the two.
   int64_t output_tokens;
   int32_t unpadded_input, unpadded_output;
   int32_t position_bias;            // 1: the layer runs with a bias
-  float attention_scale;            // of q kT; 0: 1 / sqrt(head size)
-  float output_epsilon;             // of the output LayerNorm; 0: epsilon
-  // 1: LayerNorm in front of attention and of the feed-forward block, none behind them. A null attention_gamma then
-  // says that attention has none.
+  float attention_scale;            // factor of q kT; 0: 1 / sqrt(head size)
+  float output_epsilon;             // epsilon of the output LayerNorm; 0: epsilon
+  // 1: LayerNorm before attention and before the feed-forward block, none after them. A null attention_gamma then means
+  // that attention has no LayerNorm.
   int32_t norm_first;
   int32_t gated;                    // 1: the intermediate weight has 2 * intermediate rows: activated ones, then factors
-  int32_t packed_qkv;               // 1: linears[SD_QUERY] has the 3 * hidden rows of all three; the next two are not read
+  int32_t packed_qkv;               // 1: linears[SD_QUERY] has the 3 * hidden rows of q, k, v; the next two are unused
   int32_t rotary;                   // 1: the layer runs with cosines and sines of positions
-  int64_t window;                   // a token attends to those at most so far away; 0: to all
+  int64_t window;                   // largest distance of tokens that attend to each other; 0: no limit
   sd_quantization quantization[4];  // inputs of q/k/v, attention output, intermediate, output
   const char *isa;                  // as in sd_weight_create
 } sd_layer_config;
@@ -155,44 +156,43 @@ typedef struct sd_layer_inputs {
   const int64_t *mask;  // [batch, sequence], 0 = padding
   int64_t batch, sequence;
   // Added to the scaled products of queries and keys, [bias_batch, heads, sequence, sequence]; bias_batch is 1 or
-  // batch.
-  // Null and 0 where the layer has none.
+  // batch. Null and 0 if the layer has no bias.
   const float *bias;
   int64_t bias_batch;
-  const float *cos, *sin;  // [sequence, head size] each; null where the layer has no rotary positions
+  const float *cos, *sin;  // [sequence, head size] each; null without rotary positions
 } sd_layer_inputs;
 
-// y like x, float32; x and y may be the same.
+// y has the form of x, float32; x and y may be the same array.
 SD_EXPORT int sd_layer_run(const sd_layer *layer, const sd_layer_inputs *inputs, float *y, const sd_pool *pool,
                            sd_error *error);
 
-// Seconds per phase since the last call, summed over threads, when SPARSE_DEPLOY_PROFILE=1: writes lines of
-// "name seconds\n" into text and returns the length it needs. For benchmarks/encoder.py --profile.
+// Seconds per phase since the last call, summed over threads, if SPARSE_DEPLOY_PROFILE=1: writes lines of
+// "name seconds\n" into text and returns the required length. For benchmarks/encoder.py --profile.
 SD_EXPORT size_t sd_profile(char *text, size_t size);
 
-// For tests: of the library's memory allocations, in any thread, the one after the next `after` fails, once; a
-// negative number switches this off. Memory that earlier calls have kept is released. Returns how many allocations
-// there were since the last call.
+// For tests: makes one of the library's memory allocations fail, in any thread: the one after the next `after`
+// allocations; a negative number switches this off. Releases memory kept by earlier calls. Returns the number of
+// allocations since the last call.
 SD_EXPORT int64_t sd_fail_allocation(int64_t after);
 
 // ---- probes of the machine, for benchmarks -------------------------------------------------------------------------
 
-enum { SD_PROBE_LINE = 32 };  // 128 bytes: two cache lines, since neighbours are fetched in pairs
+enum { SD_PROBE_LINE = 32 };  // 128 bytes: two cache lines, since CPUs fetch neighbouring lines in pairs
 
-// Counters that the threads of one probe share, each in cache lines of its own; zeros before each probe.
+// Counters that the threads of one probe share, each in separate cache lines; zeros before each probe.
 typedef struct sd_probe_memory {
   uint32_t turn[SD_PROBE_LINE], arrived[SD_PROBE_LINE], late[SD_PROBE_LINE];
 } sd_probe_memory;
 
-// Nanoseconds that a changed cache line takes from one CPU to the other (half of a round trip); the least of `repeats`,
-// because whatever else runs can only make it slower. Two threads on different CPUs call it at the same time, one with
-// second = 0, the other with 1. Below 0 when no repeat came to its end within the limit: where other processes hold the
-// CPUs, each exchange waits for the scheduler.
+// Nanoseconds for the transfer of a changed cache line between two CPUs (half of a round trip); the minimum of
+// `repeats`, because other processes only increase the time. Two threads on different CPUs call it at the same time,
+// one with second = 0, the other with 1. Below 0 if no repeat ended within the limit: if other processes use the CPUs,
+// each exchange waits for the scheduler.
 SD_EXPORT double sd_probe_ping_pong(sd_probe_memory *memory, int second, int round_trips, int repeats,
                                     double limit_seconds);
 // 1e9 multiply-adds per second of the calling thread's CPU while `threads` threads call it at the same time; another
-// process on a CPU shows as a drop. A multiply-add is one vpdpbusd of 512 bits where the CPU has it, else a 256-bit
-// FMA, else one of 64-bit integers. Below 0 when the threads did not meet within the limit.
+// process on a CPU reduces the rate. A multiply-add is one vpdpbusd of 512 bits if the CPU has it, else a 256-bit FMA,
+// else a multiplication of 64-bit integers. Below 0 if the threads did not start together within the limit.
 SD_EXPORT double sd_probe_work_rate(sd_probe_memory *memory, int threads, int64_t rounds, double limit_seconds);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Two probes of the machine's state for sparse_deploy/measurement/machine_state.py: how far two CPUs are from each
-// other, and how fast CPUs multiply at the same time. The caller starts and pins the threads.
+// Two probes of the machine's state for sparse_deploy/measurement/machine_state.py: the latency of a cache line between
+// two CPUs, and the multiply-add rate of several CPUs at the same time. The caller starts and pins the threads.
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -20,7 +20,7 @@ Counter &counter(uint32_t (&line)[SD_PROBE_LINE]) { return *reinterpret_cast<Cou
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Spins until done() holds; false when the limit has passed here or in the other thread.
+// Spins until done() holds; false if the limit has passed in this or the other thread.
 template <class Done>
 bool wait_until(const Done &done, Clock::time_point begin, double limit_seconds, Counter &late) {
   for (uint32_t spins = 1; !done(); ++spins)

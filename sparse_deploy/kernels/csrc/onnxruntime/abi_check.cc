@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiles only if ort_abi.h agrees with the official header, and does nothing else (tools/check_ort_abi.sh). Every
-// function is compared by position and by its whole type: the opaque names of ort_abi.h are the official structures
-// here.
+// Compiles only if ort_abi.h agrees with the official header, and contains no other code (tools/check_ort_abi.sh). Each
+// function is compared by position and complete type: the opaque names of ort_abi.h are the official structures here.
 #define SPARSE_DEPLOY_OFFICIAL_ORT_TYPES
 #include <onnxruntime_c_api.h>
 
@@ -48,11 +47,11 @@ static_assert(offsetof(ApiBase, GetApi) == 0 && offsetof(ApiBase, GetVersionStri
 static_assert(std::is_same<decltype(ApiBase::GetApi), const Api *(*)(uint32_t)noexcept>::value, "GetApi");
 static_assert(std::is_same<decltype(ApiBase::GetVersionString), const char *(*)() noexcept>::value, "GetVersionString");
 
-// Convertible and not same: the official release functions are not noexcept, which is part of a C++17 type and
-// the only thing that such a conversion may drop.
+// Convertible, not the same: the official release functions are not noexcept, which is part of a C++17 type and the
+// only difference that such a conversion allows.
 #define SPARSE_DEPLOY_CHECK_FUNCTION(place, name, result, parameters)                                 \
-  static_assert(offsetof(Api, name) == (place) * sizeof(void *), #name " has another place");         \
-  static_assert(std::is_convertible<name##Function, decltype(Api::name)>::value, #name " has another type");
+  static_assert(offsetof(Api, name) == (place) * sizeof(void *), #name " has a different position");         \
+  static_assert(std::is_convertible<name##Function, decltype(Api::name)>::value, #name " has a different type");
 SPARSE_DEPLOY_ORT_FUNCTIONS(SPARSE_DEPLOY_CHECK_FUNCTION)
 
 static_assert(offsetof(CustomOp, version) == 0 && sizeof(CustomOp::version) == 4, "version");
@@ -61,8 +60,8 @@ enum Order : size_t {
   SPARSE_DEPLOY_ORT_CUSTOM_OP_MEMBERS(SPARSE_DEPLOY_COUNT)
 };
 #define SPARSE_DEPLOY_CHECK_MEMBER(name, result, parameters)                                          \
-  static_assert(offsetof(CustomOp, name) == (k##name + 1) * sizeof(void *), #name " has another place"); \
-  static_assert(std::is_same<decltype(CustomOp::name), result(*) parameters>::value, #name " has another type");
+  static_assert(offsetof(CustomOp, name) == (k##name + 1) * sizeof(void *), #name " has a different position"); \
+  static_assert(std::is_same<decltype(CustomOp::name), result(*) parameters>::value, #name " has a different type");
 SPARSE_DEPLOY_ORT_CUSTOM_OP_MEMBERS(SPARSE_DEPLOY_CHECK_MEMBER)
 
 }  // namespace ort

@@ -6,7 +6,7 @@
 namespace ort {
 namespace {
 
-// Text of a function that is called twice: for the length with its zero, then for the bytes.
+// Text from a function that is called twice: for the length including the final zero, then for the bytes.
 template <class Function, class... Arguments>
 std::string read_text(const Api &api, Function function, Arguments... arguments) {
   size_t size = 0;
@@ -51,7 +51,7 @@ void check(const Api &api, Status *status) {
 NodeInfo::NodeInfo(const Api &api, const KernelInfo *info, const char *op) : api_(api), info_(info) {
   check(api, api.KernelInfo_GetInputCount()(info, &inputs_));
   std::string name = read_text(api, api.KernelInfo_GetNodeName(), info);
-  // Nodes may be nameless; a tensor's name always leads to its node.
+  // Nodes may have no name; a tensor's name always identifies its node.
   if (name.empty()) name = read_text(api, api.KernelInfo_GetOutputName(), info, size_t{0});
   label_ = std::string(op) + " node '" + name + "'";
 }
@@ -135,7 +135,7 @@ float NodeInfo::number(const char *attribute, const float *missing) const {
 }
 
 void NodeInfo::fail_attribute(const char *attribute, const char *kind) const {
-  fail("attribute " + std::string(attribute) + " must be there and be " + kind);
+  fail("attribute " + std::string(attribute) + " is required and must be " + kind);
 }
 
 Tensor RunContext::input(size_t index) const {
@@ -181,11 +181,11 @@ int64_t ShapeInference::whole_number(const char *attribute, int64_t missing) con
 }
 
 void ShapeInference::output(const std::vector<Dimension> &dims) {
-  if (dims.empty()) return;  // nothing known, which is not a scalar
+  if (dims.empty()) return;  // unknown, unlike a scalar
   std::vector<int64_t> values;
   std::vector<const char *> names;
   for (const Dimension &dim : dims) {
-    // ONNX Runtime would write a dimension without number and name as the number -1.
+    // ONNX Runtime would write a dimension that has neither number nor name as the number -1.
     if (dim.value < 0 && dim.name.empty()) return;
     values.push_back(dim.value);
     names.push_back(dim.name.c_str());

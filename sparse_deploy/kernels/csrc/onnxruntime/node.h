@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The interface of a node for an operator: its constants and attributes when the session is created, its tensors when
-// it runs, its shapes while the graph is resolved. Every error is a Failure with one line of text.
+// The interface of a node for an operator: constants and attributes when the session is created, tensors when the node
+// runs, shapes while the graph is resolved. Every error is a Failure with one line of text.
 #pragma once
 
 #include <cstddef>
@@ -31,7 +31,7 @@ struct Tensor {
   std::vector<int64_t> dims;
 };
 
-// While a kernel is created. Pointers to constants stay good as long as the session.
+// Used while a kernel is created. Pointers to constants are valid as long as the session.
 class NodeInfo final : public operators::Node {
  public:
   NodeInfo(const Api &api, const KernelInfo *info, const char *op);
@@ -49,7 +49,7 @@ class NodeInfo final : public operators::Node {
 
  private:
   Tensor constant(size_t index, const char *name, ElementType type, int64_t expected) const;
-  // Missing and of another type look alike to the functions that read an attribute.
+  // The functions that read an attribute do not distinguish a missing attribute from one of another type.
   bool present(const char *attribute) const;
   [[noreturn]] void fail_attribute(const char *attribute, const char *kind) const;
 
@@ -61,7 +61,7 @@ class NodeInfo final : public operators::Node {
 
 class Pool;
 
-// While a kernel runs.
+// Used while a kernel runs.
 class RunContext {
  public:
   RunContext(const Api &api, KernelContext *context, const std::string &label, Pool &pool_)
@@ -79,7 +79,7 @@ class RunContext {
   const std::string &label_;
 };
 
-// While the graph is resolved: a dimension is a number, a name, or not known at all.
+// Used while the graph is resolved: a dimension is a number, a name, or unknown.
 struct Dimension {
   int64_t value;  // -1: not a number
   std::string name;
@@ -88,7 +88,7 @@ struct Dimension {
 class ShapeInference {
  public:
   ShapeInference(const Api &api, ShapeInferContext *context) : api_(api), context_(context) {}
-  std::vector<Dimension> input(size_t index) const;  // empty: nothing known, as output() takes it
+  std::vector<Dimension> input(size_t index) const;  // empty: unknown; output() accepts it
   int64_t whole_number(const char *attribute, int64_t missing) const;
   void output(const std::vector<Dimension> &dims);
 

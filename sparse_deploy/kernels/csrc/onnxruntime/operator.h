@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a C++ class to ONNX Runtime's OrtCustomOp. A class has its name, its inputs and four functions; this file has
-// the shared code: no exception leaves a callback, and every error names its node.
+// Makes ONNX Runtime's OrtCustomOp from a C++ class. A class has a name, inputs and four functions; this file has the
+// shared code: no exception leaves a callback, and every error names its node.
 #pragma once
 
 #include <cstdint>
@@ -36,7 +36,7 @@ Status *as_status(const Api &api, Body body) noexcept {
   } catch (const Failure &failure) {
     return api.CreateStatus()(failure.code, failure.what());
   } catch (const std::exception &exception) {
-    return api.CreateStatus()(kFail, exception.what());  // out of memory, most likely
+    return api.CreateStatus()(kFail, exception.what());  // usually out of memory
   } catch (...) {
     return api.CreateStatus()(kFail, "unknown error in sparse_deploy");
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of ONNX Runtime's C ABI that a custom operator needs, written down here because the pip wheel ships no
-// headers. Functions are known by their place in the table that GetApi returns; the table only ever grows at its end,
-// so a place is good for every later version. abi_check.cc compares every type and place with the official header.
+// The part of ONNX Runtime's C ABI that a custom operator needs; the pip wheel contains no headers. Functions are
+// identified by their position in the table that GetApi returns; the table only grows at its end, so a position is
+// valid in every later version. abi_check.cc compares every type and position with the official header.
 #pragma once
 
 #include <cstddef>
@@ -9,11 +9,11 @@
 
 namespace ort {
 
-// Version 17 (January 2024) brought parallel loops and shape inference to custom operators, 18 outputs that reuse an
-// input. Every onnxruntime that pyproject.toml allows has both.
+// Version 17 (January 2024) added parallel loops and shape inference of custom operators, version 18 outputs that reuse
+// an input. Every onnxruntime that pyproject.toml allows has both.
 constexpr uint32_t kApiVersion = 18;
 
-#ifndef SPARSE_DEPLOY_OFFICIAL_ORT_TYPES  // abi_check.cc puts the official types in their place
+#ifndef SPARSE_DEPLOY_OFFICIAL_ORT_TYPES  // abi_check.cc replaces them by the official types
 struct Status;
 struct SessionOptions;
 struct CustomOpDomain;
@@ -38,7 +38,7 @@ struct ApiBase {
 };
 #endif
 
-// place in the table, name, result, parameters
+// position in the table, name, result, parameters
 #define SPARSE_DEPLOY_ORT_FUNCTIONS(X)                                                                              \
   X(0, CreateStatus, Status *, (ErrorCode code, const char *message))                                               \
   X(2, GetErrorMessage, const char *, (const Status *status))                                                       \
@@ -97,11 +97,11 @@ struct Api {
 #undef SPARSE_DEPLOY_ORT_MEMBER
 
  private:
-  void (*functions_[275])();  // as far as the last place above
+  void (*functions_[275])();  // up to the last position above
 };
 #endif
 
-// member, result, parameters; in the order of the structure, which also grows only at its end
+// member, result, parameters, in the order of the structure, which also only grows at its end
 #define SPARSE_DEPLOY_ORT_CUSTOM_OP_MEMBERS(X)                                                                      \
   X(CreateKernel, void *, (const CustomOp *op, const Api *api, const KernelInfo *info))                             \
   X(GetName, const char *, (const CustomOp *op))                                                                    \

@@ -28,8 +28,8 @@ int32_t parse_threads(const char *text, const std::string &source) {
   return static_cast<int32_t>(value);
 }
 
-// Physical cores among the CPUs that this process may use: ONNX Runtime's default is a thread for each, however many
-// hyperthreads a core has.
+// Physical cores among the CPUs that this process may use. ONNX Runtime's default is one thread per physical core,
+// independent of hyperthreads.
 int32_t physical_cores() {
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) != 0) {  // more CPUs than cpu_set_t has bits
@@ -62,8 +62,8 @@ Pool::Pool(const Api &api, const KernelContext *context, int32_t threads)
 
 int Pool::run(void *self, void (*task)(void *, size_t), void *arg, size_t count) {
   Pool &pool = *static_cast<Pool *>(self);
-  // Batches of 0 is a plain parallel loop: threads take single indices as they become free. Any other number hands out
-  // ranges, and the loop ends with its slowest range.
+  // 0 batches means a plain parallel loop: threads take single indices as they become free. Any other number
+  // distributes ranges, and the loop ends with the slowest range.
   Status *status = pool.api_.KernelContext_ParallelFor()(pool.context_, task, count, 0, arg);
   if (!status) return 0;
   pool.api_.ReleaseStatus()(status);

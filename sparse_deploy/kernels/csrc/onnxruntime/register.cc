@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The entry point: SessionOptions.register_custom_ops_library ends up here.
+// The entry point that SessionOptions.register_custom_ops_library calls.
 #include <sparse_deploy_kernels.h>
 
 #include <map>
@@ -21,8 +21,8 @@ namespace {
 constexpr const char *kDomain = "sparse_deploy";
 constexpr const char *kThreadsEntry = "sparse_deploy.threads";
 
-// Sessions refer to the operators by pointer and may end after static objects do, so a domain is never freed. There
-// are as many as there are thread counts in use, times copies of ONNX Runtime in the process.
+// Sessions refer to the operators by pointer and may end after the destruction of static objects, so a domain is never
+// freed. There is one domain per thread count in use and copy of ONNX Runtime in the process.
 struct Domain {
   Domain(const Api &api, int32_t threads)
       : linear(Operator<SparseLinear>::define(api, threads)), layer(Operator<SparseEncoderLayer>::define(api, threads)) {
@@ -60,7 +60,7 @@ int32_t session_threads(const Api &api, const SessionOptions *options) {
 extern "C" SD_EXPORT ort::Status *RegisterCustomOps(ort::SessionOptions *options, const ort::ApiBase *base) {
   const ort::Api *api = base->GetApi(ort::kApiVersion);
   if (!api) {
-    // There is no table to make a status from. The first one serves: version 1 has the function at the same place.
+    // The requested table does not exist. Version 1 has the function that makes a status at the same position.
     api = base->GetApi(1);
     const std::string problem = "sparse_deploy's operators need onnxruntime 1.18 or newer, found " +
                                 std::string(base->GetVersionString());

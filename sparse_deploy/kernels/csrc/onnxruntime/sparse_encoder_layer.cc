@@ -61,7 +61,7 @@ void SparseEncoderLayer::infer(ShapeInference &shapes) {
     if (tokens == 1 || sequence.value > tokens)
       sequence = {tokens, ""};
     else if (sequence.value < 0)
-      return;  // the smaller one of the two has no name
+      return;  // the smaller of the two numbers has no name
   }
   shapes.output(dims);
 }

@@ -31,7 +31,7 @@ class SparseEncoderLayer {
       {kFloat, kRequired}, {kFloat, kRequired},                       // attention LayerNorm: gamma, beta
       {kFloat, kRequired}, {kFloat, kRequired},                       // output LayerNorm
       {kFloat, kOptional}, {kUint8, kOptional},                       // x_scale, x_zero_point
-      {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}}; // position bias, cos, sin: those that are there
+      {kFloat, kOptional}, {kFloat, kOptional}, {kFloat, kOptional}}; // position bias, cos, sin: as far as used
   static constexpr bool kInPlace = true;
 
   explicit SparseEncoderLayer(const NodeInfo &node);

@@ -20,7 +20,7 @@ class SparseLinear {
   static constexpr const char *kName = "SparseLinear";
   static constexpr Input kInputs[] = {{kFloat, kRequired}, {kUint8, kRequired}, {kFloat, kRequired},
                                       {kFloat, kRequired}, {kFloat, kOptional}, {kUint8, kOptional}};
-  static constexpr bool kInPlace = false;  // rows of Y have another length
+  static constexpr bool kInPlace = false;  // rows of Y have a different length
 
   explicit SparseLinear(const NodeInfo &node);
   void run(RunContext &context) const;

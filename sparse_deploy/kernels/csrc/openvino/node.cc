@@ -34,10 +34,10 @@ operators::Constant<float> NodeView::floats(size_t index, const char *name, int6
   return constant<float>(index, name, ov::element::f32, expected);
 }
 
-// `activation` is the only text.
+// `activation` is the only string attribute.
 std::string NodeView::text(const char *attribute, const char *missing) const {
   if (!attributes_.activation.empty()) return attributes_.activation;
-  if (!missing) fail("attribute " + std::string(attribute) + " must be there and be a string");
+  if (!missing) fail("attribute " + std::string(attribute) + " is required and must be a string");
   return missing;
 }
 

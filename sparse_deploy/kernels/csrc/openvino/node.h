@@ -9,7 +9,7 @@
 
 namespace sparse_deploy {
 
-// The prefix of every error of this library, which finds it inside the text of OpenVINO.
+// The prefix of every error of this library, by which the package finds it in OpenVINO's text.
 constexpr const char *kErrorPrefix = "sparse_deploy: ";
 
 struct Attributes {
@@ -24,7 +24,7 @@ struct Attributes {
 
 class NodeView final : public operators::Node {
  public:
-  // name: the node's, where it is a copy that has none yet. Texts are made when they are needed: OpenVINO copies a node
+  // name: the node's name, for a copy that has no name yet. Texts are built only when needed: OpenVINO copies a node
   // for the shape inference of every request.
   NodeView(const ov::Node &node, const Attributes &attributes, const std::string *name = nullptr)
       : node_(node), attributes_(attributes), name_(name) {}

@@ -43,11 +43,11 @@ std::shared_ptr<ov::Node> Operator::clone_with_new_inputs(const ov::OutputVector
   copy->packed_ = packed_;
   copy->set_arguments(inputs);
   copy->constructor_validate_and_infer_types();
-  copy->kernel(NodeView(*copy, attributes_, &get_friendly_name()));  // the copy gets its name later
+  copy->kernel(NodeView(*copy, attributes_, &get_friendly_name()));  // OpenVINO sets the copy's name later
   return copy;
 }
 
-// A graph that was imported from a cache of compiled models was never copied: there the first request packs.
+// A graph imported from a cache of compiled models is never copied: then the first request packs the weights.
 const Kernel &Operator::kernel(const NodeView &node) const {
   const std::lock_guard<std::mutex> lock(packed_->mutex);
   if (!packed_->kernel) packed_->kernel = pack(node);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Shared code of both operators as nodes of an OpenVINO graph: their packed constants, and the call of the core.
 //
-// Weights are inputs of the node, as constants in the compact form, because OpenVINO's IR stores nothing else. They are
-// packed once: by the copy of the graph that compile_model makes, before it makes a graph per stream. All copies of a
-// node with the same constants share the packed weights.
+// Weights are inputs of the node, as constants in the compact form, because OpenVINO's IR stores only constants. They
+// are packed once, when compile_model copies the graph, before it makes a graph per stream. All copies of a node with
+// the same constants share the packed weights.
 #pragma once
 
 #include <memory>
@@ -26,7 +26,7 @@ class Kernel {
 
   virtual void run(const ov::TensorVector &inputs, ov::Tensor &output, const NodeView &node) const = 0;
 
-  static int64_t alive();  // how many there are in this process
+  static int64_t alive();  // number of instances in this process
 };
 
 class Operator : public ov::op::Op {
@@ -40,12 +40,12 @@ class Operator : public ov::op::Op {
   bool evaluate(ov::TensorVector &outputs, const ov::TensorVector &inputs) const override;
 
  protected:
-  // `data_inputs` of the inputs are tensors, the rest constants.
+  // The first `data_inputs` inputs are tensors, the rest are constants.
   explicit Operator(size_t data_inputs) : data_inputs_(data_inputs) {}
 
   virtual std::shared_ptr<Operator> make() const = 0;
   virtual std::unique_ptr<const Kernel> pack(const NodeView &node) const = 0;
-  // Throws where the ports' types or ranks can't be right.
+  // Throws if the ports' types or ranks are invalid.
   virtual ov::PartialShape infer(const NodeView &node) const = 0;
 
   Attributes attributes_;

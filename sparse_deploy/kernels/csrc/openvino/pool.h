@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The threads of OpenVINO's stream as the core's sd_pool. The CPU plugin calls evaluate() inside the stream's TBB
-// arena, so a parallel_for here runs on its threads and no others, and the arena's width is INFERENCE_NUM_THREADS /
+// arena, so a parallel_for here uses only the arena's threads, and the arena's width is INFERENCE_NUM_THREADS /
 // streams.
 #pragma once
 

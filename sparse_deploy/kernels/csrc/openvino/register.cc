@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The entry point: Core.add_extension ends up in create_extensions. Besides the operators of the IR there is the
-// conversion from ONNX, so model_sparse.onnx opens in OpenVINO, too.
+// The entry point: Core.add_extension calls create_extensions. It registers the operators of the IR and the conversion
+// from ONNX, so OpenVINO also opens model_sparse.onnx.
 #include <sparse_deploy_kernels.h>
 
 #include <memory>
@@ -20,7 +20,7 @@ namespace {
 
 constexpr const char *kDomain = "sparse_deploy";
 
-// An attribute that an ONNX node lacks keeps its value in the operator.
+// An attribute that an ONNX node does not have keeps the operator's default.
 class OnnxAttributes final : public ov::AttributeVisitor {
  public:
   explicit OnnxAttributes(const ov::frontend::NodeContext &context) : context_(context) {}
@@ -67,10 +67,10 @@ std::vector<ov::Extension::Ptr> extensions() {
 OPENVINO_CREATE_EXTENSIONS(sparse_deploy::extensions());
 
 extern "C" {
-// Read from the file, before anything loads it: the loader compares it with the installed OpenVINO.
+// The loader reads this from the file before loading it, and compares it with the installed OpenVINO.
 SD_EXPORT extern const char sparse_deploy_openvino_built_for[];
 __attribute__((used)) const char sparse_deploy_openvino_built_for[] =
     "sparse_deploy extension for " SPARSE_DEPLOY_OPENVINO ";";
-// Packed operators alive in this process, for tests: streams and copies of a model share them.
+// Number of packed operators in this process, for tests: streams and copies of a model share them.
 SD_EXPORT int64_t sparse_deploy_packed_operators(void) { return sparse_deploy::Kernel::alive(); }
 }

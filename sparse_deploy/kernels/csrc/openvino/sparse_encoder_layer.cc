@@ -20,7 +20,7 @@ struct Delete {
   void operator()(sd_layer *layer) const { sd_layer_destroy(layer); }
 };
 
-// The CPU plugin has no i64: it passes i32 where the model has i64.
+// The CPU plugin has no i64: it passes i32 instead.
 const int64_t *read_mask(const ov::Tensor &mask, std::vector<int64_t> &widened) {
   if (mask.get_element_type() == ov::element::i64) return mask.data<const int64_t>();
   const int32_t *const narrow = mask.data<const int32_t>();

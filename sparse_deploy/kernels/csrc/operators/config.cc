@@ -27,7 +27,7 @@ constexpr Activation kActivations[] = {{"none", SD_ACTIVATION_NONE},
                                        {"relu", SD_ACTIVATION_RELU},
                                        {"tanh", SD_ACTIVATION_TANH}};
 
-// The shape in the header of the blob, for the comparison with scale and bias; the core checks the blob.
+// The shape in the blob's header, for comparison with scale and bias; the core checks the blob.
 Extent weight_extent(const Node &node, const Constant<uint8_t> &blob, const std::string &name) {
   if (blob.count < kHeaderSize) {
     node.fail(name + " is damaged: " + std::to_string(blob.count) + " bytes are less than its header");
@@ -37,7 +37,7 @@ Extent weight_extent(const Node &node, const Constant<uint8_t> &blob, const std:
   return {extent[0], extent[1]};
 }
 
-// The constant's data when no value is infinite or NaN.
+// The constant's data; no value may be infinite or NaN.
 const float *finite(const Node &node, size_t index, const std::string &name, int64_t count) {
   const Constant<float> constant = node.floats(index, name.c_str(), count);
   for (size_t i = 0; i < constant.count; ++i) {
@@ -49,7 +49,7 @@ const float *finite(const Node &node, size_t index, const std::string &name, int
   return constant.data;
 }
 
-// The attribute `activation`, one of `allowed`; missing is the default, null where the attribute is required.
+// The attribute `activation`, one of `allowed`; `missing` is the default, null if the attribute is required.
 sd_activation activation(const Node &node, std::initializer_list<const char *> allowed, const char *missing) {
   const std::string found = node.text("activation", missing);
   std::string names;
@@ -64,7 +64,7 @@ sd_activation activation(const Node &node, std::initializer_list<const char *> a
   return chosen->value;
 }
 
-// An attribute that may be missing, within its limits.
+// An optional attribute, within its limits.
 int64_t whole_number(const Node &node, const char *attribute, int64_t missing, int64_t least, int64_t most) {
   const int64_t found = node.whole_number(attribute, &missing);
   if (found < least || found > most) {
@@ -75,11 +75,11 @@ int64_t whole_number(const Node &node, const char *attribute, int64_t missing, i
   return found;
 }
 
-// x_scale at `index` and x_zero_point behind it, `count` of each; without them all stay dynamic.
+// x_scale at `index` and x_zero_point after it, `count` of each; without them all scales are dynamic.
 void read_quantization(const Node &node, size_t index, size_t count, sd_quantization *quantization) {
   const bool has_scale = node.has_input(index), has_zero_point = node.has_input(index + 1);
   if (has_scale != has_zero_point) {
-    node.fail(std::string("x_scale and x_zero_point come together, found only ") +
+    node.fail(std::string("expected both x_scale and x_zero_point, found only ") +
               (has_scale ? "x_scale" : "x_zero_point"));
   }
   if (!has_scale) return;
@@ -113,7 +113,7 @@ sd_layer_config read_layer(const Node &node) {
   sd_layer_config config{};
   const int64_t version = whole_number(node, "operator_version", 1, 1, INT64_MAX);
   if (version > kNewestVersion) {
-    node.fail("it needs operator version " + std::to_string(version) + ", this library knows 1 to " +
+    node.fail("it needs operator version " + std::to_string(version) + ", this library supports 1 to " +
               std::to_string(kNewestVersion) + "; install a newer sparse-deploy");
   }
   config.output_tokens = whole_number(node, "output_tokens", 0, 0, INT64_MAX);
@@ -152,7 +152,7 @@ sd_layer_config read_layer(const Node &node) {
     if (config.packed_qkv && (i == SD_KEY || i == SD_VALUE)) {
       const auto &query = config.linears[SD_QUERY];
       if (blob.count != query.blob_size || std::memcmp(blob.data, query.blob, kHeaderSize) != 0) {
-        node.fail("packed_qkv is 1, but " + name + " weight is not the query weight again");
+        node.fail("packed_qkv is 1, but " + name + " weight differs from the query weight");
       }
     }
     config.linears[i].blob = blob.data;
@@ -175,7 +175,7 @@ sd_layer_config read_layer(const Node &node) {
   if (found != tensors) {
     node.fail("position_bias is " + std::to_string(config.position_bias) + " and rotary is " +
               std::to_string(config.rotary) + ", so " + std::to_string(tensors) +
-              " inputs are expected behind x_zero_point, found " + std::to_string(found));
+              " inputs are expected after x_zero_point, found " + std::to_string(found));
   }
   return config;
 }

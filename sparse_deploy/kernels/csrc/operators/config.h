@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From a node to the configuration of an operator in the core. Everything that the core can't check, because a pointer
-// has no length, is checked here; pointers stay those of the node's constants.
+// Makes the core's configuration of an operator from a node. Checks here all that the core cannot check because a
+// pointer has no length; the pointers remain those of the node's constants.
 #pragma once
 
 #include <sparse_deploy_kernels.h>
@@ -21,10 +21,10 @@ struct Linear {
   Extent extent;
 };
 
-// Behind a layer's constants are the tensors that its attributes name: the position bias, then cosines and sines.
+// A layer's constants are followed by the tensors that its attributes require: position bias, then cosines and sines.
 constexpr size_t kFirstTensor = 26;
 
-// The tensors of one call besides X and mask.
+// The tensors of one call other than X and mask.
 struct LayerTensors {
   bool position_bias, rotary;
   int64_t heads, head_size;
@@ -33,14 +33,14 @@ struct LayerTensors {
       : position_bias(config.position_bias != 0), rotary(config.rotary != 0), heads(config.heads),
         head_size(config.hidden / config.heads) {}
 
-  // Fills `inputs`, whose batch and sequence are known. find(index) gives an input's data and dims; fail(dims, name,
+  // Fills `inputs`, whose batch and sequence are set. find(index) returns an input's data and dims; fail(dims, name,
   // expected) reports a wrong shape and does not return.
   template <typename Find, typename Fail>
   void read(Find find, Fail fail, sd_layer_inputs &inputs) const;
 };
 
-// A bias may have one entry for all sequences or one each. How many sequences a bias of this shape is for: 1 or batch;
-// 0 where it is neither [n, heads, sequence, sequence] nor [n * heads, sequence, sequence].
+// Number of entries of a bias, one for all sequences (1) or one per sequence (batch); 0 if the shape is neither
+// [n, heads, sequence, sequence] nor [n * heads, sequence, sequence].
 inline int64_t bias_sequences(const std::vector<int64_t> &dims, int64_t batch, int64_t heads, int64_t sequence) {
   int64_t n = 0;
   if (dims == std::vector<int64_t>{1, heads, sequence, sequence} || dims == std::vector<int64_t>{heads, sequence, sequence})
@@ -65,7 +65,7 @@ void LayerTensors::read(Find find, Fail fail, sd_layer_inputs &inputs) const {
   if (!rotary) return;
   for (const float **table : {&inputs.cos, &inputs.sin}) {
     const auto [data, dims] = find(index++);
-    // Dimensions of 1 may stand in front.
+    // Leading dimensions of 1 are allowed.
     size_t first = 0;
     while (first + 2 < dims.size() && dims[first] == 1) ++first;
     if (std::vector<int64_t>(dims.begin() + static_cast<int64_t>(first), dims.end()) !=

@@ -22,13 +22,13 @@ inline std::string shape_text(const std::vector<int64_t> &dims) {
   return text + "]";
 }
 
-// Every method but the first throws the adapter's exception, with one line of text that names the node.
+// Every method except the first throws the adapter's exception, with one line of text that names the node.
 class Node {
  public:
   virtual ~Node() = default;
 
   virtual bool has_input(size_t index) const = 0;
-  // A constant of one dimension; expected < 0 takes any length.
+  // A constant of one dimension; expected < 0 accepts any length.
   virtual Constant<uint8_t> bytes(size_t index, const char *name, int64_t expected) const = 0;
   virtual Constant<float> floats(size_t index, const char *name, int64_t expected) const = 0;
 

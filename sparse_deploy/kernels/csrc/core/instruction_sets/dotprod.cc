@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Arm with the dot product instructions (Armv8.2-A and later: Neoverse N1, Graviton 2, Ampere Altra, Apple M1). They
-// take s8 on both sides, so activations are stored less 128. Not measured on hardware: costs follow from the
-// instructions of the inner loops, for a core that starts four a cycle and has two vector pipes, as Neoverse N1. An
-// sdot makes 16 products; for each, dense has 0.4 other instructions, unstructured 1 tbl and 2.9 others, 4x1 0.25 tbl
-// and 1.4 others, 1x4 1.2 others (GCC 12).
+// multiply s8 by s8, so 128 is subtracted from the stored activations. Not measured on hardware: the costs are
+// estimated from the instructions of the inner loops, for a core that starts four per cycle and has two vector pipes,
+// such as Neoverse N1. An sdot computes 16 products; per sdot, dense has 0.4 other instructions, unstructured 1 tbl and
+// 2.9 others, 4x1 0.25 tbl and 1.4 others, 1x4 1.2 others (GCC 12).
 // flags for aarch64: -march=armv8.2-a+dotprod
 #include "../instruction_set.h"
 

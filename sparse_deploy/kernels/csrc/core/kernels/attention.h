@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax(q kᵀ scale + penalty) v for one head. Included after simd.h.
 //
-// Everything is in units of one dword: a pair of bfloat16 along the summed dimension, or one float. Both products are
-// then the same loop: an accumulator tile of queries x columns, a broadcast dword of the left side, a panel of the
-// right side with the columns in lanes. The panels are filled per call.
+// The unit of data is a dword: a pair of bfloat16 along the summed dimension, or one float. Both products then have the
+// same loop: an accumulator tile of queries x columns, a broadcast dword of the left matrix, a panel of the right
+// matrix with the columns in lanes. The panels are filled in each call.
 
 #ifdef __AVX512F__
 constexpr int kQueries = 6, kColumns = 4;  // 24 accumulators, 4 panel vectors, 1 broadcast: 29 of 32 registers
@@ -107,13 +107,13 @@ static size_t attention_scratch(int64_t keys, int64_t head_size) {
                              kQueries * padded * (4 + 4) + 256);
 }
 
-// Sixteen of a row's position biases; zeros past the `left` ones that are there.
+// Sixteen of a row's position biases; zeros after the `left` existing ones.
 SD_INLINE F32 load_bias(const float *bias, int64_t left) {
   if (left >= 16) return load(bias);
   return left > 0 ? load_part(bias, static_cast<int>(left)) : F32{};
 }
 
-// The keys that `count` queries see, in whole blocks of `block` keys.
+// The keys inside the windows of `count` queries, in whole blocks of `block` keys.
 struct KeyRange {
   int64_t begin, end;
 };
@@ -125,15 +125,15 @@ SD_INLINE KeyRange keys_of(const Call &a, int64_t query, int64_t count, int64_t 
   return {low > 0 ? low / block * block : 0, end < padded ? end : padded};
 }
 
-// Whether one of `count` queries doesn't see all of a block of keys.
+// Whether a block of keys is not completely inside the window of each of `count` queries.
 template <typename Call>
 SD_INLINE bool window_cuts(const Call &a, int64_t query, int64_t count, int64_t key, int64_t block) {
   const int64_t at = query - a.first_key;
   return a.window && (key < at + count - 1 - a.window || key + block - 1 > at + a.window);
 }
 
-// A query's scores of sixteen keys with what is added besides the penalty of padding: the position bias, and a penalty
-// of keys outside the window.
+// A query's scores of sixteen keys, plus the position bias and a penalty for keys outside the window. The penalty for
+// padding is added elsewhere.
 template <typename Call>
 SD_INLINE F32 adjust(const Call &a, int64_t query, int64_t key, F32 v) {
   if (a.bias) v = fma(load_bias(a.bias + query * a.bias_stride + key, a.keys - key), splat(1.44269504f), v);

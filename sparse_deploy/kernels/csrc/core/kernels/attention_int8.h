@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // softmax(q kᵀ scale + penalty) v for one head with both products in INT8. Included after attention.h and dot.h.
 //
-// q, k and v have a scale per token and head. q is u8 around 128, which is taken back by starting the accumulators at
-// -128 * (sum of the key). The scale of a value goes into its probability before that becomes u8; the largest
-// probability of a row is 1 before the division by their sum, so 255 / (largest value scale of the head) is a safe
-// factor and no second pass is needed. Twice as fast as bfloat16 (benchmarks/notes.md).
+// q, k and v have a scale per token and head. q is u8 around 128, which is corrected by starting the accumulators at
+// -128 * (sum of the key). A probability is multiplied by the scale of its value before it is quantized to u8; the
+// largest probability of a row is 1 before the division by the sum, so 255 / (largest value scale of the head) is a
+// safe factor and no second pass is needed. Twice as fast as bfloat16 (benchmarks/notes.md).
 
-// Both products are one loop: accumulators of queries x columns, a broadcast dword of the left side, a panel of the
-// right side with the columns in lanes. A dword is four bytes, or two words where there is no 8-bit dot product.
+// Both products use one loop: accumulators of queries x columns, a broadcast dword of the left matrix, a panel of the
+// right matrix with the columns in lanes. A dword is four bytes, or two words without an 8-bit dot product.
 #ifdef SD_PAIRS_OF_PRODUCTS
 constexpr int64_t kPerDword = 2;
-typedef int16_t Left;  // query, less 128, and probability
+typedef int16_t Left;  // query minus 128, and probability
 SD_INLINE void add_dwords(I32 &sums, I32 left, I32 right) {
   add_sums(sums.low, multiply_words(left.low, right.low));
   add_sums(sums.high, multiply_words(left.high, right.high));
@@ -52,7 +52,7 @@ static void quantize_heads(const void *x, int64_t x_stride, int64_t rows, int64_
         spoilt = fma(v, splat(0.0f), spoilt);
       }
       const float largest = reduce_max(highest);
-      // NaN where the head holds one, or an infinity.
+      // NaN if the head has a NaN or an infinity.
       const float scale = (largest > 0 ? largest / 127.0f : 1.0f) + reduce_add(spoilt);
       const F32 inverse = splat(1.0f / scale);
       const I32 bias = splat_i32(h < biased_heads ? 128 : 0);
@@ -103,7 +103,7 @@ struct HeadPanels {
   float *value_scale;      // [padded]: times 255 / largest
   float *scores;           // [kQueries, padded]
   Left *probabilities;     // [kQueries, padded]
-  Left *queries;           // [kQueries, head_size], where they are widened
+  Left *queries;           // [kQueries, head_size], if they are widened
   float value_unit;        // largest value scale / 255
 };
 
@@ -132,11 +132,11 @@ static void fill_key_panel_int8(const AttentionInt8 &a, int64_t key, const HeadP
 #else
   I32 sum = {};
   for (int64_t i = 0; i < dwords; ++i) add_dwords(sum, splat_i32(0x01010101), load_i32(panel + i * stride));
-  store_i32(p.start + key, sum * -128);  // takes back that queries are stored around 128
+  store_i32(p.start + key, sum * -128);  // corrects for queries stored around 128
 #endif
 }
 
-// A query as the left side of a product.
+// A query as the left matrix of a product.
 SD_INLINE const int32_t *query_dwords(const AttentionInt8 &a, int64_t query, Left *widened) {
   const uint8_t *q = a.q + query * a.stride;
 #ifdef SD_PAIRS_OF_PRODUCTS
@@ -268,7 +268,7 @@ static void attention_int8(const AttentionInt8 &a) {
     p.value_scale[i] = a.v_scale[i * a.scale_stride];
     if (a.penalty[i] == 0 && p.value_scale[i] > largest) largest = p.value_scale[i];
   }
-  // The same for all queries of a sequence, however these are shared out.
+  // Equal for all queries of a sequence, for any distribution over threads.
   if (a.window) largest = a.largest_v_scale;
   p.value_unit = largest / 255.0f;
   for (int64_t i = 0; i < padded; ++i) {

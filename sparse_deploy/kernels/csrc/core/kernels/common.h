@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The common parts of every instruction set, and its table. The file of a set includes this inside its own namespace,
-// after the definitions of its features (SD_AVX_VNNI, SD_VBMI, SD_BF16, SD_SIGNED_ACTIVATIONS), then its own products.
+// The common parts of every instruction set, and its table. The file of a set includes this file inside its namespace,
+// after the definitions of its features (SD_AVX_VNNI, SD_VBMI, SD_BF16, SD_SIGNED_ACTIVATIONS), and then its products.
 #include "simd.h"
 #include "epilogue.h"
 #include "rowwise.h"

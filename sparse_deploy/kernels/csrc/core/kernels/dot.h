@@ -59,9 +59,8 @@ SD_INLINE Bytes unpack_high_64(Bytes a, Bytes b) { return _mm256_unpackhi_epi64(
 #endif
 constexpr int kLanes = sizeof(Bytes) / 4;
 
-// GCC 12 keeps accumulators of the intrinsics in memory inside templates (2-3 times slower), and reorders
-// the instructions; the asm below prevents both. Weights may be in memory, where registers
-// are short.
+// GCC 12 keeps accumulators of the intrinsics in memory inside templates, which is much slower, and reorders the
+// instructions; the asm below prevents both. Weights may be memory operands if there are not enough registers.
 #if defined(__AVX512F__)
 SD_INLINE void add_products(Bytes &sum, Bytes x, Bytes w) { asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w)); }
 SD_INLINE void add_products(Bytes &sum, Bytes x, const Bytes *w) {
@@ -104,9 +103,9 @@ SD_INLINE Bytes multiply_words(Bytes x, Bytes w) {
 SD_INLINE void add_sums(Bytes &sum, Bytes sums) { asm volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(sums)); }
 #endif
 
-// sums[i] += x(i) . w(i) for kCount independent sums. Each stage works on another of them, so that no instruction waits
-// for the one before it: 8 % faster on Zen 4 (docs/architecture.md). With kAhead, x(i + 1) is made
-// before x(i) is used.
+// sums[i] += x(i) . w(i) for kCount independent sums. Consecutive instructions use different sums, so that none waits
+// for its predecessor: 8 % faster on Zen 4 (docs/architecture.md). With kAhead, x(i + 1) is computed before x(i) is
+// used.
 template <int kAhead, int kCount, typename X, typename W>
 SD_INLINE void add_all_products(Bytes (&sums)[kCount], X x, W w) {
   Bytes values[kCount];

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// From int32 accumulators to the outputs of a layer, in registers. Included after simd.h.
+// Computes the outputs of a layer from int32 accumulators, in registers. Included after simd.h.
 
-// GELU(x) = max(x, 0) - |x| Q(|x|), where Q is the tail of the activation's own distribution function (normal for the
-// erf form), symmetric in both forms. Q is 16 parabolas around i/4, i = 0 ... 15; beyond |x| = 3.874 the product is
-// constant.
-// Largest error 2e-4 (3e-5 for |x| < 3.8): a hundredth of the 8-bit step that follows.
+// GELU(x) = max(x, 0) - |x| Q(|x|), where Q is the tail of the activation's distribution function (normal for the erf
+// form), symmetric in both forms. Q is approximated by 16 parabolas around i/4, i = 0 ... 15; for |x| > 3.874 the
+// product |x| Q(|x|) is constant. Largest error 2e-4 (3e-5 for |x| < 3.8): a hundredth of the 8-bit step that follows.
 SD_INLINE F32 gelu(F32 x, const GeluTable &table) {
-  const F32 a = min(splat(3.874f), abs(x));  // in this order a NaN goes through
+  const F32 a = min(splat(3.874f), abs(x));  // this order of the arguments propagates NaN
   const F32 shifted = fma(a, splat(4.0f), splat(8388608.0f));  // the nearest integer is now in the low bits
   const I32 segment = as_i32(shifted) & 15;
   F32 q = fma(lookup(table.c2, segment), a, lookup(table.c1, segment));
@@ -14,7 +13,7 @@ SD_INLINE F32 gelu(F32 x, const GeluTable &table) {
   return max(x, splat(0.0f)) - a * q;
 }
 
-// Columns [column, column + 16) of `tokens` rows, the first of which is `token`.
+// Columns [column, column + 16) of `tokens` rows, starting at row `token`.
 template <int kTokens>
 SD_INLINE void finish(const I32 (&acc)[kTokens], const Epilogue &e, int64_t column, int64_t token) {
   const int64_t left = e.n - column;
@@ -41,7 +40,7 @@ SD_INLINE void finish(const I32 (&acc)[kTokens], const Epilogue &e, int64_t colu
     }
     case SD_ACTIVATION_RELU:
 #pragma GCC unroll 16
-      for (int t = 0; t < kTokens; ++t) y[t] = max(splat(0.0f), y[t]);  // a NaN goes through
+      for (int t = 0; t < kTokens; ++t) y[t] = max(splat(0.0f), y[t]);  // propagates NaN
       break;
     default: break;
   }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of AVX-512 VNNI, and of VBMI where SD_VBMI is defined. Included after epilogue.h.
 //
-// Measured on Zen 4 (cycles of a vpdpbusd and its input): alone 1.0; with a vpermb 1.33, the limit of the three
-// 512-bit pipes. GCC 12 keeps accumulators of _mm512_dpbusd_epi32 in memory inside templates (2-3 times slower); the
-// asm below doesn't leave it the choice.
+// A vpdpbusd with its input takes 1.0 cycles on Zen 4, and 1.33 with a vpermb, the limit of the three 512-bit pipes
+// (benchmarks/notes.md). GCC 12 keeps accumulators of _mm512_dpbusd_epi32 in memory inside templates, which is much
+// slower; the asm below prevents this.
 
 SD_INLINE void dot_u8(I32 &acc, __m512i x, __m512i w) {
   __m512i c = __m512i(acc);
@@ -106,8 +106,8 @@ struct OneOfTwoTile {
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) window[t] = _mm512_load_si512(x + t * tile.x_stride);
         // Bit `step` of a byte selects the kept weight of a pair. The positions of the next step are computed before
-        // the permutations of this step, which would otherwise fill the scheduler while they wait: 1.44 cycles a pair
-        // instead of 1.85 (with the bits in a mask register 1.59, with stored positions 1.33 but 1.8 times the bytes).
+        // the permutations of this step, which would otherwise fill the scheduler while they wait: 1.44 cycles per pair
+        // (benchmarks/notes.md; stored positions take 1.33 cycles, but 1.8 times the bytes).
         const __m512i bits = _mm512_load_si512(data);
         __m512i next = _mm512_ternarylogic_epi64(_mm512_load_si512(kPairs.at[0]), bits, one, 0xf8);
 #pragma GCC unroll 8

@@ -3,9 +3,9 @@
 // Included after dot.h and transpose.h.
 
 #ifdef __AVX512F__
-// The sum over one block of k for the rows of a group: kVectors of 16 tokens. Two units at a time into two sets of
-// accumulators, which hides the 4 cycles of vpdpbusd; the pair's weights come with one load (Zen 4 does one per cycle,
-// and the tokens take four).
+// The sum over one block of k for the rows of a group: kVectors of 16 tokens. Two units at a time are added to two sets
+// of accumulators, which hides the 4 cycles of vpdpbusd; one load reads the weights of both (Zen 4 does one load per
+// cycle, and the tokens take four).
 template <int kVectors>
 static void sum_block_1x4(const uint16_t *runs, const uint8_t *data, const uint8_t *index, const int32_t *panel,
                           bool first, int32_t *sums) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dense product of Arm's dot product instructions: 16 of the layout's 64 rows and 16 k at a time. The activations
-// of a token come with one load for four steps, each of which uses one of its lanes. Included after dot.h.
+// The dense product of Arm's dot product instructions: 16 of the layout's 64 rows and 16 k at a time. One load reads
+// the activations of a token for four steps; each step uses one lane. Included after dot.h.
 
 template <int kTokens>
 struct DenseTile {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products with the layouts whose windows fit a byte shuffle inside 16 bytes: the window is broadcast to all 128-bit
-// parts of a register, and the shuffle picks four activations for each row. Included after dot.h.
+// parts of a register, and the shuffle selects four activations for each row. Included after dot.h.
 
 template <int kTokens>
 struct UnstructuredNarrowTile {
@@ -70,14 +70,14 @@ struct Block4x1NarrowTile {
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t)
 #pragma GCC unroll 4
-          for (int i = 0; i < 16 / kLanes; ++i)  // one by one: sums would be kept in memory
+          for (int i = 0; i < 16 / kLanes; ++i)  // one at a time: GCC would keep an array of sums in memory
             __builtin_memcpy(reinterpret_cast<char *>(&out[t]) + i * kVector, sums + t * 4 + c / kLanes + i, sizeof(Bytes));
         finish<kTokens>(out, e, g * kRows + c, tile.token);
       }
     }
   }
 
-  // From row r of all blocks in sums[r] to neighbouring outputs; the layout's order of the lanes is made for this.
+  // sums[r] has row r of all blocks: reorders them to neighbouring outputs, which the layout's lane order simplifies.
   SD_INLINE void neighbours(Bytes *sums) {
     const Bytes a = unpack_low_32(sums[0], sums[1]), b = unpack_high_32(sums[0], sums[1]);
     const Bytes c = unpack_low_32(sums[2], sums[3]), d = unpack_high_32(sums[2], sums[3]);

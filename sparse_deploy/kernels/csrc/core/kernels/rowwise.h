@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is done to whole rows (tokens): quantisation, LayerNorm, gates, rotary positions. Included after simd.h.
+// Operations on whole rows (tokens): quantization, LayerNorm, gates, rotary positions. Included after simd.h.
 
-// Sixteen elements, or the `left` ones that are there and zeros.
+// Sixteen elements, or the `left` existing ones and zeros.
 SD_INLINE F32 load_row(const float *p, int64_t left) {
   return left >= 16 ? load(p) : load_part(p, static_cast<int>(left));
 }
@@ -15,12 +15,12 @@ SD_INLINE F32 load_row(const Reduced *p, int64_t left) {
 #endif
 
 struct Range {
-  float lowest, highest;  // 0 belongs to it
-  float spoilt;           // 0, or NaN where the row holds a NaN or an infinity
+  float lowest, highest;  // includes 0
+  float spoilt;           // 0, or NaN if the row has a NaN or an infinity
 };
 
-// Where NaN is looked for: AVX-512 turns it into the least int32 when it rounds, which costs less to watch than the
-// values.
+// Detection of NaN: AVX-512 rounds NaN to the smallest int32, and checking the rounded values costs less than checking
+// the values.
 #ifdef __AVX512F__
 constexpr bool kWatchRounded = true;
 SD_INLINE I32 min_i32(I32 a, I32 b) { return I32(_mm512_min_epi32(__m512i(a), __m512i(b))); }
@@ -31,7 +31,7 @@ SD_INLINE I32 min_i32(I32 a, I32) { return a; }
 SD_INLINE bool holds_least(I32) { return false; }
 #endif
 
-// 0, or NaN where one of 16 values is NaN or infinite.
+// 0, or NaN if one of 16 values is NaN or infinite.
 SD_INLINE F32 watch(F32 v, F32 spoilt) { return kWatchRounded ? spoilt : fma(v, splat(0.0f), spoilt); }
 
 template <typename T>
@@ -56,7 +56,7 @@ static Range find_range(const T *x, int64_t k) {
   return {reduce_min(min(low, low2)), reduce_max(max(high, high2)), kWatchRounded ? 0 : reduce_add(spoilt + spoilt2)};
 }
 
-// 0 where the row holds a NaN that was seen, or an infinity.
+// 0 if the row has a detected NaN or an infinity.
 SD_INLINE float scale_of(const Range &range) {
   constexpr float kSmallest = 1.17549435e-38f, kLargest = 3.40282347e38f;
   if (range.spoilt != 0) return 0;
@@ -64,10 +64,10 @@ SD_INLINE float scale_of(const Range &range) {
   if (!(scale <= kLargest)) scale = range.highest / 255.0f - range.lowest / 255.0f;
   if (!(scale <= kLargest)) return 0;
   if (!(scale > 0)) return 1;
-  return scale < kSmallest ? kSmallest : scale;  // the inverse of a smaller one is infinite
+  return scale < kSmallest ? kSmallest : scale;  // the inverse of a smaller scale is infinite
 }
 
-// How u8 is stored: as it is, or less 128 where the products take signed activations.
+// Stored form of u8: unchanged, or minus 128 if the products use signed activations.
 #ifdef SD_SIGNED_ACTIVATIONS
 constexpr int32_t kStoredOffset = 128;
 SD_INLINE void store_quantized(uint8_t *p, I32 v) {
@@ -79,8 +79,8 @@ constexpr int32_t kStoredOffset = 0;
 SD_INLINE void store_quantized(uint8_t *p, I32 v) { store_u8(p, v); }
 #endif
 
-// A row by its scale. Returns 0, or NaN where the row holds NaN or an infinity; with kCheck false only values that
-// find_range did not check.
+// Quantizes a row with its scale. Returns 0, or NaN if the row has a NaN or an infinity; with kCheck false, checks only
+// values that find_range did not check.
 template <bool kCheck, typename T>
 static float quantize_row(const T *x, int64_t k, float scale, int32_t zero, uint8_t *y) {
   const F32 inverse = splat(1.0f / scale);
@@ -102,7 +102,7 @@ static float quantize_row(const T *x, int64_t k, float scale, int32_t zero, uint
     if (kCheck) spoilt = watch(v, spoilt);
     store_quantized(y + i, rounded + offset);
   }
-  if (holds_least(least))  // or a number far outside a fixed range
+  if (holds_least(least))  // also true for a number far outside a fixed range
     for (i = 0; i < k; i += 16) spoilt = fma(load_row(x + i, k - i), splat(0.0f), spoilt);
   else if (kWatchRounded || !kCheck)
     return 0;
@@ -145,7 +145,7 @@ static void quantize(const void *x, bool reduced, int64_t x_stride, int64_t rows
                   token_shift);
 }
 
-// Row r of a reordered matrix in its own order, with the residual.
+// Row r of a reordered matrix in the original order, plus the residual.
 static const float *restore_row(const float *x, int64_t n, const Reordered &order, int64_t r) {
   const float *residual = order.residual + r * order.residual_stride;
   int64_t i = 0;
@@ -184,8 +184,8 @@ static void rotate(void *row, int64_t heads, int64_t head_size, const float *cos
   }
 }
 
-// Two passes over a row that the first one brought into L1: mean, then the squares of the differences (one pass over
-// sums of squares loses digits when the mean is large).
+// Two passes over a row, the second one from L1: mean, then the squares of the differences (a single pass over sums of
+// squares loses digits if the mean is large).
 static void layer_norm(const float *matrix, const Reordered &order, int64_t rows, int64_t n, const LayerNorm &norm,
                        float *y) {
   const float inverse_n = 1.0f / static_cast<float>(n);

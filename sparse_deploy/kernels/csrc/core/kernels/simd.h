@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sixteen lanes of float or int32 with the instructions of the translation unit. Included by the isa_*.cc files
-// only, inside their own namespace: a function shared between them could be linked from the wrong one and fault on a
-// CPU without its instructions. For the same reason nothing here uses the C++ library.
+// Sixteen lanes of float or int32 with the instructions of the translation unit. Included only by the files in
+// instruction_sets/, inside their namespaces: the linker could take a shared function from the wrong file, which faults
+// on a CPU without its instructions. For the same reason nothing here uses the C++ library.
 
 #pragma GCC diagnostic ignored "-Wpsabi"  // no vector crosses a translation unit
 
@@ -33,7 +33,7 @@ SD_INLINE I32 load_i32(const int32_t *p) { return *reinterpret_cast<const I32Una
 SD_INLINE void store_i32(int32_t *p, I32 v) { *reinterpret_cast<I32Unaligned *>(p) = v; }
 
 #ifdef __AVX512F__
-// Of a NaN and a number both return b.
+// With a NaN and a number, both return b.
 SD_INLINE F32 min(F32 a, F32 b) { return F32(_mm512_min_ps(__m512(a), __m512(b))); }
 SD_INLINE F32 max(F32 a, F32 b) { return F32(_mm512_max_ps(__m512(a), __m512(b))); }
 SD_INLINE F32 fma(F32 a, F32 b, F32 c) { return F32(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(c))); }
@@ -65,7 +65,7 @@ SD_INLINE void store_i32(int32_t *p, I32 v, int count) {
 #else
 SD_INLINE F32 min(F32 a, F32 b) { return a < b ? a : b; }
 SD_INLINE F32 max(F32 a, F32 b) { return a > b ? a : b; }
-// Contracted to one instruction where the unit has FMA.
+// Contracted to one instruction if the set has FMA.
 SD_INLINE F32 fma(F32 a, F32 b, F32 c) { return a * b + c; }
 // To nearest even for |v| < 2^22: the addition rounds at the last integer bit.
 SD_INLINE I32 round_i32(F32 v) {
@@ -119,8 +119,8 @@ SD_INLINE void store_i32(int32_t *p, I32 v, int count) {
 
 SD_INLINE F32 abs(F32 v) { return as_f32(as_i32(v) & 0x7fffffff); }
 
-// e^x for x <= 0 or so: 2^n * p(r), degree 5 Taylor in r * ln 2 over |r| <= 0.5; relative error below 4e-6. Below -87
-// the result is the smallest normal number times p, which softmax cannot distinguish from 0.
+// e^x for x up to about 0: 2^n * p(r), degree 5 Taylor in r * ln 2 over |r| <= 0.5; relative error below 4e-6. Below
+// -87 the result is the smallest normal number times p, which softmax cannot distinguish from 0.
 SD_INLINE F32 exp(F32 x) {
   x = max(x, splat(-87.0f));
   const F32 t = x * 1.44269504f;
@@ -135,7 +135,7 @@ SD_INLINE F32 exp(F32 x) {
   return as_f32(as_i32(p) + (n << 23));
 }
 
-// The reduced type: bfloat16 where the CPU multiplies it, float elsewhere.
+// The reduced type: bfloat16 if the CPU multiplies it, else float.
 #ifdef SD_BF16
 typedef uint16_t Reduced;
 SD_INLINE F32 load_reduced(const Reduced *p) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sixteen lanes in two registers of AVX2. Included by simd.h. A vector type of 64 bytes would do the same, but GCC 12
+// Sixteen lanes in two registers of AVX2. Included by simd.h. A vector type of 64 bytes would be equivalent, but GCC 12
 // keeps its values in memory.
 
 struct __attribute__((may_alias)) F32 {
@@ -47,13 +47,13 @@ SD_INLINE void store_i32(int32_t *p, I32 v) {
 SD_INLINE F32 as_f32(I32 v) { return {_mm256_castsi256_ps(v.low), _mm256_castsi256_ps(v.high)}; }
 SD_INLINE I32 as_i32(F32 v) { return {_mm256_castps_si256(v.low), _mm256_castps_si256(v.high)}; }
 SD_INLINE F32 to_f32(I32 v) { return {_mm256_cvtepi32_ps(v.low), _mm256_cvtepi32_ps(v.high)}; }
-// Of a NaN and a number both return b.
+// With a NaN and a number, both return b.
 SD_INLINE F32 min(F32 a, F32 b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
 SD_INLINE F32 max(F32 a, F32 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
 SD_INLINE F32 fma(F32 a, F32 b, F32 c) {
   return {_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high)};
 }
-// To nearest even; more than int32 holds becomes a large number.
+// To nearest even; a value outside int32 becomes a large number.
 SD_INLINE I32 round_i32(F32 v) {
   v = min(v, splat(1e9f));
   return {_mm256_cvtps_epi32(v.low), _mm256_cvtps_epi32(v.high)};
@@ -76,7 +76,7 @@ SD_INLINE float reduce_max(F32 v) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ps(two, _mm_movehdup_ps(two)));
 }
-// table[index] of sixteen.
+// table[index] of sixteen entries.
 SD_INLINE __m256 lookup_half(const float *table, __m256i index) {
   const __m256 low = _mm256_permutevar8x32_ps(_mm256_load_ps(table), index);
   const __m256 high = _mm256_permutevar8x32_ps(_mm256_load_ps(table + 8), index);

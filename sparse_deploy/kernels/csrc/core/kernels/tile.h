@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Common parts of the products. Included after epilogue.h.
 
-// Prefetches the next weights from memory to L2, a few lines per step: bert-base's packed weights come from L3
-// or DRAM once per request, and the hardware's own prefetchers start too late at the end of every chunk.
+// Prefetches the next weights from memory to L2, a few lines per step: each request reads bert-base's packed weights
+// from L3 or DRAM, and the hardware prefetchers start too late at the end of every chunk.
 class Prefetcher {
  public:
   SD_INLINE_MEMBER explicit Prefetcher(const Packed &p, const Tile &tile)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// 16 x 16 dwords, rows to columns. Included after simd.h.
+// Transposes 16 x 16 dwords. Included after simd.h.
 
 #ifdef __AVX512F__
 SD_INLINE void transpose(I32 (&v)[16]) {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Blocks of 1(out)x4(in), for kernels with tokens in lanes instead of rows: parts of 384 k of the activations are
-// transposed into a panel [96 units of 4 k][64 tokens][4]. 64 rows a group. Per group and part the rows come sorted by
-// their number of pairs of units (`meta`: row | pairs << 8, 64 entries), so that the loop's length is predictable; a
-// step is a pair: 2 x 4 weights in `data`, 2 unit positions in `index`. `first` has an entry per group and part.
+// transposed into a panel [96 units of 4 k][64 tokens][4]. 64 rows per group. In each group and part the rows are
+// sorted by their number of pairs of units (`meta`: row | pairs << 8, 64 entries), so that the loop's length is
+// predictable; a step is a pair: 2 x 4 weights in `data`, 2 unit positions in `index`. `first` has an entry per group
+// and part.
 #include "block_1x4.h"
 
 #include <algorithm>
@@ -45,8 +46,8 @@ struct Unit {
   int8_t w[4];
 };
 
-// Whether the products of two units (or of one and none) fit two 16-bit lanes: weights 0 and 1 of both, 2 and 3 of
-// both.
+// Whether the products of two units (or of one unit and an empty one) fit two 16-bit lanes: weights 0 and 1 of both,
+// and weights 2 and 3 of both.
 bool fits_lanes(const Unit &a, const Unit &b) {
   for (int lane = 0; lane < 4; lane += 2) {
     int high = 0, low = 0;
@@ -56,8 +57,8 @@ bool fits_lanes(const Unit &a, const Unit &b) {
   return true;
 }
 
-// An order of a row's units in which each two neighbours fit; where nothing fits a unit its neighbour is empty, and a
-// unit that doesn't fit by itself becomes two.
+// An order of a row's units in which the units of each pair fit; a unit that fits no other is paired with an empty
+// unit, and a unit that does not fit alone is split in two.
 std::vector<Unit> pair_units(std::vector<Unit> units) {
   for (size_t i = 0, count = units.size(); i < count; ++i) {
     if (fits_lanes(units[i], {})) continue;

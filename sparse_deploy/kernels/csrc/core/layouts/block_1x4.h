@@ -6,7 +6,7 @@
 
 namespace sd {
 
-// Units of 4 k in a part of a group. A panel of so many units of 64 tokens, [kPanelUnits][64 tokens][4 k], fits L1.
+// Units of 4 k in a part of a group. A panel of this size, [kPanelUnits][64 tokens][4 k], fits L1.
 constexpr int64_t kPanelUnits = 96;
 constexpr int64_t kPanelDwords = kPanelUnits * 64;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of 4(out)x1(in). 64 rows a group. A step: 64 positions inside a window of 64 k (u8), shared by the 4 rows of a
-// block, and 4 x 64 weights (row r of the 16 blocks); `meta` holds where each step's window starts. Lane j is block
-// 4*(j%4) + j/4, which makes the way back to 64 neighbouring outputs 8 unpacks.
+// Blocks of 4(out)x1(in). 64 rows per group. A step: 64 positions inside a window of 64 k (u8), shared by the 4 rows of
+// a block, and 4 x 64 weights (row r of the 16 blocks); `meta` has the start of each step's window. Lane j is block
+// 4*(j%4) + j/4, so that 8 unpacks give 64 neighbouring outputs.
 #include "layout.h"
 #include "streams.h"
 #include "survey.h"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks of 4(out)x1(in), for byte shuffles inside 16 bytes. 4, 8 or 16 blocks (16, 32 or 64 rows) a group. A step:
+// Blocks of 4(out)x1(in), for byte shuffles inside 16 bytes. 4, 8 or 16 blocks (16, 32 or 64 rows) per group. A step:
 // positions inside a window of 16 k (u8), 4 of each block and shared by its rows, then the weights: row 0 of all
-// blocks, row 1, 2 and 3; `meta` holds where the step's window starts. The order of the lanes (of 4 positions) makes
-// the way back to neighbouring outputs 8 unpacks.
+// blocks, row 1, 2 and 3; `meta` has the start of the step's window. The order of the lanes (of 4 positions) is such
+// that 8 unpacks give neighbouring outputs.
 #include "../matrix.h"
 #include "layout.h"
 #include "narrow_window.h"
@@ -33,7 +33,7 @@ struct Narrow {
     }
   }
 
-  // 0.34 measured on random zeros of 80 %, K = 768, 8 blocks.
+  // Slots with random zeros of 80 %, K = 768, 8 blocks: 0.34.
   static double expected_fill(const Survey &survey) {
     return std::min(1.0, (kBlocks == 16 ? 0.74 : kBlocks == 8 ? 0.70 : 0.68) * (1 - survey.zeros_4x1) +
                              (kBlocks == 4 ? 0.17 : 0.21));

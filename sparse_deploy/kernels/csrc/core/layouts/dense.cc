@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every weight, zeros too. 64 rows a group; a step is 4 k of each: [64 rows][4 k].
+// All weights, including zeros. 64 rows per group; a step is 4 k of each: [64 rows][4 k].
 #include "../matrix.h"
 #include "layout.h"
 #include "streams.h"

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every weight, zeros too, for CPUs without an 8-bit dot product. 16 rows a group; a step is 4 k of each, [16 rows][4
-// k], and `meta` holds its first k. The first part of a group has the steps in which every pair of weights (2i and 2i +
-// 1 of the four) may share a saturating 16-bit lane; the second part has the others, which a kernel widens to 16 bits.
+// All weights, including zeros, for CPUs without an 8-bit dot product. 16 rows per group; a step is 4 k of each, [16
+// rows][4 k], and `meta` has its first k. The first part of a group has the steps in which every pair of weights (2i
+// and 2i + 1 of the four) may share a saturating 16-bit lane; the second part has the other steps, which a kernel
+// widens to 16 bits.
 #include "../matrix.h"
 #include "layout.h"
 #include "narrow_window.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A narrow window that slides over the rows of a group, for kernels that shuffle bytes inside 16 or 32 of them; and
-// which weights may share a 16-bit lane where those kernels have no 8-bit dot product.
+// A narrow window that moves over the rows of a group, for kernels that shuffle bytes inside 16 or 32 bytes; and the
+// rule for weights that share a 16-bit lane in kernels without an 8-bit dot product.
 #pragma once
 
 #include <algorithm>
@@ -19,13 +19,13 @@ inline bool lane_fits_pair(int a, int b) {
 
 class NarrowWindow {
  public:
-  // The window never passes the next multiple of `width` behind k.
+  // The window never exceeds the next multiple of `width` after k.
   NarrowWindow(const Units &rows, int64_t k, int64_t width)
       : rows_(rows), width_(width), last_((k + width - 1) / width * width - width), next_(rows.size(), 0) {
     for (const auto &row : rows) taken_.emplace_back(row.size(), false);
   }
 
-  // Where the next step's window begins: at the first k that any row still needs. False when nothing is left.
+  // Start of the next step's window: the first k that any row still needs. False if no unit is left.
   bool move(int64_t &begin) const {
     int64_t nearest = -1;
     for (size_t r = 0; r < rows_.size(); ++r)
@@ -34,9 +34,9 @@ class NarrowWindow {
     return nearest >= 0;
   }
 
-  // One step: take(row, slot, k) for up to four units of each row inside the window. Slots 0 and 1 share a lane, as do
-  // 2 and 3: fit(row, k1, k2) returns whether two units may. Of all sets that fit, the largest is taken, and of these
-  // the one that comes first. (A lone unit always fits: |w| <= 128.)
+  // One step: calls take(row, slot, k) for up to four units of each row inside the window. Slots 0 and 1 share a lane,
+  // as do 2 and 3: fit(row, k1, k2) returns whether two units may share one. The first of the largest sets that fit is
+  // taken. (A single unit always fits: |w| <= 128.)
   template <typename Fit, typename Take>
   void step(int64_t begin, Fit fit, Take take) {
     for (size_t r = 0; r < rows_.size(); ++r) {
@@ -57,7 +57,7 @@ class NarrowWindow {
   }
 
  private:
-  // Units that a row chooses from. Slots / dense at 70 % and K = 768 with four of them 0.409, with seven 0.404.
+  // Candidate units of a row. Slots / dense at 70 % and K = 768: 0.409 with four candidates, 0.404 with seven.
   static constexpr int kCandidates = 7;
 
   struct Slots {
@@ -80,7 +80,7 @@ class NarrowWindow {
     return {{-1, -1, -1, -1}};
   }
 
-  // The next ascending choice of `size` of `count` numbers; false after the last one.
+  // The next ascending selection of `size` of `count` numbers; false after the last.
   static bool next_set(int (&set)[4], int size, int count) {
     int i = size - 1;
     while (i >= 0 && set[i] == count - size + i) --i;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// 1:2, one of every two neighbours along k kept. 16 rows a group. Per 64 k: 64 bytes of bits (bit `step`: which of the
-// two), then 8 steps of 64 weights: 4 pairs of each of the 16 rows.
+// 1:2, one of every two neighbours along k is kept. 16 rows per group. Per 64 k: 64 bytes of bits (bit `step`: the kept
+// one), then 8 steps of 64 weights: 4 pairs of each of the 16 rows.
 #include "../matrix.h"
 #include "layout.h"
 #include "streams.h"

@@ -36,10 +36,10 @@ Survey survey(const Matrix &m) {
 
 const char *find_pattern(const Survey &found) {
   if (found.zeros < 0.05) return "dense";
-  // Nearly all zeros in whole blocks: quantisation may have added single ones inside.
+  // Nearly all zeros are in whole blocks: quantization may have added single zeros to kept blocks.
   if (found.zeros_4x1 > 0.9 * found.zeros) return "block_4x1";
   if (found.zeros_1x4 > 0.9 * found.zeros) return "block_1x4";
-  // With more zeros it is just an almost empty matrix.
+  // With more zeros 1:2 is a coincidence in an almost empty matrix.
   return found.one_of_two && found.zeros < 0.6 ? "1:2" : "unstructured";
 }
 

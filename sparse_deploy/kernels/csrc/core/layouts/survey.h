@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Facts on a matrix for the choice of a layout.
+// Statistics of a matrix for the choice of a layout.
 #pragma once
 
 #include "../matrix.h"
@@ -8,9 +8,9 @@ namespace sd {
 
 struct Survey {
   double zeros = 0;       // share of the weights
-  double zeros_4x1 = 0;   // share of the 4(out)x1(in) blocks that are all zeros
-  double zeros_1x4 = 0;   // the same of 1(out)x4(in) blocks
-  bool one_of_two = false;  // no pair of neighbours along k keeps two
+  double zeros_4x1 = 0;   // share of 4(out)x1(in) blocks without nonzeros
+  double zeros_1x4 = 0;   // share of 1(out)x4(in) blocks without nonzeros
+  bool one_of_two = false;  // no pair of neighbours along k has two nonzeros
 };
 
 Survey survey(const Matrix &matrix);

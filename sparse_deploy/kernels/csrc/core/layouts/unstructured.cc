@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zeros anywhere. 16 rows a group. A window of 64 k slides over the rows; `meta` holds where each one starts, and each
-// has 2 or 3 steps (window_steps), so that no branch depends on the data. A step is 64 positions inside the window (u8)
-// and 64 weights: 4 nonzeros of each of the 16 rows.
+// Zeros at any position. 16 rows per group. A window of 64 k moves over the rows; `meta` has the start of each window,
+// and each has 2 or 3 steps (window_steps), so that no branch depends on the data. A step is 64 positions inside the
+// window (u8) and 64 weights: 4 nonzeros of each of the 16 rows.
 #include <algorithm>
 
 #include "layout.h"
@@ -13,7 +13,7 @@
 namespace sd {
 namespace {
 
-// A window starts at a multiple of 8: starting anywhere fills 0.3 % better.
+// A window starts at a multiple of 8: any start would fill only 0.3 % better.
 constexpr int kRows = 16, kWindow = 64, kAlign = 8, kSlots = kRows * 4, kStep = 2 * kSlots;
 
 struct Walk {
@@ -28,9 +28,9 @@ struct Walk {
 
 double expected_fill(const Survey &survey) { return std::min(1.0, (1 - survey.zeros) * 1.05 + 0.03); }
 
-// With few nonzeros a window has no use for three steps. Slots / dense for random zeros at K = 768: 2 steps 0.340 for
-// 70 % and 0.163 for 90 %, 3 steps 0.350 and 0.200; a data-dependent number of them needs 0.345 and 0.148, and costs
-// more in mispredicted branches than that.
+// With few nonzeros a window cannot fill three steps. Slots / dense for random zeros at K = 768: 2 steps 0.340 for 70 %
+// and 0.163 for 90 %, 3 steps 0.350 and 0.200; a data-dependent number of steps needs 0.345 and 0.148, but loses more
+// by mispredicted branches.
 const char *pack(const Matrix &m, const Survey &survey, const PackRules &, Streams &streams) {
   const int window_steps = survey.zeros < 0.55 ? 3 : 2;
   streams.window_steps = window_steps;

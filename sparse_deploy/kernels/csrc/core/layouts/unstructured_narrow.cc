@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zeros anywhere, for byte shuffles inside 16 bytes. 16 rows a group, which share a window or form parts of 8 or 4 rows
-// that have windows of their own. A step has a window of 16 k: where it starts is in `meta`, and `data` holds the
-// positions inside it (u8) and the weights, 4 of each row.
+// Zeros at any position, for byte shuffles inside 16 bytes. 16 rows per group, which share a window or form parts of 8
+// or 4 rows with separate windows. A step has a window of 16 k: `meta` has its start, and `data` has the positions
+// inside it (u8) and the weights, 4 of each row.
 //
-// A window of 32 k, which takes two shuffles, fills better (0.20 of dense at 90 %, 0.28 with 16), but on Zen 4 a step
-// of it costs 1.7 times as much.
+// A window of 32 k needs two shuffles and fills better (0.20 of dense at 90 %, 0.28 with 16 k), but on Zen 4 its step
+// costs 1.7 times as much.
 #include <algorithm>
 
 #include "../matrix.h"
@@ -33,7 +33,7 @@ struct Narrow {
       }
   }
 
-  // Measured on random zeros at K = 768, 8 rows: 0.56 at 50 %, 0.40 at 70 %, 0.28 at 90 %. Of 1:2 each window holds the
+  // Slots with random zeros at K = 768, 8 rows: 0.56 at 50 %, 0.40 at 70 %, 0.28 at 90 %. With 1:2 each window has the
   // weights of two steps.
   static double expected_fill(const Survey &survey) {
     if (survey.one_of_two && survey.zeros < 0.6) return 0.51;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A layout defines the positions of its weights once: Walk::group(packed, group, visit) calls visit(row of the group,
-// k, weight) for each slot, unused ones (weight 0) included. Unpacking and the reference product follow from that.
+// k, weight) for each slot, including unused ones (weight 0). Unpacking and the reference product use it.
 #pragma once
 
 #include "../types.h"
