@@ -92,16 +92,19 @@ class Architecture:
         return any(part in self.heads for part in parameter.split("."))
 
 
-def without_head(linears: Sequence[Layer]) -> Sequence[Layer]:
-    """The Linear layers that may be quantized: all but the last one.
+def without_head(linears: Sequence[Layer], shapes: Sequence[Sequence[int]]) -> Sequence[Layer]:
+    """The Linear layers that may be quantized: all but the head, because its rounding goes straight into the logits.
 
-    The last one that runs is the head, whose rounding goes straight into the logits. Its name can't tell: graphs of
-    other exporters have names of their own.
+    The head is the last layer that runs. A model without a head, such as a sentence encoder, ends with a feed-forward
+    block, whose second layer returns to the width that the first one reads. Names can't tell: the graphs of other
+    exporters have other names.
 
     Args:
         linears: of one model, in the order in which they run.
+        shapes: ``(outputs, inputs)`` of each.
     """
-    return linears[:-1]
+    ends_with_feed_forward = len(shapes) > 1 and shapes[-1][0] == shapes[-2][1]
+    return linears if ends_with_feed_forward else linears[:-1]
 
 
 def is_buffer(name: str) -> bool:

@@ -225,18 +225,24 @@ class _Timing:
         contestants = {job: Contestant(block, self._rivals[job[0]].cpu_seconds) for job, block in blocks.items()}
 
         def progress(turn: int, job: _Job) -> None:
-            self._steps.next(f"{job[1]} {job[0]}", spare=turn >= self._plan.blocks)
+            self._steps.next(job[1], turn, self._plan.blocks)
 
         found = run_rounds(contestants, self._rounds, self._probe, None, progress, self._plan.seed)
         return counted_blocks(found)
 
 
 class _Steps:
-    """Counts blocks for the progress display; spare rounds don't count, since nobody knew of them."""
+    """Counts blocks for the progress display.
+
+    Rounds beyond the planned ones replace rounds that other processes disturbed. They do not count, because their
+    number is not known before.
+    """
 
     def __init__(self, progress: Progress, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
-    def next(self, message: str, *, spare: bool) -> None:
+    def next(self, command: str, turn: int, planned: int) -> None:
+        spare = turn >= planned
+        message = f"{command}, one more round" if spare else f"{command}, round {turn + 1}/{planned}"
         self._progress(message, self._done / self._total)
         self._done += not spare

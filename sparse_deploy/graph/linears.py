@@ -92,7 +92,7 @@ def _match(node: ir.Node, weight: OnnxWeight) -> Linear:
     _check_type(weight)
     bias, output = _gemm_bias(node, weight) if node.op_type == "Gemm" else _bias_behind(node, weight)
     x, static = _without_quantization(node.inputs[0])
-    x, smoothing = _without_smoothing(x, _inputs_of(weight))
+    x, smoothing = _without_smoothing(x, weight.shape[1])
     return Linear(weight, stored, bias, x, output, static, smoothing)
 
 
@@ -119,7 +119,7 @@ def _gemm_bias(node: ir.Node, weight: OnnxWeight) -> tuple[ir.Value | None, ir.V
             f"Gemm with alpha {factors[0]:g}, beta {factors[1]:g} or a transposed input, expected x · Wᵀ + b"
         )
     bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None and not _is_vector(bias, _outputs_of(weight)):
+    if bias is not None and not _is_vector(bias, weight.shape[0]):
         raise NoMatchError("Gemm adds something that is no bias")
     return bias, node.outputs[0]
 
@@ -129,7 +129,7 @@ def _bias_behind(node: ir.Node, weight: OnnxWeight) -> tuple[ir.Value | None, ir
     add = only_user(product)
     if add is not None and add.op_type == "Add":
         bias = other_operand(add, product)
-        if bias is not None and _is_vector(bias, _outputs_of(weight)):
+        if bias is not None and _is_vector(bias, weight.shape[0]):
             return bias, add.outputs[0]
     return None, product
 
@@ -183,11 +183,3 @@ def _stored_value(value: ir.Value | None) -> ir.Value | None:
 def _is_vector(value: ir.Value, size: int) -> bool:
     tensor = constant(value)
     return tensor is not None and tuple(tensor.shape) == (size,) and tensor.dtype == ir.DataType.FLOAT
-
-
-def _outputs_of(weight: OnnxWeight) -> int:
-    return int(weight.values.shape[0 if weight.orientation is Orientation.OUT_IN else 1])
-
-
-def _inputs_of(weight: OnnxWeight) -> int:
-    return int(weight.values.shape[1 if weight.orientation is Orientation.OUT_IN else 0])

@@ -52,7 +52,7 @@ def _by_content(weights: Iterable[OnnxWeight], parameters: Mapping[str, Array]) 
     """Pair floating-point weights with parameters of equal bytes; of several equal ones, in the order of both."""
     names: dict[str, list[str]] = {}
     weights = [weight for weight in weights if not weight.quantized]
-    shapes = {_linear_shape(weight) for weight in weights}
+    shapes = {weight.shape for weight in weights}
     for name, array in parameters.items():
         if array.shape in shapes:
             names.setdefault(_digest(array), []).append(name)
@@ -61,11 +61,6 @@ def _by_content(weights: Iterable[OnnxWeight], parameters: Mapping[str, Array]) 
         candidates = names.get(_digest(as_linear))
         if candidates:
             yield weight, candidates.pop(0)
-
-
-def _linear_shape(weight: OnnxWeight) -> tuple[int, ...]:
-    shape = weight.values.shape
-    return shape if weight.orientation is Orientation.OUT_IN else shape[::-1]
 
 
 def _digest(array: Array) -> str:

@@ -66,6 +66,12 @@ class OnnxWeight:
     part: str = ""
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """``(outputs, inputs)``, whichever way the matrix is stored."""
+        rows, columns = self.values.shape
+        return (rows, columns) if self.orientation is Orientation.OUT_IN else (columns, rows)
+
+    @property
     def quantized(self) -> bool:
         """Whether the values are stored as integers."""
         return self.values.dtype.kind in "iu"

@@ -187,6 +187,9 @@ def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(getattr(model, "input_names", MODEL_INPUTS))]
     exported: torch.fx.GraphModule = export(model, inputs, dynamic_shapes=(dynamic,) * len(inputs))
+    # A pooler that no output needs: torchao's quantizer fails on a product without a result.
+    exported.graph.eliminate_dead_code()
+    exported.recompile()
     return exported
 
 

@@ -84,9 +84,9 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
 
 def quantizable_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[str]:
     """Names of the weights that dynamic INT8 quantizes, in graph order."""
-    weights = {
-        w.initializer: w.name for w in without_head(read_weights(model)) if not any(part in w.name for part in exclude)
-    }
+    found = read_weights(model)
+    quantizable = without_head(found, [weight.shape for weight in found])
+    weights = {w.initializer: w.name for w in quantizable if not any(part in w.name for part in exclude)}
     multiplied = (value for node in model.graph if node.op_type == "MatMul" for value in node.inputs)
     return [weights[str(value.name)] for value in multiplied if value is not None and value.name in weights]
 

@@ -22,12 +22,20 @@ SMOOTHING = "smoothing"  # name of the factor, beside the weight
 
 def token_linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     """The Linear nodes that see each token, without the head."""
-    return [node for node in without_head(linears(graph)) if node.meta["val"].dim() > 2]
+    found = linears(graph)
+    shapes = [(_width(node), _width(node.args[0])) for node in found]
+    return [node for node in without_head(found, shapes) if node.meta["val"].dim() > 2]
 
 
 def linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     """All Linear nodes, in their order."""
     return [node for node in graph.nodes if node.target is _LINEAR]
+
+
+def _width(value: Any) -> int:
+    while "val" not in value.meta:  # an observer that Neural Compressor has put in between
+        value = value.args[0]
+    return int(value.meta["val"].shape[-1])
 
 
 # Largest magnitude per input channel, [in], by the name of a Linear node in the exported graph.

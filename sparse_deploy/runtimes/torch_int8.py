@@ -42,8 +42,9 @@ def quantize_linears(model: torch.nn.Module) -> torch.nn.Module:
         warnings.simplefilter("ignore")
         from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-        linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+        linears = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        shapes = [(module.out_features, module.in_features) for module in linears.values()]
         quantized: torch.nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
-            model.eval(), qconfig_spec=dict.fromkeys(without_head(linears), per_channel_dynamic_qconfig)
+            model.eval(), qconfig_spec=dict.fromkeys(without_head(list(linears), shapes), per_channel_dynamic_qconfig)
         )
     return quantized

@@ -84,8 +84,14 @@ def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> l
         ConfigError: no layer is left.
     """
     seen: list[tuple[str, int]] = []
+    shapes: list[tuple[int, int]] = []
+
+    def record(module: nn.Linear, inputs: tuple[torch.Tensor, ...], name: str) -> None:
+        seen.append((name, inputs[0].ndim))
+        shapes.append((module.out_features, module.in_features))
+
     hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: seen.append((name, inputs[0].ndim)))
+        module.register_forward_pre_hook(functools.partial(record, name=name))
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear)
     ]
@@ -98,15 +104,17 @@ def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> l
         for hook in hooks:
             hook.remove()
         model.train(training)
-    names = [
-        name for name, dimensions in without_head(seen) if dimensions > 2 and not any(part in name for part in exclude)
+    found = [
+        name
+        for name, dimensions in without_head(seen, shapes)
+        if dimensions > 2 and not any(part in name for part in exclude)
     ]
-    if not names:
+    if not found:
         raise ConfigError(
             f"finetune.qat: expected Linear layers that are applied to each token, found none in "
             f"{type(model).__name__} outside quantization.exclude; leave qat out, or shorten quantization.exclude"
         )
-    return names
+    return found
 
 
 class FakeQuantization:

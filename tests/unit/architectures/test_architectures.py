@@ -7,7 +7,14 @@ import pytest
 import torch
 from tiny_architectures import FAMILIES, POSITIONS, tiny_model
 
-from sparse_deploy.architectures import ARCHITECTURES, MODEL_INPUTS, architecture_of, check_length, dense_parts
+from sparse_deploy.architectures import (
+    ARCHITECTURES,
+    MODEL_INPUTS,
+    architecture_of,
+    check_length,
+    dense_parts,
+    without_head,
+)
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.sparsity.statistics import prunable_names
 
@@ -55,6 +62,27 @@ def test_only_linear_layers_of_the_encoder_are_pruned(model):
     inside = {name for name in linears if not architecture.in_head(name) and "embedding" not in name}
     assert set(names) == inside
     assert len(names) == {"albert": 6, "modernbert": 12}.get(model.config.model_type, 12)
+
+
+def test_all_linear_layers_but_the_head_are_quantized_with_and_without_a_head(model):
+    inside = {id(module) for module in model.base_model.modules()} - {
+        id(module) for name, module in model.base_model.named_modules() if "pooler" in name
+    }
+    for runs in (model, model.base_model):  # the second is a sentence encoder
+        seen = []
+        hooks = [
+            module.register_forward_pre_hook(lambda module, _, seen=seen: seen.append(module))
+            for module in runs.modules()
+            if isinstance(module, torch.nn.Linear)
+        ]
+        runs(input_ids=torch.full((1, 4), 5), attention_mask=torch.ones((1, 4), dtype=torch.int64))
+        for hook in hooks:
+            hook.remove()
+        kept = without_head(seen, [(module.out_features, module.in_features) for module in seen])
+        assert [module for module in seen if id(module) in inside] == [
+            module for module in kept if id(module) in inside
+        ]
+        assert kept != seen or runs is model.base_model
 
 
 def test_every_family_is_found_by_its_types():

@@ -129,8 +129,8 @@ def test_excluded_layers_stay_fp32(model, features):
     }
 
 
-def test_products_inside_an_activation_stay_fp32(features):
-    from transformers import BertConfig, BertForSequenceClassification
+def test_products_inside_an_activation_stay_fp32_and_an_unused_pooler_is_left_out(features):
+    from transformers import BertConfig, BertModel
 
     from sparse_deploy.export.exporter import ExportableModel
 
@@ -139,7 +139,7 @@ def test_products_inside_an_activation_stay_fp32(features):
         max_position_embeddings=40, hidden_act="gelu_new", attn_implementation="eager",
     )  # fmt: skip
     torch.manual_seed(0)
-    gelu_new = ExportableModel(BertForSequenceClassification(config).eval(), ["logits"])
+    gelu_new = ExportableModel(BertModel(config).eval(), ["last_hidden_state"])
     graph = quantized(gelu_new, features)
     quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
     # One per distinct input: query/key/value share one; attention output, intermediate, output have their own.
