@@ -154,7 +154,7 @@ class OpenVinoStreams:
 
 
 class TorchBf16Session(_Timed):
-    """Transformers' model with BF16 weights in eager mode, with scaled-dot-product attention.
+    """Transformers' model with BF16 weights in eager mode, with scaled-dot-product attention where the family has it.
 
     The weights are BF16 because autocast converts them in every request (bert-base, sequence 128: 69 against 77 ms).
     """
@@ -171,7 +171,7 @@ class TorchBf16Session(_Timed):
         self._inputs = architecture_of(config).inputs(config)
         self._names = ("start_logits", "end_logits") if answers_questions else ("logits",)
         self._model = kind.from_pretrained(
-            folder, dtype=torch.bfloat16, attn_implementation="sdpa", use_safetensors=True, local_files_only=True
+            folder, dtype=torch.bfloat16, use_safetensors=True, local_files_only=True
         ).eval()
 
     def run(self, inputs: Inputs) -> list[Array]:

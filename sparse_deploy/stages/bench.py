@@ -252,6 +252,7 @@ class _Run:
 
     def score_baseline(self, folder: Path, cell_id: str) -> Contestant:
         """Answers of another model's checkpoint in PyTorch FP32, in a process that then ends its part of the run."""
+        self.progress(f"accuracy {cell_id}", 0.0)
         worker = self.workers.start(BASELINE_MODEL)
         opened = worker.call(
             "open",

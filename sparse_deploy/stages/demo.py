@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from sparse_deploy.artifacts import Manifest
@@ -24,6 +25,8 @@ from sparse_deploy.stages.prune import prune
 
 Progress = Callable[[str, float], None]
 # Which part of the whole each stage is; only for the progress display. Measured on two Zen 4 cores.
+# Messages of the export; also only for the progress display.
+_EXPORT_MESSAGES = 14
 _PARTS = {"train the dense model": 0.13, "prune": 0.1, "export": 0.17, "bench": 0.6}
 
 
@@ -70,7 +73,13 @@ def run_demo(recipe: Recipe, output: Path, *, progress: Progress = lambda messag
     with stages.next() as told:
         promise = SparsitySection.model_validate(pruned.recipe["sparsity"])
         exported = recipe.model_copy(update={"sparsity": promise})
-        export_deployment(str(checkpoint), exported, deployment, progress=lambda message: told(message, 0.0))
+        number = count()
+        export_deployment(
+            str(checkpoint),
+            exported,
+            deployment,
+            progress=lambda message: told(message, min(next(number) / _EXPORT_MESSAGES, 1.0)),
+        )
     with stages.next() as told:
         report = bench_deployment(deployment, output / "report", baseline_model=str(dense), progress=told)
     return DemoRun(pruned, report, stages.seconds)
