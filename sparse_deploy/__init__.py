@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sparse-deploy: sparse BERT-family models from fine-tuning to a CPU server, every zero kept and proven."""
+"""sparse-deploy: sparse BERT-family models from fine-tuning to a CPU server, with every zero kept and checked."""
 
 import os
 

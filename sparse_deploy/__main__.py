@@ -6,7 +6,7 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line. Ctrl-C while it is still being imported, half a second, ends as it does later."""
+    """Run the command line. Ctrl-C during the imports has the same exit code as later."""
     try:
         from sparse_deploy.cli.main import main as run_command_line
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file with the activation ranges that quantization-aware training leaves beside the weights, for ``export``."""
+"""The file with the activation ranges that quantization-aware training writes for ``export``."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,13 +24,13 @@ class ActivationRanges(BaseModel):
     ``scale = (max(high, 0) - min(low, 0)) / 255``, ``zero_point = -round(min(low, 0) / scale)``.
 
     Attributes:
-        schema_version: of this file.
+        schema_version: version of the file's schema.
         weight_limits: smallest and largest integer of a weight.
-        weight_neighbours: how the scale of an output channel follows from its weights; see
+        weight_neighbours: rule for the scale of an output channel; see
             :meth:`sparse_deploy.sparsity.weight_grid.WeightGrid.scale`.
-        layers: module name of a Linear to the lowest and highest input; FP32 numbers, which JSON keeps exactly.
-        batches: training batches that the ranges are an average of.
-        frozen: the ranges don't move any more.
+        layers: lowest and highest input by module name of a Linear; FP32 numbers, which JSON stores exactly.
+        batches: number of training batches over which the ranges are averaged.
+        frozen: whether the ranges are fixed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,13 +51,13 @@ class ActivationRanges(BaseModel):
         """Write the file into a folder.
 
         Raises:
-            ArtifactError: it can't be written.
+            ArtifactError: the file can't be written.
         """
         write_text_atomically(folder / RANGES_FILE, self.model_dump_json(indent=1) + "\n")
 
 
 def read_ranges(folder: Path) -> ActivationRanges | None:
-    """Read the ranges of a checkpoint folder; None where it has none.
+    """Read the ranges of a checkpoint folder; None if it has no such file.
 
     Raises:
         CheckpointError: the file is damaged.

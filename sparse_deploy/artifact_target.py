@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an artifact may be written: over nothing, or over an earlier artifact of its kind with nothing beside it."""
+"""Checks of an artifact's target: a new folder, or an earlier artifact of its kind without other files."""
 
 import contextlib
 import errno
@@ -21,16 +21,16 @@ FolderKind = Literal["checkpoint", "deployment", "model-repository"]
 
 
 def check_writable_target(target: Path, kind: FolderKind, sources: Sequence[Path] = ()) -> None:
-    """Refuse early to write over anything but an earlier artifact of the same kind, with nothing beside it.
+    """Refuse early to replace anything except an earlier artifact of the same kind without other files.
 
     Args:
         target: the new folder.
-        kind: of the artifact to be written.
-        sources: folders that it is made from.
+        kind: kind of the new artifact.
+        sources: folders from which it is made.
 
     Raises:
-        ConfigError: ``target`` is neither empty nor such an artifact, or not apart from a source.
-        ArtifactError: it can't be read.
+        ConfigError: ``target`` is neither empty nor such an artifact, or overlaps a source.
+        ArtifactError: ``target`` can't be read.
     """
     for source in sources:
         _check_apart(target, source)
@@ -53,15 +53,15 @@ def check_writable_target(target: Path, kind: FolderKind, sources: Sequence[Path
 
 
 def check_outside(target: Path, artifact: Path, option: str) -> None:
-    """Refuse to write into an artifact: its manifest would not fit any more.
+    """Refuse to write into an artifact, because its manifest would become invalid.
 
     Args:
         target: the new folder or file.
-        artifact: a folder that is read; one without a manifest may be written into.
-        option: that named the target.
+        artifact: a folder that is read; without a manifest, writing into it is allowed.
+        option: name of the option with the target.
 
     Raises:
-        ConfigError: the target is or lies within the artifact.
+        ConfigError: the target is the artifact or inside it.
     """
     one, other = target.resolve(), artifact.resolve()
     if one == other or (other in one.parents and (other / MANIFEST_NAME).is_file()):
@@ -76,12 +76,12 @@ def _check_apart(target: Path, source: Path) -> None:
 
 @dataclass(frozen=True)
 class _Content:
-    """What lies in a folder.
+    """The content of a folder.
 
     Attributes:
-        files: relative paths of everything but folders.
+        files: relative paths of all entries except folders.
         manifest: the start of ``manifest.json``; None without one.
-        still_there: whether the folder is still at its path: another writer may be replacing and removing it.
+        still_there: whether the folder is still at its path; another writer may have replaced and removed it.
     """
 
     files: frozenset[str]
@@ -89,7 +89,7 @@ class _Content:
     still_there: bool
 
     def reason_to_keep(self, kind: FolderKind) -> str | None:
-        """Why the folder must not be replaced by an artifact; None where nothing of anybody else is lost."""
+        """The reason why the folder must not be replaced by an artifact; None if it may be."""
         if not self.files:
             return None
         if self.manifest is None:
@@ -108,10 +108,10 @@ class _Content:
 
 
 def _look_into(folder: Path) -> _Content:
-    """What lies in a folder.
+    """The content of a folder.
 
     Raises:
-        OSError: no folder, or a link.
+        OSError: not a folder, or a link.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -126,7 +126,7 @@ def _look_into(folder: Path) -> _Content:
 
 
 def _links(place: str, folders: Sequence[str], descriptor: int) -> list[str]:
-    """Links to folders, which a walk counts as folders and does not enter."""
+    """Links to folders, which ``os.walk`` counts as folders and does not enter."""
     found = []
     for name in folders:
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Artifact folders: written whole or not at all, described by a manifest that is written last.
+"""Artifact folders: written atomically, described by a manifest that is written last.
 
-A folder without ``manifest.json`` is unfinished. The manifest lists every file with its SHA-256 and carries the
+A folder without ``manifest.json`` is unfinished. The manifest lists every file with its SHA-256 and has the
 sparsity record of every model file, the resolved recipe and the versions that made it.
 """
 
@@ -40,12 +40,12 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 class Source(BaseModel):
-    """Where the model of an artifact came from.
+    """The origin of an artifact's model.
 
     Attributes:
-        name_or_path: as the user gave it.
+        name_or_path: name or path given by the user.
         revision: resolved commit on the hub; None for local folders and packages.
-        weights_sha256: fingerprint of the weight files that were read.
+        weights_sha256: fingerprint of the source's weight files.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +79,7 @@ class Manifest(BaseModel):
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that shape an artifact."""
+    """Installed versions of the packages that affect an artifact."""
     versions = {}
     for package in _VERSIONED_PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -89,7 +89,7 @@ def package_versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def staged_folder(target: Path, kind: FolderKind, sources: Sequence[Path] = ()) -> Iterator[Path]:
-    """Give a fresh folder beside ``target`` that becomes ``target`` only if the block ends well.
+    """Make a staging folder next to ``target`` that is renamed to ``target`` only if the block succeeds.
 
     The block must call :func:`seal` last. On any error, and on Ctrl-C, the staging folder is removed and ``target``
     is as it was. An earlier artifact at ``target`` is replaced.
@@ -100,7 +100,7 @@ def staged_folder(target: Path, kind: FolderKind, sources: Sequence[Path] = ()) 
         sources: input folders of the command; see :func:`check_writable_target`.
 
     Raises:
-        ConfigError: ``target`` is something else than an earlier artifact of this kind.
+        ConfigError: ``target`` is not an earlier artifact of this kind.
         ArtifactError: disk full, no permission, or the block did not seal the folder.
     """
     check_writable_target(target, kind, sources)
@@ -116,10 +116,10 @@ def staged_folder(target: Path, kind: FolderKind, sources: Sequence[Path] = ()) 
 
 
 def seal(staging: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest of a staged folder, with hashes of all files in it; files reach the disk first.
+    """Write the manifest of a staged folder, with hashes of all files; the files are synced to disk first.
 
     Returns:
-        The manifest as written (files, versions and time filled in).
+        The written manifest, including files, versions and time.
     """
     whole = manifest.model_copy(
         update={
@@ -137,13 +137,13 @@ def load_manifest(folder: Path, kind: ArtifactKind | None = None, *, verify: boo
 
     Args:
         folder: the artifact.
-        kind: expected kind; any kind when omitted.
-        verify: also compare size and SHA-256 of every file, and refuse files that are not listed, and links (which
-            a checkpoint may have: the hub's cache is made of them).
+        kind: expected kind; default: any kind.
+        verify: also compare size and SHA-256 of every file, and refuse unlisted files and links (a checkpoint may have
+            links, as the hub's cache uses them).
 
     Raises:
         ConfigError: no such folder.
-        ArtifactError: unfinished, of another kind, or altered.
+        ArtifactError: the artifact is unfinished, of another kind, or altered.
     """
     if not folder.is_dir():
         clear_leftovers(folder)
@@ -172,12 +172,12 @@ def read_json_file(path: Path, content: type[Content], what: str, how: str) -> C
 
     Args:
         path: the file.
-        content: its typed form.
-        what: the name of this kind of file in messages, such as ``report``.
+        content: type of the content.
+        what: name of the file type in messages, such as ``report``.
         how: a sentence with the command that makes such a file.
 
     Raises:
-        ArtifactError: missing, larger than 256 MiB, no JSON, or of another form.
+        ArtifactError: the file is missing, larger than 256 MiB, not JSON, or not of this type.
     """
     try:
         return content.model_validate_json(read_bounded(path, MAX_JSON_BYTES))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hugging Face checkpoint folders, read without any framework: where they are, whether they are whole, their zeros."""
+"""Hugging Face checkpoint folders, read without a framework: location, completeness, zeros."""
 
 import hashlib
 import importlib.util
@@ -23,7 +23,7 @@ from sparse_deploy.untrusted.safetensors_file import read_header
 PACKAGE_SCHEME = "package:"
 WEIGHTS_FILE = "model.safetensors"
 PICKLE_PATTERNS = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
-# Zero is a zero with either sign, so the sign bit is cleared before the comparison.
+# -0 is a zero, too, so the sign bit is cleared before the comparison.
 _MAGNITUDE_BITS: dict[str, tuple[Any, int]] = {
     "F64": (np.uint64, 0x7FFF_FFFF_FFFF_FFFF),
     "F32": (np.uint32, 0x7FFF_FFFF),
@@ -36,12 +36,12 @@ _MAX_JSON_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ResolvedCheckpoint:
-    """A checkpoint on this disk.
+    """A local checkpoint.
 
     Attributes:
-        folder: where it lies.
-        name_or_path: as the user gave it.
-        revision: resolved commit when it came from the hub.
+        folder: folder of the checkpoint.
+        name_or_path: name or path given by the user.
+        revision: resolved commit, if it came from the hub.
     """
 
     folder: Path
@@ -66,12 +66,12 @@ def resolve_checkpoint(name_or_path: str, revision: str = "main", *, allow_pickl
     Args:
         name_or_path: local folder, ``package:NAME/PATH``, or hub id (``OWNER/NAME``).
         revision: branch, tag or commit, for the hub.
-        allow_pickle: accept ``pytorch_model.bin`` where there is no safetensors file (it is read with
+        allow_pickle: accept ``pytorch_model.bin`` if there is no safetensors file (it is read with
             ``weights_only=True`` later).
 
     Raises:
-        ConfigError: nothing there under that name.
-        CheckpointError: incomplete, truncated, or pickle only.
+        ConfigError: no checkpoint with this name.
+        CheckpointError: the checkpoint is incomplete, truncated, or pickle only.
     """
     local = Path(name_or_path).expanduser()
     if name_or_path.startswith(PACKAGE_SCHEME):
@@ -87,7 +87,7 @@ def resolve_checkpoint(name_or_path: str, revision: str = "main", *, allow_pickl
 
 
 def check_checkpoint(folder: Path, *, allow_pickle: bool = False) -> None:
-    """Check that a folder is a whole, safe Hugging Face checkpoint.
+    """Check that a folder is a complete, safe Hugging Face checkpoint.
 
     Raises:
         CheckpointError: no config, remote code, no weights, truncated or pickle-only weights, altered artifact.
@@ -106,10 +106,10 @@ def check_checkpoint(folder: Path, *, allow_pickle: bool = False) -> None:
 
 
 def weight_files(folder: Path, *, allow_pickle: bool = False) -> list[Path]:
-    """The weight files of a checkpoint: safetensors shards, or pickles where those are allowed and all there is.
+    """The weight files of a checkpoint: safetensors shards, or pickles if they are allowed and there is nothing else.
 
     Raises:
-        CheckpointError: none, a shard of the index missing, or pickle only.
+        CheckpointError: no weight file, a shard of the index is missing, or pickle only.
     """
     index = folder / "model.safetensors.index.json"
     if index.is_file():

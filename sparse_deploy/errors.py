@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception root, and the exit code each kind of failure ends a command with.
+"""The base class of all errors of this package, and the exit code of each kind of error.
 
 A message gives the expected value, the value found and the remedy. Each exception also has these facts as fields, so
-that a caller never has to parse the message.
+that a caller need not parse the message.
 """
 
 from enum import IntEnum
@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 
 class SparseDeployError(Exception):
-    """Root of every error that this package raises on purpose.
+    """Base class of all errors that this package raises.
 
     Attributes:
         exit_code: exit code of the command line for this error.
@@ -35,7 +35,7 @@ class ConfigError(SparseDeployError):
 
 
 class DataError(SparseDeployError):
-    """A data set is missing, unreadable, or has rows that the task can't use."""
+    """A data set is missing, unreadable, or has unusable rows."""
 
 
 class RuntimeUnavailableError(SparseDeployError):
@@ -49,7 +49,7 @@ class CheckpointError(SparseDeployError):
 
 
 class ArtifactError(SparseDeployError):
-    """An artifact folder is unfinished, altered, or could not be written whole."""
+    """An artifact folder is unfinished, altered, or could not be written."""
 
     exit_code = ExitCode.BAD_ARTIFACT
 
@@ -67,11 +67,11 @@ class QuantizationError(SparseDeployError):
 
 
 class ParityError(SparseDeployError):
-    """An exported model answers differently from its PyTorch source.
+    """The outputs of an exported model differ from its PyTorch source.
 
     Attributes:
         worst: largest absolute difference of any output.
-        tolerance: the difference that was allowed.
+        tolerance: the allowed difference.
     """
 
     exit_code = ExitCode.BAD_ARTIFACT
@@ -111,16 +111,16 @@ class SparsityLostError(SparsityError):
     """A stage turned required zeros into other values.
 
     Attributes:
-        stage: the stage after which the loss was seen.
+        stage: the stage after which the loss was found.
         tensor: parameter name.
-        before: how many zeros the contract requires.
-        after: how many of those are still zero.
+        before: number of required zeros.
+        after: number of required zeros that are still zero.
     """
 
     def __init__(self, stage: str, tensor: str, before: int, after: int) -> None:
         super().__init__(
             f"{stage}: {tensor} had {before} required zeros and kept {after}; {before - after} zeros were "
-            f"lost. Nothing was written. Report this with the recipe, or leave the tensor out with sparsity.exclude."
+            f"lost. Nothing was written. Report this with the recipe, or exclude the tensor with sparsity.exclude."
         )
         self.stage = stage
         self.tensor = tensor
@@ -141,7 +141,7 @@ class InconclusiveError(SparseDeployError):
 
 
 class WorkerError(SparseDeployError):
-    """The process that measured a cell died or hung, so there is no figure.
+    """The process that measured a cell ended or hung, so there is no figure.
 
     Attributes:
         cell: id of the cell.
@@ -150,10 +150,10 @@ class WorkerError(SparseDeployError):
     exit_code = ExitCode.INCONCLUSIVE
 
     def __init__(self, cell: str, reason: str) -> None:
-        super().__init__(f"{cell}: the measurement process {reason}. Run bench again, or leave the cell out.")
+        super().__init__(f"{cell}: the measurement process {reason}. Run bench again, or exclude the cell.")
         self.cell = cell
 
 
 def one_line(error: BaseException, length: int = 300) -> str:
-    """The message of another library on one line, cut to a readable length; the error's class where it says nothing."""
+    """The message of another library on one line, shortened; the error's class if the message is empty."""
     return " ".join(str(error).split())[:length] or type(error).__name__

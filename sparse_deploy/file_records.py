@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files of an artifact: listed in the manifest with size and SHA-256, compared with the list when it is read.
 
-Hard links are allowed on purpose. Container layers, deduplicating file systems and ``cp -al`` make them, a reader can't
-distinguish the names of one file, and the content is compared in full. Symbolic links inside a deployment are refused:
-export never writes one, and with a link the folder can change without a write to it.
+Hard links are allowed: container layers, deduplicating file systems and ``cp -al`` make them, a reader can't
+distinguish the names of one file, and the complete content is compared. Symbolic links inside a deployment are refused:
+export never writes them, and the target of a link can change without a write to the folder.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ MAX_FILES = 1000
 MAX_FILE_BYTES = 2**33
 MAX_TOTAL_BYTES = 2**36
 MAX_PATH_CHARACTERS = 512
-# Files that users and tools add to a folder, and that this package never opens.
+# Files that users and tools add to a folder; this package never opens them.
 _FOR_PEOPLE = frozenset({".md", ".rst"})
-# Over all other files, the manifest's included, so it can't be listed (sparse_deploy/signing.py).
+# The signature of all files including the manifest, so it can't be listed (sparse_deploy/signing.py).
 SIGNATURE_NAME = "model.sig"
 _NAMES_FOR_PEOPLE = frozenset({"LICENSE", "NOTICE", "README"})
 
@@ -45,7 +45,7 @@ def file_sha256(path: Path) -> str:
 
 
 def record_files(folder: Path) -> tuple[FileRecord, ...]:
-    """List all files of a folder but hidden ones; they reach the disk first."""
+    """List all files of a folder except hidden ones, after syncing them to disk."""
     records = []
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not _is_hidden(p.relative_to(folder))):
         path.chmod(0o644)  # safetensors and tempfile write 0600; a container runs as another user
@@ -57,10 +57,10 @@ def record_files(folder: Path) -> tuple[FileRecord, ...]:
 
 
 def check_listing(folder: Path, records: Sequence[FileRecord]) -> None:
-    """Check a list by itself: plain relative paths, each once, within the limits.
+    """Check a list: plain relative paths, without duplicates, within the limits.
 
     Raises:
-        ArtifactError: the first that is not so.
+        ArtifactError: the first violation.
     """
     if len(records) > MAX_FILES:
         raise ArtifactError(f"{folder}: the manifest lists {len(records)} files, allowed are {MAX_FILES}")
@@ -69,11 +69,11 @@ def check_listing(folder: Path, records: Sequence[FileRecord]) -> None:
         path = PurePosixPath(record.path)
         shown = ascii(record.path)[:80]
         if path.is_absolute() or ".." in path.parts or "\\" in record.path or ":" in record.path:
-            raise ArtifactError(f"{folder}: the manifest names {shown}, which lies outside the folder")
+            raise ArtifactError(f"{folder}: the manifest names {shown}, which is outside the folder")
         plain = str(path) == record.path and record.path.isprintable() and len(record.path) <= MAX_PATH_CHARACTERS
         if not plain or not path.parts or _is_hidden(path):
-            raise ArtifactError(f"{folder}: the manifest names {shown}, which is no plain path")
-        # Folders that ignore case must not hold two listed files under one name.
+            raise ArtifactError(f"{folder}: the manifest names {shown}, which is not a plain path")
+        # On file systems that ignore case, two listed files must not have the same name.
         if record.path.casefold() in seen:
             raise ArtifactError(f"{folder}: the manifest names {shown} twice")
         seen.add(record.path.casefold())
@@ -85,13 +85,13 @@ def check_listing(folder: Path, records: Sequence[FileRecord]) -> None:
 
 
 def verify_files(folder: Path, records: Sequence[FileRecord], *, unlisted: str, links: bool) -> None:
-    """Compare a folder with its checked list: every file there and unaltered, and nothing beside them.
+    """Compare a folder with its checked list: every file exists unaltered, and there are no other files.
 
     Args:
         folder: the artifact.
-        records: passed by :func:`check_listing`.
-        unlisted: the one file that the list can't name, because it holds the list.
-        links: let symbolic links through, as the hub's cache consists of them.
+        records: records checked by :func:`check_listing`.
+        unlisted: the file with the list, which is not in the list.
+        links: allow symbolic links, as in the hub's cache.
 
     Raises:
         ArtifactError: the first difference.
@@ -113,10 +113,10 @@ def _verify(folder: Path, record: FileRecord) -> None:
 
 
 def _files_in(folder: Path, *, links: bool) -> Iterator[str]:
-    """Everything in a folder that is no folder, but hidden files; relative to it.
+    """All files in a folder, except hidden ones, as relative paths.
 
     Raises:
-        ArtifactError: a link or a device, or too many.
+        ArtifactError: a link, a device, or too many files.
     """
     entries = 0
     for place, folders, files in os.walk(folder):
@@ -125,14 +125,14 @@ def _files_in(folder: Path, *, links: bool) -> Iterator[str]:
             path = Path(place, name)
             entries += 1
             if entries > 2 * MAX_FILES:
-                raise ArtifactError(f"{folder}: holds more than {2 * MAX_FILES} files; expected those of an artifact")
+                raise ArtifactError(f"{folder}: more than {2 * MAX_FILES} files; expected those of an artifact")
             if _is_hidden(path.relative_to(place)):
                 continue
             mode = (path.stat() if links and path.exists() else path.lstat()).st_mode
             if stat.S_ISDIR(mode):
                 continue
             if not stat.S_ISREG(mode):
-                kind = "a symbolic link" if stat.S_ISLNK(mode) else "no regular file"
+                kind = "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
                 raise ArtifactError(f"{path}: expected a regular file, found {kind}; copy the files themselves")
             yield path.relative_to(folder).as_posix()
 

@@ -13,24 +13,24 @@ from pydantic import BaseModel, ConfigDict
 
 from sparse_deploy.errors import ConfigError
 
-# The flags that decide which INT8, BF16 and sparse code paths a runtime can take (names of /proc/cpuinfo).
+# The flags that determine the INT8, BF16 and sparse code paths of a runtime (names of /proc/cpuinfo).
 RELEVANT_FLAGS = (
     "avx2", "fma", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx512_fp16",
     "amx_tile", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
 
-# 1024 threads on 2 CPUs start no model within 2 minutes, 64 need 13 s.
+# With too many threads per CPU a model does not start within minutes.
 _THREADS_PER_CPU = 16
 
 
 class Machine(BaseModel):
-    """A machine as a report names it.
+    """A machine in a report.
 
     Attributes:
-        flags: those of :data:`RELEVANT_FLAGS` that the CPU has.
+        flags: flags of the CPU that are in :data:`RELEVANT_FLAGS`.
         visible_cpus: CPUs in this process's affinity mask.
         quota_cpus: CPUs that the container's quota allows (cgroup v2 or v1); None without a quota.
-        memory_bytes: physical memory, or the container's limit where that is lower.
+        memory_bytes: physical memory, or the container's limit if that is lower.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +60,7 @@ def describe_machine(root: Path = Path("/")) -> Machine:
     """Read the machine's description.
 
     Args:
-        root: where ``proc`` and ``sys`` hang; tests point it at recorded trees.
+        root: parent folder of ``proc`` and ``sys``; tests use recorded trees.
     """
     model, flags = _cpuinfo(root / "proc/cpuinfo")
     return Machine(
@@ -75,33 +75,33 @@ def describe_machine(root: Path = Path("/")) -> Machine:
 
 
 def threads_to_use(wanted: int | None, option: str) -> int:
-    """Threads of one model: as many as this process may use CPUs, or as many as are asked for.
+    """Threads of one model: the number of usable CPUs, or the requested number.
 
     Args:
-        wanted: None for the former.
-        option: its name, for the message.
+        wanted: requested number; None means the usable CPUs.
+        option: name of the option, for the message.
 
     Raises:
-        ConfigError: so many that starting them and waiting for each other is all that they would do.
+        ConfigError: the number is too large for the machine.
     """
     machine = describe_machine()
     most = _THREADS_PER_CPU * machine.visible_cpus
     if wanted is not None and wanted > most:
         cpus = f"{machine.visible_cpus} CPU{'s' if machine.visible_cpus > 1 else ''}"
         raise ConfigError(
-            f"{option}: {wanted} threads are asked for, this machine has {cpus}; expected at most {most}, "
+            f"{option}: found {wanted} threads, this machine has {cpus}; expected at most {most}, "
             f"{_THREADS_PER_CPU} per CPU"
         )
     return wanted or machine.usable_cpus
 
 
 def thread_remark(threads: int, machine: Machine, *, processes: int = 1) -> str:
-    """Whether the threads fit the CPUs, in one line; empty where nothing needs to be said.
+    """A line about threads that exceed the CPUs or a quota; empty without a problem.
 
     Args:
-        threads: threads that compute at a time, in each process.
-        machine: what :func:`describe_machine` found.
-        processes: that many processes compute at the same time.
+        threads: parallel threads in each process.
+        machine: see :func:`describe_machine`.
+        processes: number of parallel processes.
     """
     quota, usable = machine.quota_cpus, machine.usable_cpus
     limited = quota is not None and quota < machine.visible_cpus
@@ -113,7 +113,7 @@ def thread_remark(threads: int, machine: Machine, *, processes: int = 1) -> str:
             f"request slower; expected at most {_count(usable, 'thread')}"
         )
     if quota is not None and quota < threads * processes:
-        return f"{wanted} on less than one CPU{why}: the kernel stops the process for a part of each period"
+        return f"{wanted} on less than one CPU{why}: the kernel stops the process during a part of each period"
     return f"{wanted} on {_count(usable, 'usable CPU')}{why}" if limited else ""
 
 
@@ -139,7 +139,7 @@ def _cpu_quota(root: Path) -> float | None:
 
 
 def _cgroup_folders(root: Path) -> list[Path]:
-    """Every cgroup folder from this process's own up to the root: a limit anywhere above binds too."""
+    """All cgroup folders from this process's folder up to the root, because limits of parents apply, too."""
     base = root / "sys/fs/cgroup"
     folders = {base, base / "cpu", base / "memory"}
     for line in _read(root / "proc/self/cgroup").splitlines():
@@ -179,6 +179,6 @@ def _read(path: Path) -> str:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library can: glibc keeps that of small blocks for later."""
+    """Return freed memory to the system, if the C library supports it: glibc keeps freed small blocks."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open a checkpoint as a PyTorch model of a task. One place for every stage, so that all refuse the same things."""
+"""Opens a checkpoint as a PyTorch model of a task, with the same checks in every stage."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -24,25 +24,25 @@ def load_finetuned(
 ) -> PreTrainedModel:
     """Load a model that has everything its task needs: FP32, eval mode, eager attention.
 
-    Eager attention is plain MatMul and Softmax, which export keeps as such.
+    Eager attention is plain MatMul and Softmax, which export keeps unchanged.
 
     Args:
         folder: a resolved checkpoint.
         kind: kind of the task.
         allow_pickle: accept ``pytorch_model.bin``; it is read with ``weights_only=True``.
-        note: called with a sentence where the checkpoint holds heads that the task has no use for.
+        note: called with a sentence if the checkpoint has heads that the task does not use.
 
     Raises:
-        CheckpointError: the weights don't load, lack a part of the model such as its head, or hold more than the model.
+        CheckpointError: the weights can't be loaded, lack a part of the model such as its head, or have other parts.
         ConfigError: transformers has no model of this type for the task.
     """
     model, report = _load(folder, kind, allow_pickle=allow_pickle, attn_implementation="eager")
     _check_unused(folder, model, report, note)
     missing = sorted(report["missing_keys"])
-    if KINDS[kind].head is Head.NONE:  # its output is made of token vectors; the pooler of the class has no part in it
+    if KINDS[kind].head is Head.NONE:  # the output is computed from token vectors, without the class's pooler
         missing = [name for name in missing if "pooler" not in name.split(".")]
         if getattr(model, "pooler", None) is not None:
-            model.pooler = None  # the quantizer fails on a product whose result is not used
+            model.pooler = None  # the quantizer fails on a product with an unused result
     if missing:
         raise CheckpointError(
             f"{folder}: expected all weights of a {kind} model, {len(missing)} are missing (first: {missing[0]!r}); "
@@ -59,20 +59,20 @@ def load_for_training(
     allow_pickle: bool = False,
     note: Note = lambda message: None,
 ) -> PreTrainedModel:
-    """Load an encoder, with or without a head, and give it the head, labels and names of the task.
+    """Load an encoder, with or without a head, as a model with the head, labels and names of the task.
 
-    A head that is missing, has another size, or had other labels starts at random.
+    A head that is missing, or has another size or other labels, is initialized at random.
 
     Args:
         folder: a resolved checkpoint.
-        task: decides the class, the number of labels and their names.
+        task: the task, which determines the class, the number of labels and their names.
         dropout: overrides the dropout keys of the family (see :class:`Architecture`).
         allow_pickle: as in :func:`load_finetuned`.
-        note: as there.
+        note: as in :func:`load_finetuned`.
 
     Raises:
-        CheckpointError: encoder weights are missing, don't fit, or are more than the model has.
-        ConfigError: the family has no dropout to override.
+        CheckpointError: encoder weights are missing, of another shape, or unknown.
+        ConfigError: the family has no dropout key.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -112,14 +112,14 @@ def _start_head_anew(model: PreTrainedModel, architecture: Architecture) -> None
 def load_as_saved(folder: Path, *, allow_pickle: bool = False) -> PreTrainedModel:
     """Load a checkpoint with its head, by the class in its config: FP32, eval mode.
 
-    An encoder without a pooler (sentence encoders leave it out) gets none.
+    An encoder without a pooler (such as sentence encoders) gets none.
 
     Args:
         folder: a resolved checkpoint.
         allow_pickle: as in :func:`load_finetuned`.
 
     Raises:
-        CheckpointError: the weights don't load or are incomplete.
+        CheckpointError: the weights can't be loaded or are incomplete.
         ConfigError: transformers has no such class.
     """
     try:
@@ -144,10 +144,10 @@ def load_as_saved(folder: Path, *, allow_pickle: bool = False) -> PreTrainedMode
 
 
 def load_teacher(folder: Path, task: Task, *, allow_pickle: bool = False) -> PreTrainedModel:
-    """Load a model that is fine-tuned on the task, to teach another.
+    """Load a model that is fine-tuned on the task, as a teacher.
 
     Raises:
-        ConfigError: it has no head of this task.
+        ConfigError: the model has no head of this task.
     """
     try:
         return load_finetuned(folder, task.kind, allow_pickle=allow_pickle)
@@ -179,19 +179,19 @@ def _load_with(
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                disable_mmap=True,  # mapped, weights would change, or end the process, when somebody writes to the file
+                disable_mmap=True,  # with a mapped file, a write to it would change the weights or end the process
                 **options,
             )
     except ValueError:
         raise
-    except Exception as error:  # safetensors, pickle and transformers raise classes of their own
+    except Exception as error:  # safetensors, pickle and transformers raise their own classes
         raise CheckpointError(f"{folder}: the model can't be loaded: {one_line(error)}; copy it again") from error
     return model, report
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence transformers' report of randomly initialized weights; this module raises an error where it matters."""
+    """Disable transformers' report of randomly initialized weights; this module raises errors if necessary."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -205,7 +205,7 @@ def _check_unused(folder: Path, model: PreTrainedModel, report: dict[str, Any], 
     """Weights without a matching parameter: weights of known heads are reported, others are refused.
 
     Raises:
-        CheckpointError: there are others.
+        CheckpointError: there are other weights.
     """
     architecture = architecture_of(model.config.to_dict())
     unused = sorted(name for name in report["unexpected_keys"] if not is_buffer(name))
@@ -228,7 +228,7 @@ def _set_dropout(config: PretrainedConfig, architecture: Architecture, dropout: 
     keys = [key for key in architecture.dropout if hasattr(config, key)]
     if not keys:
         raise ConfigError(
-            f"model.dropout: {architecture.title} has no dropout key in this package; leave it out, or set the "
+            f"model.dropout: {architecture.title} has no dropout key in this package; omit it, or set the "
             f"keys of its config.json"
         )
     for key in keys:

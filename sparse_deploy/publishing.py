@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Atomic writing of folders and files by one rename, also if a writer is killed or several write to one target.
 
-An unfinished folder is stored beside its target as ``.NAME.RANDOM.partial``, and its writer holds a lock on it. The
+An unfinished folder is stored next to its target as ``.NAME.RANDOM.partial``, and its writer holds a lock on it. The
 kernel releases the lock with the process, so a partial folder whose lock can be taken has no writer, and the next
-writer of the target removes it. A process id or an age would not do: ids are reused and differ between containers
-that share a disk, and an export may take hours. On a file system without locks (some network ones), no partial folder
-is removed.
+writer of the target removes it. A process id or an age is not sufficient: ids are reused and differ between containers
+that share a disk, and an export may take hours. On a file system without locks (some network file systems), no partial
+folder is removed.
 """
 
 import contextlib
@@ -31,9 +31,9 @@ _ATTEMPTS, _PAUSE_SECONDS = 3000, 0.01
 
 @contextlib.contextmanager
 def staging_beside(target: Path) -> Iterator[Path]:
-    """A new, locked folder beside ``target``, for :func:`publish`; it is removed at the end if it was not published.
+    """A new, locked folder next to ``target``, for :func:`publish`; it is removed at the end if it was not published.
 
-    Leftovers of writers that were killed are removed first.
+    Partial folders of killed writers are removed first.
 
     Raises:
         OSError: no space, no permission.
@@ -50,22 +50,22 @@ def staging_beside(target: Path) -> Iterator[Path]:
 
 
 def publish(staging: Path, target: Path) -> None:
-    """Give a staged folder its name; an earlier folder there changes places with it, in one step of the kernel.
+    """Rename a staged folder to its target; an earlier folder is exchanged with it atomically.
 
-    Where the file system can't exchange names, the earlier folder steps aside first, and a kill between the two
-    renames leaves it as ``.retired`` beside the target, from where :func:`clear_leftovers` brings it back.
+    If the file system can't exchange names, the earlier folder is renamed first; a kill between the two renames leaves
+    it as ``.retired`` next to the target, and :func:`clear_leftovers` restores it.
 
     Raises:
-        OSError: no permission, or the target is no folder.
+        OSError: no permission, or the target is not a folder.
     """
     for _ in range(_ATTEMPTS):
         try:
-            staging.rename(target)  # the target is not there, or empty
+            staging.rename(target)  # the target does not exist, or is empty
             break
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        # Other writers may move the target between two calls; then it is tried again.
+        # Other writers may move the target between two calls; then try again.
         with contextlib.suppress(FileNotFoundError):
             if exchange(staging, target) or _replace_in_two_steps(staging, target):
                 break
@@ -76,10 +76,10 @@ def publish(staging: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Let two paths change places atomically; false where this system can't.
+    """Exchange two paths atomically; false if this system can't.
 
     Raises:
-        OSError: one is not there, or may not be moved.
+        OSError: a path does not exist, or may not be moved.
     """
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
@@ -94,7 +94,7 @@ def exchange(one: Path, other: Path) -> bool:
 
 
 def clear_leftovers(target: Path) -> None:
-    """Remove partial folders of killed writers of a target; restore an artifact that one had moved and not replaced."""
+    """Remove partial folders of killed writers of a target; restore an artifact that was moved but not replaced."""
     for path in _leftovers(target):
         lock = _claim(path)
         if lock is None:
@@ -113,7 +113,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
     """Write a file atomically: readers see the old or the new content.
 
     Raises:
-        OSError: as for any write; the old content is then still there.
+        OSError: as for any write; the old content is then kept.
     """
     clear_leftovers(path)
     temporary, lock = _locked_file(path)
@@ -134,8 +134,8 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Lock a folder, created if missing, against other processes that use this function.
 
     Raises:
-        ConfigError: another one has it.
-        ArtifactError: it can't be made.
+        ConfigError: another process has locked it.
+        ArtifactError: the folder can't be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +151,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -176,13 +176,13 @@ def _free_bytes(target: Path) -> int:
 
 
 def _replace_in_two_steps(staging: Path, target: Path) -> bool:
-    """Replace without an exchange; false where another writer was faster. The lock prevents a restore in between."""
+    """Replace without an exchange; false if another writer was faster. The lock prevents a restore in between."""
     lock = _claim(target, without_locks=True)
     if lock is None:
         return False
     retired = target.with_name(f".{target.name}.{secrets.token_hex(4)}{_RETIRED}")
     try:
-        target.rename(retired)  # the lock stays with the folder, so no other writer restores it
+        target.rename(retired)  # the folder is still locked, so no other writer restores it
         try:
             staging.rename(target)
         except OSError as error:
@@ -208,7 +208,7 @@ def _locked_folder(target: Path) -> tuple[Path, int]:
     while True:
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=_PARTIAL, dir=target.parent))
         lock = _claim(staging, without_locks=True)
-        if lock is not None:  # else another writer took the new folder for a leftover
+        if lock is not None:  # else another writer removed the new folder as a leftover
             return staging, lock
 
 
@@ -237,9 +237,9 @@ def _lock(descriptor: int, path: Path, *, without_locks: bool) -> bool:
     """Lock a descriptor, if the path still refers to the same file.
 
     Args:
-        descriptor: opened from the path.
-        path: may have been removed or replaced in the meantime.
-        without_locks: the answer where the file system has no locks.
+        descriptor: descriptor opened from the path.
+        path: the path, which may have been removed or replaced in the meantime.
+        without_locks: the result if the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

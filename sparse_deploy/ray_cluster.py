@@ -21,27 +21,27 @@ from sparse_deploy.errors import RuntimeUnavailableError, one_line
 from sparse_deploy.machine import describe_machine
 
 ADDRESS_VARIABLE = "RAY_ADDRESS"
-SCRATCH_PREFIX = "sdray-"  # short: the path of a socket in it may have 107 bytes
+SCRATCH_PREFIX = "sdray-"  # short, because the path of a socket in it is limited to 107 bytes
 _OWN = "local"
-_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB, its default 30 % of the memory; only small messages pass
+_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's minimum is 75 MiB, its default 30 % of the memory; messages are small
 _LENGTH_OF_A_REASON = 300
 _REMOVAL_SECONDS, _PAUSE_SECONDS = 5.0, 0.05
 
 
 def own_cpus() -> int | None:
-    """CPUs of a local Ray; None where RAY_ADDRESS names a cluster."""
+    """CPUs of a local Ray; None if RAY_ADDRESS names a cluster."""
     return describe_machine().usable_cpus if _address() == _OWN else None
 
 
 @contextlib.contextmanager
 def ray_cluster() -> Iterator[Any]:
-    """Connect to Ray while the block runs.
+    """Connect to Ray for the duration of a block.
 
     Yields:
-        The module ``ray``, initialised.
+        The initialized module ``ray``.
 
     Raises:
-        RuntimeUnavailableError: not installed, or the cluster can't be reached.
+        RuntimeUnavailableError: Ray is not installed, or the cluster can't be reached.
     """
     address = _address()
     if address == _OWN:
@@ -65,12 +65,12 @@ def ray_cluster() -> Iterator[Any]:
         except (ConnectionError, RuntimeError, ValueError) as error:
             reason = one_line(error, _LENGTH_OF_A_REASON)
             raise RuntimeUnavailableError(f"Ray at {address!r} can't be used: {reason}") from error
-        signal.signal(signal.SIGTERM, before)  # Ray's own handler exits without asking anybody
+        signal.signal(signal.SIGTERM, before)  # Ray's own handler exits without cleaning up
         yield ray
 
 
 def _remove(scratch: Path) -> None:
-    """Ray's processes may still write while they end, into a folder that is being removed."""
+    """Remove a folder to which Ray's processes may still write while they end."""
     limit = time.monotonic() + _REMOVAL_SECONDS
     while scratch.exists() and time.monotonic() < limit:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -86,7 +86,7 @@ def _close_off() -> None:
     os.environ |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # Ray 2.60 turns a node address of 127.0.0.1 into the machine's own and then listens on every interface. Without
+        # Ray 2.60 replaces a node address of 127.0.0.1 by the machine's and then listens on every interface. Without
         # clusters, which this switches off on any system, all its sockets are on the loopback address.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",

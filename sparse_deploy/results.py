@@ -13,21 +13,21 @@ REPORT_SCHEMA_VERSION: Final = 1
 
 
 class Figures(BaseModel):
-    """Base of every part of a report; NaN is written as the text "NaN", for which JSON has no number."""
+    """Base of every part of a report; NaN is written as the text "NaN", because JSON has no such number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Conditions(Figures):
-    """The state of the machine while the blocks of one measurement ran.
+    """The state of the machine during the blocks of one measurement.
 
     Attributes:
-        cores: how far two cores are from each other: ``near`` when a cache line takes less than 80 ns from one to the
-            other, ``far`` when it takes longer, ``mixed`` when that changed, ``unknown`` where nobody could look.
-        measured: blocks that ran.
-        counted: blocks that make the figures. All of them, where too few were undisturbed.
-        disturbed: blocks during which other processes used the CPUs.
-        moved: further blocks during which the distance of the cores was another one, or changed.
+        cores: distance of two cores: ``near`` if a cache line takes less than 80 ns from one to the other, ``far`` if
+            it takes longer, ``mixed`` if that changed, ``unknown`` if it could not be measured.
+        measured: number of measured blocks.
+        counted: number of blocks that count; all of them if too few were undisturbed.
+        disturbed: number of blocks during which other processes used the CPUs.
+        moved: number of other blocks during which the cores had the other distance, or it changed.
     """
 
     cores: str
@@ -42,9 +42,9 @@ class Latency(Figures):
 
     Attributes:
         cv: coefficient of variation of the block medians (spread between blocks, not between requests).
-        samples_ms: every request, in order; dropped from the Markdown and kept for plots.
-        rounds: the round of each block; blocks of two cells are paired by it. Empty in reports of earlier versions.
-        conditions: of the blocks; None in reports of earlier versions.
+        samples_ms: milliseconds of every request, in order; used for plots, not in the Markdown.
+        rounds: round of each block, by which blocks of two cells are paired. Empty in reports of earlier versions.
+        conditions: conditions of the blocks; None in reports of earlier versions.
     """
 
     p50_ms: float
@@ -76,7 +76,7 @@ class Throughput(Figures):
 
 
 class Ratio(Figures):
-    """A speed-up over a rival: the median over rounds of paired blocks, and its bootstrap interval."""
+    """A speed-up over another cell: the median over rounds of paired blocks, and its bootstrap interval."""
 
     value: float
     low: float
@@ -88,8 +88,8 @@ class StreamedThroughput(Throughput):
     """Offline throughput with the throughput hint: the same batches, several at a time.
 
     Attributes:
-        streams: batches that are computed at the same time; they share the threads.
-        gain: over the throughput of the same cell with the latency hint, whose blocks ran beside these.
+        streams: number of parallel batches, which share the threads.
+        gain: gain over the throughput of the same cell with the latency hint, in the same rounds.
     """
 
     streams: int
@@ -109,8 +109,8 @@ class Drift(Figures):
     """Difference of a cell's predictions from the stored predictions of the same cell (``bench --against``).
 
     Attributes:
-        agreement: share of examples with the same prediction; None for a regression.
-        logit_difference: largest absolute difference of a logit; of SQuAD's, see :attr:`Cell.logit_difference`.
+        agreement: share of examples with equal predictions; None for a regression.
+        logit_difference: largest absolute difference of a logit; for SQuAD see :attr:`Cell.logit_difference`.
     """
 
     agreement: float | None
@@ -123,20 +123,20 @@ class Cell(Figures):
     Attributes:
         id: ``RUNTIME-PRECISION``, such as ``onnxruntime-int8``.
         file: the model file, relative to the deployment.
-        note: a remark on how the cell gets its model; empty for most cells.
-        warning: a problem of the cell: INT8 that was made for other CPUs.
-        metrics: task metrics over the whole validation split (shares 0 to 1; SQuAD 0 to 100).
+        note: a remark on the cell's model; empty for most cells.
+        warning: a problem of the cell, such as INT8 for other CPUs.
+        metrics: task metrics over the complete validation split (shares 0 to 1; SQuAD 0 to 100).
         agreement: share of examples with the same prediction as the baseline cell.
         logit_difference: largest absolute difference of a logit from the baseline cell's, over all examples. For SQuAD
-            only the highest start and end logit of each question are compared, so the true one may be larger.
-        drift: against the cell's own stored answers, where ``--against`` has them from the same checkpoint.
-        load_ms: opening the file until it can answer, in a fresh process.
-        first_inference_ms: the first request after that.
+            only the highest start and end logit of each question are compared, so the true value may be larger.
+        drift: difference from the cell's stored predictions, if ``--against`` has them from the same checkpoint.
+        load_ms: time to open the file in a new process.
+        first_inference_ms: time of the first request.
         rss_bytes: resident memory after the warm-up.
-        speedup: median latency of the baseline's blocks over that of this cell's, in the same rounds.
-        throughput_gain: throughput of this cell over that of the baseline.
+        speedup: median latency of the baseline's blocks divided by that of this cell's, in the same rounds.
+        throughput_gain: throughput of this cell divided by that of the baseline.
         streamed: throughput with the throughput hint, if the runtime has one; other figures use the latency hint.
-        stable: false when the blocks differ too much for a reliable figure.
+        stable: false if the blocks differ too much for a reliable figure.
         predictions: file with per-example predictions, relative to the report.
     """
 
@@ -171,15 +171,15 @@ class Evidence(Figures):
     """Result of the paired test of a drop of a metric against the baseline (positive: the cell is worse).
 
     Attributes:
-        drop: baseline less cell, in the metric's own unit.
+        drop: baseline minus cell, in the metric's own unit.
         low, high: one-sided bounds on the drop, each at ``confidence``.
         p_pass: p-value of "the drop is larger than the margin", after correction; small means pass.
         p_fail: p-value of "the drop is within the margin", after correction; small means fail.
         rows: compared examples.
-        changed: examples that the two answer differently.
-        worse, better: of these, how many got a lower and a higher score.
+        changed: examples with different predictions.
+        worse, better: numbers of changed examples with a lower and a higher score.
         method: the test and the interval, in words.
-        rows_needed: how many rows would decide if the drop stays as it is; None when decided, or when none would.
+        rows_needed: number of rows needed for a verdict with the same drop; None if decided, or if no number suffices.
     """
 
     drop: float
@@ -201,8 +201,8 @@ class GateResult(Figures):
 
     Attributes:
         bound: the required value.
-        evidence: of a paired test; None where the figures are compared without a test.
-        informational: the verdict is shown and doesn't count.
+        evidence: evidence of a paired test; None if the figures are compared without a test.
+        informational: the verdict is shown, but does not count.
     """
 
     goal: Goal
@@ -217,7 +217,7 @@ class GateResult(Figures):
 
 
 class TokenLengths(Figures):
-    """Lengths of the validation examples in tokens, as measured requests had them."""
+    """Lengths of the validation examples in tokens."""
 
     minimum: int
     p50: int
@@ -228,22 +228,22 @@ class TokenLengths(Figures):
 
 
 class SplitIdentity(Figures):
-    """Which rows a split has: their number, and SHA-256 over ids, texts and labels in order."""
+    """The identity of a split's rows: their number, and SHA-256 over ids, texts and labels in order."""
 
     examples: int
     sha256: str
 
 
 class Identity(Figures):
-    """Inputs that predictions depend on, besides runtime and precision; runs with other inputs are not compared.
+    """Inputs of the predictions, other than runtime and precision; runs with different inputs are not compared.
 
     Attributes:
-        inputs: the recipe's ``data`` keys that shape the model's input (``max_length``; SQuAD's windows, too).
+        inputs: the recipe's ``data`` keys that affect the model's input (``max_length``, SQuAD's windows).
         splits: the validation rows, by the suffix of the split's metrics.
-        tokenizer_sha256: of the tokenizer as it works here: vocabulary, normalisation, special tokens.
-        checkpoint_sha256: of the PyTorch weights. Another checkpoint on the same rows may be compared.
-        batch_size: requests per batch. The scales of dynamic INT8 depend on the rows of a batch, so a drift is only
-            measured between equal batch sizes.
+        tokenizer_sha256: fingerprint of the tokenizer's behaviour: vocabulary, normalization, special tokens.
+        checkpoint_sha256: fingerprint of the PyTorch weights. Different checkpoints on the same rows may be compared.
+        batch_size: requests per batch. The scales of dynamic INT8 depend on the rows of a batch, so a drift is measured
+            only between equal batch sizes.
     """
 
     task: str
@@ -260,9 +260,9 @@ class BenchReport(Figures):
     Attributes:
         identity: fingerprints of the run, for ``bench --against``; None in reports of earlier versions.
         primary_metric: the metric of the table's accuracy column.
-        points: points per unit of each task metric: 100 for shares and correlations, 1 for those of 0 to 100.
-        baseline: id of the cell that speed-ups and degradations refer to.
-        settings: threads, blocks, batch sizes, environment variables that matter.
+        points: points per unit of each task metric: 100 for shares and correlations, 1 for metrics of 0 to 100.
+        baseline: id of the baseline cell of speed-ups and degradations.
+        settings: threads, blocks, batch sizes, relevant environment variables.
     """
 
     schema_version: Literal[1] = REPORT_SCHEMA_VERSION
@@ -286,16 +286,16 @@ class BenchReport(Figures):
     @model_validator(mode="before")
     @classmethod
     def _units_of_earlier_reports(cls, content: Any) -> Any:
-        """Reports without a unit are of tasks whose metrics are shares, or of SQuAD v1.1."""
+        """Set missing units: older reports are of tasks whose metrics are shares, or of SQuAD v1.1."""
         if isinstance(content, dict) and "points" not in content and content.get("task") == "squad":
             return {**content, "points": {"exact_match": 1.0, "f1": 1.0}}
         return content
 
     def cell(self, cell_id: str) -> Cell:
-        """The cell of that id.
+        """A cell by id.
 
         Raises:
-            KeyError: there is none.
+            KeyError: unknown id.
         """
         for cell in self.cells:
             if cell.id == cell_id:

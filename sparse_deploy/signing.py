@@ -17,7 +17,7 @@ _MAX_SIGNATURE_BYTES = 4 * 2**20
 
 
 def open_signer(key: Path) -> Any:
-    """A signer, before hours of work depend on its key.
+    """Open a signer, to check its key before the work starts.
 
     Args:
         key: an elliptic-curve private key in PEM, without a password.
@@ -35,8 +35,8 @@ def sign(folder: Path, signer: Any) -> None:
     """Write the signature of a complete folder into it.
 
     Args:
-        folder: with its manifest.
-        signer: of :func:`open_signer`.
+        folder: the folder, with its manifest.
+        signer: result of :func:`open_signer`.
     """
     hashing = _library().hashing.Config().set_ignored_paths(paths=[SIGNATURE_NAME], ignore_git_paths=False)
     signer.set_hashing_config(hashing).sign(folder, folder / SIGNATURE_NAME)
@@ -44,7 +44,7 @@ def sign(folder: Path, signer: Any) -> None:
 
 
 def verify(folder: Path, key: Path) -> None:
-    """Check that a folder is as the owner of a key signed it: every file, and no other.
+    """Check the signature of a folder by a key: every file is unaltered, and there are no other files.
 
     Args:
         folder: the artifact.
@@ -53,7 +53,7 @@ def verify(folder: Path, key: Path) -> None:
     Raises:
         RuntimeUnavailableError: the library is not installed.
         ConfigError: no such key.
-        ArtifactError: no signature, one by another key, or other files.
+        ArtifactError: no signature, a signature by another key, or other files.
     """
     library = _library()
     with _key_errors("--verify-key", key, "a public key"):
@@ -64,7 +64,7 @@ def verify(folder: Path, key: Path) -> None:
     hashing = library.hashing.Config().set_ignored_paths(paths=[SIGNATURE_NAME], ignore_git_paths=False)
     try:
         verifier.set_hashing_config(hashing).verify(folder, path)
-    except Exception as error:  # the library and those below it raise classes of many kinds
+    except Exception as error:  # the library and its dependencies raise many classes
         reason = one_line(error)
         raise ArtifactError(f"{folder}: the signature does not fit {key} and these files: {reason}") from error
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON files of unknown origin: a bounded read, one meaning, and no more depth than the reader survives."""
+"""JSON files of unknown origin: limited size and depth, no duplicate keys."""
 
 import json
 from pathlib import Path
@@ -7,15 +7,15 @@ from typing import Any
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The content of a file; a device or a growing file can't make it longer than the limit.
+    """The content of a file, at most up to the limit, also for a device or a growing file.
 
     Args:
         path: the file.
-        limit: most bytes.
+        limit: largest number of bytes.
 
     Raises:
-        OSError: unreadable.
-        ValueError: longer.
+        OSError: the file is unreadable.
+        ValueError: the file is longer.
     """
     with path.open("rb") as stream:
         data = stream.read(limit + 1)
@@ -25,17 +25,17 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def load_json_object(data: bytes) -> dict[str, Any]:
-    """Parse an object. A key that comes twice is refused: parsers differ in which of the values they take.
+    """Parse an object. Duplicate keys are refused, because parsers differ in the value that they use.
 
     Raises:
-        ValueError: no JSON, no object, a key twice, or too deep.
+        ValueError: not JSON, not an object, a duplicate key, or nested too deep.
     """
     try:
         content = json.loads(data, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("nested too deep") from error
     if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object, found {type(content).__name__}")  # noqa: TRY004 - one kind for all
+        raise ValueError(f"expected a JSON object, found {type(content).__name__}")  # noqa: TRY004 - one class for all
     return content
 
 
@@ -44,5 +44,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {ascii(twice)[:80]} is there twice")
+        raise ValueError(f"key {ascii(twice)[:80]} is given twice")
     return content

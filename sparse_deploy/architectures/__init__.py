@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model families as values, one file each; no framework is imported, because the server also uses them.
 
-A new family is a file with an :class:`Architecture`, its name in :data:`ARCHITECTURES` and its tiny model in the tests.
+A new family is a file with an :class:`Architecture`, its name in :data:`ARCHITECTURES`, and a tiny model in the tests.
 """
 
 import json
@@ -40,7 +40,7 @@ def architecture_of(config: Config) -> Architecture:
 
 
 def dense_parts() -> tuple[str, ...]:
-    """Parts of parameter names that no family prunes, each once: embeddings, poolers, heads, norms."""
+    """Parts of parameter names that no family prunes, without duplicates: embeddings, poolers, heads, norms."""
     return tuple(dict.fromkeys(part for one in ARCHITECTURES for part in one.dense))
 
 
@@ -49,11 +49,11 @@ def check_length(config: Config, max_length: int, source: Path | str) -> None:
 
     Args:
         config: content of its ``config.json``.
-        max_length: tokens, special tokens included.
+        max_length: length in tokens, special tokens included.
         source: the model, for the message.
 
     Raises:
-        ConfigError: it can't.
+        ConfigError: the length is too large.
     """
     usable = architecture_of(config).usable_length(config)
     if usable is not None and max_length > usable:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ALBERT: BERT's layers, all of them with the same weights, behind a projection of narrow embeddings."""
+"""ALBERT: BERT's layers with shared weights, after a projection of narrow embeddings."""
 
 from sparse_deploy.architectures.architecture import ENCODER_ONLY, Architecture
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The facts on a model family that transformers does not have: one value per family."""
+"""The properties of model families that transformers does not provide: one value per family."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 # Outputs of a tokenizer and possible inputs of a model, int64 [batch, tokens] each.
 INPUT_IDS, ATTENTION_MASK, TOKEN_TYPE_IDS = MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-# Buffers that older releases of transformers saved beside the weights; they follow from the config.
+# Buffers that older releases of transformers saved with the weights; the config determines them.
 _BUFFERS = ("position_ids", "token_type_ids", "inv_freq")
 
 # Parts of the names of parameters that are never pruned in any family.
@@ -22,13 +22,13 @@ class MaskForm(StrEnum):
     """The form in which a traced model gets its padding mask ``[batch, tokens]``.
 
     transformers' own code for the plain form traces to GatherND over index grids and a ``[batch, 1, tokens, tokens]``
-    tensor per request, so models that pass another form through get that.
+    tensor per request, so models that accept another form get that form.
     """
 
-    PLAIN = "plain"  # as it is
+    PLAIN = "plain"  # unchanged
     ADDITIVE = "additive"  # float [batch, 1, 1, tokens]: 0 for a token, the lowest float for padding
-    KEYS = "keys"  # bool [batch, 1, 1, tokens]: which keys count
-    WINDOWS = "windows"  # one additive mask per kind of layer, handed to the encoder; the head gets the plain one
+    KEYS = "keys"  # bool [batch, 1, 1, tokens]: True for tokens, False for padding
+    WINDOWS = "windows"  # one additive mask per kind of layer, for the encoder; the head gets the plain mask
 
 
 class Positions(StrEnum):
@@ -44,16 +44,16 @@ class Architecture:
     """A model family.
 
     Attributes:
-        model_types: ``model_type`` of the configs that belong to it.
-        title: its name, for users.
+        model_types: ``model_type`` of the family's configs.
+        title: name for users.
         heads: modules outside the encoder: poolers, heads of tasks and of pretraining. A task creates missing heads,
             and drops unused ones.
         dense: parts of parameter names that are never pruned: embeddings, poolers, heads.
-        dropout: config keys that ``model.dropout`` sets; empty where the family has none.
+        dropout: config keys that ``model.dropout`` sets; empty if the family has none.
         layers: config key of the number of layers.
         mask: see :class:`MaskForm`.
         positions: see :class:`Positions`.
-        token_types: token types that a config has by default; 0 where the family takes no ``token_type_ids``.
+        token_types: token types that a config has by default; 0 if the models have no ``token_type_ids``.
         padding_id: default of the padding token's id.
         unlisted: reason for an export without sparse encoder layers; empty for listed families.
     """
@@ -76,7 +76,7 @@ class Architecture:
         return MODEL_INPUTS if takes_types else MODEL_INPUTS[:2]
 
     def usable_length(self, config: Config) -> int | None:
-        """Tokens that the model reads at most, special tokens included; None where its config names no limit."""
+        """Largest number of input tokens, special tokens included; None if the config has no limit."""
         positions = config.get("max_position_embeddings")
         if positions is None or int(positions) < 1:
             return None
@@ -88,25 +88,25 @@ class Architecture:
         return int(positions)
 
     def in_head(self, parameter: str) -> bool:
-        """Whether a parameter belongs to no encoder but to a head."""
+        """Whether a parameter belongs to a head and not to the encoder."""
         return any(part in self.heads for part in parameter.split("."))
 
 
 def without_head(linears: Sequence[Layer], shapes: Sequence[Sequence[int]]) -> Sequence[Layer]:
-    """The Linear layers that may be quantized: all but the head, because its rounding goes straight into the logits.
+    """The Linear layers that may be quantized: all except the head, whose rounding directly changes the logits.
 
     The head is the last layer that runs. A model without a head, such as a sentence encoder, ends with a feed-forward
-    block, whose second layer returns to the width that the first one reads. Names can't tell: the graphs of other
-    exporters have other names.
+    block, whose second layer has as many outputs as the first layer has inputs. Names do not identify the head, because
+    other exporters use other names.
 
     Args:
-        linears: of one model, in the order in which they run.
-        shapes: ``(outputs, inputs)`` of each.
+        linears: Linear layers of one model, in execution order.
+        shapes: ``(outputs, inputs)`` of each layer.
     """
     ends_with_feed_forward = len(shapes) > 1 and shapes[-1][0] == shapes[-2][1]
     return linears if ends_with_feed_forward else linears[:-1]
 
 
 def is_buffer(name: str) -> bool:
-    """Whether a stored tensor is no weight but a table that the config determines."""
+    """Whether a stored tensor is a table that the config determines, and not a weight."""
     return name.rsplit(".", maxsplit=1)[-1] in _BUFFERS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BERT, and the small ones of its shape: MiniLM, TinyBERT, Google's L-2 H-128."""
+"""BERT, and small models of its architecture: MiniLM, TinyBERT, Google's L-2 H-128."""
 
 from sparse_deploy.architectures.architecture import ENCODER_ONLY, Architecture
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ELECTRA: BERT's layers, embeddings that may be narrower than they are, and two heads of pretraining."""
+"""ELECTRA: BERT's layers, possibly narrower embeddings, and two pretraining heads."""
 
 from sparse_deploy.architectures.architecture import ENCODER_ONLY, Architecture
 

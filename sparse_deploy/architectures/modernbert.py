@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModernBERT: norms in front, gated feed-forward blocks, rotary positions, local attention in two of three layers."""
+"""ModernBERT: pre-LayerNorm, gated feed-forward blocks, rotary positions, local attention in two of three layers."""
 
 from sparse_deploy.architectures.architecture import ENCODER_ONLY, Architecture, MaskForm
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MPNet: BERT's layers with one relative position bias for all of them; positions from two on."""
+"""MPNet: BERT's layers with one relative position bias shared by all layers; positions start at two."""
 
 from sparse_deploy.architectures.architecture import ENCODER_ONLY, Architecture, Positions
 

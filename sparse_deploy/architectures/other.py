@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Families without a value in this package: the facts that follow from a config."""
+"""Other families: the properties that follow from a config."""
 
 from sparse_deploy.architectures.architecture import Architecture, Config, MaskForm, Positions
 
-# They count positions from the padding id on, as fairseq does.
+# Families that count positions from the padding id on, like fairseq.
 _BEHIND_PADDING = (
     "data2vec-text", "esm", "ibert", "longformer", "luke", "roberta-prelayernorm", "xlm-roberta-xl", "xmod",
 )  # fmt: skip
@@ -23,8 +23,8 @@ def other_architecture(config: Config) -> Architecture:
         dropout=(),
         mask=MaskForm.PLAIN,
         positions=Positions.BEHIND_PADDING if model_type in _BEHIND_PADDING else Positions.FROM_ZERO,
-        # Without an entry of their own, only models with several types are given them.
+        # Only models with several token types get ``token_type_ids``.
         token_types=2 if int(config.get("type_vocab_size") or 0) > 1 else 0,
         padding_id=1,
-        unlisted=f"{model_type} is none of the families that have sparse encoder layers; see docs/architectures.md",
+        unlisted=f"{model_type} is not a family with sparse encoder layers; see docs/architectures.md",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RoBERTa, XLM-R and CamemBERT: BERT's layers, positions after the padding id, one token type that is never given."""
+"""RoBERTa, XLM-R and CamemBERT: BERT's layers, positions after the padding id, no ``token_type_ids`` input."""
 
 from sparse_deploy.architectures.architecture import ENCODER_ONLY, Architecture, Positions
 

@@ -26,8 +26,8 @@ def bench_command(
         Path | None,
         typer.Option(
             help="A file of --save-baseline, or an earlier report.json with its predictions: relative goals refer to "
-            "its baseline cell. Refused when task, validation rows, tokenizer or input length differ; another "
-            "checkpoint may be compared, and fewer rows (--validation-samples) when they are its first ones."
+            "its baseline cell. Refused if task, validation rows, tokenizer or input length differ; the checkpoint "
+            "may differ, and there may be fewer rows (--validation-samples) if they are the first ones."
         ),
     ] = None,
     baseline: Annotated[
@@ -35,21 +35,19 @@ def bench_command(
         typer.Option(
             help="Another model, such as the dense one before pruning: a checkpoint (folder, hub id, "
             "package:NAME/PATH) or deployment. It answers the same rows in PyTorch FP32; relative goals, agreement and "
-            "logit differences refer to it. Its tokenizer must be the deployment's. With --data that has no labels, "
-            "its answers are what is scored against: same_predictions, or similarity of embeddings."
+            "logit differences refer to it. Its tokenizer must be the deployment's. With --data without labels, the "
+            "cells are scored against its answers: same_predictions, or similarity of embeddings."
         ),
     ] = None,
     save_baseline: Annotated[
         Path | None,
         typer.Option(help="Write the predictions of every cell, with fingerprints of its rows, into this JSON file."),
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Folder for the report; DEPLOYMENT-report beside it when omitted.")
-    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Folder for the report; default: DEPLOYMENT-report.")] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")] = False,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
+        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; default: the Hugging Face hub.")
     ] = None,
     data: Annotated[str | None, DATA] = None,
     data_config: Annotated[str | None, DATA_CONFIG] = None,
@@ -64,7 +62,7 @@ def bench_command(
     shape: Annotated[
         list[str] | None, typer.Option(help="Also measure a fixed shape, BATCHxTOKENS, such as 1x128. Repeatable.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads per request; the CPU quota when omitted.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per request; default: the CPU quota.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: bench.blocks=3. Repeatable.")
     ] = None,
@@ -76,8 +74,8 @@ def bench_command(
         bool,
         typer.Option(
             "--gate",
-            help="For CI: also write junit.xml, gate.md and gate.json beside the report, and annotations inside GitHub "
-            "Actions. Without goals in the recipe, every cell has to reach 99 % of the baseline's primary metric.",
+            help="For CI: also write junit.xml, gate.md and gate.json to the report folder, and annotations in GitHub "
+            "Actions. Without goals in the recipe, every cell must reach 99 % of the baseline's primary metric.",
         ),
     ] = False,
     fail_on_unstable: Annotated[
@@ -86,9 +84,8 @@ def bench_command(
 ) -> None:
     """Measure a deployment: accuracy, latency, throughput, size, memory and zeros of every runtime and precision.
 
-    Missed goals of the recipe end the command with exit code 3, after the report is written, and goals on which the
-    validation rows allow no verdict with 4; gate.on_inconclusive changes that. A file that lost zeros of its
-    deployment misses a goal that is always set.
+    Missed goals of the recipe end the command with exit code 3, after the report is written; inconclusive goals end it
+    with 4, unless gate.on_inconclusive changes this. A file that lost required zeros always counts as a missed goal.
     """
     from sparse_deploy.stages.bench import bench_deployment
 
@@ -188,7 +185,7 @@ def print_report(report: "BenchReport", *, goals_only: bool = False) -> None:
     for line in report.settings.get("rows_left_out", ()):
         console.print(line)
     for cell_id, reason in report.settings.get("skipped_cells", {}).items():
-        console.print(f"left out {cell_id}: {reason}")
+        console.print(f"skipped {cell_id}: {reason}")
     if report.settings.get("without_labels"):
         console.print(report.settings["without_labels"])
     for line in _comparison(report):
@@ -234,12 +231,12 @@ def _publish(report: "BenchReport", folder: Path) -> None:
     write_gate_files(report, folder, policy)
     if goal := report.settings["default_goal"]:
         typer.echo(
-            f"sparse-deploy: the recipe has no goals; every cell has to reach {goal['value']:g} % of the baseline's "
+            f"sparse-deploy: the recipe has no goals; every cell must reach {goal['value']:g} % of the baseline's "
             f"{report.primary_metric}",
             err=True,
         )
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        # The runner reads standard error as well, and --json keeps standard output for itself.
+        # The runner also reads standard error; with --json standard output has only the JSON.
         for line in annotations(report.gates, policy):
             typer.echo(line, err=True)
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):

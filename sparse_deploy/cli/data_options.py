@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that name data of the user's own, as overrides of a recipe; the same words in every command."""
+"""Options for own data, as overrides of a recipe; the same texts in every command."""
 
 import json
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ DATA = typer.Option(
     help="Labelled rows: .csv, .tsv, .jsonl or .parquet (plain, .gz, .zst), a folder of datasets, or a hub name.",
 )
 DATA_CONFIG = typer.Option("--data-config", help="Configuration of a data set of the hub.")
-TEXT_COLUMN = typer.Option("--text-column", help="Column with the text; twice for pairs. The only one when omitted.")
+TEXT_COLUMN = typer.Option("--text-column", help="Column with the text; twice for pairs. Default: the only one.")
 LABEL_COLUMN = typer.Option("--label-column", help="Column with the labels.")
 ON_PROBLEM = typer.Option("--on-problem", help="Rows that can't be used: error (default) or skip, with a list.")
 TASK = typer.Option(
     "--task",
     help="text-classification, multi-label-classification, regression, text-ranking, token-classification, "
-    "question-answering or sentence-embedding; by the model or the data when omitted.",
+    "question-answering or sentence-embedding; default: the kind of the model or the data.",
 )
 
 
@@ -41,10 +41,10 @@ def data_overrides(
         text_column: ``--text-column``.
         label_column: ``--label-column``.
         on_problem: ``--on-problem``.
-        validate_on_all: all rows are to validate on, instead of a part of them.
+        validate_on_all: use all rows as validation rows, instead of a part of them.
 
     Raises:
-        ConfigError: a configuration of no data.
+        ConfigError: a configuration without data.
     """
     policy = [_set("on_problem", on_problem)] if on_problem else []
     named = {"text_columns": list(text_column or ()), "label_column": label_column}
@@ -60,7 +60,7 @@ def text_overrides(text: str | None, column: Sequence[str] | None) -> list[str]:
     """Overrides for ``--text`` and ``--column``.
 
     Raises:
-        ConfigError: a column of no text.
+        ConfigError: a column without text.
     """
     if text is None:
         if column:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sparse-deploy demo``: the main job on the embedded default."""
+"""``sparse-deploy demo``: fine-tune, prune, export and measure with embedded text."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 
 from sparse_deploy.cli.progress import QuietOption, progress_bar
 
-_NEXT = """Next, with your own fine-tuned model and text of the kind that it will read:
+_NEXT = """Next steps, with your own fine-tuned model and typical input text:
   sparse-deploy prune MODEL --pattern unstructured --target 0.7 --text texts.txt --output runs/sparse
   sparse-deploy export runs/sparse --text texts.txt --output runs/deployment
   sparse-deploy bench runs/deployment --data rows.csv --text-column TEXT --label-column LABEL --baseline MODEL --gate
@@ -27,7 +27,7 @@ def demo_command(
     ] = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Prune, export and measure a MiniLM classifier on text that the package carries. Needs no network.
+    """Prune, export and measure a MiniLM classifier on text inside the package. Needs no network.
 
     Trains the MiniLM encoder (the demo extra) for a minute as a dense sentiment classifier, prunes it to 50 % zeros
     without training, exports FP32, INT8 and sparse files, and measures dense against sparse in every runtime.

@@ -34,7 +34,7 @@ def export_command(
         typer.Option(help="Unlabelled text for calibration of INT8 and for parity: .txt, .csv, .jsonl, .parquet, ..."),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="Its column with the text; twice for pairs. The only one when omitted.")
+        list[str] | None, typer.Option(help="Column of --text; twice for pairs. Default: the only text column.")
     ] = None,
     task: Annotated[str | None, TASK] = None,
     int8: Annotated[
@@ -49,7 +49,7 @@ def export_command(
         typer.Option(help="New deployment folder; runs/NAME, or runs/RECIPE-NAME-deployment with a recipe."),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
+        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; default: the Hugging Face hub.")
     ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Override a recipe key: export.atol=1e-3. Repeatable.")
@@ -66,10 +66,10 @@ def export_command(
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Turn a fine-tuned checkpoint into ONNX and OpenVINO files, FP32, INT8 and sparse, with every zero proven.
+    """Export a fine-tuned checkpoint to ONNX and OpenVINO files, FP32, INT8 and sparse, with every zero checked.
 
-    Each file is read back: it must hold each zero of the checkpoint and answer like PyTorch on real text. The folder
-    appears only when all of it is right. Exit code 4: quantization.accuracy could not be decided with so few rows.
+    Each file is read back: it must have each zero of the checkpoint and agree with PyTorch on real text. The folder is
+    written only if all checks pass. Exit code 4: there are too few rows to decide quantization.accuracy.
     """
     from sparse_deploy.config import load_recipe
     from sparse_deploy.stages.default_recipe import recipe_of_checkpoint
@@ -134,7 +134,7 @@ def export_command(
         asked = " (auto, for this machine)" if settings.quantization.target_cpu == "auto" else ""
         where = "only on CPUs with VNNI" if int8["saturates_without_vnni"] else "on every x86 CPU"
         typer.echo(
-            f"  INT8 weights for target_cpu {int8['target_cpu']}{asked}: {int8['bits']} bits, right {where}", err=True
+            f"  INT8 weights for target_cpu {int8['target_cpu']}{asked}: {int8['bits']} bits, exact {where}", err=True
         )
     if search := manifest.details.get("int8_search"):
         typer.echo(f"  INT8 search: {_search_line(search)}", err=True)
@@ -142,7 +142,7 @@ def export_command(
 
 
 def _recipe_of_file(path: str, tokenizer: Path | None, changes: list[str], output: Path | None) -> tuple[Recipe, Path]:
-    """The settings for an ONNX file of another tool, and where its deployment goes."""
+    """The settings and the output folder for an ONNX file of another tool."""
     from sparse_deploy.errors import ConfigError
     from sparse_deploy.stages.export_onnx import recipe_of_onnx
 
@@ -153,7 +153,7 @@ def _recipe_of_file(path: str, tokenizer: Path | None, changes: list[str], outpu
 
 
 def _free_folder(folder: Path, checkpoint: str) -> Path:
-    """``runs/NAME``, unless that is the checkpoint itself."""
+    """``runs/NAME``, or another name if that is the checkpoint itself."""
     same = Path(checkpoint).exists() and folder.exists() and Path(checkpoint).resolve() == folder.resolve()
     return folder.with_name(f"{folder.name}-deployment") if same else folder
 
@@ -179,7 +179,7 @@ def _search_line(details: dict[str, Any]) -> str:
 
 
 def _end(details: dict[str, Any]) -> None:
-    """Exit code 4 where the search could not decide; the deployment is there all the same."""
+    """Exit code 4 if the search was inconclusive; the deployment is complete."""
     from sparse_deploy.errors import ExitCode
 
     if (details.get("int8_search") or {}).get("verdict") == "inconclusive":

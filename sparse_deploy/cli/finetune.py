@@ -31,8 +31,8 @@ def finetune_command(
         typer.Option(
             "--recipe",
             "-c",
-            help="Recipe file, such as export_configs/NAME.yaml; when omitted, --model and --data make one, which the "
-            "checkpoint keeps as recipe.yaml.",
+            help="Recipe file, such as export_configs/NAME.yaml; if omitted, one is made from --model and --data and "
+            "stored in the checkpoint as recipe.yaml.",
         ),
     ] = None,
     data: Annotated[str | None, DATA] = None,
@@ -45,9 +45,9 @@ def finetune_command(
         list[str] | None, typer.Option("--set", help="Override a recipe key: finetune.epochs=1. Repeatable.")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
+        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; default: the Hugging Face hub.")
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="New checkpoint folder; runs/RECIPE-NAME when omitted.")] = None,
+    output: Annotated[Path | None, typer.Option(help="New checkpoint folder; default: runs/RECIPE-NAME.")] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="Hub id, folder, or package:NAME/PATH; overrides the recipe.")
     ] = None,
@@ -61,9 +61,9 @@ def finetune_command(
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
 ) -> None:
-    """Fine-tune on your own data, GLUE or SQuAD. The zeros of the model are locked, or made by a pruning schedule.
+    """Fine-tune on own data, GLUE or SQuAD, with a keep mask of the model's zeros or a pruning schedule.
 
-    An interrupted run (Ctrl-C, a kill, a crash) resumes from its newest whole checkpoint with the same command.
+    An interrupted run (Ctrl-C, kill, crash) resumes from its newest complete checkpoint with the same command.
     For several processes: torchrun --standalone --nproc_per_node 2 -m sparse_deploy finetune ...
     """
     from sparse_deploy.config import load_recipe
@@ -115,7 +115,7 @@ def recipe_for_model(
     """A recipe from the options of the command line.
 
     Raises:
-        ConfigError: no model or no data was named.
+        ConfigError: no model or no data.
     """
     from sparse_deploy.stages.default_recipe import recipe_for_data
 

@@ -29,7 +29,7 @@ def inspect_command(
 ) -> None:
     """Show the zeros of a model per tensor, their pattern, and whether they help on this CPU.
 
-    In a folder with a manifest these are the required zeros; a lost zero ends the command with exit code 5.
+    With a manifest these are the required zeros; a lost zero ends the command with exit code 5.
     """
     from sparse_deploy.inspection.inspect import inspect_path
 
@@ -45,7 +45,7 @@ def print_inspection(found: "Inspection", *, most_rows: int | None = None) -> No
 
     Args:
         found: the inspection.
-        most_rows: largest number of tensors to show; all when omitted.
+        most_rows: largest number of tensors to show; default: all.
     """
     from rich.console import Console
 
@@ -96,4 +96,4 @@ def _legend(found: "Inspection") -> str:
         else "Zeros are all stored zeros; there is no manifest with required zeros."
     )
     examples = f" (such as {left_out[0]})" if left_out else ""
-    return f"{zeros}\nLeft out by name ({', '.join(found.exclude)}): {len(left_out)} matrices{examples}."
+    return f"{zeros}\nExcluded by name ({', '.join(found.exclude)}): {len(left_out)} matrices{examples}."

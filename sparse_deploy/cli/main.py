@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sparse-deploy``: the commands, and the one place where errors become a line and an exit code."""
+"""``sparse-deploy``: the commands, and the conversion of errors to a message and an exit code."""
 
 import logging
 import os
@@ -24,12 +24,12 @@ from sparse_deploy.cli.serve import serve_command
 from sparse_deploy.cli.sweep import sweep_command
 from sparse_deploy.errors import ExitCode, SparseDeployError
 
-# Typer 0.29 carries its own copy of click, earlier ones use the package: the base of a public name fits both.
+# Typer 0.29 contains a copy of click, earlier versions use the package: the base class of a public name fits both.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-# They warn at import about GPU kernels and PyTorch internals that users of this package cannot act on.
+# Packages that warn at import about GPU kernels and PyTorch internals, which is irrelevant for users here.
 _NOISY_LOGGERS = ("torchao", "torch.utils._pytree")
 
-# Packages of the extra `toolchain` that commands import; the base installation is a server's.
+# Packages of the extra `toolchain` that commands import; the base installation is for servers.
 _TOOLCHAIN = frozenset({
     "accelerate", "datasets", "fsspec", "jinja2", "matplotlib", "neural_compressor", "onnx", "onnx_ir", "onnxscript",
     "optimum", "safetensors", "scipy", "sklearn", "torch", "torchmetrics", "transformers",
@@ -77,11 +77,11 @@ def _root(
 
 
 def main() -> NoReturn:
-    """Run the command line and leave the process with the documented exit code."""
-    # Tokenizers warn about forks that never happen here; hub and tensorflow-style chatter is not for our users.
+    """Run the command line and exit with the documented exit code."""
+    # Disable warnings of tokenizers about forks, and progress output of the hub.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # so that staging folders and workers end as they do on Ctrl-C
+    for number in (signal.SIGTERM, signal.SIGHUP):  # clean up staging folders and workers as on Ctrl-C
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _interrupt)
     sys.exit(int(run(sys.argv[1:])))
@@ -119,18 +119,18 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:
         return _end_without_reader()
     except SystemExit as end:
-        if end.code == 1:  # so typer and rich end where the reader of our output has gone; nothing else here does
+        if end.code == 1:  # typer and rich exit with 1 if the output's reader has closed the pipe; no other code does
             return _end_without_reader()
         return end.code if isinstance(end.code, int) else ExitCode.BUG
     except Exception as error:
         return _report_bug(error)
-    if code == ExitCode.INTERRUPTED:  # newer versions of typer return it instead of raising
+    if code == ExitCode.INTERRUPTED:  # newer versions of typer return the code instead of raising
         _say(_INTERRUPTED)
     return code if isinstance(code, int) else ExitCode.OK
 
 
 def _end_without_reader() -> ExitCode:
-    """The reader of our output has gone (`| head`): not an error. Python would complain again at exit."""
+    """Handle a closed output pipe (`| head`), which is not an error; prevents a second message at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return ExitCode.OK
 
@@ -147,6 +147,6 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 
 def _say(message: str) -> None:
     line = " ".join(message.split())
-    # Names out of hostile files must not move the cursor.
+    # Names from hostile files may contain control sequences.
     shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
     typer.echo(f"sparse-deploy: {shown}", err=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Progress on standard error: a bar with the time left on a terminal, plain lines where the output is piped."""
+"""Progress on standard error: a bar with the time left on a terminal, plain lines if the output is piped."""
 
 import contextlib
 import re
@@ -13,14 +13,14 @@ import typer
 
 # Seconds between two lines of a long stage.
 INTERVAL = 30.0
-# Numbers that count something ("step 3/80", "loss 0.31"); not those that belong to a name ("INT8", "1x128").
+# Numbers that change ("step 3/80", "loss 0.31"), but not numbers in names ("INT8", "1x128").
 _COUNT = re.compile(r"(?<![\w.-])[\d.,/%]+(?![\w-])")
 
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
 
 
 class ShowProgress(Protocol):
-    """Takes a message such as ``step 3/80, loss 0.31`` and the share done, from 0 to 1, where it is known."""
+    """Receives a message such as ``step 3/80, loss 0.31`` and the completed share from 0 to 1, if known."""
 
     def __call__(self, message: str, share: float | None = None) -> None:
         """Show it."""
@@ -28,10 +28,10 @@ class ShowProgress(Protocol):
 
 @contextlib.contextmanager
 def progress_bar(title: str, *, quiet: bool = False) -> Iterator[ShowProgress]:
-    """Show how far the work in this block is, on standard error.
+    """Show the progress of the work in this block on standard error.
 
-    A terminal gets a bar with the time left. A pipe or a CI log gets one line when a stage begins (when the words of
-    the message change; its numbers do not count) and one line each :data:`INTERVAL` seconds while a stage lasts.
+    On a terminal: a bar with the time left. In a pipe or a CI log: a line when a stage begins (when the message
+    changes, apart from its numbers), and a line every :data:`INTERVAL` seconds during a stage.
 
     Args:
         title: the name of the work.
@@ -64,7 +64,7 @@ def _bar(title: str) -> Iterator[ShowProgress]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        # Without a total the bar pulses: the work has begun and its share is not known.
+        # Without a total the bar pulses: the work has begun, and its share is unknown.
         line = bar.add_task(title, total=None, message="")
 
         def show(message: str, share: float | None = None) -> None:
@@ -79,8 +79,8 @@ class ProgressLines:
     """Progress as plain lines.
 
     Args:
-        title: begins each line.
-        stream: gets the lines.
+        title: start of each line.
+        stream: output of the lines.
         clock: seconds, monotonic.
     """
 
@@ -95,7 +95,7 @@ class ProgressLines:
         self._share: float | None = None
 
     def show(self, message: str, share: float | None = None) -> None:
-        """Remember the message; write it when its stage has just begun."""
+        """Store the message; write it if a stage begins with it."""
         with self._lock:
             self._message, self._share = message, share
             stage = _COUNT.sub("", message)
@@ -105,7 +105,7 @@ class ProgressLines:
             self._write("")
 
     def repeat(self) -> None:
-        """Write the newest message again, with the seconds that its stage has taken."""
+        """Write the newest message again, with the duration of its stage."""
         with self._lock:
             if self._stage is not None:
                 self._write(f" ({self._clock() - self._stage_began:.0f} s in this stage)")
@@ -132,7 +132,7 @@ class ProgressLines:
         line = f"{self._title}: {self._message}{remark}"
         if self._share is not None and 0.02 <= self._share < 1 and elapsed >= 1:
             line += f"; {self._share:.0%} done, about {_duration(elapsed * (1 / self._share - 1))} left"
-        with contextlib.suppress(OSError, ValueError):  # the reader of standard error has gone: the work goes on
+        with contextlib.suppress(OSError, ValueError):  # standard error was closed: the work continues
             self._stream.write(line + "\n")
             self._stream.flush()
 

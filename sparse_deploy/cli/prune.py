@@ -19,7 +19,7 @@ def prune_command(
     output: Annotated[Path, typer.Option(help="New checkpoint folder.")],
     text: Annotated[
         str | None,
-        typer.Option(help="Unlabelled text like the input of the model: .txt (one per line), .jsonl, .csv, .parquet."),
+        typer.Option(help="Unlabelled text like the model's input: .txt (one text per line), .jsonl, .csv, .parquet."),
     ] = None,
     column: Annotated[
         list[str] | None, typer.Option(help="Column with the text; give it twice for a model that reads pairs.")
@@ -32,8 +32,8 @@ def prune_command(
     max_drop: Annotated[
         float | None,
         typer.Option(
-            help="Instead of a target: as many zeros as change at most this share of the predictions on held-out text "
-            "(without a head: 1 - cosine of the mean embeddings)."
+            help="Instead of a target: the most zeros that change at most this share of the predictions on held-out "
+            "text (without a head: 1 - cosine of the mean embeddings)."
         ),
     ] = None,
     allocation: Annotated[
@@ -45,7 +45,7 @@ def prune_command(
         float | None,
         typer.Option(help="Minutes of distillation from the dense model on the same text, after pruning."),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Number of texts that the method reads, drawn at random.")] = 1024,
+    samples: Annotated[int, typer.Option(help="Number of randomly drawn texts for the method.")] = 1024,
     max_length: Annotated[int, typer.Option(help="Length in tokens at which texts are truncated.")] = 128,
     exclude: Annotated[
         list[str] | None, typer.Option(help="Also keep parameters dense whose name contains this. Repeatable.")

@@ -26,7 +26,7 @@ def recipe_command(
     label_column: Annotated[str | None, LABEL_COLUMN] = None,
     on_problem: Annotated[str | None, ON_PROBLEM] = None,
     task: Annotated[str | None, TASK] = None,
-    output: Annotated[Path | None, typer.Option(help="File to write; standard output when omitted.")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write; default: standard output.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="Set a recipe key: finetune.epochs=1. Repeatable.")
     ] = None,
@@ -34,9 +34,9 @@ def recipe_command(
         bool, typer.Option("--allow-pickle", help="Accept weights without a safetensors file, from a trusted author.")
     ] = False,
 ) -> None:
-    """Write a recipe to start from, for a model and, with --data, for data of your own.
+    """Write a first recipe for a model and, with --data, for own data.
 
-    It has every key that differs from the default; docs/recipes.md has all of them.
+    It has every key that differs from the default; docs/recipes.md lists all keys.
     """
     from sparse_deploy.artifacts import write_text_atomically
     from sparse_deploy.config.writer import recipe_text

@@ -14,9 +14,9 @@ def repository_command(
     deployment: Annotated[Path, typer.Argument(help="Folder that `sparse-deploy export` wrote.")],
     server: Annotated[Literal["triton", "ovms", "kserve"], typer.Option(help="The server for the repository.")],
     output: Annotated[Path, typer.Option(help="New folder; an earlier repository there is replaced.")],
-    name: Annotated[str | None, typer.Option(help="Model name; the recipe's name when omitted.")] = None,
+    name: Annotated[str | None, typer.Option(help="Model name; default: the recipe's name.")] = None,
     precision: Annotated[
-        Literal["int8", "fp32"] | None, typer.Option(help="INT8 where the folder has it when omitted.")
+        Literal["int8", "fp32"] | None, typer.Option(help="Default: INT8 if the folder has it.")
     ] = None,
     sparse: Annotated[
         bool, typer.Option("--sparse", help="Triton: use model_sparse.onnx and copy its operator library.")
@@ -33,7 +33,7 @@ def repository_command(
         int, typer.Option(min=0, max=MAX_THREADS, help="Threads of one batch; 0: the default of the runtime.")
     ] = 0,
     storage_uri: Annotated[
-        str | None, typer.Option(help="KServe: location of the deployment; pvc://models/NAME when omitted.")
+        str | None, typer.Option(help="KServe: location of the deployment; default: pvc://models/NAME.")
     ] = None,
     image: Annotated[
         str, typer.Option(help="KServe: name of the image `serve` for the cluster.")
@@ -64,8 +64,8 @@ def repository_command(
     manifest = write_model_repository(deployment, output, options)
     if manifest.needs_vnni:
         typer.echo(
-            "sparse-deploy: warning: these INT8 weights saturate on CPUs without VNNI, and the server would answer "
-            "wrongly there; export again with quantization.target_cpu any for such CPUs",
+            "sparse-deploy: warning: these INT8 weights saturate on CPUs without VNNI, where the server would give "
+            "wrong results; export again with quantization.target_cpu any for such CPUs",
             err=True,
         )
     if as_json:

@@ -27,20 +27,18 @@ def serve_command(
         Path, typer.Argument(envvar=f"{_ENV}DEPLOYMENT", help="Folder that `sparse-deploy export` wrote.")
     ],
     host: Annotated[str, _option("--host", help="Address to listen on; 0.0.0.0 for all.")] = _DEFAULTS.host,
-    port: Annotated[int, _option("--port", help="0 takes a free port, which the log names.")] = _DEFAULTS.port,
-    name: Annotated[str | None, _option("--name", help="Model name in URLs; the recipe's name when omitted.")] = None,
+    port: Annotated[int, _option("--port", help="0 selects a free port, which is in the log.")] = _DEFAULTS.port,
+    name: Annotated[str | None, _option("--name", help="Model name in URLs; default: the recipe's name.")] = None,
     runtime: Annotated[
         RuntimeChoice,
         _option(
             "--runtime",
-            help="auto measures the runtimes that have a file in the folder and are installed, and takes the fastest.",
+            help="auto measures the installed runtimes that have a file in the folder, and selects the fastest.",
         ),
     ] = _DEFAULTS.runtime,
-    precision: Annotated[
-        Precision | None, _option("--precision", help="INT8 where the folder has it when omitted.")
-    ] = None,
+    precision: Annotated[Precision | None, _option("--precision", help="Default: INT8 if the folder has it.")] = None,
     threads: Annotated[
-        int | None, _option("--threads", help="Threads of one batch; the container's CPU quota when omitted.")
+        int | None, _option("--threads", help="Threads of one batch; default: the container's CPU quota.")
     ] = None,
     max_batch: Annotated[
         int, _option("--max-batch", help="Largest number of sequences in a batch.")
@@ -93,7 +91,7 @@ def serve_command(
     ] = _DEFAULTS.max_connections,
     token_file: Annotated[
         Path | None,
-        _option("--token-file", help="File with the token that `Authorization: Bearer` must carry."),
+        _option("--token-file", help="File with the required token of `Authorization: Bearer`."),
     ] = None,
     verify_key: Annotated[
         Path | None,
@@ -104,7 +102,7 @@ def serve_command(
     replicas: Annotated[
         int | None,
         _option(
-            "--replicas", help="Number of servers behind one port, by Ray Serve, with --threads each; see docs/ray.md."
+            "--replicas", help="Number of servers with one port, by Ray Serve, with --threads each; see docs/ray.md."
         ),
     ] = None,
 ) -> None:

@@ -29,27 +29,27 @@ def sweep_command(
         EngineName,
         typer.Option(
             help="Processes of this machine; or tasks of Ray: on the cluster of RAY_ADDRESS, where --output and "
-            "--data-dir must lie on storage that all nodes share, or on a local Ray."
+            "--data-dir must be on storage shared by all nodes, or on a local Ray."
         ),
     ] = EngineName.LOCAL,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the cells and the summary; runs/SWEEP-NAME when omitted.")
+        Path | None, typer.Option(help="Folder of the cells and the summary; default: runs/SWEEP-NAME.")
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; the Hugging Face hub when omitted.")
+        Path | None, typer.Option(help="Folder with TASK/SPLIT.jsonl.gz; default: the Hugging Face hub.")
     ] = None,
     cpus_per_task: Annotated[
         int | None,
-        typer.Option(min=1, help="CPUs that a cell is bound to; 2, or all if there are fewer, when omitted."),
+        typer.Option(min=1, help="CPUs to which a cell is bound; default: 2, or all if there are fewer."),
     ] = None,
     quiet: QuietOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON on standard output.")] = False,
 ) -> None:
-    """Export and measure one recipe in many variants, as many at a time as the CPUs allow.
+    """Export and measure variants of one recipe, as many in parallel as the CPUs allow.
 
-    A cell is known by a hash of all that it depends on. The same command again skips finished cells and goes on with
-    the others where they were, whether the first one was stopped by Ctrl-C or killed. A failed cell does not stop the
-    others and is tried again next time. Ends with the worst exit code of the cells: 1, then 5, 2, 3, 4, 0.
+    A cell is identified by a hash of all its inputs. After Ctrl-C or a kill, the same command skips finished cells and
+    resumes the others. A failed cell does not stop the others and is retried by the next run. The exit code is the
+    worst one of the cells, in the order 1, 5, 2, 3, 4, 0.
     """
     from sparse_deploy.sweep.grid import load_sweep
     from sparse_deploy.sweep.run import run_sweep

@@ -15,7 +15,7 @@ class TextSource(Section):
         source: file (.txt, .csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or hub name.
         columns: one column with the text, or two for pairs; the only column of texts when empty.
         config: configuration of a data set of the hub.
-        split: which split of a folder or of the hub.
+        split: split of a folder or of a data set of the hub.
     """
 
     source: str
@@ -25,27 +25,27 @@ class TextSource(Section):
 
 
 class DataSection(Section):
-    """Where text comes from, and how it becomes model input.
+    """The source of the text, and its encoding as model input.
 
     Attributes:
-        source: data of your own: file (.csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or
-            hub name; when omitted, that of the named task, from ``--data-dir`` or the hub.
+        source: own data: file (.csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or hub name;
+            default: the data of the named task, from ``--data-dir`` or the hub.
         config: configuration of a data set of the hub.
-        train_split: name of the split to train on, where ``source`` has several.
-        validation_source: another file or folder to validate on.
-        validation_split: name of the split to validate on; ``validation`` where ``source`` has one.
-        validation_share: share of the rows that is set apart where there is no validation split, by ``split_seed``,
-            evenly over the labels; rows with the same text, context or query stay together.
-        split_seed: of that.
+        train_split: name of the training split, if ``source`` has several splits.
+        validation_source: another file or folder with validation rows.
+        validation_split: name of the validation split; default: ``validation``, if ``source`` has it.
+        validation_share: share of the rows that is held out if there is no validation split, evenly over the labels;
+            rows with the same text, context or query stay together.
+        split_seed: seed of this split.
         text_columns: one column with the text, or two for pairs; the only column of texts when empty.
         label_column: the column with the labels.
-        on_problem: treatment of rows that can't be used (no text, unknown label, wrong encoding, in two splits):
-            ``error`` refuses the split, ``skip`` skips, counts and lists them.
+        on_problem: treatment of unusable rows (no text, unknown label, wrong encoding, in two splits): ``error``
+            refuses the split, ``skip`` skips, counts and lists them.
         unlabelled: text for calibration and parity instead of the training and validation rows.
-        max_length: longest input in tokens, special tokens included; longer text is cut (question answering: windowed).
+        max_length: longest input in tokens, special tokens included; longer text is truncated (questions: windowed).
         doc_stride: overlap of two windows of a context, in tokens.
         max_answer_length: longest answer span, in tokens.
-        train_samples: use only so many training examples (the first ones after a seeded shuffle).
+        train_samples: largest number of training examples; the first ones after a seeded shuffle are used.
         validation_samples: largest number of validation examples; the first ones are used.
     """
 
@@ -74,14 +74,14 @@ class DataSection(Section):
 
 
 class TaskSection(Section):
-    """A description of your own task; omitted keys come from the model's ``config.json``, then from the data.
+    """A description of an own task; omitted keys come from the model's ``config.json``, then from the data.
 
     Attributes:
-        type: the kind of the task; that of the model or of the data when omitted.
+        type: the kind of the task; default: the kind of the model or of the data.
         labels: names in the order of the model's outputs.
-        label_names: name in the data to name in the model, where the two differ.
+        label_names: mapping of names in the data to names in the model, if they differ.
         metrics: the metrics to compute, the primary one first.
-        threshold: multi-label: probability from which on a label is given.
+        threshold: multi-label: smallest probability of an assigned label.
         unanswerable: question answering: whether a question may have no answer, as in SQuAD v2.
     """
 

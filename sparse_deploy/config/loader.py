@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML to :class:`Recipe`: safely, with dotted overrides, and with errors that name the nearest known key."""
+"""Reads YAML into a :class:`Recipe`: safely, with dotted overrides, and with errors that name the nearest known key."""
 
 import copy
 import difflib
@@ -19,15 +19,15 @@ from sparse_deploy.errors import ConfigError, one_line
 
 Settings = TypeVar("Settings", bound=BaseModel)
 
-# A recipe is a page of text. The caps stop a file that is not a recipe, and alias bombs, before they cost memory.
+# A recipe is a page of text. The limits stop other files, and alias bombs, before they use memory.
 MAX_RECIPE_BYTES = 256 * 1024
 _PACKAGE = Path(__file__).resolve().parents[1]
-# An installed package carries the recipes as sparse_deploy/recipes; in a checkout they lie in export_configs.
+# An installed package has the recipes in sparse_deploy/recipes; in a checkout they are in export_configs.
 RECIPE_FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "export_configs")
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (nested ones grow exponentially), tags (code, odd types) or duplicate keys."""
+    """Safe YAML without aliases (nested aliases grow exponentially), tags (code, unusual types) or duplicate keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -46,7 +46,7 @@ class _RecipeLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# Numbers as engineers write them, instead of YAML 1.1's: there 5e-4 is text (no dot), 1:2 is 62 (base 60) and 010 is 8.
+# Numbers in usual notation, unlike YAML 1.1, in which 5e-4 is text (no dot), 1:2 is 62 (base 60) and 010 is 8.
 _INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
 _RecipeLoader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if tag not in (_INT, _FLOAT)]
@@ -59,10 +59,10 @@ _RecipeLoader.add_implicit_resolver(
 
 
 def parse_yaml(text: str, origin: str) -> object:
-    """Read YAML without running anything in it.
+    """Read YAML without executing any of its content.
 
     Raises:
-        ConfigError: it is not YAML, or uses a form that recipes may not use.
+        ConfigError: the text is not YAML, or uses a form that is not allowed in recipes.
     """
     try:
         return yaml.load(text, Loader=_RecipeLoader)  # noqa: S506 - a SafeLoader subclass
@@ -75,7 +75,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
     """A recipe file by path, or one of the shipped recipes by name (``minilm-demo``).
 
     Raises:
-        ConfigError: neither a file nor a shipped recipe; the message names the nearest one.
+        ConfigError: neither a file nor a shipped recipe; the message has the nearest name.
     """
     path = Path(name_or_path)
     if path.is_file() or path.suffix in (".yaml", ".yml"):
@@ -108,12 +108,12 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def recipe_with_overrides(data: Mapping[str, Any], overrides: Sequence[str], origin: str) -> Recipe:
-    """Apply overrides to a recipe that is already data, such as the one in a manifest.
+    """Apply overrides to a recipe in the form of data, such as the recipe of a manifest.
 
     Args:
         data: plain JSON data; not modified.
         overrides: see :func:`load_recipe`.
-        origin: where it came from, for the error.
+        origin: source of the data, for the error.
 
     Raises:
         ConfigError: unknown key, wrong value.
@@ -129,7 +129,7 @@ def recipe_from_mapping(data: Mapping[str, Any], origin: str) -> Recipe:
 
     Args:
         data: plain YAML/JSON data.
-        origin: where it came from, for the error.
+        origin: source of the data, for the error.
 
     Raises:
         ConfigError: one line naming the key, what was expected and what was found.
@@ -138,7 +138,7 @@ def recipe_from_mapping(data: Mapping[str, Any], origin: str) -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {first_problem(error)}") from error
-    except ConfigError as error:  # from the reader of sparsity patterns
+    except ConfigError as error:  # raised by the sparsity pattern's parser
         raise ConfigError(f"{origin}: {error}") from error
 
 
@@ -152,7 +152,7 @@ def settings_from_options(schema: type[Settings], options: Mapping[str, Any]) ->
         return schema.model_validate(options)
     except ValidationError as error:
         problem = first_problem(error, schema)
-        of_all = f"{schema.__name__.lower()}: "  # a rule between options names them itself
+        of_all = f"{schema.__name__.lower()}: "  # the message of a rule between options has their names
         if problem.startswith(of_all):
             raise ConfigError(problem.removeprefix(of_all)) from error
         raise ConfigError(f"--{problem.replace('_', '-', 1)}") from error
@@ -167,7 +167,7 @@ def read_capped(path: Path, what: str = "recipe", where: str = "Recipes lie in e
         where: a sentence with the location of such files.
 
     Raises:
-        ConfigError: unreadable, no UTF-8, or longer.
+        ConfigError: the file is unreadable, not UTF-8, or too long.
     """
     try:
         with path.open("rb") as stream:
@@ -203,7 +203,7 @@ def first_problem(error: ValidationError, schema: type[BaseModel] = Recipe) -> s
         schema: the schema of the file, for the nearest valid key.
     """
     problems = error.errors(include_url=False)
-    # An unknown key explains most other problems (a misspelt required key shows up as two): report it first.
+    # An unknown key causes most other problems (a misspelt required key gives two): report it first.
     problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     keys = tuple(part for part in problem["loc"] if not _is_union_member(part))
     location = ".".join(map(str, keys)) or schema.__name__.lower()
@@ -215,7 +215,7 @@ def first_problem(error: ValidationError, schema: type[BaseModel] = Recipe) -> s
 
 
 def _is_union_member(part: int | str) -> bool:
-    """Whether a part of a location is pydantic's name of one of several types, such as ``TaskSection``, and no key."""
+    """Whether a part of a location is pydantic's name of a type, such as ``TaskSection``, and not a key."""
     return isinstance(part, str) and ("[" in part or part.endswith("Section"))
 
 

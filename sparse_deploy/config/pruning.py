@@ -13,13 +13,13 @@ Allocation = Literal["uniform", "sensitivity"]
 
 
 class RecoverySettings(Section):
-    """Recovery without labels: the dense model teaches the pruned one on the text, its zeros held.
+    """Recovery without labels: distillation of the dense model to the pruned one on the text, with a keep mask.
 
     Attributes:
-        minutes: budget of the training; pruning itself is not in it.
+        minutes: budget of the training, without the pruning.
         learning_rate: peak; linear warm-up and decay over the budget.
         batch_size: texts per step.
-        texts: at most this many texts are read, drawn at random; a tenth of them, at most 256, chooses the best state.
+        texts: largest number of randomly drawn texts; a tenth of them, at most 256, selects the best state.
     """
 
     minutes: float = Field(gt=0.0)
@@ -31,24 +31,24 @@ class RecoverySettings(Section):
 class PruneSettings(Section):
     """Pruning without training.
 
-    How far to prune is one of ``target``, ``speed`` and ``max_drop``.
+    One of ``target``, ``speed`` and ``max_drop`` sets the number of zeros.
 
     Attributes:
         pattern: the pattern of the zeros of each pruned tensor.
         target: share of zeros over all prunable tensors; omitted for N:M.
-        speed: predicted time of the dense INT8 matrix products over that of the pruned ones on this CPU, by the cost
-            model of the kernels. Attention and the rest of the model are not in it.
-        max_drop: largest allowed change of the answers to held-out text: the share of other predictions, or
-            1 - cosine of the mean embeddings where the model has no head.
-        allocation: ``uniform`` gives each tensor the target; ``sensitivity`` gives more to those whose zeros change the
-            answers least, so that the target is met over all tensors. ``speed`` and ``max_drop`` always do.
+        speed: predicted time of the dense INT8 matrix products divided by that of the pruned ones on this CPU, by the
+            cost model of the kernels, without attention and the rest of the model.
+        max_drop: largest allowed change of the answers to held-out text: the share of changed predictions, or
+            1 - cosine of the mean embeddings if the model has no head.
+        allocation: ``uniform`` prunes each tensor to the target; ``sensitivity`` prunes tensors more whose zeros change
+            the answers less, so that the target is met over all tensors. ``speed`` and ``max_drop`` imply it.
         method: ``second-order`` selects zeros and adjusts the other weights so that the output of each layer on the
-            text changes least; ``magnitude`` zeros the smallest weights and reads no text.
-        samples: number of texts that the method reads, drawn at random.
+            text changes least; ``magnitude`` zeros the smallest weights and needs no text.
+        samples: number of randomly drawn texts for the method.
         max_length: length in tokens at which texts are truncated.
-        exclude: parameters whose name holds one of these stay dense.
-        seed: of the draw.
-        recovery: train afterwards on the same text; off when omitted.
+        exclude: parameters whose name contains one of these texts stay dense.
+        seed: seed of the draw.
+        recovery: training after the pruning, on the same text; default: none.
     """
 
     pattern: Pattern
@@ -81,7 +81,7 @@ class PruneSettings(Section):
                 f"pattern {self.pattern} needs a target (the share of zeros, such as 0.7), speed or max-drop"
             )
         if self.method == "magnitude" and self.by_sensitivity:
-            raise ValueError("shares by sensitivity (speed, max-drop) need method second-order, which measures it")
+            raise ValueError("shares by sensitivity (speed, max-drop) need method second-order")
         return self
 
     @property

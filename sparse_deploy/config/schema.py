@@ -31,8 +31,8 @@ class ModelSection(Section):
     """The checkpoint to start from.
 
     Attributes:
-        name_or_path: hub id, local folder, or ``package:NAME/PATH`` for weights that an installed Python package
-            carries (the demo's MiniLM encoder); ``finetune`` needs it, here or on the command line.
+        name_or_path: hub id, local folder, or ``package:NAME/PATH`` for weights inside an installed Python package (the
+            demo's MiniLM encoder); ``finetune`` needs it, here or on the command line.
         revision: branch, tag or commit on the hub; the manifest records the resolved commit.
         dropout: overrides the hidden and attention dropout of the model's config when set.
     """
@@ -57,13 +57,13 @@ class SparsitySection(Section):
     """The required zeros.
 
     Attributes:
-        mode: ``lock`` keeps the zeros of the checkpoint, ``prune`` makes them and then locks. ``none`` is a dense
-            fine-tune. (``one-shot`` is read as ``prune`` with that schedule.)
+        mode: ``lock`` keeps the zeros of the checkpoint, ``prune`` makes zeros and then keeps them, ``none`` is a dense
+            fine-tune. (``one-shot`` means ``prune`` with this schedule.)
         schedule: ``gradual`` makes the zeros during training, ``one-shot`` before the first step.
         method: ``magnitude`` zeros the smallest weights; ``second-order`` reads training text, selects zeros and
             adjusts the other weights so that the output of each layer changes least (docs/pruning.md). It takes
             seconds to minutes per pruning step, so use a large ``frequency`` with a gradual schedule.
-        method_samples: training examples that ``second-order`` reads per pruning step.
+        method_samples: number of training examples for ``second-order`` per pruning step.
         pattern: the pattern of every prunable tensor.
         target: required share of zeros over all prunable tensors, 0 to 1.
         tolerance: largest allowed distance of a checkpoint below ``target``.
@@ -89,7 +89,7 @@ class SparsitySection(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_one_shot(cls, data: Any) -> Any:
-        """Recipes had ``mode: one-shot`` before the schedule became a key of its own."""
+        """Accept ``mode: one-shot`` of older recipes, which had no key for the schedule."""
         if isinstance(data, dict) and data.get("mode") == "one-shot":
             if data.get("schedule", "one-shot") != "one-shot":
                 raise ValueError(f"mode one-shot contradicts schedule {data['schedule']}; use mode prune")
@@ -109,11 +109,10 @@ class SparsitySection(Section):
             raise ValueError("mode prune needs a target above 0")
         if self.mode is SparsityMode.PRUNE and self.method == "second-order":
             if self.scope == "global":
-                raise ValueError("method second-order prunes each tensor by its own share; use scope layer")
+                raise ValueError("method second-order prunes each tensor to its own share; use scope layer")
             if self.schedule == "gradual" and self.pattern.kind is PatternKind.N_M:
                 raise ValueError(
-                    f"method second-order prunes {self.pattern} at once, a tensor can't be half done; use schedule "
-                    f"one-shot"
+                    f"method second-order prunes {self.pattern} in one step, not gradually; use schedule one-shot"
                 )
         if self.begin > self.end:
             raise ValueError("begin must not be after end")
@@ -127,7 +126,7 @@ class DistillationSection(Section):
         teacher: hub id, folder, or ``package:`` path of a model fine-tuned on the same task.
         teacher_revision: as ``model.revision``.
         temperature: softens both logits; the loss is scaled by its square.
-        alpha: weight of the teacher's logits; the weight of the labels is ``1 - alpha``.
+        alpha: weight of the teacher's logits in the loss; the weight of the labels is ``1 - alpha``.
         hidden_weight: weight of the mean squared error between hidden states (same width only); 0 switches it off.
     """
 
@@ -139,7 +138,7 @@ class DistillationSection(Section):
 
 
 class QatSection(Section):
-    """Quantization-aware training: a last phase with fake INT8, with the same mask and teacher.
+    """Quantization-aware training: a last phase with fake INT8 quantization and the same keep mask and teacher.
 
     The defaults are stage 2 of Prune Once For All (Zafrir et al. 2021, arXiv 2111.05754).
 
@@ -147,7 +146,7 @@ class QatSection(Section):
         epochs: passes over the training data.
         max_steps: optimizer steps; overrides ``epochs`` unless -1.
         learning_rate: peak of the schedule.
-        warmup: as ``finetune.warmup``; of the steps of this phase.
+        warmup: as ``finetune.warmup``, for the steps of this phase.
         observe_steps: steps after which the activation ranges are fixed; a share of all steps when below 1.
     """
 
@@ -160,7 +159,7 @@ class QatSection(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "QatSection":
         if self.max_steps == 0:
-            raise ValueError("max_steps 0 trains nothing; leave qat out instead")
+            raise ValueError("max_steps 0 trains nothing; omit qat instead")
         return self
 
 
@@ -180,15 +179,15 @@ class FinetuneSection(Section):
         max_grad_norm: gradients are clipped to this norm; 0 switches clipping off.
         lr_scheduler: schedule of the learning rate after the warm-up.
         warmup: a share of all steps when below 1, a number of steps otherwise.
-        precision: ``auto`` trains in bf16 (autocast) where the device computes it: GPUs, and CPUs with AVX512-BF16,
+        precision: ``auto`` trains in bf16 (autocast) if the device computes it: GPUs, and CPUs with AVX512-BF16,
             AMX or Arm's bf16; else in FP32. ``bf16`` and ``fp32`` are used on every device.
         seed: seed of the head's weights, dropout and the order of the examples.
         class_weights: ``balanced`` weights each label of a classification by the inverse of its share of the training
             rows, so that rare and frequent labels have the same influence.
-        group_by_length: batches hold examples of similar length, which need less padding.
+        group_by_length: make batches of examples of similar length, which need less padding.
         save_steps: optimizer steps between resumable checkpoints.
         logging_steps: optimizer steps between two entries of the training history.
-        qat: a last phase with fake INT8 quantization; none when omitted.
+        qat: a last phase with fake INT8 quantization; default: none.
     """
 
     epochs: float = Field(default=3.0, gt=0.0)
@@ -231,14 +230,14 @@ class AccuracyTolerance(Section):
     """Largest accuracy drop by INT8; beyond it, ``export`` searches for operators to keep in FP32.
 
     Attributes:
-        metric: a metric of the task; its primary one when omitted.
+        metric: a metric of the task; default: the primary metric.
         max_drop: largest allowed drop against PyTorch FP32 of the same checkpoint, in the metric's own unit.
-        confidence: confidence of the one-sided bound on the drop, which has to be within ``max_drop``.
-        on_inconclusive: treatment of a model whose drop is within ``max_drop`` and whose bound is not: ``search``
-            keeps more operators in FP32 until the bound is, too; ``accept`` takes the model, and ``export`` ends with
-            exit code 4.
-        max_trials: models measured on the whole validation split before the search gives up.
-        sensitivity_rows: validation rows on which the share of each operator in the error is measured.
+        confidence: confidence of the one-sided bound on the drop, which must be within ``max_drop``.
+        on_inconclusive: treatment of a model whose drop is within ``max_drop``, but its bound is not: ``search`` keeps
+            more operators in FP32 until the bound is within ``max_drop``; ``accept`` accepts the model, and ``export``
+            ends with exit code 4.
+        max_trials: largest number of models that the search measures on the complete validation split.
+        sensitivity_rows: number of validation rows on which each operator's share of the error is measured.
     """
 
     metric: str | None = None
@@ -258,20 +257,21 @@ class QuantizationSection(Section):
         calibration_samples: training examples used for calibration.
         calibration_batch_size: largest number of examples per calibration batch; a batch holds one length, because
             padding would widen the ranges.
-        observer: ``minmax`` takes the whole range of the calibration text, ``percentile`` cuts off the rarest values at
+        observer: ``minmax`` uses the complete range of the calibration text, ``percentile`` drops the rarest values at
             both ends, ``kl`` is Neural Compressor's histogram search (least loss of information).
         percentile: share of the values that ``percentile`` keeps, in percent.
-        smoothing: share of a layer's activation outliers that moves into its weights (SmoothQuant's alpha); 0 is off.
-        weight_rounding: of static INT8: ``nearest``, or ``compensated`` on the calibration text (GPTQ), which spreads
-            each rounding error over weights that are still to be rounded; zeros stay zeros.
+        smoothing: share of a layer's activation outliers that is moved into its weights (SmoothQuant's alpha); 0 is
+            off.
+        weight_rounding: rounding of static INT8 weights: ``nearest``, or ``compensated`` on the calibration text
+            (GPTQ), which distributes each rounding error over weights that are rounded later; zeros stay zeros.
         seed: seed of the draw of training examples.
         exclude: module names (substrings) that stay FP32.
         target_cpu: the CPUs on which the INT8 files are exact. CPUs without VNNI add two products of u8 and s8 in 16
-            bits, which saturates. ``any``: every x86 CPU, because a row of weights is scaled down where two neighbours
-            could saturate. ``avx2``: every x86 CPU by 7-bit weights, for any pairing of inputs in a runtime. ``vnni``:
-            only CPUs with AVX512-VNNI, AVX-VNNI or AMX, with all 8 bits. ``auto``: ``vnni`` if the CPU of this machine
-            has one of these, else ``any``.
-        accuracy: search for the fastest model within a tolerance; off when omitted.
+            bits, which can saturate. ``any``: every x86 CPU; a row of weights is scaled down if two neighbours could
+            saturate. ``avx2``: every x86 CPU by 7-bit weights, for any pairing of inputs in a runtime. ``vnni``: only
+            CPUs with AVX512-VNNI, AVX-VNNI or AMX, with all 8 bits. ``auto``: ``vnni`` if the CPU of this machine has
+            one of these, else ``any``.
+        accuracy: search for the fastest model within a tolerance; default: no search.
     """
 
     mode: Int8Mode = Int8Mode.STATIC
@@ -299,14 +299,13 @@ class SparseTargetSection(Section):
     """``model_sparse.onnx``: INT8 with this package's sparse operators, for ONNX Runtime.
 
     Attributes:
-        enabled: write it; when omitted, it is written if the recipe requires zeros and INT8 is on.
-        openvino: also write it as IR, ``openvino_sparse.xml``, for OpenVINO with this package's extension, which has
-            to be built.
+        enabled: write the file; default: it is written if the recipe requires zeros and INT8 is on.
+        openvino: also write it as IR, ``openvino_sparse.xml``, for OpenVINO with this package's extension, which must
+            be built.
         source: ``fp32`` quantizes the weights of ``model.onnx``, per output channel; ``int8`` uses the integers of a
-            static ``model_int8.onnx``. On MiniLM, SST-2, the mean change of a logit against FP32 is 0.015 with fp32
-            and 0.021 with int8, whose weights are smoothed for static activations.
-        activations: ``dynamic`` computes a scale per token; ``static`` uses the calibrated scales of the int8 source
-            (0.027 on MiniLM), and dynamic scales for inputs that were smoothed.
+            static ``model_int8.onnx``, whose weights are smoothed for static activations, which is less accurate.
+        activations: ``dynamic`` computes a scale per token; ``static`` uses the calibrated scales of the int8 source,
+            and dynamic scales for smoothed inputs.
     """
 
     enabled: bool | None = None
@@ -317,9 +316,9 @@ class SparseTargetSection(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "SparseTargetSection":
         if self.activations == "static" and self.source != "int8":
-            raise ValueError("activations static needs source int8, whose file holds the calibrated scales")
+            raise ValueError("activations static needs source int8, whose file has the calibrated scales")
         if self.openvino and self.enabled is False:
-            raise ValueError("openvino is made from model_sparse.onnx; leave out enabled: false")
+            raise ValueError("openvino is made from model_sparse.onnx; omit enabled: false")
         return self
 
 
@@ -352,9 +351,9 @@ class BenchSection(Section):
         warmup_seconds: upper limit of the warm-up of one cell.
         throughput_batch_size: batch of the offline scenario.
         shapes: extra fixed shapes as ``[batch, tokens]``.
-        threads: intra-op threads; the container's CPU quota when omitted.
+        threads: intra-op threads; default: the container's CPU quota.
         hints: performance hints of the runtimes. All figures are measured with ``latency``. With ``throughput`` the
-            offline scenario also runs in streams, which share the threads, in runtimes that have them (OpenVINO).
+            offline scenario also runs in streams, which share the threads, if the runtime has them (OpenVINO).
     """
 
     runtimes: tuple[Literal["pytorch", "onnxruntime", "openvino", "sparse", "openvino-sparse"], ...] = (
@@ -372,7 +371,7 @@ class BenchSection(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "BenchSection":
         if "latency" not in self.hints:
-            raise ValueError("hints needs latency, with which all other figures are taken")
+            raise ValueError("hints needs latency, with which all other figures are measured")
         return self
 
 
@@ -380,8 +379,8 @@ class Goal(Section):
     """One goal, with the terms of Olive and MLPerf.
 
     Attributes:
-        metric: a task metric (``accuracy``, ``f1`` ...), or a figure that needs no statistics: ``sparsity``,
-            ``agreement`` (share of the same predictions), ``logit_difference`` (largest), ``file_size_ratio`` and
+        metric: a task metric (``accuracy``, ``f1`` ...), or a figure without a test: ``sparsity``,
+            ``agreement`` (share of equal predictions), ``logit_difference`` (largest), ``file_size_ratio`` and
             ``latency_ratio`` against the baseline cell; ``logit_drift`` and ``agreement_drift`` of a cell against its
             own predictions in the stored baseline of ``bench --against``.
         type: ``max-degradation``: at most ``value`` below the baseline, in the metric's own unit;
@@ -389,7 +388,7 @@ class Goal(Section):
             ``at-most``: no more than ``value``. The first two are paired tests on task metrics with the
             verdicts pass, fail and inconclusive. The others compare the measured figure.
         value: the bound. Metrics are shares (0 to 1) except SQuAD's (0 to 100).
-        confidence: confidence of a paired test; ``gate.confidence`` when omitted.
+        confidence: confidence of a paired test; default: ``gate.confidence``.
         runtimes, precisions: cells to which the goal applies; empty means all.
     """
 
@@ -406,14 +405,14 @@ class GateSection(Section):
 
     Attributes:
         confidence: confidence of the one-sided bounds for pass and fail.
-        correction: ``holm`` keeps the probability of any false pass over all goals and cells below ``1 - confidence``,
-            and likewise of any false fail; ``none`` keeps it for each goal alone.
-        on_inconclusive: ``more-rows`` ends ``bench`` with exit code 4 and says how many rows would decide, ``fail``
-            with 3, ``warn`` with 0.
+        correction: ``holm`` limits the probability of any false pass over all goals and cells to ``1 - confidence``,
+            and likewise that of any false fail; ``none`` limits it for each goal separately.
+        on_inconclusive: ``more-rows`` ends ``bench`` with exit code 4 and prints the number of rows needed, ``fail``
+            ends it with 3, ``warn`` with 0.
         resamples: resamples of the bootstrap of F1, exact match and correlations.
         seed: seed of the bootstrap.
-        quiet_machine: no other work runs on this machine, so a goal on ``latency_ratio`` may fail; otherwise such a
-            goal does not change the exit code.
+        quiet_machine: no other work runs on this machine, so a goal on ``latency_ratio`` can fail; otherwise such a
+            goal is informational.
     """
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -439,13 +438,13 @@ class Reference(Section):
 
 
 class Recipe(Section):
-    """A whole recipe.
+    """A recipe.
 
     Attributes:
         name: name of the output folders; the name of the file without ``.yaml``.
         description: one line for readers.
-        task: a name (a GLUE task, ``squad``, ``squad_v2``, or ``demo``, the text inside the package), a
-            description, or nothing: then it comes from the model's ``config.json``.
+        task: a name (a GLUE task, ``squad``, ``squad_v2``, or ``demo``, the text inside the package) or a description;
+            default: the task in the model's ``config.json``.
         goals: goals of ``bench``; a missed goal ends it with exit code 3.
         reference: published figures to compare with; nothing is enforced.
     """
@@ -470,12 +469,12 @@ class Recipe(Section):
         if self.wants_sparse_file and self.export.sparse.source == "int8" and self.quantization.mode != Int8Mode.STATIC:
             raise ValueError("export.sparse.source int8 needs quantization.mode static; use source fp32")
         if self.finetune.max_steps == 0 and self.sparsity.mode is SparsityMode.PRUNE:
-            raise ValueError("sparsity.mode prune needs steps to prune in; finetune.max_steps is 0")
+            raise ValueError("sparsity.mode prune needs training steps; finetune.max_steps is 0")
         return self
 
     @property
     def described_task(self) -> TaskSection | None:
-        """The description in ``task``; None where that is a name or nothing."""
+        """The description in ``task``; None if ``task`` is a name or omitted."""
         return self.task if isinstance(self.task, TaskSection) else None
 
     @property

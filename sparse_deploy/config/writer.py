@@ -9,7 +9,7 @@ from sparse_deploy.config.schema import Recipe
 
 
 class _Dumper(yaml.SafeDumper):
-    """Lists of plain values on one line, as people write them."""
+    """Writes lists of plain values on one line."""
 
 
 def _list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
@@ -18,7 +18,7 @@ def _list(dumper: yaml.SafeDumper, values: list[Any]) -> yaml.Node:
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.Node:
-    # The recipe's reader accepts other numbers than YAML 1.1: strings that it would read as numbers are quoted.
+    # The recipe's loader reads more numbers than YAML 1.1: quote strings that it would read as numbers.
     style = '"' if any(character.isdigit() for character in value[:1]) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
@@ -31,7 +31,7 @@ def recipe_text(recipe: Recipe) -> str:
     """The recipe as YAML.
 
     Args:
-        recipe: any; :func:`sparse_deploy.config.loader.load_recipe` gives an equal one back.
+        recipe: any recipe; :func:`sparse_deploy.config.loader.load_recipe` reads an equal one.
     """
     content = recipe.model_dump(mode="json", exclude_defaults=True)
     ordered = {key: content[key] for key in type(recipe).model_fields if key in content}

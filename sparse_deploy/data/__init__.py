@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tasks, their text, its tokens, and how answers are scored."""
+"""Tasks, their texts, tokens, and scores."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agreement of two models on texts without labels, in place of an accuracy that nobody can compute.
+"""Agreement of two models on texts without labels, used if an accuracy cannot be computed.
 
-Agreement limits how much accuracy can be lost: a drop of the accuracy is at most the share of changed predictions.
+Agreement limits the loss of accuracy: a drop of the accuracy is at most the share of changed predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from sparse_deploy.gate.metric import Metric, PairedTest, by_name
 if TYPE_CHECKING:
     from sparse_deploy.config.schema import DataSection
 
-# Share of texts with the same prediction; mean cosine of the vectors of two models; correlation of their numbers.
+# Share of texts with equal predictions; mean cosine of the vectors of two models; correlation of their numbers.
 SAME_PREDICTIONS = Metric("same_predictions", PairedTest.CORRECT)
 SIMILARITY = Metric("similarity", PairedTest.MEAN)
 CORRELATION = Metric("pearson", PairedTest.CORRELATION)
@@ -25,13 +25,12 @@ _BY_KIND = {TaskKind.EMBEDDING: SIMILARITY, TaskKind.REGRESSION: CORRELATION, Ta
 
 
 class ModelAgreement:
-    """Scores the outputs of models by those of the first one, which itself gets 1.
+    """Scores the outputs of models against those of the first model, whose own score is 1.
 
-    See :class:`sparse_deploy.data.metrics.Scorer`. A text that is predicted per token counts as the same when the
-    predictions of all its tokens are.
+    See :class:`sparse_deploy.data.metrics.Scorer`. Token predictions of a text count as equal if all of them are.
 
     Args:
-        task: of the models.
+        task: task of the models.
     """
 
     def __init__(self, task: Task) -> None:
@@ -56,7 +55,7 @@ class ModelAgreement:
 
     @property
     def meaning(self) -> str:
-        """What the metric is, for people."""
+        """An explanation of the metric for users."""
         what = {
             SAME_PREDICTIONS: "the share of texts with the prediction of the baseline",
             SIMILARITY: "the mean cosine of the vectors and those of the baseline",
@@ -68,7 +67,7 @@ class ModelAgreement:
         )
 
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
-        """See :class:`sparse_deploy.data.metrics.Scorer`; rows have what the metric's test needs."""
+        """See :class:`sparse_deploy.data.metrics.Scorer`; rows have the columns of the metric's test."""
         predictions = [self._task.prediction_of(output) for output in outputs]
         if self._reference is None:
             self._reference = predictions

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of like length together, padded: the one place where batches are formed. numpy only, for workers, too."""
+"""Makes padded batches of features of similar length. numpy only, because workers import it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ def pad_batch(
     """Pad features to one batch.
 
     Args:
-        features: at least one; all with the same inputs.
+        features: at least one feature; all with the same inputs.
         pad_id: the tokenizer's padding token.
-        length: tokens to pad to; the longest feature when None. Longer features are an error of the caller.
+        length: padded length in tokens; None means the longest feature. Features must not be longer.
 
     Returns:
         int64 ``[batch, tokens]`` per input; padding has mask 0 and token type 0.
@@ -39,7 +39,7 @@ def sorted_batches(lengths: Sequence[int] | IntArray, batch_size: int) -> list[l
     """All features in batches of near-equal length, shortest first; the last batch may be smaller.
 
     Args:
-        lengths: tokens of each.
+        lengths: tokens of each feature.
         batch_size: features per batch.
 
     Returns:
@@ -50,7 +50,7 @@ def sorted_batches(lengths: Sequence[int] | IntArray, batch_size: int) -> list[l
 
 
 def batches_of_tokens(lengths: Sequence[int] | IntArray, batch_tokens: int) -> Iterator[list[int]]:
-    """As :func:`sorted_batches`, by tokens: at most ``batch_tokens`` in a batch, padding included; one row at least."""
+    """As :func:`sorted_batches`, but with at most ``batch_tokens`` tokens, including padding, and at least one row."""
     group: list[int] = []
     for index in _shortest_first(lengths):
         if group and lengths[index] * (len(group) + 1) > batch_tokens:
@@ -68,17 +68,17 @@ def run_by_length(
     batch_size: int,
     per_token: Sequence[bool],
 ) -> list[Outputs]:
-    """The outputs of every feature, in its order; they run in batches of like length.
+    """The outputs of every feature, in the given order; features run in batches of similar length.
 
     Args:
-        run: a model: inputs by name, ``[batch, tokens]``, to its outputs.
-        make_batch: the padded batch of some indices.
+        run: a model: computes outputs from inputs by name, ``[batch, tokens]``.
+        make_batch: makes the padded batch of some indices.
         lengths: tokens of each feature.
         batch_size: features per batch.
         per_token: for each output, whether its second axis is the tokens.
 
     Returns:
-        Copies without the batch dimension; what stands on padding is cut off.
+        Copies without the batch dimension and without padding.
     """
     found: list[Outputs] = [()] * len(lengths)
     for indices in sorted_batches(lengths, batch_size):

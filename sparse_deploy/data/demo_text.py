@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded demo: labelled customer reviews, composed from a seed, so that the main job runs without a download.
+"""The embedded demo: labelled customer reviews, generated from a seed, so that the demo runs without a download.
 
 Training and validation differ in domains, sentence patterns, connectives and 40 % of the adjectives, so the validation
 accuracy shows how well an encoder generalizes. Because of negation and contrast, single words do not determine the
@@ -16,7 +16,7 @@ from sparse_deploy.data.demo_words import TRAIN, VALIDATION, Domain, Lexicon, Wo
 T = TypeVar("T")
 
 DEMO_SIZES = {"train": 4000, "validation": 800}
-# Paraphrases, with the weight of each in the draw.
+# Paraphrases with their weights in the draw.
 _WEIGHTS = {"plain": 25, "negated": 9, "surprised": 3, "contrast": 13, "agreement": 40, "verdict": 10}
 _SEEDS = {"train": 20240607, "validation": 20240608}
 
@@ -37,7 +37,7 @@ def _sentences(split: str) -> tuple[tuple[str, int], ...]:
 
 
 def demo_rows(split: str) -> list[dict[str, Any]]:
-    """The embedded text, the same at every call and on every machine.
+    """The embedded text, equal in every call and on every machine.
 
     Args:
         split: ``train`` (4,000 rows) or ``validation`` (800 rows).
@@ -46,7 +46,7 @@ def demo_rows(split: str) -> list[dict[str, Any]]:
         Rows with ``sentence`` and ``label`` (0 negative, 1 positive), half of each, no sentence twice.
 
     Raises:
-        KeyError: another split.
+        KeyError: unknown split.
     """
     if split not in DEMO_SIZES:
         raise KeyError(split)
@@ -54,13 +54,13 @@ def demo_rows(split: str) -> list[dict[str, Any]]:
 
 
 def made_texts(count: int, seed: int) -> list[tuple[str]]:
-    """Texts of one to some hundred words out of the demo's sentences, where a model came without any text.
+    """Texts of one to some hundred words from the demo's sentences, for models without any text.
 
     Args:
-        count: how many.
-        seed: of lengths and order.
+        count: number of texts.
+        seed: seed of lengths and order.
     """
-    rng = random.Random(seed)  # noqa: S311 - no secret
+    rng = random.Random(seed)  # noqa: S311 - not a secret
     sentences = [sentence for sentence, _ in _sentences("train")]
     return [(" ".join(rng.choices(sentences, k=2 ** rng.randrange(6))),) for _ in range(count)]
 
@@ -73,7 +73,7 @@ class _Writer:
         self._random = random.Random(seed)  # noqa: S311 - text, not secrets
 
     def review(self, label: int) -> str:
-        """One review of that label: perhaps a neutral opener, the opinion, perhaps a verdict."""
+        """A review with this label: an optional neutral opener, the opinion, an optional verdict."""
         domain = self.lexicon.domains[self._below(len(self.lexicon.domains))]
         form = self._weighted()
         parts = [self._opinion(form, domain, label)]
@@ -86,7 +86,7 @@ class _Writer:
         return " ".join(_as_sentence(part) for part in parts)
 
     def shuffle(self, rows: list[tuple[str, int]]) -> None:
-        """Fisher-Yates in place; only ``random()`` is guaranteed to stay the same between Python versions."""
+        """Fisher-Yates in place; only ``random()`` is guaranteed to be stable between Python versions."""
         for i in range(len(rows) - 1, 0, -1):
             j = self._below(i + 1)
             rows[i], rows[j] = rows[j], rows[i]

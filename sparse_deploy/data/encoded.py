@@ -11,13 +11,13 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.floating[Any]]
 Feature = dict[str, IntArray]
-# One array per output of a model: of one row, without padding.
+# One array per output of a model, for one row, without padding.
 RowOutputs = tuple[FloatArray, ...]
 
 
 @dataclass(frozen=True)
 class WindowMap:
-    """Where the tokens of one window lie in a text.
+    """The positions of one window's tokens in a text.
 
     Attributes:
         spans: ``[tokens, 2]`` first and past-the-end character of each token of the text; -1 for all other tokens.
@@ -29,7 +29,7 @@ class WindowMap:
         """First and last token of the characters ``start`` to ``end`` (exclusive).
 
         Returns:
-            Token indices, or None when the window does not hold the whole span.
+            Token indices, or None if the window does not contain the complete span.
         """
         inside = np.flatnonzero(self.spans[:, 0] >= 0)
         if not inside.size or self.spans[inside[0], 0] > start or self.spans[inside[-1], 1] < end:
@@ -45,12 +45,12 @@ class EncodedSplit:
     Attributes:
         name: split name.
         features: unpadded inputs, each array int64 ``[tokens]``; several per example for windows and pairs of texts.
-        example_of: ``[features]`` row of ``examples`` that each feature belongs to, ascending.
+        example_of: ``[features]`` row of ``examples`` of each feature, ascending.
         examples: the units of scoring, each with an ``id`` (row number, or SQuAD's id): a row, or all rows of one
             query.
-        windows: one map per feature where text is split into windows, else None.
-        truncated: how many examples were longer than the input and lost text.
-        words: per feature ``[tokens]`` the word that each token belongs to, -1 for none, where words are labelled.
+        windows: one map per feature if text is split into windows, else None.
+        truncated: number of truncated examples.
+        words: per feature ``[tokens]`` the word of each token, -1 for none, if words are labelled.
     """
 
     name: str
@@ -73,9 +73,9 @@ class SplitScore:
 
     Attributes:
         metrics: metrics of the task, in their unit, and ``loss`` if it is a mean over rows.
-        rows: one JSON-ready object per example, in the order of the split. Each has ``id`` and ``prediction``, what
-            the task's metrics need (:class:`sparse_deploy.gate.metric.PairedTest`), and ``logits`` where two models
-            can be compared by them.
+        rows: one JSON-ready object per example, in the order of the split. Each has ``id``, ``prediction``, the
+            columns of the task's metrics (:class:`sparse_deploy.gate.metric.PairedTest`), and ``logits`` if two
+            models can be compared by them.
     """
 
     metrics: dict[str, float]
@@ -87,8 +87,8 @@ class ServedText:
     """One text, or pair of texts, of a request.
 
     Attributes:
-        texts: as they came.
-        windows: a map per sequence that is computed for it, into the text that the task reads spans from.
+        texts: the texts of the request.
+        windows: a map per computed sequence, into the text from which the task reads spans.
     """
 
     texts: tuple[str, ...]
@@ -104,6 +104,6 @@ def softmax(logits: FloatArray) -> FloatArray:
 
 def sigmoid(logits: FloatArray) -> FloatArray:
     """Probabilities of one logit each."""
-    # exp of a large positive number overflows; this form never takes one.
+    # This form never computes exp of a large positive number, which overflows.
     small = np.exp(-np.abs(logits))
     return np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(logits.dtype)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-# Any of them makes a tokenizer: its own format, WordPiece, byte-level BPE (with merges.txt), or SentencePiece.
+# Each of these files defines a tokenizer: tokenizer.json, WordPiece, byte-level BPE (with merges.txt), SentencePiece.
 TOKENIZER_FILES = (
     "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model",
     "tokenizer.model",
@@ -28,11 +28,11 @@ TOKENIZER_FILES = (
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
     """Load the fast tokenizer of a checkpoint or deployment.
 
-    Padding and truncation that a ``tokenizer.json`` carries (MiniLM's pads everything to 128) are switched off: both
-    are decided per call here, and saved copies must not surprise other readers.
+    Padding and truncation in a ``tokenizer.json`` (MiniLM's pads every text to 128) are switched off: both are set per
+    call, and saved copies must not depend on them.
 
     Raises:
-        CheckpointError: missing, damaged, or not a fast tokenizer.
+        CheckpointError: the tokenizer is missing, damaged, or not a fast one.
     """
     from transformers import AutoTokenizer
 
@@ -42,7 +42,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
-    except Exception as error:  # tokenizers raises bare Exception for a damaged tokenizer.json
+    except Exception as error:  # tokenizers raises Exception for a damaged tokenizer.json
         reason = one_line(error)
         raise CheckpointError(f"{folder}: the tokenizer can't be loaded ({reason}); copy its files again") from error
     if not tokenizer.is_fast:
@@ -57,7 +57,7 @@ def load_tokenizer(folder: Path) -> "PreTrainedTokenizerFast":
 def tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
     """Fingerprint of the behaviour of a tokenizer: vocabulary, normalization, splitting, special tokens, padding token.
 
-    Padding and truncation are left out, and so is everything that ``tokenizer_config.json`` only passes on.
+    Padding, truncation and the other settings of ``tokenizer_config.json`` are not included.
     """
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     for key in ("padding", "truncation", "version"):
@@ -76,13 +76,13 @@ def tokenize_training(
         :meth:`sparse_deploy.data.tasks.Task.training_columns`.
 
     Raises:
-        ConfigError: SQuAD's overlap leaves no room in the window.
+        ConfigError: the overlap of SQuAD's windows is too large.
     """
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return task.training_columns(batch, tokenizer, data)
 
-    # With a given fingerprint, datasets does not hash the tokenizer for a cache that tables in memory do not use.
+    # With a fingerprint, datasets does not hash the tokenizer for a cache, which tables in memory do not use.
     return rows.map(
         encode,
         batched=True,
@@ -105,7 +105,7 @@ def encode_split(
     """Tokenize a split for evaluation.
 
     Raises:
-        ConfigError: SQuAD's overlap leaves no room in the window.
+        ConfigError: the overlap of SQuAD's windows is too large.
     """
     examples = [{"id": number, **row} for number, row in enumerate(rows.to_list())]
     return task.encode(examples, tokenizer, data, name)

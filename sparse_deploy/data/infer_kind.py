@@ -18,8 +18,9 @@ _ROWS = 1000
 def infer_kind(data: "DataSection") -> TaskKind:
     """The kind of task of labelled data.
 
-    Lists of words with a list of labels are token classification, other lists of labels multi-label; objects with
-    ``text`` and ``answer_start`` are question answering; fractions are regression; all else is one label per row.
+    Lists of words with a list of labels mean token classification, other lists of labels multi-label classification;
+    objects with ``text`` and ``answer_start`` mean question answering; fractions regression; otherwise one label per
+    row.
 
     Raises:
         ConfigError: no label column.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label names: those of a model, those of data, and how one finds the other. Never by order where both have names."""
+"""Matching of the label names of a model and of data, by order only if one of them has no names."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,10 +11,10 @@ _PLACEHOLDER = re.compile(r"(label[_ ]?)?\d+", re.IGNORECASE)
 
 
 def model_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """``id2label`` of a ``config.json`` in the order of its ids; empty where there is none.
+    """``id2label`` of a ``config.json`` in the order of its ids; empty if it is missing.
 
     Raises:
-        ConfigError: its ids are not 0 to n-1.
+        ConfigError: the ids are not 0 to n-1.
     """
     found = config.get("id2label")
     if not found:
@@ -26,7 +26,7 @@ def model_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def have_names(labels: Sequence[str]) -> bool:
-    """Whether labels have names of their own instead of placeholders such as ``LABEL_0``."""
+    """Whether labels have names, and not placeholders such as ``LABEL_0``."""
     return bool(labels) and not all(_PLACEHOLDER.fullmatch(label) for label in labels)
 
 
@@ -36,11 +36,11 @@ def match_labels(data: Sequence[str], model: Sequence[str], renamed: Mapping[str
     Args:
         data: names in the order of the data's ids.
         model: names in the order of the outputs; placeholders follow the data's order.
-        renamed: name in the data to name in the model.
+        renamed: mapping of names in the data to names in the model.
         origin: the model, for the message.
 
     Raises:
-        ConfigError: another number of labels, or names that can't be matched.
+        ConfigError: different numbers of labels, or names that can't be matched.
     """
     if len(data) != len(model):
         raise ConfigError(
@@ -61,7 +61,7 @@ def match_labels(data: Sequence[str], model: Sequence[str], renamed: Mapping[str
 
 
 def sorted_labels(found: Iterable[str]) -> tuple[str, ...]:
-    """Label names of data that has no order: numbers by value, else by name, with ``O`` first."""
+    """Sorted label names of data without an order: numbers by value, else by name, with ``O`` first."""
     names = set(found)
     if all(name.isdigit() for name in names):
         return tuple(sorted(names, key=int))

@@ -37,20 +37,20 @@ def load_split(
     """Load one split of a task.
 
     Args:
-        task: which task.
+        task: the task.
         split: split name, such as ``train`` or ``validation_matched``.
-        data_dir: folder that holds ``<task>/<split>.jsonl.gz`` or ``.jsonl``; the hub when None. The demo
-            task uses its embedded text when the folder has no ``demo``.
+        data_dir: folder with ``<task>/<split>.jsonl.gz`` or ``.jsonl``; None means the hub. The demo
+            task uses its embedded text if the folder has no ``demo``.
         data: the recipe's section: the user's data, and the treatment of bad rows.
         limit: largest number of rows to keep, after the shuffle.
-        shuffle_seed: shuffle with this seed; file order when None.
-        note: called with a sentence per kind of row that was left out.
+        shuffle_seed: seed of the shuffle; None means file order.
+        note: called with a sentence per kind of skipped row.
 
     Returns:
         The columns ``task.columns``. Labels are ids (int64), scores of a regression float64.
 
     Raises:
-        DataError: missing, unreadable, or a row that the task can't use; names the file and the row.
+        DataError: the data is missing, unreadable, or has an unusable row; the message has the file and the row.
     """
     import datasets
 
@@ -97,10 +97,10 @@ def _demo_split(split: str) -> list[Row]:
 
 
 def split_file(task: Task, split: str, data_dir: Path) -> Path:
-    """The file that holds a split.
+    """The file of a split.
 
     Raises:
-        DataError: there is none.
+        DataError: the file is missing.
     """
     folder = data_dir / task.name
     for suffix in SUFFIXES:
@@ -131,10 +131,10 @@ def _from_hub(task: Task, split: str) -> list[Any]:
 
 
 def _checked_rows(task: Task, rows: Iterable[tuple[int, Any]], problems: Problems) -> list[Row]:
-    """The rows that the task can use.
+    """The usable rows of a task.
 
     Raises:
-        DataError: there is none, or one that the task can't use where the policy is ``error``.
+        DataError: there is no usable row, or an unusable one under the policy ``error``.
     """
     checked = []
     for number, row in rows:

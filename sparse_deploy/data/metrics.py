@@ -14,7 +14,7 @@ from sparse_deploy.gate.metric import Metric
 
 
 class Scorer(Protocol):
-    """Scores outputs of models: a task by labels, :class:`sparse_deploy.data.agreement.ModelAgreement` without them."""
+    """Scores model outputs: a task with labels, :class:`sparse_deploy.data.agreement.ModelAgreement` without."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -38,13 +38,13 @@ def score_split(
     """Score the predictions of a model on a split.
 
     Args:
-        task: scores the outputs.
+        task: scorer of the outputs.
         split: the encoded split.
-        outputs: per feature one array per output of the task; without the batch axis, and without padding.
+        outputs: one array per feature and task output, without the batch axis and without padding.
         data: the window settings that the split was encoded with.
 
     Raises:
-        DataError: fewer or more outputs than features, outputs of another width, or NaN or infinity in them.
+        DataError: fewer or more outputs than features, a wrong width, or NaN or infinity.
     """
     if len(outputs) != len(split.features):
         raise DataError(

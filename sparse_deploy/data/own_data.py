@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled data of the user's own: its splits, and a seeded one where it has no rows to validate on."""
+"""Own labelled data: its splits, and a seeded validation split if it has none."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -29,8 +29,8 @@ def own_split(task: Task, split: str, data: "DataSection", problems: Problems) -
         problems: counts skipped rows.
 
     Raises:
-        ConfigError: no such file, split or column.
-        DataError: unreadable, empty, or a row that the task can't use where the policy is ``error``.
+        ConfigError: a missing file, split or column.
+        DataError: the data is unreadable, empty, or has an unusable row under the policy ``error``.
     """
     table = validation_table(data)
     if table is None:
@@ -43,7 +43,7 @@ def own_split(task: Task, split: str, data: "DataSection", problems: Problems) -
 
 
 def validation_table(data: "DataSection") -> Table | None:
-    """Where the rows to validate on are; None where they are a seeded part of the training rows."""
+    """The table of the validation rows; None if they are a seeded part of the training rows."""
     if data.validation_source:
         return Table(data.validation_source, data.validation_split or data.train_split, data.config)
     names = split_names(str(data.source), data.config)
@@ -56,14 +56,14 @@ def validation_table(data: "DataSection") -> Table | None:
 
 
 def source_table(data: "DataSection") -> Table:
-    """Where the rows of ``bench`` are when nothing has to be set apart: those to validate on, else all."""
+    """The table of the rows of ``bench`` without a held-out part: the validation rows, else all rows."""
     return validation_table(data) or Table(str(data.source), data.train_split, data.config)
 
 
 def raw_rows(
     task: Task, split: str, data: "DataSection", problems: Problems | None = None
 ) -> Iterator[tuple[int, Row]]:
-    """Rows as they stand there, with the label's column under the name that the task reads.
+    """Unchecked rows, with the label column renamed to the task's name for it.
 
     Raises:
         ConfigError: no label column.
@@ -87,9 +87,9 @@ def raw_rows(
 
 
 def seeded_split(task: Task, rows: Sequence[tuple[int, Row]], data: "DataSection") -> tuple[list[Row], list[Row]]:
-    """Training and validation rows: the same for the same rows, seed and share.
+    """Training and validation rows: equal for equal rows, seed and share.
 
-    Rows of one group (the same text, context or query) stay together, and each stratum (label) gives its share.
+    Rows of one group (the same text, context or query) stay together; the share is that of each stratum (label).
 
     Raises:
         DataError: too few rows.
@@ -102,7 +102,7 @@ def seeded_split(task: Task, rows: Sequence[tuple[int, Row]], data: "DataSection
         strata[task.stratum_of(rows[places[0]][1])].append(places)
     rng = np.random.default_rng(data.split_seed)
     chosen: set[int] = set()
-    owed = 0.0  # so that strata too small for a row of their own still give their share together
+    owed = 0.0  # so that several small strata together give their share
     for members in strata.values():
         owed += data.validation_share * sum(len(places) for places in members)
         for index in rng.permutation(len(members)):
@@ -122,7 +122,7 @@ def seeded_split(task: Task, rows: Sequence[tuple[int, Row]], data: "DataSection
 
 
 def describe_split(data: "DataSection") -> str:
-    """Where the rows to validate on come from, for users."""
+    """The source of the validation rows, for users."""
     table = validation_table(data)
     if table is not None:
         return f"validation rows: {table.name}"
@@ -147,7 +147,7 @@ def _checked(task: Task, split: str, data: "DataSection", problems: Problems) ->
 def _without_repeats(
     task: Task, rows: list[tuple[int, Row]], data: "DataSection", problems: Problems
 ) -> list[tuple[int, Row]]:
-    """Training rows whose text is no validation row's: those would make every figure look better."""
+    """Training rows without texts of validation rows, which would make every figure too good."""
     held_out: dict[str, int] = {}
     for number, row in raw_rows(task, VALIDATION, data, Problems(problems.source, "skip")):
         try:

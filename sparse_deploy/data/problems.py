@@ -11,11 +11,11 @@ Policy = Literal["error", "skip"]
 _NAMED_ROWS = 5
 
 
-class RowProblem(Exception):  # noqa: N818 - only the policy `error` makes it an error
-    """One row can't be used.
+class RowProblem(Exception):  # noqa: N818 - an error only under the policy `error`
+    """A row is unusable.
 
     Attributes:
-        kind: the kind for counting, such as ``empty text``.
+        kind: kind of problem, such as ``empty text``.
         detail: the expected value and the value found in this row.
     """
 
@@ -27,7 +27,7 @@ class RowProblem(Exception):  # noqa: N818 - only the policy `error` makes it an
 
 @dataclass
 class Problems:
-    """The rows of one split that can't be used.
+    """The unusable rows of one split.
 
     Attributes:
         source: file, folder or hub name, for messages.
@@ -39,7 +39,7 @@ class Problems:
 
     source: str
     policy: Policy = "error"
-    remedy: str = "repair the row, or leave such rows out with data.on_problem: skip"
+    remedy: str = "repair the row, or skip such rows with data.on_problem: skip"
     counts: Counter[str] = field(default_factory=Counter)
     rows: dict[str, list[int]] = field(default_factory=dict)
 
@@ -59,23 +59,21 @@ class Problems:
         self.note(problem.kind, number)
 
     def note(self, kind: str, number: int) -> None:
-        """Remember one row number of a kind, for :meth:`summary`."""
+        """Count a row of a kind and store its number, for :meth:`summary`."""
         named = self.rows.setdefault(kind, [])
         if len(named) < _NAMED_ROWS:
             named.append(number)
 
     @property
     def total(self) -> int:
-        """How many rows were left out."""
+        """Number of skipped rows."""
         return sum(self.counts.values())
 
     def summary(self) -> list[str]:
-        """One line per kind of problem: how many rows, and which."""
+        """One line per kind of problem: the number of rows and the first row numbers."""
         lines = []
         for kind, count in self.counts.items():
             numbers = ", ".join(str(number) for number in self.rows[kind])
             more = ", ..." if count > len(self.rows[kind]) else ""
-            lines.append(
-                f"{self.source}: {count} row{'' if count == 1 else 's'} left out, {kind} (row {numbers}{more})"
-            )
+            lines.append(f"{self.source}: {count} row{'' if count == 1 else 's'} skipped, {kind} (row {numbers}{more})")
         return lines

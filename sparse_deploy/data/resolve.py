@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which task a recipe and a model make together: the recipe's word first, then the model's, then the data's."""
+"""Determines the task of a recipe and a model: from the recipe, then from the model, then from the data."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ _CROSS_ENCODER_KEYS = ("sentence_transformers", "sbert_ce_default_activation_fun
 
 
 def head_of(config: Mapping[str, Any]) -> Head | None:
-    """The class of a model by the name of its architecture; None where that is no encoder with a known head."""
+    """The class of a model by the name of its architecture; None if it is not an encoder with a known head."""
     name = str(next(iter(config.get("architectures") or [""])))
     for head in (Head.SEQUENCE, Head.TOKEN, Head.QUESTION):
         if name.endswith(head.suffix):
@@ -33,9 +33,9 @@ def kind_of_model(folder: Path, config: Mapping[str, Any], *, assume: TaskKind |
     """The task of a fine-tuned model, from its folder.
 
     Args:
-        folder: with ``modules.json`` for a sentence encoder.
+        folder: folder of the model, with ``modules.json`` for a sentence encoder.
         config: content of its ``config.json``.
-        assume: kind of an encoder without a head; refused when None.
+        assume: kind of an encoder without a head; None means that it is refused.
 
     Raises:
         CheckpointError: an encoder without a head, or an unsupported model.
@@ -73,10 +73,10 @@ def task_of(recipe: "Recipe", folder: Path) -> Task:
 
     Args:
         recipe: its ``task`` and ``data``.
-        folder: of the model.
+        folder: folder of the model.
 
     Raises:
-        ConfigError: the model has another task than the recipe, or its labels contradict the recipe's.
+        ConfigError: the model's task differs from the recipe's, or its labels contradict the recipe's.
         CheckpointError: neither the recipe nor the model's config has a task.
     """
     config = _read_config(folder)
@@ -93,9 +93,9 @@ def task_of(recipe: "Recipe", folder: Path) -> Task:
 
 
 def task_without_labels(recipe: "Recipe", folder: Path) -> Task | None:
-    """The task of a model whose ``data.source`` has no labels to score against; None where it has them.
+    """The task of a model if ``data.source`` has no labels, else None.
 
-    Pairs for a sentence encoder are scored by retrieval, so they count as labelled.
+    Pairs for a sentence encoder count as labelled, because they are scored by retrieval.
 
     Raises:
         SparseDeployError: as :func:`task_of`, or the data can't be read.
@@ -115,9 +115,9 @@ def task_without_labels(recipe: "Recipe", folder: Path) -> Task | None:
 
 
 def task_to_train(recipe: "Recipe", folder: Path) -> Task:
-    """The task that a model is to be fine-tuned on; a model may have the head of another one, or none.
+    """The task of a fine-tuning; the model may have the head of another task, or none.
 
-    The labels are the recipe's, else the model's own where the data has no others, else the data's, sorted.
+    The labels are the recipe's, else the model's if they include all labels of the data, else the data's, sorted.
 
     Raises:
         ConfigError: the recipe has no task and the data no label column.
@@ -135,7 +135,7 @@ def task_to_train(recipe: "Recipe", folder: Path) -> Task:
     own = model_labels(config) if head_of(config) is task.head else ()
     if not task.labels:
         found = labels_of_data(task, recipe.data)
-        # A model's own order, where it has all the labels there are.
+        # The model's order, if the model has all labels of the data.
         known = own if have_names(own) and set(found) <= set(own) else sorted_labels(found)
         return dataclasses.replace(task, labels=known)
     if not have_names(own) or len(own) != len(task.labels):
@@ -150,10 +150,10 @@ def describe(recipe: "Recipe", kind: TaskKind, folder: Path) -> Task:
     Args:
         recipe: its ``task`` and ``data``.
         kind: kind of its task, or of its model.
-        folder: folder of the model; of a sentence encoder, it has the pooling.
+        folder: folder of the model, which has the pooling of a sentence encoder.
 
     Raises:
-        ConfigError: columns that the task can't read, or several to choose from.
+        ConfigError: unsuitable columns, or several possible ones.
     """
     section, data = recipe.described_task, recipe.data
     if isinstance(recipe.task, str):
@@ -184,7 +184,7 @@ def labels_of_data(task: Task, data: "DataSection") -> set[str]:
 
     Raises:
         ConfigError: no data, or no label column.
-        DataError: not one label.
+        DataError: no labels.
     """
     from sparse_deploy.data.own_data import raw_rows
     from sparse_deploy.data.problems import RowProblem
@@ -199,7 +199,7 @@ def labels_of_data(task: Task, data: "DataSection") -> set[str]:
             try:
                 value = labels_of(value)
             except RowProblem:
-                continue  # reported where the row is checked
+                continue  # reported when the row is checked
         elif task.kind is TaskKind.TOKEN_CLASSIFICATION:
             value = value.split() if isinstance(value, str) else value
         found |= {str(one) for one in (value if isinstance(value, list) else [value])}
@@ -209,7 +209,7 @@ def labels_of_data(task: Task, data: "DataSection") -> set[str]:
 
 
 def _text_columns(task: Task, data: "DataSection") -> tuple[str, ...]:
-    """The task's own columns where the data has them, else the only column of texts."""
+    """The task's columns if the data has them, else the only text column."""
     from sparse_deploy.data.tables import Table
     from sparse_deploy.data.unlabelled import choose_text_columns
 
@@ -234,7 +234,7 @@ def _check_head(task: Task, config: Mapping[str, Any], folder: Path) -> None:
     """Check that a model is fine-tuned for a task, by its config.
 
     Raises:
-        ConfigError: another head, or another number of labels.
+        ConfigError: a different head, or a different number of labels.
     """
     architecture = str(next(iter(config.get("architectures") or ["no architecture"])))
     if head_of(config) is not task.head and task.head is not Head.NONE:
@@ -254,7 +254,7 @@ def _check_head(task: Task, config: Mapping[str, Any], folder: Path) -> None:
     if multi is not (task.kind is TaskKind.MULTI_LABEL) and (multi or task.kind is TaskKind.MULTI_LABEL):
         raise ConfigError(
             f"{folder}: its problem_type is {config.get('problem_type')!r}, {task.name} is {task.kind.value}; its "
-            f"outputs mean something else there. Use task.type {'multi-label-classification' if multi else task.kind}"
+            f"outputs have another meaning. Use task.type {'multi-label-classification' if multi else task.kind}"
         )
 
 

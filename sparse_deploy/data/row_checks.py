@@ -7,10 +7,10 @@ from typing import Any
 from sparse_deploy.data.problems import RowProblem
 
 Row = dict[str, Any]
-# Stands where bytes of a file were no UTF-8: a code point that Unicode keeps out of texts, unlike U+FFFD, which texts
-# such as SQuAD's hold as their own.
+# Replaces bytes that are not UTF-8: a code point that does not occur in texts, unlike U+FFFD, which SQuAD's texts
+# contain.
 UNDECODABLE = "\ufdd0"
-# The name under which readers pass the handler below as their ``errors``.
+# The name of the handler below, for the ``errors`` argument of readers.
 MARK_UNDECODABLE = "sparse_deploy.mark_undecodable"
 
 
@@ -27,7 +27,7 @@ def check_text(row: object, column: str) -> str:
     """The text of a column.
 
     Raises:
-        RowProblem: there is none.
+        RowProblem: the value is missing or unusable.
     """
     if not isinstance(row, dict) or column not in row:
         found = f"the columns {[*row]}" if isinstance(row, dict) else quote(row)
@@ -46,6 +46,6 @@ def check_text(row: object, column: str) -> str:
 
 
 def quote(value: object) -> str:
-    """A value for a message, never at length."""
+    """A value for a message, shortened."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

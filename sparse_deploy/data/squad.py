@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SQuAD: sliding windows over a context, and the best answer span out of start and end logits."""
+"""SQuAD: sliding windows over a context, and the best answer span from start and end logits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerFast
 
 IntArray = npt.NDArray[np.int64]
-# BERT's own limit for the question, so that a long one leaves room for context (Devlin et al. 2019, run_squad).
+# BERT's limit for the question, so that the window has tokens for the context (Devlin et al. 2019, run_squad).
 MAX_QUESTION_TOKENS = 64
 
 
@@ -25,8 +25,8 @@ class Answer:
     """A predicted answer.
 
     Attributes:
-        text: cut from the context; empty when no span was possible.
-        score: sum of its start and end logit.
+        text: part of the context; empty if no span was possible.
+        score: sum of the start and end logits.
     """
 
     text: str
@@ -40,20 +40,20 @@ def tokenize_windows(
     max_length: int,
     doc_stride: int,
 ) -> tuple["BatchEncoding", list[WindowMap], IntArray]:
-    """Cut question-context pairs into overlapping windows of at most ``max_length`` tokens.
+    """Split question-context pairs into overlapping windows of at most ``max_length`` tokens.
 
     Args:
-        questions: leading spaces are dropped and the text is cut after 64 tokens.
-        contexts: of the same length.
+        questions: questions; leading spaces are removed, and the text is truncated to 64 tokens.
+        contexts: one context per question.
         tokenizer: a fast tokenizer.
         max_length: tokens per window, special tokens included.
         doc_stride: overlap of two windows in tokens.
 
     Returns:
-        The encoding with one entry per window, its maps, and the example index of each window.
+        The encoding with one entry per window, the windows' maps, and the example index of each window.
 
     Raises:
-        ConfigError: the overlap leaves no room to move on.
+        ConfigError: the overlap is too large for the window.
     """
     plain = [question.lstrip() for question in questions]
     offsets = tokenizer(plain, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
@@ -62,7 +62,7 @@ def tokenize_windows(
     room = max_length - longest - tokenizer.num_special_tokens_to_add(pair=True)
     if doc_stride >= room:
         raise ConfigError(
-            f"data.max_length {max_length} leaves {room} context tokens beside a question of {longest}, so windows "
+            f"data.max_length {max_length} leaves {room} context tokens next to a question of {longest}, so windows "
             f"can't overlap by data.doc_stride {doc_stride}; lower data.doc_stride or raise data.max_length"
         )
     encoding = tokenizer(
@@ -81,17 +81,17 @@ def tokenize_windows(
 
 
 def window_map(window: "Encoding", text: int) -> WindowMap:
-    """Where the tokens of one window lie in one of its texts: 0 for the first, 1 for the second."""
+    """The positions of a window's tokens in one of its texts: 0 for the first, 1 for the second."""
     inside = np.array([sequence == text for sequence in window.sequence_ids])
     return WindowMap(np.where(inside[:, None], np.array(window.offsets, dtype=np.int64).reshape(-1, 2), -1))
 
 
 def cut_question(question: str, offsets: Sequence[tuple[int, int]]) -> tuple[str, int]:
-    """A question cut after its longest number of tokens.
+    """A question, truncated to the largest number of tokens.
 
     Args:
-        question: without leading spaces.
-        offsets: first and past-the-end character of each of its tokens, no special ones among them.
+        question: the question without leading spaces.
+        offsets: first and past-the-end character of each token, without special tokens.
 
     Returns:
         The question, and its tokens.
@@ -102,7 +102,7 @@ def cut_question(question: str, offsets: Sequence[tuple[int, int]]) -> tuple[str
 
 
 def answer_positions(window: WindowMap, answers: dict[str, Any], cls_index: int) -> tuple[int, int]:
-    """Training targets of one window: tokens of the first answer, or CLS twice where the window lacks it."""
+    """Training targets of one window: tokens of the first answer, or CLS twice if the window does not contain it."""
     if not answers["text"]:
         return cls_index, cls_index
     start = answers["answer_start"][0]
@@ -127,7 +127,7 @@ def best_answer(
         n_best: start and end tokens considered per window (Devlin et al. 2019, run_squad).
 
     Returns:
-        The answer. Of equal scores the first window, then the earliest and shortest span wins.
+        The answer. With equal scores the first window, then the earliest and shortest span is taken.
     """
     best = best_span(windows, logits, max_answer_length=max_answer_length, n_best=n_best)
     if best is None:
@@ -143,7 +143,7 @@ def best_span(
     max_answer_length: int = 30,
     n_best: int = 20,
 ) -> tuple[float, int, int] | None:
-    """Where :func:`best_answer` lies: score, first and past-the-end character; None when no span is possible."""
+    """Score, first and past-the-end character of :func:`best_answer`; None if no span is possible."""
     best: tuple[float, int, int] | None = None
     for window, (start_logits, end_logits) in zip(windows, logits, strict=True):
         candidate = _best_span(window.spans, start_logits, end_logits, max_answer_length, n_best)
@@ -153,14 +153,14 @@ def best_span(
 
 
 def no_answer_score(logits: Sequence[tuple[npt.NDArray[Any], ...]]) -> float:
-    """How likely it is that no window has an answer: the lowest score of their first tokens (SQuAD v2's baseline)."""
+    """Score of "no answer": the lowest score of the windows' first tokens (SQuAD v2's baseline)."""
     return min(float(start_logits[0] + end_logits[0]) for start_logits, end_logits in logits)
 
 
 def squad_scores(prediction: str, answers: Sequence[str]) -> tuple[float, float]:
     """Official exact match and F1 of one answer, 0 to 100, the best over the accepted answers.
 
-    A question without an accepted answer scores 100 where the prediction is empty (evaluate-v2.0.py).
+    A question without an accepted answer scores 100 if the prediction is empty (evaluate-v2.0.py).
     """
     if not answers or not prediction.strip():
         same = 100.0 * (not answers and not prediction.strip())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of anybody's data: CSV, TSV, JSON lines, Parquet, plain text, a folder of ``datasets``, or the hub.
+"""Rows of own data: CSV, TSV, JSON lines, Parquet, plain text, a folder of ``datasets``, or the hub.
 
-Everything but JSON lines is read by the readers of ``datasets``, streamed, so that no file is copied into its cache.
-JSON lines are read here: the reader of ``datasets`` casts a whole block to one type and can't name the invalid line.
+All formats except JSON lines are read by ``datasets``, streamed, so that no file is copied into its cache. JSON lines
+are read here: the reader of ``datasets`` casts a block to one type and does not report the invalid line.
 """
 
 import csv
@@ -35,7 +35,7 @@ class Table:
 
     Attributes:
         source: file, folder or hub name (``OWNER/NAME``).
-        split: which split of a folder or of the hub; a file has one only.
+        split: split of a folder or of a data set of the hub; a file has only one.
         config: configuration on the hub.
     """
 
@@ -45,27 +45,27 @@ class Table:
 
     @property
     def file(self) -> Path | None:
-        """The file; None for a folder or the hub."""
+        """The file; None for a folder or a data set of the hub."""
         path = Path(self.source).expanduser()
         return path if path.is_file() else None
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """The name of the table for messages."""
         return self.source if self.file else f"{self.source} ({self.split})"
 
     def rows(self, policy: Policy = "error", problems: Problems | None = None) -> Iterator[tuple[int, Row]]:
-        """Every row with its number, from 1; the header of a CSV file is no row.
+        """Every row with its number, from 1; the header of a CSV file is not a row.
 
-        Values of CSV and TSV are texts, exactly as they stand there. Where bytes are no UTF-8, texts hold U+FFFD.
+        Values of CSV and TSV are unchanged texts. Bytes that are not UTF-8 become U+FFFD.
 
         Args:
-            policy: treatment of lines that are no rows.
-            problems: counts them; a new counter when None.
+            policy: treatment of lines that are not rows.
+            problems: their counter; None means a new one.
 
         Raises:
-            ConfigError: no such file, or a format that is not known.
-            DataError: unreadable.
+            ConfigError: a missing file, or an unknown format.
+            DataError: the data is unreadable.
         """
         problems = problems or Problems(self.name, policy)
         if self.file is None:
@@ -81,10 +81,10 @@ class Table:
                 return enumerate(_batches("text", self.file, encoding_errors=MARK_UNDECODABLE), start=1)
 
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns, those of the first row.
+        """Names of the columns of the first row.
 
         Raises:
-            DataError: there is no row.
+            DataError: there are no rows.
         """
         for _, row in self.rows("skip"):
             return tuple(row)
@@ -92,7 +92,7 @@ class Table:
 
 
 def is_data_file(path: Path) -> bool:
-    """Whether a file has rows, by its name."""
+    """Whether the name of a file is that of a table."""
     name = path.name.removesuffix(path.suffix) if path.suffix in _COMPRESSIONS else path.name
     return Path(name).suffix.lower() in _FORMATS
 
@@ -101,7 +101,7 @@ def split_names(source: str, config: str | None = None) -> tuple[str, ...]:
     """Names of the splits of a folder or a data set of the hub.
 
     Raises:
-        ConfigError: neither a file or folder nor to be had from the hub.
+        ConfigError: not a file or folder, and not available on the hub.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -114,7 +114,7 @@ def split_names(source: str, config: str | None = None) -> tuple[str, ...]:
 
     try:
         return tuple(datasets.get_dataset_split_names(source, config))
-    except Exception as error:  # datasets raises classes of its own, of the hub's client, and of its file systems
+    except Exception as error:  # datasets raises its own classes and those of its dependencies
         raise _not_there(source, error) from error
 
 
@@ -125,7 +125,7 @@ def _format(path: Path) -> str:
     found = _FORMATS.get(suffixes[-1]) if suffixes else None
     if found is None:
         known = ", ".join(_FORMATS)
-        raise ConfigError(f"{path}: expected a file whose name ends in {known}, alone or with .gz or .zst behind it")
+        raise ConfigError(f"{path}: expected a file whose name ends in {known}, alone or followed by .gz or .zst")
     return found
 
 
@@ -155,7 +155,7 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Row]]:
         "sep": separator,
         "encoding": "utf-8-sig",
         "encoding_errors": MARK_UNDECODABLE,
-        "keep_default_na": False,  # or the texts "NA", "None" and "null" would be missing values
+        "keep_default_na": False,  # keeps the texts "NA", "None" and "null", instead of missing values
         "on_bad_lines": "error" if problems.policy == "error" else "warn",
         "features": datasets.Features({name: datasets.Value("string") for name in header}),
     }
@@ -195,7 +195,7 @@ def _json_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Row]]:
 
 
 def _with_first(first: str, lines: IO[str]) -> Iterator[str]:
-    """The lines of a stream of which one character was read."""
+    """The lines of a stream after one character was read."""
     if first:
         yield first + lines.readline()
     yield from lines
@@ -217,7 +217,7 @@ def _batches(reader: str, path: Path, **options: Any) -> Iterator[Row]:
             for values in zip(*batch.values(), strict=True):
                 number += 1
                 yield dict(zip(columns, values, strict=True))
-    except Exception as error:  # pandas, pyarrow and datasets raise classes of their own
+    except Exception as error:  # pandas, pyarrow and datasets raise their own classes
         if isinstance(error, DataError | MemoryError):
             raise
         raise _unreadable(path, number, error) from error
@@ -234,7 +234,7 @@ def _from_datasets(table: Table) -> Iterator[Row]:
             found = found[table.split] if isinstance(found, datasets.DatasetDict) else found
         else:
             found = datasets.load_dataset(table.source, table.config, split=table.split, streaming=True)
-        # Class labels come as their names: the ids of a data set are not those of a model.
+        # Class labels are converted to names, because the ids of a data set and a model may differ.
         named = {name: feature for name, feature in (found.features or {}).items()
                  if isinstance(feature, datasets.ClassLabel)}  # fmt: skip
         for batch in found.iter(batch_size=_BATCH):

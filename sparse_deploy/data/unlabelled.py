@@ -14,10 +14,10 @@ from sparse_deploy.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts that were read.
+    """Texts read from a source.
 
     Attributes:
-        rows: each one text, or two for pairs.
+        rows: one text each, or two for pairs.
         columns: their columns.
         problems: skipped rows.
         seen: number of valid rows of the source.
@@ -39,20 +39,20 @@ def read_texts(
     split: str = "train",
     config: str | None = None,
 ) -> Texts:
-    """Read texts, all or a sample in which every row of the source is as likely.
+    """Read all texts, or a uniform sample.
 
     Args:
         source: file (.txt, .csv, .tsv, .jsonl, .parquet; plain, .gz or .zst), folder of ``datasets``, or hub name.
-        columns: one column, or two for pairs; the only column that holds text when empty.
-        limit: how many to keep; all, in the order of the source, when None. The memory needed is that of the sample.
+        columns: one column, or two for pairs; empty means the only text column.
+        limit: size of the sample; None means all texts in the source's order. Only the sample is kept in memory.
         seed: seed of the sample.
         policy: treatment of rows without text.
         split: split of a folder or a data set of the hub.
         config: configuration of a data set of the hub.
 
     Raises:
-        ConfigError: no such source or column, or several columns to choose from.
-        DataError: unreadable, no text in it, or a row without text where the policy is ``error``.
+        ConfigError: a missing source or column, or several possible columns.
+        DataError: the source is unreadable or has no text, or a row has no text under the policy ``error``.
     """
     table = Table(source, split, config)
     chosen = choose_text_columns(table, columns)
@@ -79,15 +79,15 @@ def read_texts(
 
 
 def choose_text_columns(table: Table, wanted: Sequence[str], apart: Sequence[str] = ()) -> tuple[str, ...]:
-    """The columns that hold the text.
+    """The text columns.
 
     Args:
         table: the data.
-        wanted: columns named by the user; when empty, the only column of texts.
-        apart: columns that are no text, such as the label.
+        wanted: columns given by the user; empty means the only text column.
+        apart: columns that are not text, such as the label.
 
     Raises:
-        ConfigError: there is no such column, or several could be meant.
+        ConfigError: a missing column, or several possible columns.
     """
     row = next((row for _, row in table.rows("skip") if isinstance(row, dict)), None)
     if row is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Task metrics of a cell over whole validation splits, with the prediction of every example kept."""
+"""Task metrics of a cell over complete validation splits, with the prediction of every example."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +28,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class ValidationSplit:
-    """A split that is scored.
+    """A split to score.
 
     Attributes:
-        suffix: of its metrics' names; empty for the main one.
+        suffix: suffix of its metrics' names; empty for the main split.
         encoded: rows and model inputs.
         requests: the same inputs for the workers.
         digests: fingerprint of every row, in order; see :func:`sparse_deploy.data.loading.row_sha256`.
@@ -49,12 +49,12 @@ class ValidationSplit:
 
 @dataclass(frozen=True)
 class CellScore:
-    """How well a cell answers.
+    """The scores of a cell.
 
     Attributes:
-        metrics: of all splits, those of a second split with its suffix.
-        rows: per-example results by suffix, as :class:`sparse_deploy.data.encoded.SplitScore` has them, each with the
-            row's fingerprint as ``sha256``.
+        metrics: metrics of all splits; names of a second split's metrics have its suffix.
+        rows: per-example results by suffix, see :class:`sparse_deploy.data.encoded.SplitScore`, each with the row's
+            fingerprint as ``sha256``.
     """
 
     metrics: dict[str, float]
@@ -68,14 +68,14 @@ def load_validation(
     data_dir: Path | None,
     note: Callable[[str], None] = lambda message: None,
 ) -> tuple[ValidationSplit, ...]:
-    """Load and encode every validation split of a task with a model's own tokenizer.
+    """Load and encode every validation split of a task with the model's tokenizer.
 
     Args:
-        task: whose splits.
+        task: the task.
         data: the recipe's section.
-        model_folder: with the tokenizer.
-        data_dir: folder with the text of named tasks; the hub when None.
-        note: called with a sentence per kind of row that was left out.
+        model_folder: folder of the tokenizer.
+        data_dir: folder with the text of named tasks; None means the hub.
+        note: called with a sentence per kind of skipped row.
 
     Raises:
         DataError: a split is missing or unusable.
@@ -101,14 +101,14 @@ def load_unlabelled(
     """Load and encode texts without labels, for :class:`sparse_deploy.data.agreement.ModelAgreement`.
 
     Args:
-        task: of the model. For a task of pairs, the next text becomes the second one of a row with one text.
+        task: task of the model. For a task of pairs, the next text completes a row with one text.
         data: the recipe's section; ``source`` is set.
-        model_folder: with the tokenizer.
-        note: called with a sentence per kind of row that was left out.
+        model_folder: folder of the tokenizer.
+        note: called with a sentence per kind of skipped row.
 
     Raises:
-        ConfigError: no such column, or several to choose from.
-        DataError: unreadable, or no text in it.
+        ConfigError: a missing column, or several possible columns.
+        DataError: the data is unreadable or has no text.
         CheckpointError: the folder has no usable tokenizer.
     """
     table = source_table(data)
@@ -119,7 +119,7 @@ def load_unlabelled(
     for line in read.problems.summary():
         note(line)
     rows = read.rows[: data.validation_samples]
-    if task.kind is TaskKind.EMBEDDING:  # each text has a vector of its own
+    if task.kind is TaskKind.EMBEDDING:  # each text has a separate vector
         rows = [(text,) for row in rows for text in row]
     tokenizer = load_tokenizer(model_folder)
     features = task.encode_unlabelled(rows, tokenizer, data)
@@ -132,19 +132,19 @@ def load_unlabelled(
 def score_cell(
     rival: Worker, task: Scorer, splits: Sequence[ValidationSplit], scratch: Path, *, batch_size: int, data: DataSection
 ) -> CellScore:
-    """Answer every request of every split and score the answers.
+    """Run every request of every split and score the outputs.
 
     Args:
         rival: the opened worker of the cell.
-        task: scores the outputs.
+        task: scorer of the outputs.
         splits: see :func:`load_validation`.
         scratch: folder for the files that are exchanged with the worker.
         batch_size: requests per batch.
         data: the window settings that the splits were encoded with.
 
     Raises:
-        WorkerError: the worker died.
-        DataError: it answered with outputs of another width, or with NaN.
+        WorkerError: the worker ended.
+        DataError: the outputs have a wrong width, or NaN.
     """
     metrics: dict[str, float] = {}
     rows: dict[str, list[Row]] = {}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stored baselines: the predictions of every cell of a run, and the identity of its inputs.
 
-One JSON file in columns, so that 872 rows of SST-2 and seven cells take 0.3 MB. Texts are not in it, only their
-fingerprints; predictions are (those of SQuAD are words of its text). A ``report.json`` with its predictions beside it
-holds the same, and is read into the same type.
+One JSON file in columns; 872 rows of SST-2 and seven cells take 0.3 MB. It has fingerprints of texts, not the texts,
+and predictions (SQuAD's are words of its text). A ``report.json`` with its predictions has the same content, and is
+read into the same type.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from sparse_deploy.results import BenchReport, Cell, Drift, Figures, Identity, S
 from sparse_deploy.strict_json import read_bounded
 
 KIND: Final = "sparse-deploy baseline"
-_HOW = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
+_SAVE_HINT = "Make one with: sparse-deploy bench DEPLOYMENT --save-baseline FILE"
 _LOGIT_DIGITS = 6
 # Columns of all cells, in addition to those of the task. Columns computed from them (correct, score) are not stored.
 _SHARED = ("id", "sha256")
@@ -33,7 +33,7 @@ Columns = dict[str, list[Any]]
 
 
 class StoredCell(Figures):
-    """One cell without its timing, and its answers in columns, by the suffix of the split."""
+    """One cell without its timing, and its predictions in columns, by the suffix of the split."""
 
     cell: Cell
     answers: dict[str, Columns]
@@ -43,7 +43,7 @@ class Baseline(Figures):
     """The content of a file of ``bench --save-baseline``.
 
     Attributes:
-        baseline: id of the cell that relative goals refer to.
+        baseline: id of the baseline cell of relative goals.
         rows: columns of all cells, by the suffix of the split.
     """
 
@@ -59,7 +59,7 @@ class Baseline(Figures):
     cells: tuple[StoredCell, ...]
 
     def contestant(self, cell_id: str, examples: Mapping[str, int], task: Task) -> Contestant | None:
-        """A stored cell on the first examples of each split, with metrics of these examples; None without it."""
+        """A stored cell on the first examples of each split, with metrics of these examples; None if it is missing."""
         stored = next((one for one in self.cells if one.cell.id == cell_id), None)
         if stored is None:
             return None
@@ -91,7 +91,7 @@ def identify(
         data: the recipe's ``data`` section.
         splits: the validation splits.
         tokenizer_sha256: see :func:`sparse_deploy.data.features.tokenizer_sha256`.
-        checkpoint_sha256: of the deployment's ``model.safetensors``.
+        checkpoint_sha256: SHA-256 of the deployment's ``model.safetensors``.
         batch_size: requests per batch.
     """
     return Identity(
@@ -107,7 +107,7 @@ def identify(
 def make_baseline(
     name: str, identity: Identity, cells: Sequence[Contestant], baseline: str, machine: Machine, task: Task
 ) -> Baseline:
-    """The answers of a run, ready to be stored."""
+    """The baseline of a run, to be stored."""
     return Baseline(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         name=name,
@@ -129,20 +129,20 @@ def make_baseline(
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
-    """Write the file, whole or not at all.
+    """Write the file atomically.
 
     Raises:
-        ArtifactError: it can't be written.
+        ArtifactError: the file can't be written.
     """
     check_baseline_target(path)
     write_text_atomically(path, baseline.model_dump_json() + "\n")
 
 
 def check_baseline_target(path: Path) -> None:
-    """Refuse a baseline file that could not be written, before the run.
+    """Refuse the path of a baseline file that cannot be written, before the run.
 
     Raises:
-        ConfigError: a folder, or in a folder that does not exist.
+        ConfigError: the path is a folder, or its folder does not exist.
     """
     if path.is_dir() or not path.parent.is_dir():
         found = "a folder" if path.is_dir() else f"no folder {str(path.parent)!r}"
@@ -150,7 +150,7 @@ def check_baseline_target(path: Path) -> None:
 
 
 def is_baseline(path: Path) -> bool:
-    """Whether a file was written by :func:`save_baseline`; anything else may be a report."""
+    """Whether a file was written by :func:`save_baseline`; other files may be reports."""
     try:
         with path.open("rb") as stream:
             return KIND.encode() in stream.read(200)
@@ -162,18 +162,18 @@ def load_baseline(path: Path, task: Task) -> Baseline:
     """Read a file of :func:`save_baseline`.
 
     Raises:
-        ArtifactError: unreadable, of another version, or its columns contradict each other.
+        ArtifactError: the file is unreadable, of another version, or inconsistent.
     """
-    baseline = read_json_file(path, Baseline, "baseline", _HOW)
+    baseline = read_json_file(path, Baseline, "baseline", _SAVE_HINT)
     _check_columns(baseline, path, task)
     return baseline
 
 
 def baseline_of_report(report: BenchReport, folder: Path, task: Task) -> Baseline:
-    """The same out of a report and the predictions beside it.
+    """Read a baseline from a report and its predictions.
 
     Raises:
-        ArtifactError: it has no identity (an earlier version wrote it), or its predictions are missing or damaged.
+        ArtifactError: the report has no identity (earlier version), or predictions are missing or damaged.
     """
     path = folder / PREDICTIONS_FOLDER
     if report.identity is None:
@@ -190,7 +190,7 @@ def baseline_of_report(report: BenchReport, folder: Path, task: Task) -> Baselin
 
 
 def check_alike(stored: Baseline, ours: Identity, digests: Mapping[str, Sequence[str]], source: str) -> None:
-    """Refuse to compare with answers to something else; another checkpoint and fewer rows (the first ones) are fine.
+    """Refuse a baseline of other inputs; a different checkpoint and fewer rows (the first ones) are allowed.
 
     Args:
         stored: the baseline.
@@ -199,14 +199,14 @@ def check_alike(stored: Baseline, ours: Identity, digests: Mapping[str, Sequence
         source: the baseline's name for the error.
 
     Raises:
-        ConfigError: another task, other inputs, other rows or another tokenizer.
+        ConfigError: a different task, input, row or tokenizer.
     """
     theirs = stored.identity
     facts = [("task", theirs.task, ours.task)]
     facts += [(f"data.{key}", str(theirs.inputs.get(key)), str(value)) for key, value in ours.inputs.items()]
     for what, before, now in facts:
         if before != now:
-            raise ConfigError(f"--against {source}: its {what} is {before}, here it is {now}; {_REMEDY}")
+            raise ConfigError(f"--against {source}: its {what} is {before}, that of this run is {now}; {_REMEDY}")
     for suffix, rows in digests.items():
         _check_rows(stored.rows.get(suffix, {}).get("sha256", []), rows, ours.splits[suffix], source, suffix)
     if theirs.tokenizer_sha256 != ours.tokenizer_sha256:
@@ -220,7 +220,7 @@ _REMEDY = "save a baseline of this set-up with --save-baseline"
 
 
 def drift_of(cell: Contestant, stored: Contestant | None) -> Drift | None:
-    """How far a cell's answers lie from its own stored ones; None where none are stored."""
+    """The difference between a cell's predictions and its stored ones; None without stored predictions."""
     if stored is None:
         return None
     return Drift(agreement=agreement(stored.rows, cell.rows), logit_difference=logit_difference(stored.rows, cell.rows))
@@ -267,14 +267,14 @@ def _read_rows(path: Path) -> list[Row]:
 def _check_columns(baseline: Baseline, path: Path, task: Task) -> None:
     """Checks beyond the schema: equal lengths, the columns of the task, and the fingerprint of the rows.
 
-    A baseline of another task is refused later, with a better word.
+    A baseline of another task is refused later, with a better message.
     """
     if baseline.identity.task != task.name:
         return
-    # Retrieval's columns are those of its metrics only where the data are pairs without labels.
+    # The columns of retrieval metrics exist only for pairs without labels.
     wanted = {name for name in task.own_scores if name in ("prediction", "logits") or name in task.metrics}
     if baseline.baseline not in {one.cell.id for one in baseline.cells}:
-        raise ArtifactError(f"{path}: the baseline {baseline.baseline!r} is not among its cells. {_HOW}")
+        raise ArtifactError(f"{path}: the baseline {baseline.baseline!r} is not among its cells. {_SAVE_HINT}")
     for suffix, split in baseline.identity.splits.items():
         shared = baseline.rows.get(suffix, {})
         sides = [shared, *(one.answers.get(suffix, {}) for one in baseline.cells)]
@@ -282,12 +282,12 @@ def _check_columns(baseline: Baseline, path: Path, task: Task) -> None:
         whole = {*_SHARED, *task.shared_scores} <= shared.keys()
         whole &= all(wanted <= side.keys() and _even(side["logits"]) for side in sides[1:])
         if lengths != {split.examples} or not whole:
-            raise ArtifactError(f"{path}: its columns of the split {suffix!r} contradict each other. {_HOW}")
+            raise ArtifactError(f"{path}: its columns of the split {suffix!r} contradict each other. {_SAVE_HINT}")
         if _split_identity([str(digest) for digest in shared["sha256"]]) != split:
-            raise ArtifactError(f"{path}: its rows of the split {suffix!r} differ from their fingerprint. {_HOW}")
+            raise ArtifactError(f"{path}: its rows of the split {suffix!r} differ from their fingerprint. {_SAVE_HINT}")
 
 
 def _even(logits: Sequence[Any]) -> bool:
-    """Whether every row has as many logits, and each is a number."""
+    """Whether all rows have the same number of logits, and each is a number."""
     numbers = all(isinstance(row, list) and all(isinstance(logit, int | float) for logit in row) for row in logits)
     return numbers and len({len(row) for row in logits}) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``bench`` times of each cell, in interleaved rounds: requests one by one, fixed shapes, and offline batches."""
+"""The timings of ``bench``, in interleaved rounds: single requests, fixed shapes, and offline batches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,18 +23,18 @@ _PROBE_REQUESTS = 8
 _LEAST_REQUESTS, _MOST_REQUESTS = 20, 500
 _LEAST_BATCHES = 3
 _LEAST_SHAPE_REQUESTS = 5
-# Rounds that replace those in which the machine was disturbed or its cores moved: half as many as are wanted.
+# Additional rounds for disturbed blocks and blocks with moved cores: half the planned number.
 _SPARE_ROUNDS = 0.5
 
 
 @dataclass(frozen=True)
 class TimingPlan:
-    """How to measure; most fields are those of the recipe's ``bench`` section.
+    """Settings of the measurement; most fields are those of the recipe's ``bench`` section.
 
     Attributes:
         batch_size: examples per batch of the offline scenario.
         shapes: extra fixed shapes, ``(batch, tokens)``.
-        seed: of the request mix.
+        seed: seed of the request mix.
         streamed: cells whose offline scenario is also measured with the throughput hint.
     """
 
@@ -54,11 +54,11 @@ class Timings:
     Attributes:
         latency: milliseconds per request of each block.
         throughput: examples, tokens, seconds of each offline block.
-        streamed: the same with the throughput hint, where that is measured.
+        streamed: the same with the throughput hint, if measured.
         shapes: as ``latency``, by ``(batch, tokens)``.
-        settled: whether the warm-up became stable before its time was over.
+        settled: whether the warm-up became stable within its time limit.
         rss_bytes: resident memory after the warm-up.
-        streams: batches at the same time in ``streamed``.
+        streams: number of parallel batches in ``streamed``.
     """
 
     latency: Counted[Samples]
@@ -72,13 +72,13 @@ class Timings:
 
 @dataclass(frozen=True)
 class TimedRun:
-    """All rivals' blocks and the work that each block consisted of.
+    """The blocks of all cells and the work of each block.
 
     Attributes:
-        cells: by cell id.
+        cells: blocks by cell id.
         mix_size: requests per pass of a latency block.
         batches: batches per pass of an offline block.
-        no_labels: why nothing is known about the distance of the cores; empty where it is.
+        no_labels: reason why the distance of the cores is unknown; empty if it is known.
     """
 
     cells: dict[str, Timings]
@@ -93,22 +93,22 @@ def time_rivals(
     plan: TimingPlan,
     progress: Progress = lambda message, share: None,
 ) -> TimedRun:
-    """Measure all rivals on the same requests.
+    """Measure all cells on the same requests.
 
     Args:
         rivals: opened workers by cell id.
         requests: the requests that the workers opened with.
-        plan: how long and how often.
+        plan: settings of the measurement.
         progress: called with a message and a share between 0 and 1.
 
     Raises:
-        WorkerError: a worker died or hung.
+        WorkerError: a worker ended or hung.
     """
     return _Timing(rivals, requests, plan, progress).run()
 
 
 class _Timing:
-    """One run over all rivals; the arguments are those of :func:`time_rivals`."""
+    """One run over all cells; the arguments are those of :func:`time_rivals`."""
 
     def __init__(self, rivals: Mapping[str, Worker], requests: Requests, plan: TimingPlan, progress: Progress) -> None:
         self._rivals, self._requests, self._plan, self._progress = rivals, requests, plan, progress
@@ -116,7 +116,7 @@ class _Timing:
         self._rounds = Rounds(
             wanted=plan.blocks,
             most=plan.blocks + ceil(_SPARE_ROUNDS * plan.blocks),
-            # As long as the blocks of one rival take: a machine that is never quiet then costs a little time only.
+            # The duration of one cell's blocks, which limits the delay on a machine that is never quiet.
             patience=plan.blocks * plan.block_seconds,
         )
         self._steps = _Steps(progress, plan.blocks * (len(rivals) * (2 + len(plan.shapes)) + len(plan.streamed)))
@@ -144,7 +144,7 @@ class _Timing:
         return TimedRun(cells, len(mix), len(batches), self._probe.reason)
 
     def _warm_up(self) -> tuple[dict[str, bool], float]:
-        """By cell whether it became stable; and the mean milliseconds of the slowest."""
+        """Whether each cell became stable, and the mean milliseconds of the slowest cell."""
         probe = length_mix(self._requests.lengths, _PROBE_REQUESTS, self._plan.seed)
         settled: dict[str, bool] = {}
         slowest_ms = 0.0
@@ -156,13 +156,13 @@ class _Timing:
         return settled, slowest_ms
 
     def _mix(self, slowest_ms: float) -> list[int]:
-        """The requests of a pass: so many that the slowest rival needs about one block for them."""
+        """The requests of a pass: the number for which the slowest cell needs about one block."""
         wanted = int(self._plan.block_seconds * 1000 / slowest_ms)
         count = min(max(wanted, _LEAST_REQUESTS), _MOST_REQUESTS)
         return length_mix(self._requests.lengths, count, self._plan.seed)
 
     def _see_every_length(self, mix: list[int]) -> dict[str, int]:
-        """One unrecorded pass; the resident memory after it."""
+        """Run an unrecorded pass; return the resident memory after it."""
         for rival in self._rivals.values():
             rival.call("latency", indices=mix, seconds=0.0)
         return {cell: rival.call("rss")["rss_bytes"] for cell, rival in self._rivals.items()}
@@ -183,7 +183,7 @@ class _Timing:
         return self._samples("shape", **arguments)
 
     def _offline_batches(self) -> list[list[int]]:
-        """The batches of a pass: from short to long, as many as the slowest rival answers in about one block."""
+        """The batches of a pass, from short to long: the number for which the slowest cell needs about one block."""
         batches = sorted_batches(self._requests.lengths, self._plan.batch_size)
         probe = spread_batches(batches, 1)
         slowest = max(
@@ -192,15 +192,15 @@ class _Timing:
         return spread_batches(batches, max(int(self._plan.block_seconds / slowest), _LEAST_BATCHES))
 
     def _offline(self, batches: list[list[int]]) -> tuple[dict[_Job, Counted[ThroughputBlock]], dict[str, int]]:
-        """The offline blocks: a cell with the throughput hint is a rival of its own, beside itself without.
+        """The offline blocks; a cell with the throughput hint is measured in addition to the same cell without it.
 
-        They come last, because the sessions of the streams are opened for them in the workers whose memory and latency
-        were measured before.
+        They run last, because they open the sessions of the streams in the same workers, after the measurement of
+        memory and latency.
 
         Returns:
-            The blocks, and by cell the number of streams.
+            The blocks, and the number of streams by cell.
         """
-        longest_first = batches[::-1]  # streams end with short batches, so that none is idle for long
+        longest_first = batches[::-1]  # short batches last, so that no stream is idle for long
         streams = {
             cell: int(rival.call("open_streams", batches=longest_first)["streams"])
             for cell, rival in self._rivals.items()
@@ -234,8 +234,8 @@ class _Timing:
 class _Steps:
     """Counts blocks for the progress display.
 
-    Rounds beyond the planned ones replace rounds that other processes disturbed. They do not count, because their
-    number is not known before.
+    Additional rounds replace rounds that other processes disturbed. They do not count, because their number is not
+    known in advance.
     """
 
     def __init__(self, progress: Progress, total: int) -> None:

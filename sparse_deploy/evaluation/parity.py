@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parity: does a portable model answer as its PyTorch source does, on real inputs of many lengths?"""
+"""Parity of an exported model with its PyTorch source, on real inputs of many lengths."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Model = Callable[[Mapping[str, Array]], Sequence[Array]]
 # Single requests at the ends of the length range, an odd batch, and enough rows of 8 that one differing INT8
 # prediction weighs less than 2 %.
 _BATCH_SIZES = (3, 8, 8, 8, 8, 8, 8, 8)
-# Text that the batches are drawn from: enough for 61 rows of many lengths.
+# Number of texts from which the batches are drawn: enough for 61 rows of many lengths.
 PARITY_EXAMPLES = 256
 # Attention weights of 2048 tokens take 200 MB in a layer with 12 heads; those of ModernBERT's 8192 would take 3 GB.
 _LONGEST_ROW = 2048
@@ -28,12 +28,12 @@ _LONGEST_ROW = 2048
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two models are apart.
+    """Differences between two models.
 
     Attributes:
         max_abs: largest absolute difference of any output at any token that is not padding.
-        mean_abs: mean absolute difference of those.
-        argmax_agreement: share of predictions that are the same, as the task counts them.
+        mean_abs: mean absolute difference of the same outputs.
+        argmax_agreement: share of equal predictions, as defined by the task.
         rows: compared examples.
     """
 
@@ -44,11 +44,11 @@ class Parity:
 
 
 def longest_parity_row(config: Config, max_length: int) -> int:
-    """Tokens of the longest row to compare: all that the model reads, which for long models is bounded.
+    """Tokens of the longest row to compare: the model's limit, which is bounded for long models.
 
     Args:
-        config: of the model.
-        max_length: ``data.max_length`` of the recipe; never less than that, where the model reads it.
+        config: config of the model.
+        max_length: ``data.max_length`` of the recipe; the result is at least this, if the model allows it.
     """
     return min(architecture_of(config).usable_length(config) or max_length, max(max_length, _LONGEST_ROW))
 
@@ -60,8 +60,8 @@ def parity_batches(
 
     Args:
         features: encoded examples, ``[tokens]`` each; at least one.
-        seed: which examples are drawn.
-        usable_length: tokens that the model reads at most; the longest example's when omitted.
+        seed: seed of the drawn examples.
+        usable_length: largest number of input tokens; default: that of the longest example.
         pad_id: the tokenizer's padding token.
 
     Returns:
@@ -81,9 +81,9 @@ def parity_batches(
 
 
 def _end_to_end(features: Sequence[Feature], tokens: int, *, first: int) -> Feature:
-    """Examples one behind the other, cut to a length: what a window or a position past the texts' own ends would show.
+    """Concatenated examples, truncated to a length, to test windows and positions beyond the texts' lengths.
 
-    Every token is one of the text, because most models compute the same for padding wherever it stands.
+    All tokens are text, because most models compute the same for padding at any position.
     """
     order = [first, *(index for index in range(len(features)) if index != first)]
     parts: list[Feature] = []
@@ -104,21 +104,21 @@ def check_parity(
     agreement: float | None = None,
     remedy: str = "",
 ) -> Parity:
-    """Compare a model with the answers of another one, batch by batch.
+    """Compare the outputs of two models, batch by batch.
 
     Args:
         reference: the outputs of the PyTorch model, batch by batch.
-        candidate: the exported model: takes int64 ``[batch, tokens]`` inputs by name, gives the task's outputs.
+        candidate: the exported model: computes the task's outputs from int64 ``[batch, tokens]`` inputs by name.
         batches: see :func:`parity_batches`.
-        task: says which outputs are per token, and which predictions are the same.
-        name: what is compared, for the error.
-        reference_name: what it is compared with, likewise.
-        atol: largest allowed ``max_abs``; not checked when None.
-        agreement: smallest allowed ``argmax_agreement``; not checked when None.
-        remedy: what to do where it is smaller, besides allowing it.
+        task: the task, which defines outputs per token and equal predictions.
+        name: name of the candidate, for the error.
+        reference_name: name of the reference, for the error.
+        atol: largest allowed ``max_abs``; None means no check.
+        agreement: smallest allowed ``argmax_agreement``; None means no check.
+        remedy: advice if it is smaller, other than allowing it.
 
     Raises:
-        ParityError: a bound is broken, an output has another shape, or is not finite.
+        ParityError: a limit is exceeded, or an output has a wrong shape or is not finite.
     """
     worst, same = 0.0, 0.0
     total, count, rows = 0.0, 0, 0
@@ -159,7 +159,7 @@ def check_parity(
 
 
 def _differences(expected: Sequence[Array], found: Sequence[Array], kept: Array, per_token: Sequence[bool]) -> Array:
-    """Absolute differences of all outputs, flat; of an output per token only where the token is kept."""
+    """Absolute differences of all outputs, flat; outputs per token only for kept tokens."""
     differences = [np.abs(a - b) for a, b in zip(expected, found, strict=True)]
     return np.concatenate(
         [array[kept].ravel() if each else array.ravel() for array, each in zip(differences, per_token, strict=True)]

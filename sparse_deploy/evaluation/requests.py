@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenised requests in flat arrays: what the parent hands to a worker, and how batches and mixes are drawn from it.
+"""Tokenized requests in flat arrays, which the parent passes to a worker; batches and mixes are drawn from them.
 
-Workers import this module and nothing of ours that it doesn't need: their resident memory is a reported figure.
+Workers import this module and no unneeded module of this package, because their resident memory is a reported figure.
 """
 
 import itertools
@@ -24,7 +24,7 @@ class Requests:
 
     Attributes:
         tokens: input name to all requests' values end to end, int64.
-        offsets: ``[requests + 1]`` where each request begins.
+        offsets: ``[requests + 1]`` start of each request.
         pad_id: the tokenizer's padding token.
     """
 
@@ -44,7 +44,7 @@ class Requests:
 
     @classmethod
     def load(cls, path: Path) -> "Requests":
-        """Read what :meth:`save` wrote."""
+        """Read a file of :meth:`save`."""
         with np.load(path, allow_pickle=False) as stored:
             tokens = {name: stored[name] for name in MODEL_INPUTS}
             return cls(tokens, stored["offsets"], int(stored["pad_id"]))
@@ -81,15 +81,15 @@ class Requests:
 
 
 def length_mix(lengths: IntArray, count: int, seed: int) -> list[int]:
-    """Draw requests that mirror the distribution of lengths, in random order.
+    """Draw requests with the distribution of lengths of all requests, in random order.
 
     The requests sorted by length are sampled at ``count`` even steps, so that a short list already has the mix of
-    the whole split; then they are shuffled, so that a runtime sees lengths change as it would in service.
+    the complete split; then they are shuffled, so that lengths vary as in a service.
 
     Args:
         lengths: ``[requests]`` tokens of each request.
-        count: how many to draw; all when there are fewer.
-        seed: of the shuffle.
+        count: number of requests to draw; all if there are fewer.
+        seed: seed of the shuffle.
 
     Returns:
         Indices into ``lengths``.
@@ -105,27 +105,27 @@ def answer(
     batch_size: int,
     per_token: Sequence[bool],
 ) -> list[tuple[NDArray[Any], ...]]:
-    """The outputs of every request, in its order.
+    """The outputs of every request, in the given order.
 
     Args:
-        run: a model: inputs by name, ``[batch, tokens]``, to its outputs.
-        requests: run in batches of like length.
+        run: a model: computes outputs from inputs by name, ``[batch, tokens]``.
+        requests: the requests, which run in batches of similar length.
         batch_size: requests per batch.
         per_token: for each output, whether its second axis is the tokens.
 
     Returns:
-        Copies without the batch dimension; what stands on padding is cut off.
+        Copies without the batch dimension and without padding.
     """
     return run_by_length(run, requests.batch, requests.lengths, batch_size, per_token)
 
 
 def spread_batches(batches: Sequence[list[int]], count: int) -> list[list[int]]:
-    """``count`` of the batches at even steps, from short to long; all when there are fewer."""
+    """``count`` of the batches at even steps, from short to long; all if there are fewer."""
     return [list(batches[index]) for index in _even_steps(len(batches), count)]
 
 
 def _even_steps(total: int, count: int) -> IntArray:
     if count >= total:
         return np.arange(total)
-    # The middles of `count` equal parts: neither end of the distribution is favoured.
+    # The middles of `count` equal parts, which treats both ends of the distribution equally.
     return np.floor((np.arange(count) + 0.5) * total / count).astype(np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a session in this process: for ``export``, which measures many models and times none."""
+"""Scores of a session in this process, for ``export``, which does not measure time."""
 
 from sparse_deploy.config.schema import DataSection
 from sparse_deploy.data.encoded import SplitScore
@@ -13,7 +13,7 @@ from sparse_deploy.runtimes import Session
 def score_session(
     session: Session, task: Task, split: ValidationSplit, *, batch_size: int, data: DataSection
 ) -> SplitScore:
-    """Answer every request of a split in batches of like length, and score the answers.
+    """Run every request of a split in batches of similar length, and score the outputs.
 
     Args:
         session: an opened model.
@@ -24,7 +24,7 @@ def score_session(
 
     Raises:
         ArtifactError: the model fails on a batch.
-        DataError: it answers with outputs of another width, or with NaN.
+        DataError: the outputs have a wrong width, or NaN.
     """
     outputs = answer(session.run, split.requests, batch_size, task.per_token)
     return score_split(task, split.encoded, outputs, data)

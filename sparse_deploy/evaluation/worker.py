@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of one cell, which answers requests of real text; run as :data:`MODULE`."""
+"""The worker process of one cell, which runs requests of real text; run as :data:`MODULE`."""
 
 import resource
 import time
@@ -21,7 +21,7 @@ MODULE = "sparse_deploy.evaluation.worker"
 WARM_WINDOWS = 3
 WARM_SPREAD = 0.05
 _NANOSECONDS_PER_MS = 1e6
-# While the last batches of a block end, streams stand idle; with so many per stream that is a small part of it.
+# Batches per stream and block: enough that the idle time of streams at the end of a block is a small part.
 _LEAST_BATCHES_PER_STREAM = 4
 
 
@@ -29,7 +29,7 @@ class Worker:
     """One opened cell; every public method is a command.
 
     Args:
-        alive: called often during long work.
+        alive: called regularly during long work.
     """
 
     def __init__(self, alive: Alive) -> None:
@@ -67,9 +67,9 @@ class Worker:
         }
 
     def predict(self, requests: str, batch_size: int, output: str, per_token: list[bool]) -> dict[str, Any]:
-        """Answer all requests of a file and write the outputs to an ``.npz``.
+        """Run all requests of a file and write the outputs to an ``.npz``.
 
-        Requests run in batches of like length. The file holds ``0``, ``1`` … per model output: all requests' values
+        Requests run in batches of similar length. The file has ``0``, ``1`` … per model output: all requests' values
         end to end in request order, with ``sizes`` values each.
         """
 
@@ -84,7 +84,7 @@ class Worker:
         return {"requests": len(rows)}
 
     def warm_up(self, indices: list[int], seconds: float) -> dict[str, Any]:
-        """Repeat a list of requests until the medians of three passes in a row agree, or the time is over.
+        """Repeat a list of requests until the medians of three consecutive passes agree, or the time is over.
 
         Returns:
             ``stable``: whether they agreed within 5 %; ``median_ms`` and ``mean_ms`` of the last pass; ``seconds``.
@@ -126,7 +126,7 @@ class Worker:
         """Offline block: whole passes over a list of batches for at least this many seconds.
 
         Returns:
-            ``examples`` and ``tokens`` answered (padding doesn't count) and the ``seconds`` that it took.
+            ``examples`` and ``tokens`` (without padding), and the ``seconds``.
         """
         prepared = self._batches(batches)
         times = self._timer.passes(self._timed, prepared, seconds)
@@ -134,17 +134,17 @@ class Worker:
         return {**work, "seconds": sum(times) / 1e3}
 
     def open_streams(self, batches: list[list[int]]) -> dict[str, Any]:
-        """Open the file once more, with the throughput hint, and warm it up: as many passes as there are streams.
+        """Open the file again with the throughput hint, and warm it up with one pass per stream.
 
         Returns:
-            ``streams``: batches that are computed at the same time.
+            ``streams``: number of parallel batches.
         """
         if self._open is None:
             raise RuntimeError("no model was opened")
         session = self._open("throughput")
         if not isinstance(session, StreamingSession):
             raise TypeError("the runtime has no throughput hint")
-        # Each stream allocates for each shape, so a batch is repeated until every stream has probably run it.
+        # Each stream allocates memory for each shape, so a batch is repeated until all streams have probably run it.
         for _ in session.run_all(batch for batch in self._batches(batches) for _ in range(session.streams)):
             self._alive()
         self._streams = session
@@ -204,7 +204,7 @@ class Worker:
 
 
 def _work(batches: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Examples and tokens of batches; padding is no work."""
+    """Examples and tokens of batches, without padding."""
     sizes = [(inputs["input_ids"].shape[0], int(inputs["attention_mask"].sum())) for inputs in batches]
     return {"examples": sum(examples for examples, _ in sizes), "tokens": sum(tokens for _, tokens in sizes)}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the zeros of the files that a benchmark is about to measure, without relying on their manifest."""
+"""Counts the zeros of the files of a benchmark, independent of their manifest."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Recount:
     """The zeros in the files of a deployment.
 
     Attributes:
-        records: of each file, as a manifest has them.
-        counts: the required zeros of each file; empty for a dense deployment, of which none are required.
+        records: sparsity record of each file, in the manifest's form.
+        counts: the required zeros of each file; empty for a dense deployment.
     """
 
     records: dict[str, SparsityRecord]
@@ -35,30 +35,30 @@ class Recount:
 
 @dataclass(frozen=True)
 class _Required:
-    """The zeros that one tensor must hold: their places, and their number, which is larger where places are unknown."""
+    """The required zeros of one tensor: positions and number, which is larger if some positions are unknown."""
 
     mask: BoolArray
     number: int
 
 
-def recount_zeros(deployment: Path, files: Sequence[str], manifest: Manifest, promise: SparsitySection) -> Recount:
+def recount_zeros(deployment: Path, files: Sequence[str], manifest: Manifest, sparsity: SparsitySection) -> Recount:
     """Read every file and compare its zeros with the required zeros, position by position.
 
-    Required are the zeros of the checkpoint in the deployment and those of the manifest. It has fingerprints of masks,
-    so a mask is that of any file with the fingerprint; where no file has it, numbers are compared.
+    The zeros of the deployment's checkpoint and of the manifest are required. The manifest has fingerprints of masks;
+    the mask is taken from a file with this fingerprint, and if there is none, only numbers are compared.
 
     Args:
-        deployment: its folder.
+        deployment: folder of the deployment.
         files: the files to measure, relative to it.
         manifest: manifest of the deployment.
-        promise: the recipe's ``sparsity`` section.
+        sparsity: the recipe's ``sparsity`` section.
 
     Raises:
         ArtifactError: a file is not readable.
-        CheckpointError: so for the checkpoint.
+        CheckpointError: the checkpoint is not readable.
     """
-    required = _required(deployment, files, manifest, promise.exclude)
-    broken = _broken_promise({name: zeros.mask for name, zeros in required.items()}, promise)
+    required = _required(deployment, files, manifest, sparsity.exclude)
+    broken = _missing_in_checkpoint({name: zeros.mask for name, zeros in required.items()}, sparsity)
     records: dict[str, SparsityRecord] = {}
     counts: dict[str, ZeroCount] = {}
     for file in dict.fromkeys(files):
@@ -71,7 +71,7 @@ def recount_zeros(deployment: Path, files: Sequence[str], manifest: Manifest, pr
         )
         tensors = tuple(_count(name, zeros, found.get(name)) for name, zeros in required.items())
         counts[file] = ZeroCount(file, tensors, broken)
-    dense = promise.pattern.kind is PatternKind.DENSE and not any(zeros.number for zeros in required.values())
+    dense = sparsity.pattern.kind is PatternKind.DENSE and not any(zeros.number for zeros in required.values())
     return Recount(records, {} if dense else counts)
 
 
@@ -94,7 +94,7 @@ def _required(
 
 
 def _fingerprints(manifest: Manifest, exclude: tuple[str, ...]) -> dict[str, dict[str, TensorRecord]]:
-    """The records of each tensor by the fingerprint of its required zeros; an honest manifest has one per tensor."""
+    """The records of each tensor by the fingerprint of its required zeros; a correct manifest has one per tensor."""
     found: dict[str, dict[str, TensorRecord]] = {}
     for record in manifest.sparsity.values():
         for tensor in record.tensors:
@@ -104,7 +104,7 @@ def _fingerprints(manifest: Manifest, exclude: tuple[str, ...]) -> dict[str, dic
 
 
 def _whole(own: BoolArray | None, wanted: Mapping[str, TensorRecord], known: Masks) -> _Required:
-    """All zeros that anything requires of a tensor: the checkpoint's mask, and each recorded one."""
+    """All required zeros of a tensor: the checkpoint's mask, and each recorded mask."""
     shape = own.shape if own is not None else next(iter(wanted.values())).shape
     mask = np.zeros(shape, dtype=np.bool_) if own is None else own
     unknown = 0
@@ -124,20 +124,20 @@ def _count(name: str, required: _Required, found: BoolArray | None) -> TensorZer
     kept = int((required.mask & found).sum())
     if kept == known < required.number:
         kept = min(required.number, int(found.sum()))
-        return TensorZeros(name, found.size, required.number, kept, "no file holds the recorded mask; counted")
+        return TensorZeros(name, found.size, required.number, kept, "no file has the recorded mask; numbers compared")
     return TensorZeros(name, found.size, required.number, kept)
 
 
-def _broken_promise(masks: Masks, promise: SparsitySection) -> str:
+def _missing_in_checkpoint(masks: Masks, sparsity: SparsitySection) -> str:
     try:
-        check_promise(masks, promise)
+        check_promise(masks, sparsity)
     except SparsityError as error:
         return str(error).rstrip(".")
     return ""
 
 
 def _read(path: Path) -> Mapping[str, BoolArray]:
-    """Zero masks of a file; its readers are loaded only for its own format."""
+    """Zero masks of a file; the reader is imported only for its format."""
     if path.suffix == ".onnx":
         from sparse_deploy.graph.weights import read_zero_masks as read_onnx
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch to portable files: ONNX by the dynamo exporter, OpenVINO IR from ONNX."""
+"""Export of PyTorch models: ONNX by the dynamo exporter, OpenVINO IR from ONNX."""

@@ -10,10 +10,10 @@ from sparse_deploy.architectures import architecture_of
 from sparse_deploy.errors import ExportError
 from sparse_deploy.export.exporter import ExportableModel, example_inputs, quiet, to_onnx
 
-# Every kind of layer of a config is among the first two: ModernBERT's global and local attention, and
+# The first two layers include every kind of layer of a config: ModernBERT's global and local attention, and
 # DeBERTa's convolution after the first.
 _LAYERS = 2
-# Classes and configs that were exported in this process; a sweep in one process, and tests, repeat them.
+# Cache of exported classes and configs in this process, for sweeps and tests.
 _SHOWN: set[str] = set()
 
 
@@ -26,7 +26,7 @@ def check_exportable(model: PreTrainedModel, names: tuple[str, ...], opset: int)
         opset: ONNX operator set.
 
     Raises:
-        ExportError: it can't be exported; the message names its class.
+        ExportError: the model can't be exported; the message has its class.
     """
     config = copy.deepcopy(model.config)
     architecture = architecture_of(config.to_dict())

@@ -22,11 +22,11 @@ from sparse_deploy.graph.sparsity_check import run_passes
 class ExportableModel(torch.nn.Module):
     """A transformers model with positional inputs and a tuple of tensors as output.
 
-    The model gets its padding mask in the form that its family's :class:`MaskForm` names.
+    The model gets its padding mask in the form of its family's :class:`MaskForm`.
 
     Attributes:
-        input_names: inputs of :meth:`forward`, in order: all of :data:`MODEL_INPUTS`, or the first two of them where
-            the family has no token types.
+        input_names: inputs of :meth:`forward`, in order: all of :data:`MODEL_INPUTS`, or the first two if the family
+            has no token types.
     """
 
     def __init__(self, model: torch.nn.Module, output_names: Sequence[str], pooling: Pooling | None = None) -> None:
@@ -52,7 +52,7 @@ class ExportableModel(torch.nn.Module):
         Args:
             input_ids: int64 ``[batch, tokens]``.
             attention_mask: int64 ``[batch, tokens]``, 1 for text and 0 for padding.
-            token_type_ids: int64 ``[batch, tokens]``; left out where :attr:`input_names` has none.
+            token_type_ids: int64 ``[batch, tokens]``; omitted if not in :attr:`input_names`.
 
         Returns:
             The outputs in the order of ``output_names``, FP32.
@@ -75,7 +75,7 @@ class ExportableModel(torch.nn.Module):
     def _with_windows(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Give an encoder one mask per kind of layer; its own code for a plain mask doesn't trace to few nodes."""
+        """Pass one mask per kind of layer to an encoder; its code for a plain mask traces to many nodes."""
         attention_mask = kwargs["attention_mask"]
         kept = attention_mask[:, None, None, :].to(torch.float32)
         places = torch.arange(attention_mask.shape[1])
@@ -85,7 +85,7 @@ class ExportableModel(torch.nn.Module):
 
 
 def _additive(kept: torch.Tensor) -> torch.Tensor:
-    """The summand of attention scores: 0 where ``kept`` is 1, the lowest float where it is 0."""
+    """The additive mask of attention scores: 0 where ``kept`` is 1, the lowest float where it is 0."""
     return (1.0 - kept) * torch.finfo(torch.float32).min
 
 
@@ -95,7 +95,7 @@ def output_names(task_kind: str) -> tuple[str, ...]:
 
 
 def example_inputs(names: Sequence[str] = MODEL_INPUTS) -> tuple[torch.Tensor, ...]:
-    """Inputs to trace with: a padded batch whose sizes differ from each other and from 1, which torch would fix."""
+    """Example inputs for tracing: a padded batch with different sizes above 1, as torch makes 1 static."""
     ids = torch.zeros((2, 7), dtype=torch.int64)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
@@ -118,7 +118,7 @@ def to_onnx(
         opset: ONNX operator set.
 
     Returns:
-        The simplified graph; every parameter is an initializer under its own name.
+        The simplified graph; every parameter is an initializer with the parameter's name.
 
     Raises:
         ExportError: torch can't express the model in this operator set.
@@ -143,7 +143,7 @@ def to_onnx(
                 f"ONNX export with opset {opset} failed: {one_line(error)}; try another export.opset"
             ) from error
         if program is None:
-            raise ExportError("ONNX export gave no model; report this with the recipe")
+            raise ExportError("ONNX export returned no model; report this with the recipe")
         model = run_passes(program.model, Simplify())
     _check_interface(model, inputs, names)
     return model

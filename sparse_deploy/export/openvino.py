@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX to OpenVINO IR with all names and zeros kept."""
+"""Conversion of ONNX to OpenVINO IR, with all names and zeros."""
 
 import hashlib
 import os
@@ -26,21 +26,21 @@ Array = NDArray[Any]
 def convert_to_ir(onnx_path: Path, xml_path: Path, extension: Path | None = None) -> None:
     """Convert an ONNX file to IR (``.xml`` and ``.bin``): FP32 stays FP32, int8 weights stay int8.
 
-    OpenVINO transposes FP32 weights to ``[out, in]`` and drops their names on the way; they get them back.
+    OpenVINO transposes FP32 weights to ``[out, in]`` and drops their names, which are restored.
 
     Args:
         onnx_path: the model.
         xml_path: the IR.
-        extension: library of the sparse operators, for a model that has some; their weights stay in compact form.
+        extension: library of the sparse operators, for a model with them; their weights stay in compact form.
 
     Raises:
-        ExportError: OpenVINO doesn't take the model, or a weight can't be named.
+        ExportError: OpenVINO can't convert the model, or the name of a weight is unknown.
         OSError: the disk is full or not writable.
     """
     try:
         with _without_telemetry(), _with_weights_unshared(onnx_path) as source:
             model = ov.convert_model(source, extension=[str(extension)] if extension else None)
-    except Exception as error:  # OpenVINO's frontend raises RuntimeError and classes of its own
+    except Exception as error:  # OpenVINO's frontend raises RuntimeError and its own classes
         raise ExportError(f"{onnx_path.name}: OpenVINO can't convert it: {one_line(error)}") from error
     _restore_names(model, onnx_path)
     try:
@@ -64,7 +64,7 @@ def _with_weights_unshared(onnx_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Keep the converter from posting usage data, which it does unless a file in the home folder or CI forbids it."""
+    """Disable the converter's usage data, which it sends unless a file in the home folder or CI forbids it."""
     before = os.environ.get("CI")
     os.environ["CI"] = "true"
     try:
@@ -76,7 +76,7 @@ def _without_telemetry() -> Iterator[None]:
 
 
 def _restore_names(model: ov.Model, onnx_path: Path) -> None:
-    """Name the weights after those of the ONNX file, matched by content; of equal ones, in the order of both."""
+    """Restore the ONNX file's weight names, matched by content; equal weights are matched in order."""
     names: dict[bytes, list[str]] = {}
     for weight in read_weights(load_onnx(onnx_path)):
         values = weight.values if weight.orientation is Orientation.OUT_IN else weight.values.T

@@ -2,7 +2,7 @@
 """Bounds and p-values from bootstrap draws: bias-corrected and accelerated (Efron 1987, JASA 82, 171-185).
 
 The bound at level 1 - alpha is the quantile of the draws at Phi(z0 + y / (1 - a y)) with y = z0 + Phi^-1(1 - alpha).
-Solved for alpha that is a p-value in closed form, and bound and p-value can't disagree.
+Solving it for alpha gives a p-value in closed form, so bound and p-value always agree.
 """
 
 import math
@@ -24,10 +24,10 @@ class Distribution:
 
     Attributes:
         draws: at least one, ascending.
-        bias: z0; with ``acceleration`` 0 too, all is that of the percentile bootstrap.
+        bias: z0; if ``acceleration`` is also 0, the result is that of the percentile bootstrap.
         acceleration: a.
-        limit: no drop is larger than that in either direction.
-        tie: draws so close to a margin count as equal to it.
+        limit: the largest possible absolute drop.
+        tie: draws within this distance of a margin count as equal to it.
     """
 
     draws: FloatArray
@@ -45,12 +45,12 @@ class Distribution:
         return self._p_value(len(self.draws) - self._within(margin), -self.bias, -self.acceleration)
 
     def high(self, alpha: float) -> float:
-        """Upper bound: the smallest draw at which :meth:`p_exceeds` is at most ``alpha``; ``limit`` where none is."""
+        """Upper bound: the smallest draw at which :meth:`p_exceeds` is at most ``alpha``, else ``limit``."""
         rank = self._rank(alpha, self.bias, self.acceleration)
         return float(self.draws[rank - 1]) if rank <= len(self.draws) else self.limit
 
     def low(self, alpha: float) -> float:
-        """Lower bound, the mirror image of :meth:`high`."""
+        """Lower bound, by the same rule as :meth:`high`."""
         rank = self._rank(alpha, -self.bias, -self.acceleration)
         return float(self.draws[-rank]) if rank <= len(self.draws) else -self.limit
 
@@ -60,7 +60,7 @@ class Distribution:
     def _p_value(self, inside: int, bias: float, acceleration: float) -> float:
         if inside == 0:
             return 1.0
-        # n + 1, as in a permutation test: an outcome that was never drawn does not have probability 0.
+        # n + 1, as in a permutation test: an outcome that was not drawn must not get probability 0.
         shifted = float(special.ndtri(inside / (len(self.draws) + 1))) - bias
         stretch = 1.0 + acceleration * shifted
         if stretch <= 0.0:
@@ -75,23 +75,23 @@ class Distribution:
         level = float(special.ndtr(bias + shifted / stretch))
         rank = max(1, math.ceil(level * (len(self.draws) + 1)) - 1)
         while rank <= len(self.draws) and self._p_value(rank, bias, acceleration) > alpha:
-            rank += 1  # the formula's rounding errors are not those of its inverse
+            rank += 1  # the rounding errors of the formula and its inverse differ
         return rank
 
 
 def bias_of(draws: FloatArray, observed: float) -> float:
-    """z0: where the observed value lies among its draws, ties counted half."""
+    """z0: from the share of draws below the observed value; ties count half."""
     below = (np.count_nonzero(draws < observed) + np.count_nonzero(draws <= observed)) / (2 * len(draws))
     least = 0.5 / len(draws)
     return float(special.ndtri(min(max(below, least), 1.0 - least)))
 
 
 def acceleration_of(left_out: FloatArray, times: FloatArray) -> float:
-    """A: a sixth of the skewness of the jackknife.
+    """The acceleration a: a sixth of the skewness of the jackknife.
 
     Args:
         left_out: the drop without one unit, per kind of unit [kinds].
-        times: how many units are of that kind [kinds].
+        times: number of units of each kind [kinds].
     """
     distance = np.average(left_out, weights=times) - left_out
     spread = float(np.sum(times * distance**2))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is a metric that is no plain share of rows within a margin of the baseline's? A paired, clustered bootstrap.
+"""A paired, clustered bootstrap that tests the drop of a metric that is not a share of rows against a margin.
 
-If no prediction changed, the interval has no width, and a pass would claim too much. Therefore a verdict
-must also hold with one pseudo-example added: for a pass one that got worse, for a fail one that got better. Among
-as many resamples its number is about Poisson with mean 1, so with no changed row the bound is the rule of three
-(3 / rows at 95 %), and with x changed rows the x + 1 of Clopper-Pearson's upper bound.
+If no prediction changed, the interval has no width, and a pass would not be justified. Therefore a verdict must also
+hold with one pseudo-example added: for a pass an example that got worse, for a fail one that got better. The number
+of its draws in a resample is about Poisson with mean 1, so without changed rows the bound is the rule of three
+(3 / rows at 95 %), and with x changed rows it uses x + 1, like Clopper-Pearson's upper bound.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,22 +38,22 @@ def compare_metric(
     """Test a metric for a drop by resampling examples, or clusters of them, with both answers together.
 
     Args:
-        metric: any but one of :attr:`PairedTest.CORRECT`.
-        baseline: rows of :class:`~sparse_deploy.data.encoded.SplitScore`.
+        metric: any metric whose test is not :attr:`PairedTest.CORRECT`.
+        baseline: rows of a :class:`~sparse_deploy.data.encoded.SplitScore`.
         cell: rows of the same examples in the same order.
-        margin: largest allowed drop, in the metric's own unit; negative when an improvement is demanded.
-        confidence: of each bound.
-        resamples: of the bootstrap; no p-value is below ``1 / (resamples + 1)``.
-        seed: the same rows, resamples and seed give the same evidence.
-        clusters: per row the unit of drawing, such as its SQuAD paragraph; single rows when omitted.
+        margin: largest allowed drop, in the metric's own unit; negative if an improvement is required.
+        confidence: confidence of each bound.
+        resamples: number of bootstrap resamples; the smallest p-value is ``1 / (resamples + 1)``.
+        seed: equal rows, resamples and seed give equal evidence.
+        clusters: the resampling unit of each row, such as its SQuAD paragraph; default: single rows.
 
     Raises:
-        DataError: no rows, rows of different examples, or rows that this metric can't be computed from.
+        DataError: no rows, rows of different examples, or rows without the columns of the metric.
     """
     if [row["id"] for row in baseline] != [row["id"] for row in cell] or not cell:
         raise DataError(
-            f"{metric.name}: expected the same examples in the same order from both, and at least one; found "
-            f"{len(baseline)} of the baseline and {len(cell)} of the cell"
+            f"{metric.name}: expected at least one example, and the same examples in the same order; found "
+            f"{len(baseline)} rows of the baseline and {len(cell)} of the cell"
         )
     paired = paired_metric(metric, baseline, cell, clusters)
     alpha = 1.0 - confidence
@@ -79,7 +79,7 @@ def compare_metric(
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Distributions of the drop; a verdict needs all of its side."""
+    """Distributions of the drop; a verdict must hold for all distributions of its side."""
 
     upper: tuple[Distribution, ...]
     lower: tuple[Distribution, ...]
@@ -103,7 +103,7 @@ def _bca(sample: Sample, resamples: int, rng: np.random.Generator, limit: float)
 
 
 def _percentile(sample: Sample, resamples: int, rng: np.random.Generator, limit: float) -> Distribution:
-    # Its pseudo-example is the whole correction: BCa on top of it would count it twice.
+    # The pseudo-example is the complete correction: BCa would correct twice.
     return Distribution(_draw(sample, resamples, rng), 0.0, 0.0, limit)
 
 
@@ -112,7 +112,7 @@ def _draw(sample: Sample, resamples: int, rng: np.random.Generator) -> Any:
 
 
 def _steady(drops: Any) -> Any:
-    # Equal drops must compare as equal, for any order of their summands.
+    # Rounded, so that equal drops compare as equal for any order of their summands.
     return np.round(drops, 10)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two models answer the same examples: figures that need no statistics, because nothing is inferred."""
+"""Figures that compare the answers of two models to the same examples, without a statistical test."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ Rows = Mapping[str, Sequence[Row]]
 
 
 def agreement(baseline: Rows, cell: Rows) -> float | None:
-    """Share of the examples of all splits that both answer the same.
+    """Share of the examples of all splits with equal predictions.
 
     Args:
         baseline: per-example results by the split's suffix.
-        cell: of the same splits and examples.
+        cell: results of the same splits and examples.
 
     Returns:
-        0 to 1; None for a regression's real numbers, of which no two are quite the same.
+        0 to 1; None for a regression, whose real numbers are hardly ever equal.
     """
     pairs = [
         (before["prediction"], after["prediction"])
@@ -35,10 +35,10 @@ def logit_difference(baseline: Rows, cell: Rows) -> float | None:
 
     Args:
         baseline: per-example results by the split's suffix.
-        cell: of the same splits and examples.
+        cell: results of the same splits and examples.
 
     Returns:
-        The difference; None where either has stored no logits, or another number of them.
+        The difference; None if one of them has no logits, or a different number of logits.
     """
     largest = []
     for suffix, rows in baseline.items():
@@ -49,4 +49,4 @@ def logit_difference(baseline: Rows, cell: Rows) -> float | None:
         if before.shape != after.shape or not before.size:
             return None
         largest.append(np.abs(before - after).max())
-    return float(np.max(largest)) if largest else None  # not max(), which lets a NaN disappear
+    return float(np.max(largest)) if largest else None  # unlike max(), this propagates NaN

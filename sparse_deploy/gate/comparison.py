@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which paired test belongs to which task metric, and whether the rows of two cells can be paired at all."""
+"""Selects the paired test of a task metric, and checks that the rows of two cells can be paired."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,14 +15,14 @@ from sparse_deploy.results import Evidence
 
 
 class SplitMetric(NamedTuple):
-    """A task metric taken apart: ``accuracy_mismatched`` is ``accuracy`` of the split ``mismatched``."""
+    """A task metric and its split: ``accuracy_mismatched`` is ``accuracy`` of the split ``mismatched``."""
 
     metric: str
     suffix: str
 
 
 def split_metric(name: str, rows: Rows) -> SplitMetric:
-    """Take the name of a metric apart, by the splits that there are rows of."""
+    """Split the name of a metric into metric and split, by the splits that have rows."""
     suffix = next((suffix for suffix in rows if suffix and name.endswith(f"_{suffix}")), "")
     return SplitMetric(name.removesuffix(f"_{suffix}") if suffix else name, suffix)
 
@@ -42,18 +42,18 @@ def compare_rows(
     Args:
         metric: a metric of the task.
         baseline: per-example results of one split.
-        cell: of the same examples, in the same order.
+        cell: results of the same examples, in the same order.
         margin: largest allowed drop, in the metric's own unit.
-        confidence: of each one-sided bound.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        confidence: confidence of each one-sided bound.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
-        DataError: the two have other examples.
+        DataError: the examples differ.
     """
     if [row["id"] for row in baseline] != [row["id"] for row in cell]:
-        raise DataError(f"{metric.name}: expected the same examples from both, in the same order; found others")
-    # One right or wrong per row: an exact test. All else is a function of all rows, or clustered: the bootstrap.
+        raise DataError(f"{metric.name}: expected the same examples in the same order, found different ones")
+    # One correct or wrong prediction per row: an exact test. Other metrics, and clustered ones: the bootstrap.
     if metric.test is PairedTest.CORRECT:
         before, after = (np.array([bool(row["correct"]) for row in rows]) for rows in (baseline, cell))
         return compare_correct(before, after, margin=margin, confidence=confidence)

@@ -8,7 +8,7 @@ from sparse_deploy.results import Cell
 
 SPARSITY_METRIC = "sparsity"
 LATENCY_METRIC = "latency_ratio"
-# Against the baseline cell, so the baseline itself has none.
+# Compared with the baseline cell, so the baseline has no such figure.
 AGAINST_BASELINE = ("agreement", "logit_difference", "file_size_ratio", LATENCY_METRIC)
 AGAINST_ITSELF = ("logit_drift", "agreement_drift")
 COMPANIONS = (SPARSITY_METRIC, *AGAINST_BASELINE, *AGAINST_ITSELF)
@@ -19,7 +19,7 @@ class Contestant:
     """A cell with its per-example results.
 
     Attributes:
-        cell: its figures.
+        cell: figures of the cell.
         rows: results by the suffix of the split.
     """
 
@@ -28,14 +28,14 @@ class Contestant:
 
 
 def metric_value(cell: Cell, metric: str) -> float | None:
-    """A task metric of a cell, or its share of zeros for ``sparsity``; None when the cell has no such figure."""
+    """A task metric of a cell, or its share of zeros for ``sparsity``; None if the cell has no such figure."""
     if metric == SPARSITY_METRIC:
         return cell.sparsity.sparsity_of_prunable if cell.sparsity else None
     return cell.metrics.get(metric)
 
 
 def figure(metric: str, contestant: Contestant, baseline: Contestant) -> float | None:
-    """Any figure of a cell that a goal can be set on, but for its latency; None when it has no such figure."""
+    """A figure of a cell for a goal, except its latency; None if the cell has no such figure."""
     cell, drift = contestant.cell, contestant.cell.drift
     match metric:
         case "agreement":

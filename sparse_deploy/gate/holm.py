@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several gates at once: p-values corrected so that the chance of any false verdict stays small."""
+"""Correction of the p-values of several gates, which limits the chance of any false verdict."""
 
 from collections.abc import Sequence
 
@@ -12,14 +12,14 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     Rejecting hypotheses with an adjusted p-value of at most ``alpha`` rejects any true hypothesis with probability at
     most ``alpha``, for any dependence of the tests: cells on the same examples may be corrected together.
 
-    The "not within the margin" hypotheses of all gates are one family and the "within the margin" ones another: that
-    bounds the chance of any false pass and the chance of any false fail, each by ``alpha``.
+    The "not within the margin" hypotheses of all gates are one family, the "within the margin" hypotheses another: this
+    limits the chance of any false pass and the chance of any false fail, each to ``alpha``.
 
     Args:
         p_values: one per hypothesis, in any order.
 
     Returns:
-        The adjusted ones, in the order of the argument, each at least as large as before and at most 1.
+        The adjusted p-values, in the order of the argument, each at least as large as before and at most 1.
     """
     found = np.asarray(p_values, dtype=np.float64)
     if not np.all((found >= 0.0) & (found <= 1.0)):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verdicts: whether the measured cells meet the goals of the recipe. Pure functions of the measurements.
 
-A drop of a task metric, which is inferred from a sample of examples, has a paired test with three verdicts. Counted or
-measured figures (a threshold, zeros, bytes) are compared without a test.
+A drop of a task metric is estimated from a sample of examples; its paired test has three verdicts. Counted or measured
+figures (a threshold, zeros, bytes) are compared without a test.
 """
 
 import math
@@ -28,7 +28,7 @@ from sparse_deploy.results import Cell, Evidence, GateResult
 
 RELATIVE_TYPES = ("max-degradation", "percent-of-baseline")
 
-# Values are compared as measured, never rounded first: a gate on two decimals lets 0.9457 pass for 0.95. The epsilon
+# Values are compared without rounding: a gate on two decimals would accept 0.9457 for 0.95. The epsilon
 # only covers binary fractions, so that an exact tie such as 0.91 - 0.90 <= 0.01 passes.
 RELATIVE_EPSILON = 1e-9
 
@@ -62,15 +62,15 @@ def judge_goals(
     Args:
         goals: the recipe's goals.
         cells: the measured cells.
-        baseline: baseline of relative goals; one of ``cells``, which these goals then skip, or a stored one.
+        baseline: baseline of relative goals: one of ``cells``, which these goals then skip, or a stored baseline.
         settings: the recipe's ``gate`` section.
-        metrics: of the task, by name.
+        metrics: the task's metrics, by name.
 
     Returns:
         One result per goal and cell, in that order.
 
     Raises:
-        ConfigError: a goal binds no measured cell, or names a metric that a cell lacks or that no goal can be set on.
+        ConfigError: a goal applies to no measured cell, or its metric is missing in a cell or not allowed in goals.
     """
     drafts: list[GateResult | _Pairing] = []
     for goal in goals:
@@ -88,17 +88,17 @@ def judge_latency(
 ) -> tuple[GateResult, ...]:
     """Test the goals on ``latency_ratio``, p50 of the cell over p50 of the baseline in the same run.
 
-    The whole interval of the ratio must lie on one side of the bound; otherwise, and where nothing steady was
-    measured, it is inconclusive. It only informs unless the recipe declares the machine quiet.
+    The result is inconclusive if the interval of the ratio includes the bound, or if the measurement was unstable. It
+    is informational unless the recipe declares the machine quiet.
 
     Args:
-        goals: the recipe's goals; those on other metrics are passed over.
-        cells: after the timing.
-        baseline: one of ``cells``: a ratio to another run would compare two machines.
+        goals: the recipe's goals; goals on other metrics are skipped.
+        cells: the timed cells.
+        baseline: one of ``cells``, because a ratio to another run would compare two machines.
         settings: the recipe's ``gate`` section.
 
     Raises:
-        ConfigError: a goal binds no measured cell.
+        ConfigError: a goal applies to no measured cell.
     """
     return tuple(
         _judge_ratio(goal, cell, baseline, informational=not settings.quiet_machine)
@@ -140,7 +140,7 @@ def _test(
     *,
     tests: int,
 ) -> Evidence:
-    """The paired test of a goal, as strict as if it were the most significant of so many."""
+    """The paired test of a goal, at the confidence of the most significant of ``tests`` tests."""
     suffix = split_metric(goal.metric, cell.rows).suffix
     confidence = goal.confidence or settings.confidence
     return compare_rows(
@@ -155,7 +155,7 @@ def _test(
 
 
 def _verdicts(pairings: Sequence[_Pairing], settings: GateSection) -> list[GateResult]:
-    """Correct all paired tests of the run together, passes and fails each as a family of their own."""
+    """Correct all paired tests of the run together, with passes and fails as separate families."""
     correct = holm if settings.correction == "holm" else tuple
     passes = correct([pairing.evidence.p_pass for pairing in pairings])
     fails = correct([pairing.evidence.p_fail for pairing in pairings])
@@ -255,9 +255,9 @@ def _compared(goal: Goal, cell: Cell, value: float, reference: float | None, bou
 def _check_metric(goal: Goal) -> None:
     name = wording.goal_name(goal)
     if "loss" in goal.metric.split("_"):
-        raise ConfigError(f"{name}: a goal needs a metric that is better when higher; found {goal.metric!r}")
+        raise ConfigError(f"{name}: expected a metric that is better when higher, found {goal.metric!r}")
     if goal.type in RELATIVE_TYPES and goal.metric in (*AGAINST_BASELINE, *AGAINST_ITSELF):
-        raise ConfigError(f"{name}: {goal.metric} compares already; use type at-most or threshold")
+        raise ConfigError(f"{name}: {goal.metric} is already a comparison; use type at-most or threshold")
 
 
 def _bound_cells(goal: Goal, cells: Sequence[Contestant], baseline: Contestant) -> list[Contestant]:
@@ -277,17 +277,17 @@ def _bound(goal: Goal, cells: Sequence[Cell], baseline: Cell) -> list[Cell]:
     ]
     if not bound:
         measured = ", ".join(cell.id for cell in cells) or "none"
-        besides = f" besides the baseline {baseline.id}" if relative else ""
+        other = f" other than the baseline {baseline.id}" if relative else ""
         raise ConfigError(
-            f"{wording.goal_name(goal)}: expected at least one measured cell{besides} of runtimes "
+            f"{wording.goal_name(goal)}: expected at least one measured cell{other} of runtimes "
             f"{wording.selection(goal.runtimes)} and precisions {wording.selection(goal.precisions)}; measured: "
-            f"{measured}. Correct goals, or bench those cells."
+            f"{measured}. Correct the goals, or measure such cells."
         )
     return bound
 
 
 def _required(goal: Goal, contestant: Contestant, baseline: Contestant) -> float:
-    """The figure that a goal is about."""
+    """The figure of a goal."""
     value = figure(goal.metric, contestant, baseline)
     if value is None:
         names = [name for name in sorted(contestant.cell.metrics) if "loss" not in name.split("_")]

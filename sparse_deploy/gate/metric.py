@@ -9,12 +9,12 @@ from enum import StrEnum
 class PairedTest(StrEnum):
     """The test of a drop of a metric, and the columns that it needs."""
 
-    CORRECT = "correct"  # one right or wrong per row (``correct``): an exact test
-    MEAN = "mean"  # the mean of a value per row, which has the metric's name
-    BINARY = "binary"  # of two labels (``label`` and ``prediction``, 0 or 1)
-    MACRO = "macro"  # the mean over labels of their F1 (``label`` and ``prediction``: an id, or a list of ids)
-    COUNTS = "counts"  # of true positives, false positives and false negatives of all rows (``counts``)
-    CORRELATION = "correlation"  # of ``label`` and ``prediction``, real numbers
+    CORRECT = "correct"  # one correct or wrong prediction per row (``correct``): an exact test
+    MEAN = "mean"  # the mean of a value per row; its column has the metric's name
+    BINARY = "binary"  # two labels (``label`` and ``prediction``, 0 or 1)
+    MACRO = "macro"  # the mean F1 over labels (``label`` and ``prediction``: an id, or a list of ids)
+    COUNTS = "counts"  # from true positives, false positives and false negatives of all rows (``counts``)
+    CORRELATION = "correlation"  # correlation of ``label`` and ``prediction``, real numbers
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Metric:
     Attributes:
         name: name in reports and goals.
         test: see :class:`PairedTest`.
-        best: its highest value, which gives the unit: 1 for shares and correlations, 100 for SQuAD's.
+        best: the highest value, which defines the unit: 1 for shares and correlations, 100 for SQuAD's.
     """
 
     name: str

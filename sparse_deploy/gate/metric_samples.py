@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as paired samples: the columns of a row, and the pseudo-example of the guard.
 
-* Two labels: the changed answer, of the four that exist, whose addition moves the metric most. For F1 that is mostly
-  a positive row no longer found, for Matthews one of the rarer class.
+The pseudo-example of a metric:
+
+* Two labels: of the four possible changed predictions, the one that changes the metric most. For F1 this is usually a
+  missed positive row, for Matthews a row of the rarer class.
 * Means of a value per row: a row (SQuAD: a question, alone in its paragraph) that falls from the best value to 0.
-* Counts of all rows, and means over labels: one answer, of those that exist, whose loss moves the metric most.
-* Correlations: a row of the sample whose prediction by the other model becomes the mean. It is
-  the row that matters more than 95 % of the others do: with a typical one instead, rare losses among 1,500 rows
-  passed in 7 to 12 % of samples, since a few rows far from the mean have most influence. After INT8 nearly every
-  prediction differs a little, and the bootstrap resamples these differences; the guard is for (almost) equal
-  predictions.
+* Counts of all rows, and means over labels: of the existing predictions, the one whose loss changes the metric most.
+* Correlations: a row of the sample whose prediction by the other model becomes the mean. It is the row with more
+  influence than 95 % of the rows: a few rows far from the mean have most influence, so with a typical row too many
+  samples with rare losses would pass. After INT8 nearly every prediction differs a little, and the bootstrap resamples
+  these differences; the guard is needed for (almost) equal predictions.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,9 @@ from sparse_deploy.gate.resampling import RankedSample, Sample, SummedSample
 FloatArray = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
-# Fewer changed predictions than this leave the tails of a correlation's drop to chance.
+# With fewer changed predictions the tails of a correlation's drop are not reliable.
 _MANY_CHANGES = 50
-# Of the labels' standard deviation: FP32 runtimes differ by less, INT8 by more.
+# Share of the labels' standard deviation: FP32 runtimes differ by less, INT8 by more.
 _SAME_PREDICTION = 1e-3
 
 
@@ -38,11 +39,11 @@ class PairedMetric:
     """A sample, the numbers of its changes, and the same sample with a pseudo-example.
 
     Attributes:
-        sample: the rows as they are.
-        with_worse, with_better: with one more row that got worse, or better.
-        guarded: whether these count.
+        sample: the rows without a pseudo-example.
+        with_worse, with_better: with one additional row that got worse, or better.
+        guarded: whether ``with_worse`` and ``with_better`` are used.
         guard: description of the pseudo-example.
-        units: description of the units of drawing.
+        units: description of the resampling units.
         changed, worse, better: numbers of rows, as in :class:`~sparse_deploy.results.Evidence`.
         limit: the largest possible drop.
     """
@@ -62,13 +63,13 @@ class PairedMetric:
 def paired_metric(
     metric: Metric, baseline: Sequence[Row], cell: Sequence[Row], clusters: Sequence[str] | None
 ) -> PairedMetric:
-    """Read the rows for a metric.
+    """Make the paired sample of a metric from the rows.
 
     Args:
         metric: see :func:`~sparse_deploy.gate.bootstrap.compare_metric`.
         baseline: rows.
-        cell: rows of the same examples.
-        clusters: per row, or None.
+        cell: rows of the same examples by the cell.
+        clusters: cluster of each row, or None.
 
     Raises:
         DataError: rows without the columns of the metric, or clusters for a metric without clusters.
@@ -87,7 +88,7 @@ def paired_metric(
             return _counts(metric.name, baseline, cell)
         case PairedTest.CORRELATION:
             return _regression(metric.name, baseline, cell)
-    raise DataError(f"{metric.name}: one right or wrong per row has an exact test, not this one")
+    raise DataError(f"{metric.name}: expected a metric for the bootstrap, found one with an exact test")
 
 
 def _check_columns(metric: Metric, rows: Sequence[Row]) -> None:
@@ -125,7 +126,7 @@ def _means(
 
 
 def _counts(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
-    """F1, precision or recall of counts that every row gives: of entities, or of several labels."""
+    """F1, precision or recall from the counts of every row: of entities, or of several labels."""
     before, after = (np.array([row["counts"] for row in rows], dtype=np.float64) for rows in (baseline, cell))
     summands = np.column_stack([before, after])
     score = _COUNT_METRICS[metric.removeprefix("micro_")]
@@ -133,7 +134,7 @@ def _counts(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> Paired
     def drop_of(sums: FloatArray) -> FloatArray:
         return score(sums[..., :3]) - score(sums[..., 3:])
 
-    # One hit that the other model misses and puts in a wrong place instead: the largest loss of one answer.
+    # A hit that the other model misses and predicts at a wrong position: the largest loss of one prediction.
     hit, missed = [1.0, 0.0, 0.0], [0.0, 1.0, 1.0]
     drops = np.array([score(b) - score(a) for b, a in zip(before, after, strict=True)])
     changed = [b["prediction"] != a["prediction"] for b, a in zip(baseline, cell, strict=True)]
@@ -152,20 +153,20 @@ def _counts(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> Paired
 
 
 def _macro(baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
-    """The mean of the F1 of all labels that rows have; one that a resample lacks counts as 0 there, for all models."""
+    """The mean F1 of all labels in the rows; a label that a resample lacks counts as 0 there, for both models."""
     labels, before, after = (
         [_ids(row[name]) for row in rows]
         for rows, name in ((cell, "label"), (baseline, "prediction"), (cell, "prediction"))
     )
     named = sorted(set().union(*labels))
-    there, said, now = (_indicator(rows, named) for rows in (labels, before, after))
-    summands = np.concatenate([_label_counts(there, said), _label_counts(there, now)], axis=1)
+    actual, first, second = (_indicator(rows, named) for rows in (labels, before, after))
+    summands = np.concatenate([_label_counts(actual, first), _label_counts(actual, second)], axis=1)
     width = len(named)
 
     def drop_of(sums: FloatArray) -> FloatArray:
         return _macro_f1(sums[..., : 3 * width], width) - _macro_f1(sums[..., 3 * width :], width)
 
-    # A row of one label turned into one of another: of all such changes, the one that moves the metric most.
+    # A prediction of one label changed to another label: of all such changes, the one that changes the metric most.
     one = np.eye(width)
     turned = [
         np.concatenate([_label_counts(one[[a]], one[[a]]), _label_counts(one[[a]], one[[b]])], axis=1)[0]
@@ -181,7 +182,7 @@ def _macro(baseline: Sequence[Row], cell: Sequence[Row]) -> PairedMetric:
         with_worse=SummedSample(np.vstack([summands, worst]), drop_of),
         with_better=SummedSample(np.vstack([summands, better]), drop_of),
         guarded=True,
-        guard="a prediction of the label with most weight that became wrong",
+        guard="a correct prediction of the label with most weight that becomes wrong",
         units=f"{len(summands):,} rows",
         changed=sum(a != b for a, b in zip(before, after, strict=True)),
         worse=sum(a and not b for a, b in zip(*rights, strict=True)),
@@ -198,9 +199,9 @@ def _indicator(rows: Sequence[set[int]], named: Sequence[int]) -> FloatArray:
     return np.array([[float(one in row) for one in named] for row in rows])
 
 
-def _label_counts(there: FloatArray, said: FloatArray) -> FloatArray:
+def _label_counts(actual: FloatArray, predicted: FloatArray) -> FloatArray:
     """True positives, false positives and false negatives per label, ``[rows, 3 * labels]``."""
-    return np.concatenate([there * said, (1 - there) * said, there * (1 - said)], axis=1)
+    return np.concatenate([actual * predicted, (1 - actual) * predicted, actual * (1 - predicted)], axis=1)
 
 
 def _macro_f1(sums: FloatArray, labels: int) -> FloatArray:
@@ -231,7 +232,7 @@ def _labels(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> Paired
         with_worse=SummedSample(np.vstack([summands, changes[worst]]), drop_of),
         with_better=SummedSample(np.vstack([summands, changes[best]]), drop_of),
         guarded=True,
-        guard=f"an answer {kinds[worst][0]} turned wrong",
+        guard=f"a prediction {kinds[worst][0]} that becomes wrong",
         units=f"{len(labels):,} rows",
         changed=int(np.sum(before != after)),
         worse=int(np.sum((before == labels) & (after != labels))),
@@ -270,7 +271,7 @@ def _regression(metric: str, baseline: Sequence[Row], cell: Sequence[Row]) -> Pa
 def _weighty_row(labels: FloatArray, answers: FloatArray) -> int:
     """The row whose answer, replaced by the mean, lowers the correlation more than for 95 % of rows."""
     x, y = (_standardized(values[None, :])[0] for values in (labels, answers))
-    # Influence function of a correlation r at (x, y), less that at (x, 0): x y - r y^2 / 2.
+    # Influence function of a correlation r at (x, y), minus its value at (x, 0): x y - r y^2 / 2.
     effects = x * y - 0.5 * np.mean(x * y) * y * y
     return int(np.argsort(effects, kind="stable")[int(0.95 * len(x))])
 
@@ -281,7 +282,7 @@ def _standardized(columns: FloatArray) -> FloatArray:
 
 
 def _pearson_sample(columns: FloatArray) -> Sample:
-    # Centred and scaled, so that sums of squares keep their digits.
+    # Centred and scaled, so that sums of squares are accurate.
     x, y, z = _standardized(columns)
     return SummedSample(np.stack([np.ones_like(x), x, y, z, x * x, y * y, z * z, x * y, x * z], axis=1), _pearson_drop)
 
@@ -295,7 +296,7 @@ def _pearson_drop(sums: FloatArray) -> FloatArray:
 
     def correlation(second: FloatArray, squares: FloatArray, products: FloatArray) -> FloatArray:
         own = (count * xx - x * x) * (count * squares - second * second)
-        # A constant has no correlation; as a score that is 0.
+        # A constant has no correlation; the score is 0.
         small = own <= 1e-18 * count**4
         return np.where(small, 0.0, (count * products - x * second) / np.sqrt(np.where(small, 1.0, own)))
 
@@ -308,8 +309,10 @@ def _mean(sums: FloatArray) -> FloatArray:
 
 def _confusion(labels: npt.NDArray[Any], predictions: npt.NDArray[Any]) -> FloatArray:
     """True positives, false positives, false negatives, true negatives, per row [rows, 4]."""
-    positive, said = labels == 1, predictions == 1
-    return np.stack([positive & said, ~positive & said, positive & ~said, ~positive & ~said], axis=1).astype(np.float64)
+    positive, predicted = labels == 1, predictions == 1
+    return np.stack(
+        [positive & predicted, ~positive & predicted, positive & ~predicted, ~positive & ~predicted], axis=1
+    ).astype(np.float64)
 
 
 def _ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
@@ -321,14 +324,14 @@ def _matthews(sums: FloatArray) -> FloatArray:
     return _ratio(tp * tn - fp * fn, np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
 
 
-# Of true positives, false positives and false negatives [..., 3].
+# Metrics of true positives, false positives and false negatives [..., 3].
 _COUNT_METRICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
     "f1": lambda sums: _ratio(2.0 * sums[..., 0], 2.0 * sums[..., 0] + sums[..., 1] + sums[..., 2]),
     "precision": lambda sums: _ratio(sums[..., 0], sums[..., 0] + sums[..., 1]),
     "recall": lambda sums: _ratio(sums[..., 0], sums[..., 0] + sums[..., 2]),
 }
 
-# Zero where nothing is to be divided by, as the tasks have it.
+# Zero if the denominator is zero, as in the tasks' metrics.
 _LABEL_METRICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
     "f1": lambda sums: _ratio(2.0 * sums[..., 0], 2.0 * sums[..., 0] + sums[..., 1] + sums[..., 2]),
     "precision": lambda sums: _ratio(sums[..., 0], sums[..., 0] + sums[..., 1]),

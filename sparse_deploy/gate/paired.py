@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the accuracy of a cell within a margin of the baseline's, both having answered the same examples?"""
+"""The exact paired test of an accuracy's drop against a margin, on the same examples."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,30 +14,30 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def compare_correct(baseline: BoolArray, cell: BoolArray, *, margin: float, confidence: float) -> Evidence:
-    """Test an accuracy for a drop, by rows that only one of the two answers right.
+    """Test an accuracy for a drop, by the rows that only one of the two predicts correctly.
 
-    Exact at any size: under the hypothesis that a verdict denies, it is given with probability ``1 - confidence`` at
-    most. Bounds and p-values come from the same test, so ``high <= margin`` exactly when ``p_pass`` is small enough,
-    and ``low > margin`` exactly when ``p_fail`` is.
+    Exact at any size: a false pass, and a false fail, each have probability ``1 - confidence`` at most. Bounds and
+    p-values come from the same test, so ``high <= margin`` exactly if ``p_pass`` is small enough, and ``low > margin``
+    exactly if ``p_fail`` is.
 
     Args:
-        baseline: whether each row was answered right [rows].
-        cell: the same of the cell, in the same order [rows].
-        margin: largest drop that is allowed, as a share; negative when an improvement is demanded.
-        confidence: of each bound.
+        baseline: whether the baseline's prediction of each row is correct [rows].
+        cell: the same for the cell, in the same order [rows].
+        margin: largest allowed drop, as a share; negative if an improvement is required.
+        confidence: confidence of each bound.
 
     Raises:
-        DataError: no rows, or not the same number of them.
-        ConfigError: a margin that every or no model meets.
+        DataError: no rows, or different numbers of rows.
+        ConfigError: a margin that every model or no model meets.
     """
     if len(baseline) != len(cell) or not len(cell):
         raise DataError(
-            f"expected the same rows from both, and at least one; found {len(baseline)} of the baseline and "
+            f"expected at least one row, and the same rows of both; found {len(baseline)} rows of the baseline and "
             f"{len(cell)} of the cell"
         )
     if not -1.0 < margin < 1.0:
         raise ConfigError(
-            f"expected a margin between -1 and 1, since accuracy is a share of rows; found {margin:g}; a point is 0.01"
+            f"expected a margin between -1 and 1, since accuracy is a share of rows (a point is 0.01); found {margin:g}"
         )
     rows = len(cell)
     worse, better = int(np.sum(baseline & ~cell)), int(np.sum(cell & ~baseline))
@@ -72,6 +72,6 @@ def evidence_of_counts(worse: int, better: int, rows: int, *, margin: float, con
 
 
 def exact_mcnemar(worse: int, better: int) -> float:
-    """Two-sided p-value of "both answer equally well": a sign test on the rows that changed (McNemar 1947)."""
+    """Two-sided p-value of "both are equally accurate": a sign test on the changed rows (McNemar 1947)."""
     fewer, changed = min(worse, better), worse + better
     return min(1.0, 2.0 * float(special.bdtr(fewer, changed, 0.5))) if changed else 1.0

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact test behind accuracies: how likely so good a paired result is when the true drop is as large as a margin.
+"""The exact test of accuracies: the probability of a paired result at least as good if the true drop equals a margin.
 
-``worse`` rows out of ``rows`` are answered right by the baseline and wrong by the cell, ``better`` rows the reverse.
-They are multinomial; with drop d and changed share s the two probabilities are (s + d) / 2 and (s - d) / 2.
+Of ``rows`` rows, ``worse`` are correct only in the baseline and ``better`` only in the cell. The counts are
+multinomial; with drop d and changed share s the two probabilities are (s + d) / 2 and (s - d) / 2.
 
 * Order of the outcomes: the score statistic of Tango (1998), Statistics in Medicine 17, 891-908.
 * P-value: the largest probability of an outcome at least as extreme over the unknown s (Sidik 2003, Statistics in
   Medicine 22, 265-278), where s is confined to its own confidence set and that set's error added (Berger and Boos
   1994, JASA 89, 1012-1016).
 
-Why not the interval conditional on the changed rows, Clopper-Pearson on worse / (worse + better) times their share:
-it takes the number of changed rows for a constant. With 872 rows, 8 worse and 0 better its upper bound is below 1
-point, yet at a true drop of 1 point 8 or fewer worse rows are seen in almost every second sample.
+The interval conditional on the changed rows (Clopper-Pearson on worse / (worse + better), times their share) is not
+used, because it treats the number of changed rows as a constant. With 872 rows, 8 worse and 0 better, its upper bound
+is below 1 point, although at a true drop of 1 point almost every second sample has 8 or fewer worse rows.
 
-The p-value holds for every drop beyond the margin, not only at it: with s fixed, a larger drop moves the split of the
-changed rows towards worse, the statistic grows with that split, and the set for s does not depend on it.
+The p-value is valid for every drop above the margin, not only at the margin: with s fixed, a larger drop increases the
+share of worse rows among the changed rows, the statistic increases with this share, and the set for s does not depend
+on it.
 """
 
 import functools
@@ -29,28 +30,28 @@ from scipy import optimize, special
 FloatArray = npt.NDArray[np.float64]
 Excess = Callable[[float], float]
 
-# Outcomes less likely than this all together are not summed but added to the p-value.
+# Outcomes with less total probability than this are not summed; the probability is added to the p-value.
 _TRIMMED = 1e-7
-# Equal statistics differ by rounding; a tie counts as extreme.
+# Equal statistics may differ by rounding; a tie counts as extreme.
 _TIE = 1e-9
 # Nuisance values are at most this many 1 / sqrt(rows) apart, about a third of the standard error of its estimate.
 _GRID_STEP = 0.12
 
 
 def drop_exceeds_margin(worse: int, better: int, rows: int, margin: float, *, set_error: float) -> float:
-    """P-value of "the drop is at least ``margin``"; a small value means that the drop is smaller.
+    """P-value of "the drop is at least ``margin``"; a small p-value shows that the drop is smaller.
 
     The p-value of "the drop is at most ``margin``" is that of the exchanged counts at ``-margin``.
 
     Args:
-        worse: rows that only the baseline answers right.
-        better: rows that only the cell answers right.
-        rows: all rows, at least 1.
+        worse: rows that only the baseline predicts correctly.
+        better: rows that only the cell predicts correctly.
+        rows: number of all rows, at least 1.
         margin: share of rows, between -1 and 1 exclusive.
-        set_error: of the confidence set for the changed share, a part of the p-value.
+        set_error: error of the confidence set for the changed share, a part of the p-value.
     """
     low, high = changed_share_set(worse + better, rows, set_error)
-    # A drop of d takes a share of changed rows of at least d; rises need none, they are at most the whole of it.
+    # A drop of d needs a share of changed rows of at least d; better rows are at most all of the changed rows.
     low = max(low, margin)
     if high < low:
         return min(1.0, set_error + _TRIMMED)
@@ -74,7 +75,7 @@ def drop_bound(worse: int, better: int, rows: int, margin: float, *, alpha: floa
 
     @functools.cache
     def excess(drop: float) -> float:
-        # On the normal scale a p-value is almost straight in the drop, which is why so few steps are needed.
+        # On the normal scale a p-value is almost linear in the drop, so few steps are needed.
         p = drop_exceeds_margin(worse, better, rows, drop, set_error=set_error)
         return float(special.ndtri(min(p, 1.0 - 1e-12)) - special.ndtri(alpha))
 
@@ -95,7 +96,7 @@ def drop_bound(worse: int, better: int, rows: int, margin: float, *, alpha: floa
 
 
 def score(worse: Any, better: Any, rows: int, margin: float) -> FloatArray:
-    """Tango's statistic: the observed drop less ``margin`` over its standard error if ``margin`` were true.
+    """Tango's statistic: (observed drop - ``margin``) / its standard error if the true drop is ``margin``.
 
     Args:
         worse: counts, any shape.
@@ -110,37 +111,37 @@ def score(worse: Any, better: Any, rows: int, margin: float) -> FloatArray:
     share = (linear + np.sqrt(np.maximum(linear**2 - 4.0 * rows * constant, 0.0))) / (2.0 * rows)
     variance = rows * np.maximum(np.maximum(share, abs(margin)) - margin**2, 0.0)
     distance = difference - rows * margin
-    # Without variance nothing changed and nothing should have: no evidence either way.
+    # Without variance there are no changed rows and none are expected: no evidence.
     statistic = np.divide(distance, np.sqrt(variance), out=np.zeros_like(distance), where=variance > 0.0)
     return np.asarray(statistic, dtype=np.float64)
 
 
 def set_error_for(confidence: float) -> float:
-    """Error of the confidence set for the changed share: so small that the p-value of a verdict hardly notices it.
+    """Error of the confidence set for the changed share: small enough to hardly affect the p-value of a verdict.
 
-    It stays small against ``1 - confidence`` over the number of gates that are corrected together.
+    It is small against ``1 - confidence`` divided by the number of gates that are corrected together.
     """
     return (1.0 - confidence) / 500.0
 
 
 def changed_share_set(changed: int, rows: int, error: float) -> tuple[float, float]:
-    """Clopper-Pearson interval of the changed share, missed with probability ``error`` at most."""
+    """Clopper-Pearson interval of the changed share, with an error probability of at most ``error``."""
     low = float(special.betaincinv(changed, rows - changed + 1, error / 2)) if changed else 0.0
     high = float(special.betaincinv(changed + 1, rows - changed, 1 - error / 2)) if changed < rows else 1.0
     return low, high
 
 
 def _grid(low: float, high: float, margin: float, rows: int) -> FloatArray:
-    """Changed shares from low to high, dense where a small change matters: near none and near ``abs(margin)``."""
+    """Changed shares from low to high, denser near 0 and near ``abs(margin)``, where small changes matter."""
 
     def spaced(first: float, last: float, origin: float) -> FloatArray:
-        # s = origin + (1 - origin) sin(t)^2: the standard error of t is about 1 / sqrt(rows) wherever s lies.
+        # s = origin + (1 - origin) sin(t)^2: the standard error of t is about 1 / sqrt(rows) for any s.
         angles = np.arcsin(np.sqrt(np.clip((np.array([first, last]) - origin) / (1.0 - origin), 0.0, 1.0)))
         points = min(400, 3 + math.ceil(float(np.ptp(angles)) * math.sqrt(rows) / _GRID_STEP))
         return np.clip(origin + (1.0 - origin) * np.sin(np.linspace(angles[0], angles[1], points)) ** 2, first, last)
 
     least = abs(margin)
-    # At a margin below 0, with fewer changed rows than that, the worst case is that all of them are better.
+    # At a margin below 0, with fewer changed rows than the margin, the worst case is that all of them are better.
     below = spaced(low, min(least, high), 0.0) if low < least else np.empty(0)
     above = spaced(max(low, least), high, least) if high >= least else np.empty(0)
     return np.concatenate([below, above])
@@ -161,17 +162,17 @@ class _Region:
         )
 
     def _largest_worse(self, limit: float) -> FloatArray:
-        """-1 where no split of the changed rows belongs to the region. The statistic grows with ``worse``."""
+        """-1 if no split of the changed rows is in the region. The statistic increases with ``worse``."""
         inside, outside = np.full_like(self._changed, -1.0), self._changed + 1.0
         while np.any(outside - inside > 1.0):
             middle = np.floor((inside + outside) / 2.0)
-            # Where both ends meet already, the middle is ``inside`` and nothing moves.
+            # If both ends are already adjacent, the middle is ``inside`` and nothing changes.
             belongs = (middle < 0.0) | (score(middle, self._changed - middle, self._rows, self._margin) <= limit)
             inside, outside = np.where(belongs, middle, inside), np.where(belongs, outside, middle)
         return inside
 
     def probability(self, shares: FloatArray) -> FloatArray:
-        """Of the region, for each changed share."""
+        """Probability of the region, for each changed share."""
         column = shares[:, None]
         log_mass = (
             self._log_ways + special.xlogy(self._changed, column) + special.xlog1py(self._rows - self._changed, -column)
@@ -196,7 +197,7 @@ def _deviation(rows: int, share: float) -> float:
 
 
 def _score_bound(worse: int, better: int, rows: int, alpha: float) -> float:
-    """Tango's asymptotic upper bound, a first guess."""
+    """Tango's asymptotic upper bound, the starting value."""
     estimate, end = (worse - better) / rows, 1.0 - 1e-9
     z = float(special.ndtri(alpha))
 
@@ -209,7 +210,7 @@ def _score_bound(worse: int, better: int, rows: int, alpha: float) -> float:
 
 
 def _narrow(excess: Excess, inside: float, outside: float, guess: float, step: float) -> tuple[float, float]:
-    """A narrower bracket near the guess; ``inside`` is too small a bound, ``outside`` large enough."""
+    """A narrower bracket near the guess; ``inside`` is a bound that is too small, ``outside`` a sufficient one."""
     left, right, step = guess - step, guess + step, max(step, 1e-7)
     while inside < left and excess(left) <= 0.0:
         right, left, step = left, left - 2.0 * step, 2.0 * step

@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from sparse_deploy.config.schema import Goal
 from sparse_deploy.results import GateResult
 
-# Not a goal of the recipe: 100 % of the required zeros, of every cell, always.
+# Not a goal of the recipe: every cell must always have 100 % of the required zeros.
 KEPT_ZEROS = Goal(metric="sparsity", type="percent-of-baseline", value=100.0)
 
 
 @dataclass(frozen=True)
 class TensorZeros:
-    """The required zeros of one tensor, and how many of them one file kept.
+    """The required zeros of one tensor, and the number of zeros kept in one file.
 
     Attributes:
         name: parameter name in the PyTorch state dict.
         weights: size of the tensor.
         required: zeros that the contract demands.
-        kept: how many of those are zeros in the file, place by place.
-        reason: why they can't be compared, such as a missing tensor; empty where they can.
+        kept: number of required zeros that are zeros in the file, compared position by position.
+        reason: reason why they cannot be compared, such as a missing tensor; empty if they can.
     """
 
     name: str
@@ -36,12 +36,12 @@ class ZeroCount:
     Attributes:
         file: relative to the deployment.
         tensors: number of tensors in the contract.
-        broken_promise: how the deployment's checkpoint misses the zeros that its recipe requires; empty if it has them.
+        missing_in_checkpoint: zeros of the recipe that the deployment's checkpoint lacks; empty if it has all.
     """
 
     file: str
     tensors: tuple[TensorZeros, ...]
-    broken_promise: str = ""
+    missing_in_checkpoint: str = ""
 
     @property
     def required(self) -> int:
@@ -50,15 +50,15 @@ class ZeroCount:
 
     @property
     def kept(self) -> int:
-        """Required zeros that the file has."""
+        """Required zeros that are zeros in the file."""
         return sum(tensor.kept for tensor in self.tensors)
 
 
 def judge_zeros(cell: str, count: ZeroCount) -> GateResult:
-    """The verdict on one cell: a single lost zero fails.
+    """The verdict on one cell: one lost zero is a failure.
 
     Args:
-        cell: its id.
+        cell: id of the cell.
         count: the zeros of its file.
 
     Returns:
@@ -73,7 +73,7 @@ def judge_zeros(cell: str, count: ZeroCount) -> GateResult:
         value=count.kept / weights,
         baseline=bound,
         bound=bound,
-        verdict="fail" if lost or count.broken_promise else "pass",
+        verdict="fail" if lost or count.missing_in_checkpoint else "pass",
         explanation=_sentence(cell, count, lost),
     )
 
@@ -87,8 +87,8 @@ def _sentence(cell: str, count: ZeroCount, lost: list[TensorZeros]) -> str:
             f"{count.file} of {cell} has lost {count.required - count.kept:,} of {count.required:,} required zeros: "
             f"{worst.name} kept {worst.kept:,} of {worst.required:,}{why}{others}: fail."
         )
-    if count.broken_promise:
-        return f"{count.file} of {cell} lacks required zeros: {count.broken_promise}: fail."
+    if count.missing_in_checkpoint:
+        return f"{count.file} of {cell} lacks required zeros: {count.missing_in_checkpoint}: fail."
     return (
         f"{count.file} of {cell} keeps all {count.required:,} required zeros of {len(count.tensors)} tensors "
         f"(all positions compared): pass."

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX graphs: one file in and out, one pass per module, and the readers of their weights."""
+"""ONNX graphs: reading and writing of files, passes (one per module), and readers of weights."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The activation behind a linear layer: one node, or the handful that an exporter spells a GELU in."""
+"""The activation after a linear layer: one node, or several nodes of a decomposed GELU."""
 
 import numpy as np
 import onnx_ir as ir
@@ -10,24 +10,24 @@ from sparse_deploy.kernels.reference import ACTIVATIONS
 
 NONE = "none"
 _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Pow", "Erf", "Tanh", "Gelu", "Relu", "Sigmoid", "Neg", "Sqrt"))
-# The two GELUs are 5e-4 apart at most, float32 carries 1e-6 at 10.
+# The two GELUs differ by at most 5e-4; float32 has a precision of 1e-6 at 10.
 _SAME = 2e-5
 _SAMPLE = np.linspace(-10, 10, 4001, dtype=np.float32)
 
 
 def activation_behind(value: ir.Value) -> tuple[str, ir.Value]:
-    """The longest run of elementwise nodes behind a value that is one of the operators' activations.
+    """The longest run of elementwise nodes after a value that equals one of the operators' activations.
 
     Args:
         value: output of a linear layer.
 
     Returns:
-        its name and the value after it: ``("none", value)`` where there is none.
+        Its name and the value after it: ``("none", value)`` without an activation.
     """
     followers = _elementwise_followers(value)
     for end in reversed(followers):
         run, _ = ancestors([end], stop=[value])
-        # A number may be shared with other layers.
+        # A constant may be shared with other layers.
         inner = [value, *(node.outputs[0] for node in run if node.outputs[0] is not end and node.op_type != "Constant")]
         if any(one.is_graph_output() or any(use.node not in run for use in one.uses()) for one in inner):
             continue
@@ -46,7 +46,7 @@ def gated_activation(value: ir.Value, width: int, end: ir.Value) -> str:
         end: the product, ``[batch, sequence, intermediate]``.
 
     Raises:
-        NoMatchError: it is something else.
+        NoMatchError: the nodes are no gated activation.
     """
     if width % 2:
         raise NoMatchError(f"a gated feed-forward block has an even number of outputs, found {width}")
@@ -59,16 +59,16 @@ def gated_activation(value: ir.Value, width: int, end: ir.Value) -> str:
         expected = function(activated) * factor
         if found.shape == expected.shape and np.abs(found - expected).max() < _SAME:
             return name
-    raise NoMatchError(f"what lies between its two products is no activation and no gate: {describe_behind(value)}")
+    raise NoMatchError(f"the nodes between its two products are no activation and no gate: {describe_behind(value)}")
 
 
 def describe_behind(value: ir.Value) -> str:
-    """The elementwise nodes behind a value, for a message: ``Sigmoid, Mul``, or ``none``."""
+    """The elementwise nodes after a value, for a message: ``Sigmoid, Mul``, or ``none``."""
     return ", ".join(end.producer().op_type for end in _elementwise_followers(value)) or "none"  # type: ignore[union-attr]
 
 
 def _elementwise_followers(value: ir.Value) -> list[ir.Value]:
-    """Values computed from this one and from single numbers alone, in topological order."""
+    """Values computed only from this value and from scalars, in topological order."""
     found: dict[ir.Value, None] = {value: None}
     waiting = [use.node for use in value.uses()]
     while waiting:

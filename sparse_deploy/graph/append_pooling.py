@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: an encoder that ends in vectors of tokens gets the pooling of sentence-transformers behind it."""
+"""Pass: append the pooling of sentence-transformers to an encoder with token vectors as output."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from numpy.typing import ArrayLike
 
 from sparse_deploy.graph.initializers import add_initializer
 
-# What exporters call the vectors of tokens.
+# Exporters' names of the token vectors.
 TOKEN_VECTORS = ("last_hidden_state", "token_embeddings")
 SENTENCE_VECTOR = "sentence_embedding"
 
 
 class AppendPooling(ir.passes.InPlacePass):
-    """Give a model the only output ``sentence_embedding``, ``[batch, width]``, of its vectors of tokens.
+    """Replace the outputs of a model by ``sentence_embedding``, ``[batch, width]``, computed from its token vectors.
 
     Args:
-        first_token: take the vector of the first token; else the mean over all tokens that are no padding.
-        normalize: give vectors length 1.
+        first_token: use the vector of the first token; else the mean over all tokens without padding.
+        normalize: scale vectors to length 1.
     """
 
     def __init__(self, *, first_token: bool, normalize: bool) -> None:
@@ -27,7 +27,7 @@ class AppendPooling(ir.passes.InPlacePass):
         self._first_token, self._normalize = first_token, normalize
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Append, unless the model has that output or has no vectors of tokens."""
+        """Append the pooling, unless the model already has the output or has no token vectors."""
         graph = model.graph
         outputs = {str(value.name): value for value in graph.outputs}
         hidden = next((outputs[name] for name in TOKEN_VECTORS if name in outputs), None)
@@ -63,12 +63,12 @@ class _Builder:
         self._graph = graph
 
     def add(self, op_type: str, inputs: Sequence[ir.Value], **attributes: int) -> ir.Value:
-        """A new node at the end; its output."""
+        """Append a node; return its output."""
         node = ir.node(op_type, inputs, attributes, name=f"pooling/{op_type}_{len(self._graph)}")
         node.outputs[0].name = f"{node.name}_output"
         self._graph.append(node)
         return node.outputs[0]
 
     def constant(self, name: str, array: ArrayLike) -> ir.Value:
-        """A new initializer."""
+        """Add an initializer."""
         return add_initializer(self._graph, f"pooling.{name}", array)

@@ -2,8 +2,8 @@
 """Matching of multi-head attention between three linear layers and the next one, by its results.
 
 Exporters write it in many forms: with the scale on q, on k, on both as its square root or inside an Attention node;
-with the keys transposed by one node or by seven nodes of shape arithmetic. Therefore only its inputs and outputs are
-found by edges; the subgraph between them is run on random numbers of at least two shapes and must agree with the
+with the keys transposed by one node or by seven nodes of shape arithmetic. Therefore edges determine only its inputs
+and outputs; the subgraph between them is run on random numbers of at least two shapes and must agree with the
 operator's attention.
 """
 
@@ -23,17 +23,17 @@ from sparse_deploy.kernels.reference import attention
 
 Array = NDArray[Any]
 ANCHORS = ("Softmax", "Attention")
-# batch, sequence: unlike each other and unlike any head size. Dynamic axes must hold for both.
+# batch, sequence: different from each other and from head sizes. Dynamic axes must work for both shapes.
 _PROBES = ((2, 5), (3, 7))
 _LONGEST_PROBE = 7
-# Sums of 1000 float32 products of magnitude 1 in another order differ by 1e-5; a scale wrong by 1 % shows as 5e-3.
+# Sums of 1000 float32 products of magnitude 1 in another order differ by 1e-5; a scale that is wrong by 1 % by 5e-3.
 _SAME = 2e-4
-# A window of local attention is looked for up to this width: a comparison of distances with a number.
+# Largest searched window of local attention (a comparison of distances with a constant).
 _WIDEST_WINDOW = 1024
 _COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
-# Scores of what is not attended to are lower.
+# Scores of masked keys are lower than this.
 _EXCLUDED = -1e30
-# Nodes between a bias and the attention weights: sums, reshapes and the mask's.
+# Nodes between a bias and the attention weights: sums, reshapes and those of the mask.
 _MOST_STEPS = 24
 _MOST_SUMMANDS = 8
 
@@ -43,14 +43,14 @@ class Attention:
     """A match.
 
     Attributes:
-        query, key, value: the three layers in front; the same one three times where it has the outputs of all three.
+        query, key, value: the three layers before it; three times the same layer if it has all three outputs.
         mask: graph input ``[batch, sequence]``, 1 for a token and 0 for padding.
         heads: number of heads.
-        bias: the summand of the scores besides the mask, ``[1 or batch, heads, sequence, sequence]`` or
+        bias: the summand of the scores other than the mask, ``[1 or batch, heads, sequence, sequence]`` or
             ``[heads * batch, sequence, sequence]``, computed before the layer; None for none.
-        scale: factor of the scores; None for one over the root of the head size.
-        positions: cosines and sines of rotary positions, ``[sequence, head]`` behind dimensions of 1.
-        window: a token attends to those at most so far away; 0 for all.
+        scale: factor of the scores; None means 1 / sqrt(head size).
+        positions: cosines and sines of rotary positions, ``[sequence, head]`` after dimensions of 1.
+        window: largest distance of tokens that attend to each other; 0 means no limit.
     """
 
     query: Linear
@@ -65,7 +65,7 @@ class Attention:
 
     @property
     def packed(self) -> bool:
-        """Whether one layer makes queries, keys and values."""
+        """Whether one layer computes queries, keys and values."""
         return self.query is self.key
 
 
@@ -77,12 +77,12 @@ def match_attention(
     Args:
         anchor: the Softmax or Attention node.
         context: input of the attention's output layer.
-        x: what queries, keys and values are made of.
+        x: input of queries, keys and values.
         linears: linear layers that read ``x``.
         graph_inputs: inputs of the model.
 
     Raises:
-        NoMatchError: it is no attention of three linear layers, or another than the operator's.
+        NoMatchError: it is not an attention of three linear layers, or differs from the operator's.
     """
     outputs = [linear.output for linear in linears]
     nodes, leaves = ancestors([context], stop=[*outputs, x])
@@ -106,7 +106,7 @@ def match_attention(
 
 @dataclass(frozen=True)
 class _Match:
-    """The facts on an attention before its nodes were run."""
+    """The properties of an attention before its nodes are run."""
 
     anchor: ir.Node
     context: ir.Value
@@ -119,7 +119,7 @@ class _Match:
         """Attention without a bias.
 
         Raises:
-            NoMatchError: it is another.
+            NoMatchError: it has another form.
         """
         mask = _mask(self.anchor, [*(linear.output for linear in self.sources), self.x], self.graph_inputs)
         tables = self._positions()
@@ -143,7 +143,7 @@ class _Match:
         """Attention with one of its summands as the bias, for any source of the bias.
 
         Raises:
-            NoMatchError: it is no attention with this bias.
+            NoMatchError: it is not an attention with this bias.
         """
         outputs = [linear.output for linear in self.sources]
         mask = _mask(self.anchor, [*outputs, self.x, bias], self.graph_inputs)
@@ -158,7 +158,7 @@ class _Match:
             added = np.random.default_rng(1).normal(size=(batch, heads, sequence, sequence)).astype(np.float32)
             try:
                 found, _ = probe.run({**numbers, bias: added})
-            except NoMatchError:  # heads and batch are one dimension where it is added
+            except NoMatchError:  # heads and batch may be merged at the addition
                 found, _ = probe.run({**numbers, bias: added.reshape(-1, sequence, sequence)})
             order = _order(found, qkv, numbers[mask], heads, None, scale=scale, bias=added)
         query, key, value = self._in_order(order)
@@ -175,7 +175,7 @@ class _Match:
         return self.sources[0].shape[0] * len(self.sources) // 3
 
     def _qkv(self, numbers: Mapping[ir.Value, Array]) -> list[Array]:
-        """The three in the layers' order; those of one layer in its rows' order."""
+        """Query, key and value in the order of the layers, or of the rows of one layer."""
         outputs = [numbers[linear.output] for linear in self.sources]
         return outputs if len(outputs) == 3 else np.split(outputs[0], 3, axis=-1)
 
@@ -189,7 +189,7 @@ class _Match:
         return query, key, value
 
     def _positions(self) -> tuple[ir.Value, ...]:
-        """Cosines and sines that the attention is computed with; none where there are none."""
+        """Cosines and sines of the attention; empty if there are none."""
         found = [[node.outputs[0] for node in self.nodes if node.op_type == kind] for kind in ("Cos", "Sin")]
         if not any(found):
             return ()
@@ -198,7 +198,7 @@ class _Match:
         return found[0][0], found[1][0]
 
     def _probes(self) -> list[tuple[int, int]]:
-        """Sizes of the batches to run. The first one is longer than the widest window that the mask may have."""
+        """Sizes of the batches to run. The first is longer than the widest searched window."""
         numbers = [
             abs(float(tensor.numpy().item()))
             for node in self.nodes if node.op_type in _COMPARISONS
@@ -209,7 +209,7 @@ class _Match:
 
 
 def _summands(anchor: ir.Node, stop: Sequence[ir.Value]) -> list[ir.Value]:
-    """Computed values that are added on the way to the attention weights, the nearest to them first."""
+    """Computed values that are added before the attention weights, nearest first."""
     found: dict[ir.Value, None] = {}
     waiting, seen = [anchor], {anchor}
     for node in waiting:
@@ -266,13 +266,13 @@ def _numbers(
     numbers[mask] = padded.astype(np.int64)
     for linear in linears:
         numbers[linear.output] = random.normal(size=(batch, sequence, linear.shape[0])).astype(np.float32)
-    # Not the sum of anything: an attention that reads its input beside q, k and v must not pass.
+    # Independent random numbers, so that an attention that also reads its input, besides q, k and v, does not match.
     numbers[x] = random.normal(size=(batch, sequence, linears[0].shape[1])).astype(np.float32)
     return numbers
 
 
 def _heads(inside: Array, batch: int, hidden: int) -> int:
-    """Heads, from the shape ``[batch, heads, ...]`` that attention works in."""
+    """Number of heads, from the shape ``[batch, heads, ...]`` of the attention's values."""
     if inside.ndim != 4 or inside.shape[0] != batch or hidden % inside.shape[1]:
         raise NoMatchError(f"expected attention on [{batch}, heads, ...], found {list(inside.shape)}")
     return int(inside.shape[1])
@@ -290,7 +290,7 @@ def _order(
     positions: tuple[Array, Array] | None = None,
     window: int = 0,
 ) -> tuple[int, int, int]:
-    """Which of the three is q, k and v.
+    """The order of q, k and v among the three inputs.
 
     Raises:
         NoMatchError: no order of the inputs matches.
@@ -314,7 +314,7 @@ def _order(
 
 
 def _window(scores: Array) -> int:
-    """How far apart the scores of a sequence without padding are that count; 0 where all do."""
+    """The window: largest distance of unmasked scores in a sequence without padding; 0 if none is masked."""
     near = np.argwhere(scores[0, 0] > _EXCLUDED)
     widest = int(np.abs(near[:, 0] - near[:, 1]).max(initial=0))
     return 0 if widest == scores.shape[-1] - 1 else widest
@@ -332,12 +332,12 @@ def _tables(found: Sequence[Array], sequence: int, head: int) -> tuple[Array, Ar
 
 
 def _found_scale(scores: Array, qkv: Sequence[Array], heads: int) -> float | None:
-    """The factor between ``q · kᵀ`` and the scores of the first row, which has no padding; None where there is none."""
+    """The factor between ``q · kᵀ`` and the scores of the first row, which has no padding; None if none fits."""
     split = [x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3) for x in qkv]
     for query, key in permutations(split, 2):
         product = query[0] @ key[0].transpose(0, 2, 1)
         if product.shape == scores[0].shape:
-            with np.errstate(all="ignore"):  # a mask that is no mask makes infinite scores
+            with np.errstate(all="ignore"):  # an invalid mask gives infinite scores
                 factor = float((scores[0] * product).sum() / np.square(product).sum())
                 if np.abs(scores[0] - factor * product).max() < _SAME * max(1.0, abs(factor)):
                     return factor

@@ -19,10 +19,10 @@ from sparse_deploy.sparsity.integers import scale_between
 
 
 class CompressWeights(SparsityKeepingPass):
-    """Take over the int8 values of another graph; scales per output channel follow from both.
+    """Use the int8 values of another graph; scales per output channel are computed from both weights.
 
     Args:
-        quantized: weights of the INT8 graph (zero point 0) that was made from the graph this pass runs on.
+        quantized: weights of the INT8 graph (zero point 0) made from the graph of this pass.
     """
 
     def __init__(self, quantized: Sequence[OnnxWeight]) -> None:
@@ -33,7 +33,7 @@ class CompressWeights(SparsityKeepingPass):
         """Replace the FP32 weights in place.
 
         Raises:
-            QuantizationError: a weight lies another way in the two graphs.
+            QuantizationError: the two graphs store a weight in different orientations.
         """
         replaced = False
         for weight in read_weights(model):

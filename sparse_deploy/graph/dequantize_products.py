@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: what ONNX Runtime's dynamic quantizer made of products and embeddings becomes FP32 again.
+"""Pass: convert the products and embeddings of ONNX Runtime's dynamic quantizer back to FP32.
 
-So a file that came quantized, such as those of sentence-transformers, can have sparse layers and INT8 of another kind.
-The weights stay the numbers that their integers stand for; only the rounding of activations falls away.
+So a file that is already quantized, such as those of sentence-transformers, can have sparse layers and other INT8. The
+weights have the values of their integers; only the rounding of activations is removed.
 """
 
 import numpy as np
@@ -21,13 +21,13 @@ class DequantizeProducts(SparsityKeepingPass):
     And ``DequantizeLinear(Gather(table, ids))`` by ``Gather(table * scale, ids)``.
 
     Attributes:
-        replaced: how many products the last run replaced.
+        replaced: number of products that the last run replaced.
     """
 
     replaced = 0
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace every such product of the main graph."""
+        """Replace all such products of the main graph."""
         graph = model.graph
         stored: dict[ir.Value, ir.Value] = {}
         products = [node for node in graph if node.domain == "" and node.op_type == "MatMulInteger"]
@@ -40,14 +40,14 @@ class DequantizeProducts(SparsityKeepingPass):
 
 
 def _replace(graph: ir.Graph, product: ir.Node, stored: dict[ir.Value, ir.Value]) -> bool:
-    """Replace one product; ``stored`` holds the FP32 weight of each quantized one that was met before."""
+    """Replace one product; ``stored`` is the cache of FP32 weights by quantized weight."""
     a, b, a_zero, b_zero = [*product.inputs, None, None][:4]
     cast = only_user(product.outputs[0])
     end = None if cast is None or cast.op_type != "Cast" else only_user(cast.outputs[0])
     quantize = None if a is None else a.producer()
     if end is None or end.op_type != "Mul" or quantize is None or quantize.op_type != "DynamicQuantizeLinear":
         return False
-    assert cast is not None  # noqa: S101 - end is its user
+    assert cast is not None  # noqa: S101 - end uses it
     factor = other_operand(end, cast.outputs[0])
     scales = None if factor is None else factor.producer()
     scale = None if scales is None or scales.op_type != "Mul" else constant(other_operand(scales, quantize.outputs[1]))
@@ -87,6 +87,6 @@ def _replace_embedding(graph: ir.Graph, dequantize: ir.Node) -> None:
 def _add_floats(
     graph: ir.Graph, name: str, integers: ir.TensorProtocol, zero: ir.TensorProtocol | None, scale: ir.TensorProtocol
 ) -> ir.Value:
-    """A new initializer with the numbers that quantized ones stand for."""
+    """A new initializer with the dequantized values."""
     steps = integers.numpy().astype(np.float32) - (0 if zero is None else zero.numpy().astype(np.float32))
     return add_initializer(graph, name, steps * scale.numpy())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoder layers in a graph, found from their attention outwards.
+"""Matching of encoder layers in a graph, starting at their attention.
 
-LayerNorm stands behind each residual (BERT), or in front of attention and of the feed-forward block (ModernBERT).
+LayerNorm is after each residual (BERT), or before attention and before the feed-forward block (ModernBERT).
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ class LayerNorm:
 
 @dataclass(frozen=True)
 class EncoderLayer:
-    """A match: all that SparseEncoderLayer needs.
+    """A match: the inputs and constants of a SparseEncoderLayer.
 
     Attributes:
         x: input ``[batch, sequence, hidden]``.
-        output: what the next layer reads.
-        attention_norm: the LayerNorm of attention; None where a layer with norms in front has none there.
-        gated: the intermediate layer's second half multiplies its activated first one.
-        norm_first: LayerNorm stands in front.
+        output: input of the next layer.
+        attention_norm: the LayerNorm of attention; None in a pre-LayerNorm layer without it.
+        gated: whether the intermediate layer's activated first half is multiplied by its second half.
+        norm_first: whether the layer is pre-LayerNorm.
     """
 
     x: ir.Value
@@ -57,7 +57,7 @@ class EncoderLayer:
 
     @property
     def linears(self) -> tuple[Linear, ...]:
-        """Its six products in the operator's order."""
+        """The six products in the operator's order."""
         attention = self.attention
         return (
             attention.query,
@@ -84,10 +84,10 @@ class EncoderLayerMatcher:
             self._readers.setdefault(linear.x, []).append(linear)
 
     def match(self, anchor: ir.Node) -> EncoderLayer:
-        """Match the layer that a Softmax or Attention node belongs to.
+        """Match the layer of a Softmax or Attention node.
 
         Raises:
-            NoMatchError: with the reason, for people.
+            NoMatchError: the layer does not match; with the reason.
         """
         context = self._read_behind(anchor.outputs[0], anchor.op_type)
         attention_output = self._only_reader(context, "the attention")
@@ -106,7 +106,7 @@ class EncoderLayerMatcher:
         output_linear = self._only_reader(inner, "the feed-forward block's activation")
         output, residual = _residual(output_linear.output, "the feed-forward block")
         if residual is not hidden:
-            whose = "sum behind attention" if in_front else "attention's LayerNorm"
+            whose = "sum after attention" if in_front else "attention's LayerNorm"
             raise NoMatchError(f"the feed-forward block's residual is not the {whose}")
         output_norm = _layer_norm(norm[0]) if in_front else _norm_of(output)
         layer = EncoderLayer(
@@ -128,7 +128,7 @@ class EncoderLayerMatcher:
         raise NoMatchError("no linear layer reads the layer's input or its LayerNorm")
 
     def _activation(self, intermediate: Linear) -> tuple[str, ir.Value, bool]:
-        """Name of the activation, the value behind it, and whether that is gated."""
+        """Name of the activation, the value after it, and whether it is gated."""
         activation, inner = activation_behind(intermediate.output)
         if activation in _ACTIVATIONS:
             return activation, inner, False
@@ -144,14 +144,14 @@ class EncoderLayerMatcher:
         raise NoMatchError(f"the activation of the feed-forward block is {found}, expected GELU or ReLU")
 
     def _read_behind(self, value: ir.Value, what: str) -> ir.Value:
-        """The first value behind this one that a linear layer reads."""
+        """The first value after this one that a linear layer reads."""
         waiting = [value]
         for one in waiting:
             if one in self._readers:
                 return one
             if len(waiting) < _MOST_STEPS:
                 waiting += [output for use in one.uses() for output in use.node.outputs if output not in waiting]
-        raise NoMatchError(f"no linear layer was found behind {what}")
+        raise NoMatchError(f"no linear layer was found after {what}")
 
     def _only_reader(self, value: ir.Value, what: str) -> Linear:
         readers = self._readers.get(value, [])
@@ -175,10 +175,10 @@ def _norms_behind(value: ir.Value) -> list[ir.Node]:
 
 
 def _norm_of(value: ir.Value) -> LayerNorm:
-    """The LayerNorm that alone reads a value."""
+    """The LayerNorm that is the only reader of a value."""
     norm = only_user(value)
     if norm is None or norm.op_type != "LayerNormalization" or norm.inputs[0] is not value:
-        raise NoMatchError(f"expected LayerNormalization behind the residual Add, found {_users(value)}")
+        raise NoMatchError(f"expected LayerNormalization after the residual Add, found {_users(value)}")
     return _layer_norm(norm)
 
 
@@ -192,7 +192,7 @@ def _layer_norm(norm: ir.Node) -> LayerNorm:
 
 
 def _check(layer: EncoderLayer) -> None:
-    """Checks beyond the edges.
+    """Check shapes and readers.
 
     Raises:
         NoMatchError: with the reason.
@@ -204,7 +204,7 @@ def _check(layer: EncoderLayer) -> None:
     for value in (norm_value for norm in norms for norm_value in (norm.gamma, norm.beta) if norm_value is not None):
         tensor = constant(value)
         if tensor is None or tuple(tensor.shape) != (hidden,):
-            raise NoMatchError(f"{value.name} is no stored vector of {hidden}")
+            raise NoMatchError(f"{value.name} is not a stored vector of {hidden}")
     query = (3 * hidden if layer.attention.packed else hidden, hidden)
     expected = [query] * 3 + [(hidden, hidden), (outputs, hidden), (hidden, intermediate)]
     found = [linear.shape for linear in layer.linears]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pass: linear layers with constant input are replaced by their result, such as DeBERTa's relative positions.
 
-DeBERTa multiplies its 512 position embeddings with the query and key weights of each layer. ONNX Runtime computes that
+DeBERTa multiplies its 512 position embeddings by the query and key weights of each layer. ONNX Runtime computes this
 once, when a session is created, but not inside custom operators.
 """
 
@@ -16,7 +16,7 @@ from sparse_deploy.graph.weights import constant
 
 
 class FoldConstantProducts(SparsityKeepingPass):
-    """Store the outputs of linear layers whose input is constant, where their weight stays for other layers."""
+    """Store the outputs of linear layers with constant input, if other layers also use their weight."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Fold in place."""
@@ -29,13 +29,13 @@ class FoldConstantProducts(SparsityKeepingPass):
 
 
 def reads_constant(linear: Linear) -> bool:
-    """Whether the input of a linear layer follows from stored tensors alone."""
+    """Whether the input of a linear layer depends only on stored tensors."""
     _, leaves = ancestors([linear.x])
     return all(constant(leaf) is not None for leaf in leaves)
 
 
 def _fold(model: ir.Model, linear: Linear, packer: Packer) -> bool:
-    if len(linear.stored.uses()) < 2:  # the record of its zeros would be gone
+    if len(linear.stored.uses()) < 2:  # without other uses, the record of its zeros would be lost
         return False
     try:
         (result,) = Subgraph([linear.output], []).run({})

@@ -2,7 +2,7 @@
 """Fold FP32 weight -> QuantizeLinear -> DequantizeLinear into an int8 initializer and a DequantizeLinear.
 
 torch's exporter keeps each weight in FP32 and quantizes it whenever the model runs; the file then has FP32 size and
-no stored int8 zeros. ONNX Runtime fuses a DequantizeLinear only where it feeds a MatMul directly, so the Transpose
+no stored int8 zeros. ONNX Runtime fuses a DequantizeLinear only if it feeds a MatMul directly, so the Transpose
 that comes with ``nn.Linear`` is folded as well.
 """
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class _WeightQuantization:
-    """The nodes between one FP32 weight and the operator that uses it; ``clip`` narrows the int8 range, if present."""
+    """The nodes between an FP32 weight and its operator; ``clip`` narrows the int8 range, if present."""
 
     weight: ir.Value
     quantize: ir.Node
@@ -34,9 +34,9 @@ class _WeightQuantization:
 class FoldWeightQuantization(SparsityKeepingPass):
     """Store quantized weights as int8.
 
-    The int8 initializer takes over the name of the FP32 one (or gets ``_quantized`` after it where the FP32 weight
-    is still used elsewhere). Where every user transposes the weight, it is stored transposed, ``[in, out]``, and the
-    DequantizeLinear's axis moves along.
+    The int8 initializer gets the name of the FP32 initializer (with the suffix ``_quantized`` if the FP32 weight is
+    still used elsewhere). If all users transpose the weight, it is stored transposed, ``[in, out]``, and the
+    DequantizeLinear's axis is changed.
 
     Raises:
         QuantizationError: a weight's type is not int8, or its zero point not 0.
@@ -90,7 +90,7 @@ def _fold(graph: ir.Graph, match: _WeightQuantization) -> None:
 
 def _register(graph: ir.Graph, stored: NDArray[np.int8], name: str, *, take_name: bool) -> ir.Value:
     if take_name:
-        # Not renamed: onnx_ir would rename the tensor inside the protobuf message that the model was read from.
+        # Not renamed, because onnx_ir would rename the tensor inside the source protobuf message.
         del graph.initializers[name]
     else:
         name = f"{name}_quantized"
@@ -105,8 +105,8 @@ def _quantize(weight: Array, match: _WeightQuantization, axis: int) -> NDArray[n
         if zero_point.dtype != np.int8 or zero_point.any():
             raise QuantizationError(
                 f"{name}: expected int8 weights with zero point 0, found {zero_point.dtype} with zero point "
-                f"{int(zero_point.flat[np.abs(zero_point.astype(np.int32)).argmax()])}; zeros would not stay zeros. "
-                f"Quantize the weight symmetrically, or leave the layer out with quantization.exclude."
+                f"{int(zero_point.flat[np.abs(zero_point.astype(np.int32)).argmax()])}; zeros would be lost. "
+                f"Quantize the weight symmetrically, or exclude the layer with quantization.exclude."
             )
     scale = _constant(match.quantize.inputs[1])
     if not np.array_equal(scale, _constant(match.dequantize.inputs[1])):
@@ -126,7 +126,7 @@ def _bounds(clip: ir.Node | None) -> tuple[int, int]:
 
 
 def _transposes(dequantize: ir.Node) -> list[ir.Node]:
-    """The users of the weight if all of them transpose it; a weight used both ways is not changed."""
+    """The users of the weight if all of them transpose it; a weight used in both orientations is not changed."""
     users = [use.node for use in dequantize.outputs[0].uses()]
     swaps = [user.op_type == "Transpose" and user.attributes.get_ints("perm", ()) == (1, 0) for user in users]
     return users if users and all(swaps) else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: one SparseEncoderLayer node for each encoder layer that is known."""
+"""Pass: one SparseEncoderLayer node for each matching encoder layer."""
 
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
@@ -21,16 +21,16 @@ _STATIC_OF = (0, 3, 4, 5)
 
 
 class FuseEncoderLayers(SparsityKeepingPass):
-    """Replace encoder layers, mask and all; the others are not changed.
+    """Replace encoder layers including their mask; other layers are not changed.
 
     Args:
-        static: quantize activations with the scales of the file where it has them (0 marks the others, which stay
+        static: quantize activations with the scales of the file, if it has them (0 marks the others, which are
             dynamic).
-        exclude: layers with a weight whose name holds one of these stay.
+        exclude: layers with a weight whose name contains one of these texts are not replaced.
 
     Attributes:
         fused: names of the replaced layers.
-        refused: the others, with the reason.
+        refused: the other layers, with the reason.
     """
 
     def __init__(self, *, static: bool = False, exclude: Sequence[str] = ()) -> None:
@@ -53,7 +53,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
         packer = Packer(model.graph)
         if layers:
             operators.import_domain(model)
-        # The last first: a layer's input is then still the value that it was matched with.
+        # Last layer first, so that a layer's input is still the matched value.
         for layer in reversed(layers):
             self.fused.insert(0, self._replace(model, layer, packer))
         if layers:
@@ -62,7 +62,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
         return ir.passes.PassResult(model, modified=bool(layers))
 
     def _accepted(self, layer: EncoderLayer, linears: Sequence[Linear]) -> EncoderLayer:
-        """The layer, if the settings and the file's own quantization let all of it become INT8."""
+        """The layer, if the settings and the file's quantization allow INT8 for all of it."""
         for linear in layer.linears:
             if any(part in linear.name for part in self._exclude):
                 raise NoMatchError(f"{linear.name} is excluded from INT8")
@@ -102,7 +102,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
         if not self._static or not any(scale.scale for scale in scales):
             if not behind:
                 return ()
-            scales = [StaticScale(0.0, 0)] * len(_STATIC_OF)  # an input is left out only with all after it
+            scales = [StaticScale(0.0, 0)] * len(_STATIC_OF)  # an omitted optional input ends the list
         name = _name_of(layer)
         return (
             packer.constant(f"{name}.x_scale", np.array([scale.scale for scale in scales], np.float32)),
@@ -112,7 +112,7 @@ class FuseEncoderLayers(SparsityKeepingPass):
 
 
 def _norm_inputs(layer: EncoderLayer, packer: Packer) -> list[ir.Value]:
-    """Gamma and beta of both LayerNorms; ones and zeros where the layer has none."""
+    """Gamma and beta of both LayerNorms; ones and zeros if the layer has none."""
     hidden = layer.attention.query.shape[1]
     zeros = np.zeros(hidden, np.float32)
     inputs: list[ir.Value] = []
@@ -125,7 +125,7 @@ def _norm_inputs(layer: EncoderLayer, packer: Packer) -> list[ir.Value]:
 
 
 def _set_version_2(model: ir.Model, node: ir.Node, layer: EncoderLayer) -> None:
-    """The attributes that version 1 lacks, where the layer needs them."""
+    """The attributes of version 2, if the layer needs them."""
     attributes: dict[str, int | float] = {}
     if layer.attention.bias is not None:
         attributes["position_bias"] = 1
@@ -149,12 +149,12 @@ def _set_version_2(model: ir.Model, node: ir.Node, layer: EncoderLayer) -> None:
 
 
 def static_scale(linear: Linear) -> StaticScale:
-    """The calibrated scale of a layer's input; 0 where there is none, or where it is that of a smoothed input."""
+    """The calibrated scale of a layer's input; 0 if there is none, or if the input is smoothed."""
     return linear.static if linear.static is not None and linear.smoothing is None else StaticScale(0.0, 0)
 
 
 def free_name(graph: ir.Graph, name: str) -> str:
-    """A name that no node has yet: layers that share their weights share the parameters' names, too."""
+    """A unique node name, because layers with shared weights also share the parameters' names."""
     taken = {node.name for node in graph}
     free, number = name, 1
     while free in taken:
@@ -164,7 +164,7 @@ def free_name(graph: ir.Graph, name: str) -> str:
 
 
 def replace_value(graph: ir.Graph, old: ir.Value, node: ir.Node) -> None:
-    """Put a node with one output in the place of the one that made a value; type, shape and name stay."""
+    """Replace the node that computes a value by a node with one output; type, shape and name are kept."""
     producer = old.producer()
     assert producer is not None  # noqa: S101 - matches have computed outputs
     new = node.outputs[0]
@@ -180,7 +180,7 @@ def _name_of(layer: EncoderLayer) -> str:
 
 
 def _common_name(names: Iterable[str]) -> str:
-    """The module that parameters share: ``bert.encoder.layer.0``."""
+    """The common module of parameters: ``bert.encoder.layer.0``."""
     levels = zip(*(name.split(".") for name in names), strict=False)
     return ".".join(level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels))
 

@@ -10,9 +10,9 @@ def add_initializer(graph: ir.Graph, name: str, array: ArrayLike) -> ir.Value:
     """Store an array in a graph.
 
     Args:
-        graph: has no other initializer of this name.
-        name: of the new initializer.
-        array: stored with its type and shape.
+        graph: a graph without another initializer of this name.
+        name: name of the new initializer.
+        array: the array, stored with its type and shape.
 
     Returns:
         The value that nodes read.

@@ -28,13 +28,13 @@ class Linear:
     """One linear layer.
 
     Attributes:
-        weight: as stored, with the parameter's name.
+        weight: the stored weight, with the parameter's name.
         stored: the weight's value in the graph.
-        bias: value ``[out]``; None when it has none.
-        x: its input, before quantization and smoothing.
-        output: its output, after the bias.
+        bias: value ``[out]``; None if there is none.
+        x: the input, before quantization and smoothing.
+        output: the output, after the bias.
         static: quantization of the input; None in FP32 graphs.
-        smoothing: factor per input channel that the graph multiplies ``x`` with, ``[in]``; None for none.
+        smoothing: factor per input channel of ``x``, ``[in]``; None without smoothing.
     """
 
     weight: OnnxWeight
@@ -67,10 +67,10 @@ class Linear:
 
 
 def find_linears(model: ir.Model) -> tuple[list[Linear], dict[str, str]]:
-    """All linear layers of the main graph in its order.
+    """All linear layers of the main graph, in graph order.
 
     Returns:
-        the layers; products with a stored weight that are none, by the weight's name, with the reason.
+        The layers; and other products with a stored weight, by the weight's name, with the reason.
     """
     found: list[Linear] = []
     refused: dict[str, str] = {}
@@ -101,15 +101,15 @@ def _check_type(weight: OnnxWeight) -> None:
         if weight.values.dtype != np.float32:
             raise NoMatchError(f"the weight is {weight.values.dtype}, expected float32 or int8")
         if not np.isfinite(weight.values).all():
-            raise NoMatchError("the weight holds NaN or infinity")
+            raise NoMatchError("the weight has NaN or infinity")
         return
     if weight.values.dtype != np.int8 or weight.scale is None:
-        raise NoMatchError(f"the weight is {weight.values.dtype} without a scale of its own, expected int8 with one")
+        raise NoMatchError(f"the weight is {weight.values.dtype} without a scale, expected int8 with a scale")
     if weight.zero_point is not None and np.any(weight.zero_point != 0):
         raise NoMatchError("the weight's zero point is not 0")
     outputs_along = 0 if weight.orientation is Orientation.OUT_IN else 1
     if weight.scale.size not in (1, weight.scale.shape[outputs_along]):
-        raise NoMatchError("the weight's scale runs along its inputs, expected one per output channel")
+        raise NoMatchError("the weight has a scale per input channel, expected one per output channel")
 
 
 def _gemm_bias(node: ir.Node, weight: OnnxWeight) -> tuple[ir.Value | None, ir.Value]:
@@ -120,7 +120,7 @@ def _gemm_bias(node: ir.Node, weight: OnnxWeight) -> tuple[ir.Value | None, ir.V
         )
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and not _is_vector(bias, weight.shape[0]):
-        raise NoMatchError("Gemm adds something that is no bias")
+        raise NoMatchError("Gemm adds a value that is not a bias")
     return bias, node.outputs[0]
 
 
@@ -143,7 +143,7 @@ def _without_quantization(value: ir.Value | None) -> tuple[ir.Value, StaticScale
     quantized = dequantize.inputs[0]
     quantize = quantized.producer() if quantized is not None else None
     if quantize is None or quantize.op_type != "QuantizeLinear" or quantize.inputs[0] is None:
-        raise NoMatchError("its input is dequantized without having been quantized")
+        raise NoMatchError("its input is dequantized, but was not quantized")
     scales = [_static(node) for node in (quantize, dequantize)]
     if scales[0] != scales[1]:
         raise NoMatchError("its input is quantized and dequantized with two scales")
@@ -173,7 +173,7 @@ def _without_smoothing(value: ir.Value, channels: int) -> tuple[ir.Value, NDArra
 
 
 def _stored_value(value: ir.Value | None) -> ir.Value | None:
-    """The constant at the start of a chain of nodes with one operand that matters."""
+    """The constant at the start of a chain of nodes with one relevant operand."""
     while value is not None and constant(value) is None:
         node = value.producer()
         value = node.inputs[0] if node is not None and node.inputs else None

@@ -2,7 +2,7 @@
 """Shared functions of the matchers of subgraphs: reasons of refusals, traversal of edges, running of a subgraph.
 
 A matcher finds the inputs and outputs of a subgraph by its edges and then runs the subgraph on numbers. A subgraph is a
-match if it computes the same as the operator that replaces it, for any form in which an exporter wrote it.
+match if its results equal those of the operator that replaces it, for any exporter's form.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -29,11 +29,11 @@ class NoMatchError(Exception):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something that stays as it was.
+    """A part of the graph that was not replaced.
 
     Attributes:
-        name: parameter or node that it is known by.
-        reason: why it was not rewritten.
+        name: name of the parameter or node.
+        reason: reason why it was not replaced.
     """
 
     name: str
@@ -41,27 +41,27 @@ class Refusal:
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """The one node that reads a value; None when several do, none does, or the value is a graph output."""
+    """The only reader of a value; None if there are several or none, or if the value is a graph output."""
     users = list(dict.fromkeys(use.node for use in value.uses()))
     return users[0] if len(users) == 1 and not value.is_graph_output() else None
 
 
 def other_operand(node: ir.Node, value: ir.Value) -> ir.Value | None:
-    """The other input of a node with two; None when the value is both or neither."""
+    """The other input of a node with two inputs; None if the value is both or neither."""
     if len(node.inputs) != 2 or value not in node.inputs or node.inputs[0] is node.inputs[1]:
         return None
     return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
 
 
 def ancestors(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> tuple[list[ir.Node], set[ir.Value]]:
-    """All nodes that values depend on, in topological order, and the values that these nodes read from outside.
+    """All nodes on which values depend, in topological order, and the values that these nodes read from outside.
 
     Args:
-        values: where to start.
-        stop: values behind which the walk doesn't go.
+        values: values at which the walk starts.
+        stop: values at which the walk stops.
 
     Returns:
-        nodes; graph inputs, constants and values of ``stop`` that the nodes (or ``values`` themselves) read.
+        Nodes; graph inputs, constants and values of ``stop`` that the nodes (or ``values``) read.
     """
     nodes: dict[ir.Node, None] = {}
     leaves: set[ir.Value] = set()
@@ -85,9 +85,9 @@ def ancestors(values: Iterable[ir.Value], stop: Collection[ir.Value] = ()) -> tu
 
 
 def escaping_user(sources: Sequence[ir.Value], end: ir.Value) -> str | None:
-    """A reader of a value between ``sources`` and ``end`` that does not lead to ``end``; None when there is none.
+    """A reader of a value between ``sources`` and ``end`` that does not lead to ``end``, or None.
 
-    Such a reader would need a value that no longer exists once an operator stands there.
+    Such a reader needs a value that no longer exists after the replacement.
     """
     inside, _ = ancestors([end], stop=sources)
     stack, seen = list(sources), set(sources)
@@ -107,14 +107,14 @@ def escaping_user(sources: Sequence[ir.Value], end: ir.Value) -> str | None:
 
 
 class Subgraph:
-    """The nodes between some values of a graph, to be run on numbers.
+    """The nodes between some values of a graph, which can be run on numbers.
 
     Args:
         outputs: values to compute.
-        inputs: values that will be given.
+        inputs: given values.
 
     Raises:
-        NoMatchError: there are more nodes than in any known pattern, or they depend on other computed values.
+        NoMatchError: there are too many nodes, or they depend on other computed values.
     """
 
     def __init__(self, outputs: Sequence[ir.Value], inputs: Sequence[ir.Value]) -> None:
@@ -144,7 +144,7 @@ class Subgraph:
         """Compute the outputs.
 
         Raises:
-            NoMatchError: the nodes don't take these numbers (a fixed shape, another type).
+            NoMatchError: the nodes fail on these numbers (a static shape, another type).
         """
         arrays = {str(value.name): given[value] for value in self._inputs}
         try:
@@ -156,5 +156,5 @@ class Subgraph:
 
 def _array(value: ir.Value) -> Array:
     tensor = constant(value)
-    assert tensor is not None  # noqa: S101 - a leaf that is not given is constant
+    assert tensor is not None  # noqa: S101 - a leaf without a given value is constant
     return tensor.numpy()

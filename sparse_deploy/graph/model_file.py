@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX models as one file each: weights inside, no external data."""
+"""ONNX models in single files, without external data."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def load_onnx(path: Path) -> ir.Model:
 
     Raises:
         ConfigError: no such file.
-        ArtifactError: damaged, not ONNX, or refused by :func:`sparse_deploy.untrusted.onnx_file.check_onnx`.
+        ArtifactError: the file is damaged or refused by :func:`sparse_deploy.untrusted.onnx_file.check_onnx`.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; expected an ONNX model")
@@ -36,18 +36,18 @@ def save_onnx(model: ir.Model, path: Path) -> None:
     """Write a model as one file.
 
     Raises:
-        ExportError: larger than the 2 GB that one ONNX file can hold.
+        ExportError: the model exceeds the 2 GB limit of an ONNX file.
         OSError: the disk is full or not writable.
     """
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     if weights > MAX_FILE_BYTES:
         raise ExportError(
-            f"{path.name}: the weights take {weights} bytes and one ONNX file holds at most {MAX_FILE_BYTES}; use a "
+            f"{path.name}: the weights take {weights} bytes and an ONNX file has at most {MAX_FILE_BYTES}; use a "
             f"smaller model"
         )
     proto = ir.to_proto(model)
-    # Every reader infers the shapes between nodes, and shapes from before a pass may be wrong: ONNX Runtime's quantizer
-    # refuses a file in which they differ from its own.
+    # Readers infer the shapes between nodes, and shapes from before a pass may be wrong: ONNX Runtime's quantizer
+    # refuses a file if they differ from the inferred ones.
     for value in proto.graph.value_info:
         value.type.tensor_type.ClearField("shape")
     path.write_bytes(proto.SerializeToString())

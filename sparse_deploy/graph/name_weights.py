@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: give every weight the name of the PyTorch parameter that it came from."""
+"""Pass: rename every weight to its PyTorch parameter."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -17,8 +17,8 @@ Array = NDArray[Any]
 class NameWeights(ir.passes.InPlacePass):
     """Rename initializers to the names of a state dict.
 
-    First by name (``model.bert.x`` of a wrapped model is ``bert.x``), then the weights of matrix products that are
-    left, by content, in either orientation. So one name stands for one tensor in checkpoint, ONNX file and IR.
+    First by name (``model.bert.x`` of a wrapped model is ``bert.x``), then the remaining weights of matrix products by
+    content, in either orientation. So a tensor has the same name in checkpoint, ONNX file and IR.
 
     Args:
         parameters: the state dict: FP32 arrays by parameter name.
@@ -49,7 +49,7 @@ class NameWeights(ir.passes.InPlacePass):
 
 
 def _by_content(weights: Iterable[OnnxWeight], parameters: Mapping[str, Array]) -> Iterable[tuple[OnnxWeight, str]]:
-    """Pair floating-point weights with parameters of equal bytes; of several equal ones, in the order of both."""
+    """Pair floating-point weights with parameters of equal bytes; several equal ones are paired in order."""
     names: dict[str, list[str]] = {}
     weights = [weight for weight in weights if not weight.quantized]
     shapes = {weight.shape for weight in weights}
@@ -64,6 +64,6 @@ def _by_content(weights: Iterable[OnnxWeight], parameters: Mapping[str, Array]) 
 
 
 def _digest(array: Array) -> str:
-    # Minus zero and zero are one value to every product.
+    # -0 and 0 are equal in every product.
     contiguous = np.ascontiguousarray(array, dtype=np.float32) + np.float32(0)
     return hashlib.blake2b(contiguous.tobytes(), digest_size=16).hexdigest() + str(contiguous.shape)

@@ -22,7 +22,7 @@ from sparse_deploy.untrusted.openvino_ir import check_openvino_ir, holds_sparse_
 Array = NDArray[Any]
 _MOVED_BY = ("Convert", "Multiply", "FakeQuantize")
 _INTEGER_WEIGHTS = ("i8", "u8", "i4", "u4")
-# Nodes between a quantized activation and its product that change no number.
+# Nodes between a quantized activation and its product that do not change values.
 _MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze")
 _INT8_LEVELS = 256
 _PRODUCTS = ("MatMul", "Einsum", "Convolution")
@@ -47,9 +47,9 @@ class IrWeight:
         name: parameter name in the PyTorch state dict, if the file has it.
         zeros: ``[out, in]``, true where the weight is zero.
         stored_type: OpenVINO's name of the stored type, such as ``f32`` or ``i8``.
-        activation_type: type in which the product's other operand reaches it: ``u8`` or ``i8`` when the file
-            quantizes it with a stored scale, ``f32`` otherwise.
-        integers: ``[out, in]``, the stored values without their zero point; floating point where none are stored.
+        activation_type: type of the product's other operand: ``u8`` or ``i8`` if the file quantizes it with a stored
+            scale, ``f32`` otherwise.
+        integers: ``[out, in]``, the stored values minus their zero point; floating point for other weights.
     """
 
     name: str
@@ -81,7 +81,7 @@ def read_weights_of_ir(xml_path: Path) -> list[IrWeight]:
 def read_zero_masks(xml_path: Path) -> dict[str, BoolArray]:
     """Zero masks of all weights of :func:`read_weights_of_ir`: ``[out, in]``, by parameter name.
 
-    Integers are zero where they equal their zero point. A constant that several products share counts once.
+    Integers are zero if they equal their zero point. A constant shared by several products counts once.
 
     Raises:
         ConfigError, ArtifactError, RuntimeUnavailableError: as there.
@@ -100,7 +100,7 @@ def parameter_count(xml_path: Path) -> int:
 
 
 def weights_of(model: ov.Model) -> list[IrWeight]:
-    """As :func:`read_weights_of_ir`, of a model that is open already.
+    """As :func:`read_weights_of_ir`, for an opened model.
 
     Raises:
         ArtifactError: a packed weight is damaged.
@@ -126,7 +126,7 @@ def weights_of(model: ov.Model) -> list[IrWeight]:
 
 
 def products_not_understood(xml_path: Path) -> list[str]:
-    """Products that multiply with something stored that :func:`read_weights_of_ir` can't read, by their names.
+    """Names of products with a stored operand that :func:`read_weights_of_ir` can't read.
 
     Raises:
         ConfigError, ArtifactError, RuntimeUnavailableError: as there.
@@ -156,7 +156,7 @@ def _is_computed_from_constants(node: ov.Node) -> bool:
 
 
 def _packed_weights(model: ov.Model) -> dict[str, IrWeight]:
-    """Weights that sparse operators hold in the compact form, by their constant's name."""
+    """Weights of sparse operators in the compact form, by their constant's name."""
     found: dict[str, IrWeight] = {}
     for node in model.get_ordered_ops():
         for index in PACKED_INPUTS[node.get_type_name()] if _is_sparse(node) else ():
@@ -179,8 +179,8 @@ def _is_sparse(node: ov.Node) -> bool:
 def _activation_type(node: ov.Node | None) -> str:
     """Type in which the CPU plugin multiplies an activation: an IR has a FakeQuantize for a QDQ pair.
 
-    OpenVINO 2026.4 makes it i8 where the range is that of a signed byte with zero point 0, u8 elsewhere (seen in its
-    execution graph).
+    OpenVINO 2026.4 uses i8 if the range is that of a signed byte with zero point 0, else u8 (according to its execution
+    graph).
     """
     while node is not None and node.get_type_name() in _MOVES:
         node = node.input_value(0).get_node()
@@ -211,7 +211,7 @@ def stored_weights(model: ov.Model) -> Iterator[tuple[ov.Node, StoredWeight]]:
 
 
 def _stored(node: ov.Node) -> StoredWeight | None:
-    """The constant behind a value that only moves, scales or shifts it; None when the value is computed."""
+    """The constant before nodes that only move, scale or shift it; None if the value is computed."""
     kind = node.get_type_name()
     if kind == "Constant":
         values = np.asarray(node.data)
@@ -249,23 +249,23 @@ def _reshaped(array: Array, target: Array, shape: tuple[int, ...]) -> Array:
 
 def _read_ir(xml_path: Path) -> ov.Model:
     if not xml_path.is_file():
-        raise ConfigError(f"{xml_path}: no such file; expected an OpenVINO IR (.xml with its .bin beside it)")
+        raise ConfigError(f"{xml_path}: no such file; expected an OpenVINO IR (.xml with its .bin in the same folder)")
     if not xml_path.with_suffix(".bin").is_file():
-        raise ArtifactError(f"{xml_path}: expected {xml_path.stem}.bin beside it, found none; copy both files")
+        raise ArtifactError(f"{xml_path}: expected {xml_path.stem}.bin in the same folder, found none; copy both files")
     check_openvino_ir(xml_path)
     core = ov.Core()
     if holds_sparse_operators(xml_path):
         core.add_extension(str(ready_openvino_library()))
     try:
         return core.read_model(xml_path)
-    except Exception as error:  # pugixml, I/O and graph errors all arrive as RuntimeError or plain Exception
+    except Exception as error:  # pugixml, I/O and graph errors are RuntimeError or Exception
         raise ArtifactError(f"{xml_path}: not a readable OpenVINO IR: {one_line(error)}; export again") from error
 
 
 def _parameter_name(constant: str, product: str) -> str:
-    """The parameter behind a constant.
+    """The parameter's name of a constant.
 
-    Optimum's IR calls it ``self.bert...weight``, or leaves the constant unnamed and the product
+    Optimum's IR names it ``self.bert...weight``, or has an unnamed constant and the product
     ``__module.bert.encoder.layer.0.attention.self.query/ov_ext::linear/MatMul``; from an ONNX file of TorchScript's
     exporter the product is ``/bert/encoder/layer.0/attention/self/query/MatMul``.
     """
@@ -294,7 +294,7 @@ def _places(table: Mapping[str, tuple[int, ...]], user: ov.Input) -> tuple[int, 
 
 
 def _scales(user: ov.Input) -> bool:
-    """Whether an input takes the scale, zero point or range of a quantized weight."""
+    """Whether an input is the scale, zero point or range of a quantized weight."""
     node = user.get_node()
     if _is_sparse(node):
         return user.get_index() in _places(SCALE_INPUTS, user)

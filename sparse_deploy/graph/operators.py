@@ -3,20 +3,20 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the tables serve readers of IR, too, where no onnx is installed
+if TYPE_CHECKING:  # readers of IR also use the tables, without onnx
     import onnx_ir as ir
 
 DOMAIN = "sparse_deploy"
-# Version of a node unless set_version_2 raises it.
+# Version of a node, unless set_version_2 sets 2.
 VERSION = 1
 SPARSE_LINEAR = "SparseLinear"
 SPARSE_ENCODER_LAYER = "SparseEncoderLayer"
 
-# Index of each packed weight; its scale and its bias are the next two inputs.
+# Index of each packed weight; the next two inputs are its scale and bias.
 PACKED_INPUTS = {SPARSE_LINEAR: (1,), SPARSE_ENCODER_LAYER: (2, 5, 8, 11, 14, 17)}
 # Scale and zero point of the activations.
 _STATIC = {SPARSE_LINEAR: (4, 5), SPARSE_ENCODER_LAYER: (24, 25)}
-# Scales and zero points of both.
+# Scales and zero points of weights and activations.
 SCALE_INPUTS = {name: (*(index + 1 for index in PACKED_INPUTS[name]), *_STATIC[name]) for name in PACKED_INPUTS}
 
 
@@ -31,7 +31,7 @@ def is_encoder_layer(node: "ir.Node") -> bool:
 
 
 def import_domain(model: "ir.Model") -> None:
-    """Import the domain, in the version that a node has raised it to."""
+    """Import the domain, in the version required by the nodes."""
     model.graph.opset_imports.setdefault(DOMAIN, VERSION)
 
 
@@ -46,12 +46,12 @@ def set_version_2(model: "ir.Model", node: "ir.Node", **attributes: int | float)
 
 
 def packed_inputs(node: "ir.Node") -> tuple[int, ...]:
-    """Which inputs of a node hold a weight in compact form; none for other operators."""
+    """Indices of the inputs with a weight in compact form; empty for other operators."""
     return PACKED_INPUTS[node.op_type] if is_sparse_operator(node) else ()
 
 
 def scale_inputs(node: "ir.Node") -> tuple[int, ...]:
-    """Which inputs of a node hold scales and zero points, of weights and of activations."""
+    """Indices of the inputs with scales and zero points, of weights and of activations."""
     return SCALE_INPUTS[node.op_type] if is_sparse_operator(node) else ()
 
 

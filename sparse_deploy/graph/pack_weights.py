@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of linear layers on their way into sparse operators: INT8 per output channel, then the compact form."""
+"""Packing of linear layers' weights for sparse operators: INT8 per output channel, then the compact form."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +16,13 @@ from sparse_deploy.sparsity.packing import Int8Matrix, encode
 Array = NDArray[Any]
 
 _LARGEST = 127
-# One of the suffixes that the reader of weights takes off a name.
+# One of the suffixes that the reader of weights removes from a name.
 _PACKED = "_quantized"
 _SCALE = "_scale"
 
 
 def quantize(weight: NDArray[np.float32]) -> tuple[Int8Matrix, NDArray[np.float32]]:
-    """Symmetric INT8 per output channel: ``round_half_even(w / scale)`` with ``scale = max|w| / 127``; zeros stay.
+    """Symmetric INT8 per output channel: ``round_half_even(w / scale)``, ``scale = max|w| / 127``; zeros are kept.
 
     Args:
         weight: finite float32 ``[out, in]``.
@@ -31,7 +31,7 @@ def quantize(weight: NDArray[np.float32]) -> tuple[Int8Matrix, NDArray[np.float3
         int8 ``[out, in]`` of -127 to 127; scales ``[out]``, 1 for a channel of zeros.
     """
     scale = np.abs(weight).max(axis=1) / np.float32(_LARGEST)
-    # max / 127 of a denormal is 0
+    # for a denormal, max / 127 is 0
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
     steps = np.rint(weight / scale[:, None])
     return np.clip(steps, -_LARGEST, _LARGEST).astype(np.int8), scale
@@ -40,9 +40,9 @@ def quantize(weight: NDArray[np.float32]) -> tuple[Int8Matrix, NDArray[np.float3
 def int8_weight(linear: Linear) -> tuple[Int8Matrix, NDArray[np.float32]]:
     """A linear layer's weight as int8 ``[out, in]`` and scale ``[out]``.
 
-    Stored int8 values are taken as they are, but for -128: Neural Compressor's scale is max|w| / 127.5, so a weight
-    that rounds to -128 lies at -127.5 and -127 is as near. A smoothed weight gets its factors back (the operators
-    quantise the unsmoothed input) and is quantised again; so is an FP32 one.
+    Stored int8 values are kept, except -128: Neural Compressor's scale is max|w| / 127.5, so a weight that rounds to
+    -128 is -127.5, and -127 is equally near. The smoothing of a smoothed weight is undone (the operators quantize the
+    unsmoothed input), and the weight is quantized again, like an FP32 weight.
     """
     values = linear.out_in()
     if not linear.weight.quantized:
@@ -68,10 +68,10 @@ class Packed:
 
 
 class Packer:
-    """Adds packed weights to a graph, a weight that several layers share once.
+    """Adds packed weights to a graph; a weight shared by several layers is added once.
 
     Args:
-        graph: where they go.
+        graph: the graph.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
@@ -79,7 +79,7 @@ class Packer:
         self._packed: dict[tuple[ir.Value, bytes], Packed] = {}
 
     def pack(self, linear: Linear) -> Packed:
-        """The inputs of a layer; its name gets free for the packed weight in :meth:`take_names`."""
+        """The inputs of a layer; :meth:`take_names` later renames the packed weight."""
         factors = b"" if linear.smoothing is None else linear.smoothing.tobytes()
         key = linear.stored, factors
         known = self._packed.get(key)
@@ -95,7 +95,7 @@ class Packer:
         return known
 
     def shared(self, name: str, array: Array) -> ir.Value:
-        """:meth:`constant`, or the equal constant that another pass has stored under this name."""
+        """:meth:`constant`, or an existing equal constant with this name."""
         stored = self._graph.initializers.get(name)
         tensor = constant(stored)
         if stored is not None and tensor is not None and np.array_equal(tensor.numpy(), array):
@@ -103,7 +103,7 @@ class Packer:
         return self.constant(name, array)
 
     def constant(self, name: str, array: Array) -> ir.Value:
-        """A new initializer; a taken name gets a number behind it."""
+        """A new initializer; a number is appended to an existing name."""
         free, number = name, 1
         while free in self._graph.initializers:
             number += 1
@@ -111,7 +111,7 @@ class Packer:
         return add_initializer(self._graph, free, array)
 
     def take_names(self) -> None:
-        """Give packed weights the parameters' names, where the unpacked ones are gone from the graph."""
+        """Rename packed weights to the parameters' names, if the unpacked weights were removed from the graph."""
         for packed in self._packed.values():
             name = (packed.weight.name or "").removesuffix(_PACKED)
             if name not in self._graph.initializers and packed.weight.name != name:

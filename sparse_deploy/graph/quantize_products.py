@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: quantize chosen matrix products of an FP32 graph, with scales that are known already.
+"""Pass: quantize selected matrix products of an FP32 graph with given scales.
 
-The result is what torch's exporter makes of the graph that Neural Compressor converts, without tracing that graph: the
-trace takes as long as that of the FP32 model, and the two graphs differ in nothing else.
+The result equals the export of Neural Compressor's converted graph, without tracing that graph, which takes as long as
+the trace of the FP32 model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,14 +22,14 @@ from sparse_deploy.graph.weights import constant
 
 @dataclass(frozen=True)
 class ProductQuantization:
-    """How one matrix product is quantized.
+    """The quantization of one matrix product.
 
     Attributes:
-        weight: FP32 ``[out, in]``; may differ from the graph's own by ``smoothing``, or be rounded already.
+        weight: FP32 ``[out, in]``; may differ from the graph's by ``smoothing``, or be already rounded.
         weight_scale: FP32 ``[out]``, per output channel; the zero point is 0.
         weight_range: lowest and highest integer of the weight.
-        input_scale, input_zero_point: of the input, per tensor, uint8.
-        smoothing: FP32 ``[in]``, factor in front of the input; None without.
+        input_scale, input_zero_point: scale and uint8 zero point of the input, per tensor.
+        smoothing: FP32 ``[in]``, factor of the input; None without smoothing.
     """
 
     weight: NDArray[np.float32]
@@ -41,16 +41,16 @@ class ProductQuantization:
 
 
 class QuantizeProducts(SparsityKeepingPass):
-    """Put QuantizeLinear and DequantizeLinear in front of both operands of chosen products; weights stay FP32.
+    """Insert QuantizeLinear and DequantizeLinear before both operands of selected products; weights stay FP32.
 
-    :class:`sparse_deploy.graph.fold_weight_quantization.FoldWeightQuantization` makes integers of the weights.
+    :class:`sparse_deploy.graph.fold_weight_quantization.FoldWeightQuantization` converts the weights to integers.
 
     Args:
-        products: by the name of a weight, in the words of the checkpoint or with a prefix (``model.`` of a wrapped
-            module), the products that read it, in their order; None for one that stays FP32.
+        products: the products of each weight, in order, by the weight's name in the checkpoint or with a prefix
+            (``model.`` of a wrapped module); None for an FP32 product.
 
     Raises:
-        QuantizationError: the graph has other products ``x · Wᵀ`` of a weight than these.
+        QuantizationError: the graph's products ``x · Wᵀ`` of a weight differ from these.
     """
 
     def __init__(self, products: Mapping[str, Sequence[ProductQuantization | None]]) -> None:
@@ -82,7 +82,7 @@ class QuantizeProducts(SparsityKeepingPass):
 
 
 def _weight_name(node: ir.Node) -> str | None:
-    """Name of the weight of ``MatMul(x, Transpose(W))`` or of ``Gemm``, as torch's exporter writes a Linear layer."""
+    """Name of the weight of ``MatMul(x, Transpose(W))`` or of ``Gemm``, the exported forms of a Linear layer."""
     if node.op_type not in ("MatMul", "Gemm") or node.domain != "" or node.inputs[1] is None:
         return None
     transpose = node.inputs[1].producer()
@@ -91,7 +91,7 @@ def _weight_name(node: ir.Node) -> str | None:
 
 
 def _quantize_weight(graph: ir.Graph, name: str, how: ProductQuantization) -> ir.Value:
-    """Integers of the weight and back, transposed as MatMul reads it."""
+    """The quantized and dequantized weight, transposed for MatMul."""
     weight = graph.initializers[name]
     weight.const_value = ir.tensor(np.ascontiguousarray(how.weight, dtype=np.float32), name=name)
     scale = add_initializer(graph, f"{name}_scale", np.asarray(how.weight_scale, np.float32))

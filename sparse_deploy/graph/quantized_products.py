@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The quantized matrix products of a QDQ graph whose weights are still FP32, as torch's exporter writes it."""
+"""The quantized matrix products of an exported QDQ graph whose weights are still FP32."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class QuantizedProduct:
 
 
 def quantized_products(model: ir.Model) -> Iterator[QuantizedProduct]:
-    """All of the main graph, in its order."""
+    """All quantized products of the main graph, in graph order."""
     names = {weight.initializer: weight.name for weight in read_weights(model)}
     for node in model.graph:
         if node.op_type != "MatMul" or node.domain != "":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: a SparseLinear node for each other linear layer whose weight has enough zeros."""
+"""Pass: a SparseLinear node for each remaining linear layer whose weight has enough zeros."""
 
 from collections.abc import Sequence
 
@@ -17,8 +17,8 @@ from sparse_deploy.graph.pack_weights import Packer
 from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 from sparse_deploy.sparsity.packing import MOST_INPUTS, too_many_inputs
 
-# 1:2 is the densest pattern that the sparse kernels win with; a tensor of a model pruned to half on the whole may keep
-# a little more. Below, the operator would run its dense kernel, and INT8 where the file has FP32 on purpose.
+# 1:2 is the densest pattern with faster sparse kernels; a tensor of a model with half of all weights pruned
+# may have slightly fewer zeros. With fewer zeros the operator would run its dense kernel, and INT8 instead of FP32.
 ENOUGH_ZEROS = 0.4
 
 
@@ -26,12 +26,12 @@ class ReplaceLinears(SparsityKeepingPass):
     """Replace matrix products by a stored weight, with their bias and an activation that follows directly.
 
     Args:
-        static: quantize activations with the scales of the file where it has them.
-        exclude: weights whose name holds one of these stay.
+        static: quantize activations with the scales of the file, if it has them.
+        exclude: weights whose name contains one of these texts are not replaced.
 
     Attributes:
         replaced: names of the replaced weights.
-        refused: the others, with the reason.
+        refused: the other weights, with the reason.
     """
 
     def __init__(self, *, static: bool = False, exclude: Sequence[str] = ()) -> None:
@@ -48,7 +48,7 @@ class ReplaceLinears(SparsityKeepingPass):
         packer = Packer(model.graph)
         reasons = {linear: self._why_not(linear) for linear in linears}
         self.refused += [Refusal(linear.name, reason) for linear, reason in reasons.items() if reason]
-        # The last first: a layer's input is then still the value that it was matched with.
+        # Last layer first, so that a layer's input is still the matched value.
         for linear in reversed([linear for linear, reason in reasons.items() if not reason]):
             self._replace(model.graph, linear, packer)
             self.replaced.insert(0, linear.name)

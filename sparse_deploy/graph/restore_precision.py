@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: chosen matrix products of a QDQ graph compute in FP32 again."""
+"""Pass: restore FP32 for selected matrix products of a QDQ graph."""
 
 from collections.abc import Collection
 
@@ -15,17 +15,17 @@ from sparse_deploy.graph.weights import constant
 
 
 class RestorePrecision(SparsityKeepingPass):
-    """Remove the QuantizeLinear and DequantizeLinear around products; other readers of an input keep theirs.
+    """Remove the QuantizeLinear and DequantizeLinear of products; other readers of an input are not changed.
 
-    For graphs whose weights are still FP32, before :class:`FoldWeightQuantization`. The multiplication that
-    smoothing put before a product goes back into its weight, which then differs from the checkpoint's in the
-    last bit at most, and zeros are zeros.
+    For graphs whose weights are still FP32, before :class:`FoldWeightQuantization`. The factor of smoothing before a
+    product is multiplied into its weight, which then differs from the checkpoint's at most in the last bit; zeros stay
+    zeros.
 
     Args:
-        names: weights of the products.
+        names: names of the products' weights.
 
     Raises:
-        QuantizationError: a name that is no quantized product.
+        QuantizationError: a name is not that of a quantized product.
     """
 
     def __init__(self, names: Collection[str]) -> None:
@@ -50,18 +50,18 @@ def _restore(product: QuantizedProduct) -> None:
     first, last = quantization[0], quantization[-1]
     for use in list(first.outputs[0].uses()):
         use.node.replace_input_with(use.idx, product.weight)
-    assert last.inputs[0] is product.weight  # noqa: S101 - the reader of weights walked the same chain
+    assert last.inputs[0] is product.weight  # noqa: S101 - the same chain as in the reader of weights
     product.node.replace_input_with(0, product.x)
     _undo_smoothing(product)
 
 
 def _undo_smoothing(product: QuantizedProduct) -> None:
-    """``(x * f) · (W / f)ᵀ`` becomes ``x · Wᵀ``, where nothing else reads ``x * f``."""
+    """Replace ``(x * f) · (W / f)ᵀ`` by ``x · Wᵀ``, if there is no other reader of ``x * f``."""
     multiply = product.x.producer()
     stored = constant(product.weight)
     if multiply is None or multiply.op_type != "Mul" or stored is None:
         return
-    # The quantization that has just been left is still there as a reader.
+    # The removed quantization is still a reader here.
     readers = {use.node for use in product.x.uses()} - {product.node, product.quantize}
     others = {use.node for use in product.dequantize.outputs[0].uses()} - {product.node}
     values = stored.numpy()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: other scales for the quantized inputs of matrix products, without quantizing the model again."""
+"""Pass: replace the scales of quantized inputs of matrix products, without quantizing the model again."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ class SetActivationScales(SparsityKeepingPass):
     """Replace scale and zero point (uint8) of the QuantizeLinear and DequantizeLinear before each product.
 
     Args:
-        scales: by the name of a weight, in the words of the checkpoint or with a prefix (``model.`` of a wrapped
-            module), scale and zero point of each product that reads it, in their order.
+        scales: scale and zero point of each product of a weight, in order, by the weight's name in the checkpoint or
+            with a prefix (``model.`` of a wrapped module).
 
     Raises:
-        QuantizationError: a quantized product has no scale here.
+        QuantizationError: ``scales`` has no entry for a quantized product.
     """
 
     def __init__(self, scales: Mapping[str, Sequence[tuple[float, int]]]) -> None:
@@ -58,7 +58,7 @@ class SetActivationScales(SparsityKeepingPass):
 
 
 def input_name(weight: str, use: int) -> str:
-    """The name that scales of a product's input begin with; ``use`` counts the products that read the weight."""
+    """Name prefix of the scales of a product's input; ``use`` is the product's number among those of the weight."""
     return f"{weight}_input" if use == 0 else f"{weight}_input{use}"
 
 

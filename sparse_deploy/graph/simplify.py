@@ -12,9 +12,9 @@ from sparse_deploy.graph.weights import constant
 class Simplify(SparsityKeepingPass):
     """Fold shape arithmetic and scales, drop Identity nodes, make Constant nodes initializers, merge equal nodes.
 
-    The exporter's own optimization folds ``Transpose(weight)`` into an unnamed copy and merges equal initializers
-    (two biases of zeros become one), after which no name can be trusted. So it is left off, and this pass runs
-    instead. Metadata goes too: it holds stack traces with paths of the machine that exported.
+    The exporter's own optimization folds ``Transpose(weight)`` into an unnamed copy and merges equal initializers (two
+    biases of zeros become one), so that names are no longer reliable. So it is disabled, and this pass runs instead.
+    Metadata is also removed: it has stack traces with paths of the exporting machine.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -36,7 +36,7 @@ class Simplify(SparsityKeepingPass):
 
 
 class _MergeIntegers(ir.passes.InPlacePass):
-    """One initializer for equal axes and shapes; each layer's copy of a shape computation then merges, too."""
+    """Merge initializers of equal axes and shapes, so that each layer's copy of a shape computation can be merged."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         first: dict[tuple[tuple[int, ...], bytes], ir.Value] = {}
@@ -55,7 +55,7 @@ class _MergeIntegers(ir.passes.InPlacePass):
 
 
 def _may_fold(node: ir.Node) -> bool | None:
-    """False for a node that reads a matrix; None leaves the choice to the constant folder."""
+    """False for a node that reads a matrix; None means that the constant folder decides."""
     for value in node.inputs:
         tensor = constant(value)
         if tensor is not None and len(tensor.shape) > 1:

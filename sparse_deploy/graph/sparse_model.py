@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an exported model, FP32 or INT8 (QDQ), to ``model_sparse.onnx`` with sparse operators."""
+"""Rewrites an exported model, FP32 or INT8 (QDQ), to ``model_sparse.onnx`` with sparse operators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class SparseModel:
 
     Attributes:
         model: the rewritten graph.
-        layers: encoder layers that are one operator now, by name.
+        layers: names of the encoder layers replaced by one operator.
         linears: weights of the new SparseLinear nodes.
         standard: nodes that were not replaced, with the reason.
     """
@@ -36,15 +36,15 @@ def to_sparse_model(model: ir.Model, *, static: bool = False, exclude: Sequence[
     """Rewrite a model in place.
 
     An FP32 weight becomes symmetric INT8 per output channel; the int8 weights and scales of a QDQ file are kept.
-    Activations are quantized inside the operators, so the QDQ pairs around them go.
+    Activations are quantized inside the operators, so the QDQ pairs around them are removed.
 
     Args:
-        model: as our exporter writes it, FP32 or static INT8 (QDQ).
+        model: a model of this package's exporter, FP32 or static INT8 (QDQ).
         static: quantize activations with the file's calibrated scales, not per token.
-        exclude: parameters whose name holds one of these are not changed.
+        exclude: parameters whose name contains one of these texts are not changed.
 
     Raises:
-        SparsityLostError: a zero weight is no zero any more.
+        SparsityLostError: a zero weight is no longer zero.
     """
     layers = FuseEncoderLayers(static=static, exclude=exclude)
     linears = ReplaceLinears(static=static, exclude=exclude)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph passes that prove they lost no zero, and the one place that runs passes."""
+"""Base of graph passes that check that no zero is lost, and the function that runs passes."""
 
 import onnx_ir as ir
 
@@ -12,7 +12,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 class SparsityKeepingPass(ir.passes.InPlacePass):
     """Base of in-place passes that ensure that every zero weight stays zero.
 
-    Names count too: a pass that renames weights can't be one of these.
+    The names of weights must not change either.
     """
 
     def __init__(self) -> None:
@@ -20,14 +20,14 @@ class SparsityKeepingPass(ir.passes.InPlacePass):
         self._before: dict[str, BoolArray] = {}
 
     def requires(self, model: ir.Model) -> None:
-        """Take down the zeros."""
+        """Record the zeros."""
         self._before = zero_masks(model)
 
     def ensures(self, model: ir.Model) -> None:
-        """Compare.
+        """Compare the zeros.
 
         Raises:
-            SparsityLostError: a weight is gone, or one of its zeros. onnx_ir wraps it; :func:`run_passes` unwraps it.
+            SparsityLostError: a weight or a zero is missing. onnx_ir wraps it; :func:`run_passes` unwraps it.
         """
         assert_zeros_kept(type(self).__name__, self._before, zero_masks(model))
 

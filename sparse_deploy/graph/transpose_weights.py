@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: store weights the way their MatMul reads them, ``[in, out]``, instead of transposing at load."""
+"""Pass: store weights in the orientation of their MatMul, ``[in, out]``, instead of transposing at load."""
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ class TransposeWeights(SparsityKeepingPass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Fold every such Transpose of the main graph."""
+        """Fold all such Transposes of the main graph."""
         graph = model.graph
         folded = [value for value in graph.initializers.values() if _only_transposed(value)]
         for value in folded:
@@ -33,7 +33,7 @@ def _only_transposed(value: ir.Value) -> bool:
 
 
 def _fold(graph: ir.Graph, value: ir.Value) -> None:
-    assert value.const_value is not None  # noqa: S101 - _only_transposed saw it
+    assert value.const_value is not None  # noqa: S101 - checked by _only_transposed
     stored = np.ascontiguousarray(value.const_value.numpy().T)
     transposes = [use.node for use in value.uses()]
     for transpose in transposes:

@@ -19,10 +19,10 @@ _RANK = 3  # [batch, sequence, hidden]
 
 
 class TrimLastLayer(SparsityKeepingPass):
-    """Set ``output_tokens`` of each SparseEncoderLayer whose readers take its first tokens only.
+    """Set ``output_tokens`` of each SparseEncoderLayer whose readers use only its first tokens.
 
     Attributes:
-        trimmed: names of these layers, with how many tokens they compute.
+        trimmed: number of computed tokens by name of the layer.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class TrimLastLayer(SparsityKeepingPass):
 
 
 def _tokens_read(value: ir.Value) -> int | None:
-    """How many tokens, counted from the first one, its readers take of a value; None when one may take all."""
+    """Number of first tokens of a value that its readers use; None if a reader may use all."""
     if value.is_graph_output() or not value.uses():
         return None
     most = 0
@@ -98,7 +98,7 @@ def _numbers(node: ir.Node, place: int) -> list[int] | None:
 
 
 def _shorten(value: ir.Value, tokens: int) -> None:
-    """Set the new shape of a value, and of values computed from it token by token."""
+    """Set the new shape of a value and of the values computed from it token by token."""
     if value.shape is not None and len(value.shape) == _RANK:
         value.shape = ir.Shape([value.shape[0], tokens if tokens == 1 else None, value.shape[2]])
     for use in value.uses():

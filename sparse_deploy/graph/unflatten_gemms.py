@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: a linear layer that a simplifier wrote as Gemm between two Reshapes becomes MatMul and Add again.
+"""Pass: convert a Gemm between two Reshapes, as written by a simplifier, back to MatMul and Add.
 
-Gemm takes matrices, so onnxsim flattens batch and tokens in front of it and restores them behind it. ONNX Runtime's
-quantizer, and whatever looks for layers that see each token, know such layers as MatMul with a stored weight.
+Gemm needs matrices, so onnxsim flattens batch and tokens before it and restores them after it. ONNX Runtime's quantizer
+and this package's matchers expect layers of tokens as MatMul with a stored weight.
 """
 
 from typing import Any
@@ -17,24 +17,24 @@ from sparse_deploy.graph.sparsity_check import SparsityKeepingPass
 from sparse_deploy.graph.weights import constant
 
 Array = NDArray[Any]
-# batch, tokens: unlike each other, so that dynamic axes must hold for both.
+# batch, tokens: different, so that dynamic axes must work for both shapes.
 _PROBES = ((2, 5), (3, 7))
-# float32 sums of up to 10,000 products in another order, relative to the largest one.
+# Tolerance for float32 sums of up to 10,000 products in another order, relative to the largest one.
 _SAME = 1e-4
 
 
 class UnflattenGemms(SparsityKeepingPass):
-    """Replace ``Reshape(Gemm(Reshape(x)))`` by ``MatMul(x) + bias`` wherever both compute the same on numbers.
+    """Replace ``Reshape(Gemm(Reshape(x)))`` by ``MatMul(x) + bias`` if both give equal results on random numbers.
 
-    A weight that Gemm turns (``transB``) gets a Transpose; :class:`~sparse_deploy.graph.transpose_weights` folds it.
+    For a weight that Gemm transposes (``transB``) a Transpose is added; :mod:`~sparse_deploy.graph.transpose_weights`
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Replace every such Gemm of the main graph."""
+        """Replace all such Gemms of the main graph."""
         gemms = [node for node in model.graph if node.domain == "" and node.op_type == "Gemm"]
         replaced = [gemm for gemm in gemms if _replace(model.graph, gemm)]
         if replaced:
-            RemoveUnusedNodesPass()(model)  # the shape arithmetic of the Reshapes
+            RemoveUnusedNodesPass()(model)  # removes the shape arithmetic of the Reshapes
         return ir.passes.PassResult(model, modified=bool(replaced))
 
 
@@ -52,7 +52,7 @@ def _replace(graph: ir.Graph, gemm: ir.Node) -> bool:
     nodes: list[ir.Node] = []
 
     def add(op_type: str, *inputs: ir.Value | None) -> ir.Value:
-        name = gemm.name or str(gemm.outputs[0].name)  # of the product, too: a weight may be known by it
+        name = gemm.name or str(gemm.outputs[0].name)  # also for the product, because a weight may be identified by it
         nodes.append(ir.node(op_type, inputs, name=name if op_type == "MatMul" else f"{name}_{op_type}"))
         return nodes[-1].outputs[0]
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: encoder layers hand each other rows without padding.
+"""Pass: consecutive encoder layers exchange rows without padding.
 
-A layer computes nothing for the padding behind a sequence: it gathers the rows of tokens and puts them back at the end.
-Between two layers with the same mask nothing else reads the tensor, so the first layer of a stack takes padding out
-once and the last one puts it back once.
+A layer computes nothing for the padding after a sequence: it gathers the rows of tokens and restores the padding at its
+end. If only the next layer, with the same mask, reads the tensor between two layers, the padding is not needed: the
+first layer of a stack removes it once, and the last layer restores it once.
 """
 
 import onnx_ir as ir
@@ -15,7 +15,7 @@ _X, _MASK = 0, 1
 
 
 class UnpadBetweenLayers(SparsityKeepingPass):
-    """Set ``unpadded_output`` and ``unpadded_input`` on both sides of each value that passes between two layers.
+    """Set ``unpadded_output`` and ``unpadded_input`` of the layers before and after each value between two layers.
 
     Attributes:
         values: names of these values.
@@ -40,7 +40,7 @@ class UnpadBetweenLayers(SparsityKeepingPass):
 
 
 def _layers_behind(layer: ir.Node) -> list[ir.Node]:
-    """The layers that read a layer's output; none when anything else does, or with another mask."""
+    """The layers that read a layer's output; empty if there are other readers or another mask."""
     value = layer.outputs[0]
     if value.is_graph_output():
         return []

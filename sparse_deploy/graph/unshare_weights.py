@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pass: an integer weight, with its DequantizeLinear, of its own for each product that shares one.
+"""Pass: copy a shared integer weight, with its DequantizeLinear, for each product that uses it.
 
-ALBERT's layers share weights, and so do DeBERTa's contents and positions. OpenVINO keeps integers only where one
-product reads them, and folds a shared weight into FP32. It writes equal constants into an IR once, so the copies take
-no space there. In an ONNX file they would; this pass is for temporary files of a conversion.
+ALBERT's layers share weights, and so do DeBERTa's contents and positions. OpenVINO keeps integers only if one product
+reads them, and folds a shared weight to FP32. It writes equal constants into an IR once, so the copies take no space in
+an IR. In an ONNX file they do, so this pass is for temporary files of a conversion.
 """
 
 import onnx_ir as ir
@@ -30,7 +30,7 @@ class UnshareWeights(SparsityKeepingPass):
 
 
 def shared_weights(model: ir.Model) -> list[list[ir.Node]]:
-    """For each integer matrix that several products read, its DequantizeLinear nodes."""
+    """The DequantizeLinear nodes of each integer matrix that several products read."""
     readers: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
         stored = node.inputs[0] if _holds_matrix(node) else None
@@ -41,7 +41,7 @@ def shared_weights(model: ir.Model) -> list[list[ir.Node]]:
 
 def _copy(graph: ir.Graph, node: ir.Node, user: ir.Node, number: int) -> ir.Value:
     stored, *rest = node.inputs
-    assert stored is not None  # noqa: S101 - _holds_matrix saw it
+    assert stored is not None  # noqa: S101 - checked by _holds_matrix
     tensor = constant(stored)
     assert tensor is not None  # noqa: S101 - the same
     value = add_initializer(graph, f"{stored.name}_{number}", tensor.numpy().copy())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The weights of matrix products in an ONNX graph: where they are stored, how they are turned, which of them are zero.
+"""The weights of matrix products in an ONNX graph: storage, orientation and zeros.
 
-One reader for every form in which a Linear layer's weight turns up: FP32 MatMul and Gemm, QDQ, the integer products
-of ONNX Runtime's quantizer, with Transpose, Cast or Constant nodes in between, and our sparse operators.
+One reader for all forms of a Linear layer's weight: FP32 MatMul and Gemm, QDQ, the integer products of ONNX Runtime's
+quantizer, with Transpose, Cast or Constant nodes in between, and the sparse operators.
 """
 
 import re
@@ -27,16 +27,16 @@ from sparse_deploy.sparsity.weight_grid import largest_neighbour_sum
 Array = NDArray[Any]
 
 MICROSOFT = "com.microsoft"
-# Suffixes that quantizers hang on a weight's name (ONNX Runtime: _quantized; Neural Compressor's ONNX half: _q).
+# Suffixes that quantizers append to a weight's name (ONNX Runtime: _quantized; Neural Compressor for ONNX: _q).
 _NAME_SUFFIX = re.compile(r"(_quantized|_q|_int8|_transposed)+$")
-# Beside a product: factors (ONNX Runtime's dynamic quantizer has them behind, our activation smoothing in front), and
-# the bias of zeros that a sparse operator gets for a layer without one.
+# Constants next to a product: factors (after it in ONNX Runtime's dynamic quantizer, before it in smoothing),
+# and the bias of zeros of a sparse operator for a layer without a bias.
 _SCALE_NAMES = ("_scale", "_zero_point", ".smoothing", "_zero_bias")
 _PASSED_THROUGH = ("Identity", "Cast", "CastLike", "Clip")
 
 
 class Orientation(StrEnum):
-    """How a stored matrix lies: ``[out, in]`` as in ``torch.nn.Linear.weight``, or ``[in, out]``."""
+    """The orientation of a stored matrix: ``[out, in]`` as in ``torch.nn.Linear.weight``, or ``[in, out]``."""
 
     OUT_IN = "out,in"
     IN_OUT = "in,out"
@@ -49,12 +49,12 @@ class OnnxWeight:
     Attributes:
         name: parameter name in the PyTorch state dict, if the file has it.
         initializer: name of the value in the graph.
-        values: as stored: floating point, int8 or uint8; ``[out, in]`` or ``[in, out]``.
+        values: stored values: floating point, int8 or uint8; ``[out, in]`` or ``[in, out]``.
         orientation: the orientation.
         zero_point: the stored value of a zero weight, broadcastable to ``values``; None for floating point.
-        scale: real value per step, broadcastable to ``values``; None for floating point, or where the scale is
-            applied after the product (``MatMulInteger``).
-        part: which part of the initializer it is, where one holds several; empty elsewhere.
+        scale: real value per step, broadcastable to ``values``; None for floating point, or if the scale is applied
+            after the product (``MatMulInteger``).
+        part: name of the part, if an initializer has several weights; else empty.
     """
 
     name: str
@@ -77,7 +77,7 @@ class OnnxWeight:
         return self.values.dtype.kind in "iu"
 
     def largest(self) -> int:
-        """How far stored integers lie from their zero point at most; 0 for floating point."""
+        """Largest distance of stored integers from their zero point; 0 for floating point."""
         return largest_integer(self.values, self.zero_point)
 
     def largest_neighbour_sum(self) -> int:
@@ -92,9 +92,9 @@ class OnnxWeight:
 
 
 def read_weights(model: ir.Model) -> list[OnnxWeight]:
-    """All stored 2-D weights of matrix products, in graph order; each parameter once, however often it is used.
+    """All stored 2-D weights of matrix products, in graph order; each parameter once.
 
-    Embeddings (``Gather``) are no matrix products and are left out.
+    Embeddings (``Gather``) are not included.
 
     Raises:
         ArtifactError: the packed weight of a sparse operator is damaged.
@@ -117,7 +117,7 @@ def read_weights(model: ir.Model) -> list[OnnxWeight]:
 
 
 def _holds_fewer_zeros(one: OnnxWeight, other: OnnxWeight) -> bool:
-    """Whether two weights are one parameter, and its zeros are those of the first.
+    """Whether two weights are the same parameter, with the zeros of the first.
 
     A parameter may be stored in two precisions, under its name with and without a quantizer's suffix. The zeros are
     those of both.
@@ -129,9 +129,9 @@ def _holds_fewer_zeros(one: OnnxWeight, other: OnnxWeight) -> bool:
 
 
 def products_not_understood(model: ir.Model) -> list[str]:
-    """Matrix products that multiply with something stored that :func:`read_weights` can't read, by their names.
+    """Names of matrix products with a stored operand that :func:`read_weights` can't read.
 
-    A product of two computed tensors, as in attention, is none of them.
+    A product of two computed tensors, as in attention, is not included.
     """
     names = []
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
@@ -144,7 +144,7 @@ def products_not_understood(model: ir.Model) -> list[str]:
 
 
 def _is_stored(value: ir.Value) -> bool:
-    """Whether a value is computed from constants alone."""
+    """Whether a value is computed only from constants."""
     stack, seen = [value], set()
     while stack:
         one = stack.pop()
@@ -158,7 +158,7 @@ def _is_stored(value: ir.Value) -> bool:
 
 
 def weights_of(node: ir.Node) -> Iterator[OnnxWeight]:
-    """The stored 2-D weights that a node multiplies with: one of a matrix product, six of an encoder layer.
+    """The stored 2-D weights of a node: one of a matrix product, six of an encoder layer.
 
     Raises:
         ArtifactError: as :func:`read_weights`.
@@ -207,13 +207,13 @@ def constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The tensor of an initializer or of a Constant node's output; None for everything else."""
+    """The tensor of an initializer or of a Constant node's output; None for other values."""
     return None if value is None else ir.convenience.get_const_tensor(value)
 
 
 @dataclass(frozen=True)
 class _Form:
-    """Which inputs of an operator hold a weight, its scale and its zero point; -1 for none."""
+    """Indices of an operator's inputs for a weight, its scale and its zero point; -1 for none."""
 
     weight: int
     scale: int = -1
@@ -234,18 +234,18 @@ _FORMS: dict[tuple[str, str], _Form] = {
     (MICROSOFT, "Attention"): _Form(1),
     (MICROSOFT, "QAttention"): _Form(1, scale=4, zero_point=7),
 }
-# Their weight holds those of query, key and value side by side, [in, 3 x out].
+# Operators whose weight has those of query, key and value in one matrix, [in, 3 x out].
 _FUSED_ATTENTION = ("Attention", "QAttention")
 _PARTS = (".query", ".key", ".value")
 # Operators that multiply with a stored matrix, including forms that this module can't read.
 _PRODUCTS = frozenset(name for _, name in _FORMS) | {"Einsum", "Conv", "MatMulNBits", "MatMulBnb4", "MatMulFpQ4"}
-# Inputs that may be operands, where they are not the first two.
+# Inputs that may be operands, if they are not the first two.
 _OPERANDS = {"QLinearMatMul": 4, "QGemm": 4}
 
 
 @dataclass(frozen=True)
 class _Operand:
-    """A weight as its consumer reads it; each step towards its constant converts it towards the stored form."""
+    """A weight in the form of its consumer; each step towards its constant converts it to the stored form."""
 
     value: ir.Value | None
     orientation: Orientation
@@ -253,7 +253,7 @@ class _Operand:
     scale: Array | None = None
 
     def before(self, node: ir.Node) -> "_Operand | None":
-        """The operand as the input of the node that made it; None when the node does more than move or scale."""
+        """The operand as the input of its producer; None if the producer does more than move or scale it."""
         source = _input(node, 0)
         if node.op_type == "Transpose":
             # Without perm, Transpose reverses the axes.
@@ -290,7 +290,7 @@ def _find_weight(node: ir.Node) -> OnnxWeight | None:
 
 
 def _split(weight: OnnxWeight, node: ir.Node) -> Iterator[OnnxWeight]:
-    """The weights of query, key and value out of the one of a fused attention, ``[in, query + key + value]``."""
+    """The weights of query, key and value from the weight of a fused attention, ``[in, query + key + value]``."""
     columns = weight.values.shape[1]
     widths = node.attributes.get_ints("qkv_hidden_sizes", ()) or (columns // 3,) * 3
     end = 0
@@ -307,7 +307,7 @@ def _split(weight: OnnxWeight, node: ir.Node) -> Iterator[OnnxWeight]:
 
 
 def _columns(along: Array | None, columns: int, begin: int, end: int) -> Array | None:
-    """The part of a scale or zero point that belongs to some columns; all of it where there is one for all."""
+    """The part of a scale or zero point for some columns; the complete one if it is common to all."""
     return along if along is None or along.shape[-1] != columns else along[..., begin:end]
 
 
@@ -341,10 +341,10 @@ def _stored(operand: _Operand | None, consumer: ir.Node) -> OnnxWeight | None:
 
 
 def _parameter_name(initializer: str, node: str) -> str:
-    """The parameter a value holds: its own name without a quantizer's suffix.
+    """The parameter's name of a value: its name without a quantizer's suffix.
 
-    TorchScript exports call a weight ``onnx::MatMul_123`` and its node ``/bert/encoder/layer.0/.../query/MatMul``;
-    there, and wherever else a name is not that of a parameter, the node's path is the module's.
+    TorchScript exports name a weight ``onnx::MatMul_123`` and its node ``/bert/encoder/layer.0/.../query/MatMul``; if a
+    name is not that of a parameter, the node's path is used as the module's path.
     """
     name = _NAME_SUFFIX.sub("", initializer)
     path = node.strip("/").split("/")[:-1]
@@ -388,7 +388,7 @@ def _through_casts(value: ir.Value | None) -> ir.Value | None:
 
 
 def _along(value: ir.Value | None, axis: int) -> Array | None:
-    """A scale or zero point as an array that broadcasts against a matrix with these values along ``axis``."""
+    """A scale or zero point as an array that can be broadcast to a matrix, with its values along ``axis``."""
     tensor = constant(value)
     if tensor is None:
         return None

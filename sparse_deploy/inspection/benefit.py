@@ -22,7 +22,7 @@ from sparse_deploy.runtimes.sparse_decompression import (
 
 
 class Verdict(StrEnum):
-    """The benefit of zeros in one runtime."""
+    """The use of zeros in one runtime."""
 
     NO_EFFECT = "no effect"
     WITH_SETTING = "with a setting"
@@ -37,11 +37,11 @@ class Finding(Fact):
     """The use of the zeros of one file in one runtime.
 
     Attributes:
-        runtime: its name.
+        runtime: name of the runtime.
         file: the model file, if the finding depends on it; empty if it holds for every file.
         verdict: see :class:`Verdict`.
         explanation: one or two sentences.
-        conditions: the conditions of the verdict, in the order in which the runtime checks them.
+        conditions: the conditions of the verdict, in the runtime's order.
         tensors_ready: sparse tensors that meet every condition on the model.
         tensors_sparse: tensors with enough zeros.
         suggested_rate: value for :data:`SPARSE_RATE_PROPERTY` that reaches all ready tensors.
@@ -66,7 +66,7 @@ def assess_runtimes(
 
     Args:
         flags: the CPU's flags, as ``/proc/cpuinfo`` names them.
-        files: facts of each model file that PyTorch, ONNX Runtime and OpenVINO open on their own, by name.
+        files: facts of each model file for PyTorch, ONNX Runtime and OpenVINO without the sparse operators, by name.
         operators: the choices of the sparse operators, or the reason why they are not available.
     """
     return (
@@ -87,8 +87,8 @@ def assess_runtimes(
         Finding(
             runtime="file size",
             verdict=Verdict.NO_EFFECT,
-            explanation="Zeros are stored like any other weight, in all files but model_sparse.onnx, which leaves "
-            "them out. The others get smaller only when they are compressed for transport or storage.",
+            explanation="All files store zeros like any other weight, except model_sparse.onnx, which omits them. The "
+            "other files are smaller only when they are compressed for transport or storage.",
         ),
     )
 
@@ -106,9 +106,9 @@ def assess_openvino(flags: Collection[str], facts: Sequence[TensorFacts], *, fil
     switch = Condition(
         text=f"{SPARSE_RATE_PROPERTY} is set below 1.0 and not above the tensor's zero share",
         holds=decision.rate is not None,
-        found=f"bench and serve set it to {rate:g} here"
+        found=f"bench and serve set it to {rate:g} on this CPU"
         if decision.rate
-        else f"off by default (1.0); {rate:g} would reach all tensors that qualify"
+        else f"off by default (1.0); {rate:g} would include all tensors that qualify"
         if rate
         else "off by default (1.0)",
     )
@@ -143,7 +143,7 @@ def assess_operators(operators: OperatorDecisions | str) -> Finding:
         return Finding(
             runtime=runtime,
             verdict=Verdict.NO_EFFECT,
-            explanation=f"{summary}: too few zeros, the dense INT8 kernel is the faster one.",
+            explanation=f"{summary}: too few zeros, the dense INT8 kernel is faster.",
             decisions=operators.tensors,
         )
     return Finding(
@@ -198,8 +198,8 @@ def _range(numbers: Iterable[float]) -> str:
 def _openvino_words(decision: Decision) -> str:
     amx, model, ready, sparse = decision.cpu, decision.model, len(decision.ready), decision.sparse
     if not sparse:
-        return "No tensor holds enough zeros for its sparse-weights decompression."
-    reasons = [] if amx.holds else [f"this CPU lacks AMX ({amx.found}), so the switch has no effect here"]
+        return "No tensor has enough zeros for its sparse-weights decompression."
+    reasons = [] if amx.holds else [f"this CPU lacks AMX ({amx.found}), so the setting has no effect"]
     if not ready and not any(c.holds for c in model[1:]):
         reasons.append("the file is not INT8: only i8 weights with u8 or i8 activations qualify (export --int8 static)")
     elif not ready:
@@ -210,6 +210,6 @@ def _openvino_words(decision: Decision) -> str:
         return f"Zeros are multiplied: {', and '.join(reasons)}{also}."
     return (
         f"{ready} of {sparse} sparse tensors qualify for sparse-weights decompression, which is off by default: set "
-        f"{SPARSE_RATE_PROPERTY} to {decision.reaching:g}, as bench and serve do here. It saves memory traffic, not "
+        f"{SPARSE_RATE_PROPERTY} to {decision.reaching:g}, as bench and serve do. It saves memory traffic, not "
         f"multiplications; measure it."
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are our operators expected to be faster than doing nothing on this CPU? From recorded figures, named as such."""
+"""Expected speed of the sparse operators on this CPU, from recorded figures."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -10,7 +10,7 @@ from sparse_deploy.inspection.recorded_speed import RecordedSpeed, nearest_speed
 _AMX_INT8 = ("amx_tile", "amx_int8")
 _RUNTIMES = (("onnxruntime_int8", "ONNX Runtime INT8"), ("openvino_int8", "OpenVINO INT8"))
 _NAMES = {"base": "bert-base", "large": "bert-large", "minilm": "MiniLM"}
-_ADVICE = "bench measures this model, and serve takes the fastest runtime by itself"
+_ADVICE = "bench measures this model, and serve selects the fastest runtime"
 
 
 def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tuple[str, str]:
@@ -25,8 +25,8 @@ def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tupl
     """
     if all(flag in flags for flag in _AMX_INT8):
         return "slower", (
-            "This CPU has AMX, whose dense INT8 tiles do 16 times the products of a vector instruction: skipping zeros "
-            "can't win (from the instructions' throughput, not measured). Take OpenVINO INT8; serve measures both."
+            "This CPU has AMX, whose dense INT8 tiles compute 16 times the products of a vector instruction: skipping "
+            "zeros is slower (from the instructions' throughput, not measured). Use OpenVINO INT8; serve measures both."
         )
     if not operators.tensors:
         return "unknown", f"No tensor to compare; {_ADVICE}."
@@ -34,9 +34,7 @@ def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tupl
     share = sum(tensor.zero_share for tensor in operators.tensors) / len(operators.tensors)
     found = nearest_speed(operators.instruction_set, pattern, share)
     if found is None:
-        return "unknown", (
-            f"Nothing was recorded for {operators.instruction_set} and the pattern {pattern}; {_ADVICE}."
-        )
+        return "unknown", (f"There is no record for {operators.instruction_set} and the pattern {pattern}; {_ADVICE}.")
     return _words(found)
 
 

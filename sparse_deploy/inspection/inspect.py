@@ -27,7 +27,7 @@ from sparse_deploy.sparsity.statistics import SparsityRecord, TensorRecord, prun
 CHECKPOINT_WEIGHTS = "model.safetensors"
 Format = Literal["PyTorch", "ONNX", "OpenVINO"]
 Kind = Literal["checkpoint", "onnx", "openvino", "deployment"]
-# In the order in which they are reported.
+# In the order of the report.
 MODEL_FILES: dict[str, Format] = {".safetensors": "PyTorch", ".onnx": "ONNX", ".xml": "OpenVINO"}
 
 
@@ -36,20 +36,20 @@ class InspectedFile(BaseModel):
 
     Attributes:
         path: relative to the inspected folder, or the file's name.
-        format: whose format it is.
+        format: name of the file format.
         bytes: size of its weight files.
         weight_types: types of its prunable weights.
         saturates_without_vnni: whether its INT8 products saturate on CPUs without VNNI, outside the sparse operators.
-        weight_bits: bits that their 8-bit integers take: 8, or 7 as ``quantization.target_cpu`` avx2 makes them; None
-            without such integers.
+        weight_bits: bits in use of their 8-bit integers: 8, or 7 with ``quantization.target_cpu`` avx2; None without
+            such integers.
         record: per tensor, the required zeros and the stored ones.
-        required_zeros: zeros that the contract demands, of all tensors; without a contract all stored ones.
-        rounded_zeros: stored zeros beyond those: weights that INT8 rounded to zero.
-        sparsity_of_prunable: required zeros over the weights of the prunable tensors.
-        sparsity_of_model: required zeros over all parameters of the file.
-        left_out: matrices that the exclusion list keeps out.
-        sparse_operators: whether it holds this package's sparse operators.
-        not_understood: products with a stored weight that could not be read; no figure counts them.
+        required_zeros: required zeros of all tensors; without a contract all stored zeros.
+        rounded_zeros: additional stored zeros: weights that INT8 rounded to zero.
+        sparsity_of_prunable: required zeros divided by the weights of the prunable tensors.
+        sparsity_of_model: required zeros divided by all parameters of the file.
+        left_out: matrices on the exclusion list.
+        sparse_operators: whether it has this package's sparse operators.
+        not_understood: products with an unreadable stored weight; no figure includes them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,10 +74,10 @@ class Inspection(BaseModel):
     """The result of an inspection.
 
     Attributes:
-        path: the path of the user.
+        path: path given by the user.
         kind: kind of the path.
         contract: whether a manifest has the required zeros; if false, all stored zeros are counted.
-        files: its model files.
+        files: model files.
         findings: use of the zeros per runtime on this machine.
         machine: this machine.
         exclude: excluded names.
@@ -102,12 +102,12 @@ def inspect_path(path: str, *, exclude: tuple[str, ...] | None = None, machine: 
 
     Args:
         path: folder, ``.onnx`` or ``.xml`` file, ``package:NAME/PATH`` or hub id.
-        exclude: tensors whose name holds one of these are left out; when omitted, those of the manifest's recipe, or
-            :data:`DEFAULT_EXCLUDE`.
-        machine: whose CPU the findings are about; this one when omitted.
+        exclude: tensors whose name contains one of these texts are excluded; default: the list of the manifest's
+            recipe, or :data:`DEFAULT_EXCLUDE`.
+        machine: machine of the findings; default: this machine.
 
     Raises:
-        ConfigError: nothing there, or a file of another kind.
+        ConfigError: the path does not exist, or is a file of another kind.
         CheckpointError: incomplete or unsafe checkpoint.
         ArtifactError: damaged file, altered or unfinished deployment.
         SparsityLostError: a file lacks a zero that the manifest requires.
@@ -138,14 +138,14 @@ def _saturation_warnings(contents: Mapping[str, ModelContent], machine: Machine)
     if not wrong or not machine.saturates:
         return ()
     return (
-        f"{', '.join(wrong)}: 8-bit weights saturate on this CPU, which has no VNNI; OpenVINO answers wrongly, ONNX "
-        f"Runtime does so without session.x64quantprecision; export again with quantization.target_cpu any",
+        f"{', '.join(wrong)}: 8-bit weights saturate on this CPU without VNNI; OpenVINO's results are wrong, ONNX "
+        f"Runtime's are without session.x64quantprecision; export again with quantization.target_cpu any",
     )
 
 
 def _not_understood(contents: Mapping[str, ModelContent]) -> list[str]:
     return [
-        f"{name}: the weights of {len(content.not_understood)} products were not understood and are in no figure: "
+        f"{name}: the weights of {len(content.not_understood)} products could not be read and are in no figure: "
         f"{', '.join(content.not_understood)}"
         for name, content in contents.items()
         if content.not_understood
@@ -153,7 +153,7 @@ def _not_understood(contents: Mapping[str, ModelContent]) -> list[str]:
 
 
 def _operator_decisions(contents: Collection[ModelContent]) -> OperatorDecisions | str:
-    """Choices of the sparse operators for the sparse file, else for the first; or the reason why there are none."""
+    """Choices of the sparse operators for the sparse file, else for the first; or why they are not available."""
     asked = next((content for content in contents if content.sparse_operators), next(iter(contents)))
     try:
         return decide(asked.masks)
@@ -179,7 +179,7 @@ def _kind_of_file(path: Path) -> Literal["onnx", "openvino"]:
         return "openvino"
     raise ConfigError(
         f"{path}: expected a checkpoint folder, a deployment folder, an .onnx file or an .xml file; found a file with "
-        f"suffix {path.suffix!r}. For weights give the folder that holds them."
+        f"suffix {path.suffix!r}. For weights give their folder."
     )
 
 
@@ -196,7 +196,7 @@ def _model_files(folder: Path, manifest: Manifest) -> list[str]:
     order = list(MODEL_FILES)
     paths = [Path(record.path) for record in manifest.files if Path(record.path).suffix in order]
     if not paths:
-        raise ArtifactError(f"{folder}: the deployment holds no model file; export it again")
+        raise ArtifactError(f"{folder}: the deployment has no model file; export it again")
     return [path.as_posix() for path in sorted(paths, key=lambda path: (order.index(path.suffix), path.stem))]
 
 
@@ -206,7 +206,7 @@ def _recorded_exclude(manifest: Manifest | None) -> tuple[str, ...]:
 
 
 def _neighbours_manifest(file: Path) -> Manifest | None:
-    """The manifest of the deployment that a lone file belongs to."""
+    """The manifest of the deployment of a single file."""
     if not (file.parent / MANIFEST_NAME).is_file():
         return None
     manifest = load_manifest(file.parent, verify=False)
@@ -218,8 +218,8 @@ def _required_masks(
 ) -> tuple[dict[str, BoolArray] | None, tuple[str, ...]]:
     """The masks that the contract demands, with warnings; None without a contract.
 
-    The manifest holds counts and fingerprints. The masks themselves are those of any file whose zeros have the
-    recorded fingerprint; FP32 files do.
+    The manifest has counts and fingerprints. A mask is taken from a file whose zeros have the recorded fingerprint,
+    such as an FP32 file.
     """
     if manifest is None or not manifest.sparsity:
         return None, ()
@@ -241,8 +241,8 @@ def _required_masks(
     if not unproven:
         return required, ()
     return required, (
-        f"{len(unproven)} tensors (first: {unproven[0]}): no file here holds exactly the zeros that the manifest "
-        f"requires; their number was checked, their places were not",
+        f"{len(unproven)} tensors (first: {unproven[0]}): no file has exactly the zeros that the manifest requires; "
+        f"their number was checked, but not their positions",
     )
 
 

@@ -12,16 +12,16 @@ from sparse_deploy.sparsity.pattern import BoolArray
 
 
 class TensorDecision(BaseModel):
-    """How one tensor is multiplied.
+    """The kernel of one tensor.
 
     Attributes:
         name: parameter name.
         kernel: the kernel chosen: ``dense``, ``unstructured``, ``one_of_two`` (1:2), ``block_4x1``, ``block_1x4``;
-            a name may go on with the shape of its windows.
+            the name may end with the shape of its windows.
         pattern: the pattern that the kernels found.
-        zero_share: zeros by all weights.
-        fill: multiply-add slots of the packed form by those of the dense one.
-        cost: predicted time by that of the dense INT8 kernel.
+        zero_share: zeros divided by all weights.
+        fill: multiply-add slots of the packed form divided by those of the dense form.
+        cost: predicted time divided by that of the dense INT8 kernel.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
     instructions = instruction_set().name
     decisions = []
     for name, mask in masks.items():
-        if mask.shape[1] > MOST_INPUTS:  # export leaves it a standard operator
+        if mask.shape[1] > MOST_INPUTS:  # export keeps the standard operator
             share = float(mask.mean())
             decisions.append(
                 TensorDecision(name=name, kernel="dense", pattern="too many inputs", zero_share=share, fill=1, cost=1)
@@ -84,7 +84,7 @@ def decide(masks: Mapping[str, BoolArray]) -> OperatorDecisions:
 
 
 def is_dense(kernel: str) -> bool:
-    """Whether a kernel multiplies the zeros, too."""
+    """Whether a kernel also multiplies the zeros."""
     return kernel.startswith("dense")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zero masks and data types of one model file, the same for every format: parameter names and shapes of PyTorch."""
+"""Zero masks and data types of one model file of any format, with PyTorch's parameter names and shapes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FLOAT = "f32"
 SPARSE_OPERATOR_ACTIVATIONS = "u8"
 ONNX_PRODUCTS = ("MatMul", "Gemm", "FusedMatMul", "FusedGemm")
-# Nodes between a quantized activation and its product that change no number.
+# Nodes between a quantized activation and its product that do not change values.
 ONNX_MOVES = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 # Nodes between a stored weight and its product.
 ONNX_WEIGHT_STEPS = ("DequantizeLinear", "Transpose", "Cast", "CastLike", "Identity", "QuantizeLinear", "Clip")
@@ -35,14 +35,14 @@ class ModelContent:
     Attributes:
         masks: zero masks of the prunable tensors, ``[out, in]``, by parameter name, in the order of the layers.
         facts: data types and zero shares of the same tensors.
-        left_out: matrices that the exclusion list keeps out.
+        left_out: matrices on the exclusion list.
         parameters: number of all parameters.
         bytes: size of the weight files.
-        weight_bits: bits that the prunable tensors' 8-bit integers take: 8, or 7 where none is further than 64 from its
+        weight_bits: bits in use of the prunable tensors' 8-bit integers: 8, or 7 if none is further than 64 from its
             zero point; None without such integers.
         saturates_without_vnni: whether a runtime that multiplies them in INT8 saturates on CPUs without VNNI
-            (``docs/int8.md``); the sparse operators don't.
-        sparse_operators: whether only a runtime with our operators can open it.
+            (``docs/int8.md``); the sparse operators do not.
+        sparse_operators: whether only a runtime with the sparse operators can open it.
         not_understood: products with a stored weight that could not be read.
     """
 
@@ -76,7 +76,7 @@ def read_checkpoint(folder: Path, exclude: tuple[str, ...]) -> ModelContent:
 
 
 def read_onnx(path: Path, exclude: tuple[str, ...]) -> ModelContent:
-    """Read an ONNX file: transposed weights turned back, zeros equal to their zero point, shared weights once.
+    """Read an ONNX file; weights are ``[out, in]``, zeros equal the zero point, shared weights count once.
 
     Raises:
         ConfigError: no such file.
@@ -139,7 +139,7 @@ def _content(
     paths: list[Path],
     products: bool = False,
 ) -> ModelContent:
-    """The prunable part of some matrices: those of matrix products by any name, others by a parameter's."""
+    """The prunable matrices: those of matrix products with any name, others by a parameter's name."""
     prunable = [name for name in every if not any(part in name for part in exclude)]
     names = sorted(prunable if products else prunable_names(every, exclude), key=checkpoint.natural_order)
     masks = {name: every[name] for name in names}
@@ -183,7 +183,7 @@ def _multiplied_in_int8(weight: "onnx_ir.Value") -> bool:
 def _onnx_activation(weight: "onnx_ir.Value") -> str:
     """Type in which OpenVINO would multiply this weight's activations: see :class:`TensorFacts`.
 
-    Only QDQ with a stored scale counts. OpenVINO 2026.4 runs MatMulInteger behind DynamicQuantizeLinear as an FP32
+    Only QDQ with a stored scale counts. OpenVINO 2026.4 runs MatMulInteger after DynamicQuantizeLinear as an FP32
     product (seen in its execution graph). The sparse operators quantize to u8 inside.
     """
     from sparse_deploy.graph.operators import packed_inputs
@@ -204,7 +204,7 @@ def _onnx_activation(weight: "onnx_ir.Value") -> str:
 
 
 def _products(weight: "onnx_ir.Value") -> "Iterator[tuple[onnx_ir.Node, int]]":
-    """The matrix products that use a stored weight, with the input that it takes."""
+    """The matrix products that use a stored weight, with the index of its input."""
     for node, index in weight.uses():
         if node.op_type in ONNX_PRODUCTS and index < 2:
             yield node, index

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measured speed of the sparse operators against the dense runtimes, by instruction set.
 
-``recorded_speed.json`` is written by ``benchmarks/results_markdown.py`` from the records behind ``RESULTS.md``.
+``recorded_speed.json`` is written by ``benchmarks/results_markdown.py`` from the records of ``RESULTS.md``.
 """
 
 from functools import cache
@@ -10,7 +10,7 @@ from importlib import resources
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 _FILE = "recorded_speed.json"
-# Their INT8 kernels are the same.
+# Sets with equal INT8 kernels.
 _SAME_SET = {"avx512_bf16": "avx512_vbmi"}
 
 
@@ -20,15 +20,15 @@ class RecordedSpeed(BaseModel):
     Attributes:
         cpu: model of the CPU.
         instruction_set: instruction set of the kernels.
-        forced: whether the CPU has a better set, which other runtimes would use, so they were not measured.
+        forced: whether the CPU has a better set; other runtimes would use it, so they were not measured.
         model: size of the encoder: ``base`` and ``large`` are BERT's, ``minilm`` has 6 layers of 384.
-        pattern: of its zeros: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
+        pattern: pattern of its zeros: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
         zero_share: of its encoder weights.
         batch, tokens: shape of the requests.
         milliseconds: median time by runtime: ``ours``, ``own_dense`` (all weights in the dense layout of the same set),
             ``onnxruntime_int8``, ``openvino_int8``.
-        best_dense: the fastest dense runtime of any precision; empty where none but ``own_dense`` was measured.
-        speedup: over it, or over ``own_dense`` where a set was forced; with its 95 % interval.
+        best_dense: the fastest dense runtime of any precision; empty if only ``own_dense`` was measured.
+        speedup: speed-up over it, or over ``own_dense`` if a set was forced; with its 95 % interval.
         command: command of the measurement.
         date: date of the measurement.
     """
@@ -53,7 +53,7 @@ class RecordedSpeed(BaseModel):
 
 @cache
 def recorded_speeds() -> tuple[RecordedSpeed, ...]:
-    """All of them."""
+    """All recorded speeds."""
     text = resources.files("sparse_deploy.inspection").joinpath(_FILE).read_text(encoding="utf-8")
     return TypeAdapter(tuple[RecordedSpeed, ...]).validate_json(text)
 
@@ -61,16 +61,16 @@ def recorded_speeds() -> tuple[RecordedSpeed, ...]:
 def nearest_speed(
     instruction_set: str, pattern: str, zero_share: float, speeds: tuple[RecordedSpeed, ...] | None = None
 ) -> RecordedSpeed | None:
-    """The recorded encoder that is most like a model: same set and pattern, then the nearest share of zeros.
+    """The recorded encoder nearest to a model: equal set and pattern, then the nearest share of zeros.
 
     Args:
         instruction_set: instruction set of the kernels on this CPU.
         pattern: pattern of the model's zeros.
         zero_share: of its encoder weights.
-        speeds: where to look; :func:`recorded_speeds` when omitted.
+        speeds: records to search; default: :func:`recorded_speeds`.
 
     Returns:
-        One request of 128 tokens to the largest model before others; None where nothing of set and pattern is recorded.
+        Requests of 128 tokens and the largest model are preferred; None without a record of set and pattern.
     """
     wanted = _SAME_SET.get(instruction_set, instruction_set)
     found = [

@@ -9,7 +9,7 @@ from sparse_deploy.inspection.benefit import Finding
 from sparse_deploy.inspection.inspect import InspectedFile, Inspection
 
 WEIGHT = ".weight"
-# The columns of bert-large must fit into 120 characters.
+# The columns of bert-large must fit 120 characters.
 SHORT_FORMATS = {"OpenVINO": "IR"}
 # Header, and cells by tensor.
 _Column = tuple[str, dict[str, str]]
@@ -26,8 +26,8 @@ class Rows:
 def tensor_rows(inspection: Inspection) -> Rows:
     """One row per tensor: its zeros, and additional zeros of single files.
 
-    By contract the required zeros of a deployment are those of all its files, so they stand once, and only the files
-    in which INT8 rounded more weights to zero get a column: ``+N``. Without one, each file has its column of zeros.
+    With a contract all files of a deployment have the same required zeros, which get one column; only files in which
+    INT8 rounded more weights to zero get another column: ``+N``. Without a contract, each file has a column of zeros.
     """
     first = inspection.files[0]
     columns = _contract_columns(inspection.files) if inspection.contract else _plain_columns(inspection.files)
@@ -77,7 +77,7 @@ def file_rows(inspection: Inspection) -> Rows:
 
 
 def benefit_rows(findings: Sequence[Finding]) -> list[tuple[str, Finding]]:
-    """Findings under a heading each; files with the same answer share one."""
+    """Findings with headings; files with equal findings share a heading."""
     grouped: list[tuple[list[str], Finding]] = []
     for finding in findings:
         for files, other in grouped:
@@ -105,7 +105,7 @@ def _plain_columns(files: Sequence[InspectedFile]) -> list[_Column]:
 
 
 def _weights(file: InspectedFile) -> str:
-    """The stored types, the bits in use where they are fewer than stored, and whether it takes a CPU with VNNI."""
+    """The stored types, the bits in use if they are fewer than stored, and whether VNNI is needed."""
     types = ", ".join(file.weight_types)
     if file.saturates_without_vnni:
         return f"{types}, needs VNNI"

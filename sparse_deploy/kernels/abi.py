@@ -98,7 +98,7 @@ def core() -> ctypes.CDLL:
     """The kernel library with its functions' types set.
 
     Raises:
-        RuntimeUnavailableError: it is missing or of another version.
+        RuntimeUnavailableError: the library is missing or of another version.
     """
     library = open_library(KERNELS)
     pointer, size, i64, error = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64, ctypes.POINTER(Error)

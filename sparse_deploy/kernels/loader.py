@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and opens the two compiled libraries; an error gives the reason for a missing one.
 
-They lie beside this file, or, of an editable installation, in the package's second folder in ``site-packages``. The
-variable ``SPARSE_DEPLOY_KERNELS`` names another folder, for a build under test.
+They are in the folder of this file or, in an editable installation, in the package's second folder in
+``site-packages``. The variable ``SPARSE_DEPLOY_KERNELS`` names another folder, for a build under test.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ ABI_VERSION = 4
 
 # Written by a build that could not compile; see csrc/CMakeLists.txt.
 _NOT_BUILT = "not_built.txt"
-_CURE = (
+_REMEDY = (
     "install GCC 11 or newer, then run: pip install --force-reinstall --no-deps --no-cache-dir sparse-deploy "
     "(in a checkout: pip install --no-deps -e .)"
 )
@@ -34,8 +34,8 @@ class InstructionSet:
 
     Attributes:
         name: the set in use, such as ``avx512_vbmi``.
-        note: why it is not the set in ``SPARSE_DEPLOY_ISA``; empty if it is.
-        supported: the sets that this CPU has, best first.
+        note: reason why it is not the set in ``SPARSE_DEPLOY_ISA``, else empty.
+        supported: the sets that this CPU supports, best first.
     """
 
     name: str
@@ -47,17 +47,17 @@ def onnxruntime_library() -> Path:
     """The custom-operator library, for ``SessionOptions.register_custom_ops_library``.
 
     Raises:
-        RuntimeUnavailableError: it is not there, can't be opened, or is of another version.
+        RuntimeUnavailableError: the library is missing, can't be opened, or is of another version.
     """
     open_library(ONNXRUNTIME)
     return _find(ONNXRUNTIME)
 
 
 def library_path(name: str) -> Path:
-    """Where a library lies; it is not opened.
+    """The path of a library, which is not opened.
 
     Raises:
-        RuntimeUnavailableError: it is not there.
+        RuntimeUnavailableError: the library is missing.
     """
     return _find(name)
 
@@ -76,7 +76,7 @@ def instruction_set(library: str = KERNELS) -> InstructionSet:
 
 
 def layouts() -> tuple[str, ...]:
-    """The layouts that a weight can be packed in.
+    """The weight layouts.
 
     Raises:
         RuntimeUnavailableError: as for :func:`onnxruntime_library`.
@@ -101,7 +101,7 @@ def profile(library: str = KERNELS) -> dict[str, float]:
 
 @cache
 def open_library(name: str) -> ctypes.CDLL:
-    """A library by file name, opened and of the version that this package was written for.
+    """Open a library by file name and check its interface version.
 
     Raises:
         RuntimeUnavailableError: as for :func:`onnxruntime_library`.
@@ -111,10 +111,10 @@ def open_library(name: str) -> ctypes.CDLL:
         library = ctypes.CDLL(str(path))
         found = int(library.sd_abi_version())
     except (OSError, AttributeError) as error:
-        raise RuntimeUnavailableError(f"{path}: the sparse runtime can't be opened: {error}; {_CURE}") from error
+        raise RuntimeUnavailableError(f"{path}: the sparse runtime can't be opened: {error}; {_REMEDY}") from error
     if found != ABI_VERSION:
         raise RuntimeUnavailableError(
-            f"{path}: expected interface version {ABI_VERSION} of the sparse runtime, found {found}; {_CURE}"
+            f"{path}: expected interface version {ABI_VERSION} of the sparse runtime, found {found}; {_REMEDY}"
         )
     return library
 
@@ -131,7 +131,7 @@ def _find(name: str) -> Path:
             return (folder / name).resolve()
     reasons = [(folder / _NOT_BUILT).read_text().strip() for folder in folders if (folder / _NOT_BUILT).is_file()]
     reason = reasons[0] if reasons else f"{name} is in none of {', '.join(map(str, folders))}"
-    raise RuntimeUnavailableError(f"the sparse runtime is not installed: {reason}; {_CURE}")
+    raise RuntimeUnavailableError(f"the sparse runtime is not installed: {reason}; {_REMEDY}")
 
 
 def _text(function: Any) -> str:

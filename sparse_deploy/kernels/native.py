@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernels' C interface as Python classes, for tests and benchmarks.
 
-Models run through ONNX Runtime and don't pass here. Calls are serial unless a :class:`ThreadPool` is given.
+Models run in ONNX Runtime and do not use this module. Calls are serial unless a :class:`ThreadPool` is given.
 """
 
 import ctypes
@@ -29,8 +29,8 @@ class WeightInfo:
         shape: ``(out_features, in_features)``.
         nonzeros: values that are not 0.
         packed_bytes: size of the packed form.
-        fill: multiply-add slots of the packed form by those of the dense one.
-        cost: predicted time by that of the dense kernel.
+        fill: multiply-add slots of the packed form divided by those of the dense form.
+        cost: predicted time divided by that of the dense kernel.
         layout: the weight layout: ``dense``, ``unstructured``, ``one_of_two``, ``block_4x1``, ``block_1x4``, ...
         pattern: the detected pattern: ``dense``, ``unstructured``, ``1:2``, ``block_4x1``, ``block_1x4``.
     """
@@ -45,13 +45,13 @@ class WeightInfo:
 
 
 class RunError(RuntimeError):
-    """A product that could not be computed; the next one can."""
+    """A product that could not be computed; later calls still work."""
 
 
 class ThreadPool:
-    """An ``sd_pool`` of Python threads; ctypes lets go of the interpreter lock while a task runs.
+    """An ``sd_pool`` of Python threads; ctypes releases the interpreter lock while a task runs.
 
-    Its overhead is some 50 µs per task: use it for tests with threads, not for measuring.
+    It has a large overhead per task: use it for tests with threads, not for measurements.
     """
 
     def __init__(self, threads: int) -> None:
@@ -69,9 +69,9 @@ class Weight:
 
     Args:
         blob: compact form, uint8.
-        layout: one of the layouts of :class:`WeightInfo`; chosen by cost when omitted.
-        isa: one of the supported sets of :func:`~sparse_deploy.kernels.loader.instruction_set`; the one in use when
-            omitted.
+        layout: one of the layouts of :class:`WeightInfo`; default: chosen by cost.
+        isa: one of the supported sets of :func:`~sparse_deploy.kernels.loader.instruction_set`; default: the set in
+            use.
 
     Raises:
         ArtifactError: the blob is damaged, or the layout can't represent it.
@@ -102,7 +102,7 @@ class Weight:
         )  # fmt: skip
 
     def unpack(self) -> NDArray[np.int8]:
-        """The matrix read back from its packed form, int8 ``[N, K]``."""
+        """The unpacked matrix, int8 ``[N, K]``."""
         dense = np.empty(self.describe().shape, np.int8)
         abi.core().sd_weight_unpack(self._handle, dense.ctypes.data)
         return dense
@@ -111,7 +111,7 @@ class Weight:
         """Exact accumulators ``x · Wᵀ`` of uint8 ``x [M, K]``, int32 ``[M, N]``.
 
         Raises:
-            RunError: there is no memory for it.
+            RunError: out of memory.
         """
         rows, columns = self.describe().shape
         x = _matrix(x, columns, np.uint8)
@@ -132,7 +132,7 @@ class Linear:
         scale: float32 ``[N]``.
         bias: float32 ``[N]``, or none.
         activation: one of :data:`ACTIVATIONS`.
-        static: scale and zero point of the input; each row gets its own when omitted.
+        static: scale and zero point of the input; default: dynamic, per row.
         layout: as for :class:`Weight`.
         isa: as for :class:`Weight`.
 
@@ -165,14 +165,14 @@ class Linear:
 
     @property
     def weight(self) -> Weight:
-        """Its packed matrix."""
+        """The packed matrix."""
         return Weight._borrowed(abi.core().sd_linear_weight(self._handle), self)
 
     def run(self, x: Float, pool: ThreadPool | None = None) -> Float:
         """Float32 ``[M, N]`` of float32 ``x [M, K]``.
 
         Raises:
-            RunError: there is no memory for it.
+            RunError: out of memory.
         """
         x = _matrix(x, self._shape[1], np.float32)
         y = np.empty((len(x), self._shape[0]), np.float32)
@@ -188,29 +188,29 @@ class Layer:
     """The operator ``SparseEncoderLayer`` of ``docs/sparse_operators.md``.
 
     Args:
-        linears: blob, scale and bias of each of :data:`LINEARS`; with ``packed_qkv`` the query's has the rows of all
-            three, and key and value may be missing.
+        linears: blob, scale and bias of each of :data:`LINEARS`; with ``packed_qkv`` the query's weight has the rows of
+            query, key and value, and key and value may be missing.
         norms: gamma and beta of the attention's LayerNorm, then of the output's, float32 ``[hidden]``. With
             ``norm_first`` the first two may be None: attention then has no LayerNorm.
         heads: divides the hidden size.
-        epsilon: of both LayerNorms.
+        epsilon: epsilon of both LayerNorms.
         activation: ``gelu``, ``gelu_tanh`` or ``relu``.
         static: scales and zero points of the inputs of query/key/value, attention output, intermediate and output.
-        output_tokens: n > 0: the result holds the first n tokens of each sequence; 0: all.
+        output_tokens: n > 0: the result has the first n tokens of each sequence; 0: all.
         unpadded_input: ``x`` begins with the rows of tokens, without padding between them.
-        unpadded_output: so does the result.
+        unpadded_output: the result has the same form.
         position_bias: :meth:`run` gets a bias of the attention scores.
-        attention_scale: factor of the products of queries and keys; 0 for one over the root of the head size.
-        output_epsilon: of the output LayerNorm; 0 for ``epsilon``.
-        norm_first: LayerNorm stands in front of attention and of the feed-forward block.
-        gated: the intermediate layer has twice the rows: what is activated, then what that is multiplied with.
-        packed_qkv: as above.
+        attention_scale: factor of the products of queries and keys; 0 means 1 / sqrt(head size).
+        output_epsilon: epsilon of the output LayerNorm; 0 means ``epsilon``.
+        norm_first: LayerNorm is before attention and before the feed-forward block.
+        gated: the intermediate layer has twice the rows: the activated half, then the half that it is multiplied by.
+        packed_qkv: the query's weight has all three matrices.
         rotary: :meth:`run` gets cosines and sines of the positions.
-        window: a token attends to those at most so far away; 0 for all.
+        window: largest distance of tokens that attend to each other; 0 means no limit.
         isa: as for :class:`Weight`.
 
     Raises:
-        ArtifactError: a blob is damaged, or the parts don't fit together.
+        ArtifactError: a blob is damaged, or the shapes do not match.
     """
 
     def __init__(
@@ -284,14 +284,14 @@ class Layer:
         bias: Float | None = None,
         positions: tuple[Float, Float] | None = None,
     ) -> Float:
-        """Float32 ``[batch, sequence, hidden]`` of the same, with ``mask [batch, sequence]``, 0 = padding.
+        """Float32 ``[batch, sequence, hidden]`` from such an ``x``, with ``mask [batch, sequence]``, 0 = padding.
 
         ``bias`` is ``[1 or batch, heads, sequence, sequence]``, and ``positions`` are cosines and sines,
-        ``[sequence, head]`` each, where the layer has them.
-        With ``output_tokens`` it is ``[batch, min(output_tokens, sequence), hidden]``.
+        ``[sequence, head]`` each, if the layer has them.
+        With ``output_tokens`` the result is ``[batch, min(output_tokens, sequence), hidden]``.
 
         Raises:
-            RunError: there is no memory for it, or a sequence is too long.
+            RunError: out of memory, or a sequence is too long.
         """
         batch, sequence, hidden = x.shape
         if hidden != self._hidden or mask.shape != (batch, sequence):
@@ -325,7 +325,7 @@ class Layer:
 
 
 class _Arrays:
-    """Keeps the arrays whose addresses a configuration holds."""
+    """Holds references to the arrays whose addresses are in a configuration."""
 
     def __init__(self) -> None:
         self._kept: list[Array] = []
@@ -338,7 +338,7 @@ class _Arrays:
 
     def linear(self, blob: NDArray[np.uint8], scale: Float, bias: Float | None) -> tuple[int, int, int, int | None]:
         """Blob, its size, scale and bias, in the order of configurations."""
-        # The library reads as many scales as the blob's header says there are rows.
+        # The library reads one scale per row of the blob's header.
         rows = int(blob[8:12].view("<u4")[0]) if blob.size >= 12 else len(scale)
         bias_address = None if bias is None else self.address(bias, np.float32, rows)
         return self.address(blob, np.uint8, blob.size), blob.size, self.address(scale, np.float32, rows), bias_address
@@ -356,7 +356,7 @@ def _name(text: str | None) -> bytes | None:
 
 def _checked(handle: int | None, error: abi.Error) -> int:
     if not handle:
-        raise ArtifactError(error.message.decode() or "the sparse kernels refuse this without a reason")
+        raise ArtifactError(error.message.decode() or "the sparse kernels refused this without a reason")
     return handle
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sparse operators as an OpenVINO extension: finds the library, and compiles it against the installed OpenVINO.
 
-OpenVINO's extension interface is C++ and the name of its library changes with every release, so an extension fits one
-release only and can't be a part of a wheel. It is stored beside ``libsparse_deploy_kernels.so``, which has the kernels
+OpenVINO's extension interface is C++ and the name of its library changes with every release, so an extension fits only
+one release and can't be part of a wheel. It is stored next to ``libsparse_deploy_kernels.so``, which has the kernels
 and is independent of runtimes. It is compiled when the package is installed, if OpenVINO is already installed, else on
-first use, or at any time by ``python -m sparse_deploy.kernels.openvino_extension``. That needs a C++ compiler and the
-``openvino`` wheel, which holds headers, library and TBB.
+first use, or at any time by ``python -m sparse_deploy.kernels.openvino_extension``. This needs a C++ compiler and the
+``openvino`` wheel, which has headers, library and TBB.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from sparse_deploy.kernels import loader
 
 LIBRARY = "libsparse_deploy_openvino.so"
 CURE = "run: python -m sparse_deploy.kernels.openvino_extension"
-# csrc/openvino/register.cc puts it into the library. It is read from the file, because a library of another release
+# csrc/openvino/register.cc stores it in the library. It is read from the file, because a library of another release
 # can't be loaded.
 _BUILT_FOR = re.compile(rb"sparse_deploy extension for (libopenvino\.so\.[0-9]+);")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -36,7 +36,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def openvino_library() -> Path:
-    """The extension, for ``openvino.Core.add_extension``; it fits the installed OpenVINO.
+    """The extension of the installed OpenVINO, for ``openvino.Core.add_extension``.
 
     Raises:
         RuntimeUnavailableError: OpenVINO or the library is missing, or they are of different releases.
@@ -56,10 +56,10 @@ def openvino_library() -> Path:
 
 
 def ready_openvino_library() -> Path:
-    """As :func:`openvino_library`; a missing extension, or one for another release, is compiled first (20 s, once).
+    """As :func:`openvino_library`; compiles a missing extension, or one for another release, first.
 
     Raises:
-        RuntimeUnavailableError: the extension is missing, and OpenVINO, a compiler or the right to write is, too.
+        RuntimeUnavailableError: the extension can't be compiled: no OpenVINO, no compiler or no write permission.
     """
     try:
         return openvino_library()
@@ -74,13 +74,13 @@ def ready_openvino_library() -> Path:
 
 
 def openvino_folder() -> Path:
-    """The installed ``openvino`` package, found without importing it.
+    """The folder of the installed ``openvino`` package, without importing it.
 
     Raises:
-        RuntimeUnavailableError: there is none.
+        RuntimeUnavailableError: openvino is not installed.
     """
     spec = importlib.util.find_spec("openvino")
-    # pip hides the packages of the environment that it installs into from a build.
+    # During a build, pip hides the packages of the target environment.
     folder = Path(spec.origin).parent if spec and spec.origin else Path(sysconfig.get_path("platlib"), "openvino")
     if not (folder / "libs").is_dir():
         raise RuntimeUnavailableError("openvino is not installed; install it with: pip install openvino")
@@ -91,9 +91,9 @@ def build(output: Path, kernels: Path, compiler: str | None = None) -> None:
     """Compile the extension.
 
     Args:
-        output: the library; there whole or not at all.
-        kernels: ``libsparse_deploy_kernels.so``. The extension will look for it in its own folder.
-        compiler: a C++ compiler; the first of c++, g++ and clang++ when omitted.
+        output: the library, written atomically.
+        kernels: ``libsparse_deploy_kernels.so``. The extension searches for it in its own folder.
+        compiler: a C++ compiler; default: the first of c++, g++ and clang++.
 
     Raises:
         RuntimeUnavailableError: OpenVINO or a compiler is missing, the compiler fails, or the folder isn't writable.
@@ -118,9 +118,9 @@ def build(output: Path, kernels: Path, compiler: str | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build beside the kernels; CMake names the files (``csrc/CMakeLists.txt``)."""
+    """Build the extension in the folder of the kernels; CMake passes the files (``csrc/CMakeLists.txt``)."""
     parser = argparse.ArgumentParser(prog=CURE.removeprefix("run: "), description=main.__doc__)
-    parser.add_argument("--output", type=Path, help=f"default: {LIBRARY} beside the kernels")
+    parser.add_argument("--output", type=Path, help=f"default: {LIBRARY} in the folder of the kernels")
     parser.add_argument("--kernels", type=Path, help="libsparse_deploy_kernels.so; default: the installed one")
     parser.add_argument("--compiler")
     options = parser.parse_args(arguments)
@@ -143,13 +143,13 @@ def _arguments(openvino: Path, kernels: Path) -> list[str]:
     sources = _sources()
     runtime = _runtime_library(openvino)
     return [
-        # As OpenVINO's own CMake files demand: the C++ ABI of its wheel.
+        # The C++ ABI of OpenVINO's wheel, as in its CMake files.
         *("-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", *_WARNINGS, "-D_GLIBCXX_USE_CXX11_ABI=1"),
         f'-DSPARSE_DEPLOY_OPENVINO="{runtime.name}"',
         f"-I{sources / 'include'}",
         *("-isystem", str(openvino / "include")),
         *(str(path) for folder in ("openvino", "operators") for path in sorted((sources / folder).glob("*.cc"))),
-        # No path to OpenVINO is stored: a process has loaded its own by then, and a second one would not do.
+        # No path to OpenVINO is stored: the process has already loaded OpenVINO, and must not load a second copy.
         *(str(runtime), str(openvino / "libs" / "libtbb.so.12"), str(kernels)),
         *("-Wl,-rpath,$ORIGIN", "-Wl,-z,nodelete", "-Wl,--no-undefined", "-Wl,--exclude-libs,ALL", "-s"),
     ]

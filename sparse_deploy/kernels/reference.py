@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sparse operators in numpy, by the formulas of ``docs/sparse_operators.md``, without regard to speed.
+"""The sparse operators in numpy, by the formulas of ``docs/sparse_operators.md``, not optimized for speed.
 
-It answers where the compiled library is missing, and the library is held against it.
+It is used if the compiled library is missing, and the library is tested against it.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ _MOST_DECODED = 512
 
 
 def quantize_rows(x: Float) -> tuple[NDArray[np.uint8], Float, NDArray[np.int32]]:
-    """Dynamic quantization: each row of ``[rows, K]`` by its own range, 0 included.
+    """Dynamic quantization: each row of ``[rows, K]`` by its own range, including 0.
 
     Returns:
         u8 ``[rows, K]``; scale and zero point ``[rows, 1]``.
@@ -51,7 +51,7 @@ def linear(x: Float, blob: Blob, scale: Float, bias: Float, *, static: tuple[flo
         blob: compact form of ``W [N, K]``.
         scale: float32 ``[N]``.
         bias: float32 ``[N]``.
-        static: scale and zero point of all rows; each row gets its own when omitted or when the scale is 0.
+        static: scale and zero point of all rows; dynamic per row if omitted or if the scale is 0.
     """
     weight = _decoded(blob)
     rows = x.reshape(-1, x.shape[-1])
@@ -66,7 +66,7 @@ def linear(x: Float, blob: Blob, scale: Float, bias: Float, *, static: tuple[flo
 
 def accumulate(x: NDArray[np.uint8], zero_point: NDArray[np.int32], weight: Int8Matrix) -> NDArray[np.int32]:
     """Exact INT32 accumulators ``(x - zero_point) · Wᵀ``, ``[rows, N]``."""
-    # float64 counts exactly to 2**53 and has a fast product; 255 * 127 * 2**20 is below 2**35.
+    # float64 is exact up to 2**53 and has a fast product; 255 * 127 * 2**20 is below 2**35.
     product = (x.astype(np.float64) - zero_point) @ weight.T.astype(np.float64)
     return product.astype(np.int32)
 
@@ -93,18 +93,18 @@ def attention(
 ) -> Float:
     """``softmax(q · kᵀ * scale + bias + mask) · v`` per head, ``[batch, sequence, hidden]`` each.
 
-    Where ``mask [batch, sequence]`` is 0 nothing is attended to; a row of zeros only counts as one of ones.
+    Tokens with 0 in ``mask [batch, sequence]`` are not attended to; a row of zeros counts as a row of ones.
 
     Args:
         query: float32 ``[batch, sequence, hidden]``.
         key: the same.
         value: the same.
-        mask: as above.
-        heads: their number.
-        scale: 0 for one over the root of the head size.
-        bias: ``[1 or batch, heads, sequence, sequence]``, or with its first two dimensions in one.
-        positions: cosines and sines by which queries and keys are turned first, ``[sequence, head]`` each.
-        window: tokens that are farther away are not attended to; 0 for none.
+        mask: int64 ``[batch, sequence]``.
+        heads: number of heads.
+        scale: 0 means 1 / sqrt(head size).
+        bias: ``[1 or batch, heads, sequence, sequence]``, or with its first two dimensions merged.
+        positions: cosines and sines of rotary positions of queries and keys, ``[sequence, head]`` each.
+        window: largest distance of tokens that attend to each other; 0 means no limit.
     """
     batch, sequence, hidden = query.shape
     q, k, v = (x.reshape(batch, sequence, heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
@@ -209,7 +209,7 @@ class SparseEncoderLayer(OpRun):
         static = [_static(x_scale, x_zero_point, index) for index in range(4)]
 
         def norm(hidden: Float, behind: bool, number: int) -> Float:
-            """The LayerNorm of a place, where the layer has it."""
+            """The LayerNorm of a position, if the layer has it."""
             if behind == bool(norm_first) or (number == 0 and not attention_norm):
                 return hidden
             gamma, beta = ((gamma1, beta1), (gamma2, beta2))[number]
@@ -250,10 +250,10 @@ class ReferenceSession:
         self._evaluator = ReferenceEvaluator(model, new_ops=[SparseLinear, SparseEncoderLayer])
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Answer one batch: the outputs in the order of the file.
+        """Run one batch; return the outputs in the file's order.
 
         Raises:
-            RuntimeUnavailableError: onnx's own evaluator lacks something that a standard operator of the file needs.
+            RuntimeUnavailableError: onnx's evaluator does not support a standard operator of the file.
         """
         try:
             with np.errstate(all="ignore"):
@@ -264,18 +264,18 @@ class ReferenceSession:
             raise RuntimeUnavailableError(f"onnx's reference evaluator can't run this file: {reason}") from error
 
     def close(self) -> None:
-        """Nothing to free; for the sake of one interface with the runtimes."""
+        """Does nothing; part of the runtimes' interface."""
 
 
 def _up_to_the_last_token(mask: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """False for the padding after each sequence, which the operator leaves out; all true for a mask of zeros."""
+    """False for the padding after each sequence, which the operator omits; all true for a mask of zeros."""
     tokens_behind = np.flip(np.cumsum(np.flip(mask != 0, axis=1), axis=1), axis=1)
     kept: NDArray[np.bool_] = (tokens_behind > 0) | ~mask.any(axis=1, keepdims=True)
     return kept
 
 
 def _unpadded(x: Float, tokens: NDArray[np.bool_]) -> Float:
-    """The rows of tokens at the begin of ``[batch, sequence, hidden]``; the rows after them are undefined."""
+    """The rows of tokens at the start of ``[batch, sequence, hidden]``; later rows are undefined."""
     result = np.full_like(x, np.nan)
     result.reshape(-1, x.shape[2])[: tokens.sum()] = x[tokens]
     return result
@@ -299,7 +299,7 @@ def _static(x_scale: Array | None, x_zero_point: Array | None, index: int) -> tu
 
 
 def _decoded(blob: Blob) -> Int8Matrix:
-    header = blob[:32].tobytes()  # with its checksum, a fingerprint of the whole
+    header = blob[:32].tobytes()  # includes a checksum, so it identifies the blob
     if header not in _DECODED:
         if len(_DECODED) >= _MOST_DECODED:
             _DECODED.clear()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measuring engine: worker processes, interleaved rounds of blocks, the machine's state beside each, and ratios."""
+"""The measuring engine: worker processes, interleaved rounds of blocks, state of the machine, and ratios."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much CPU time other processes use meanwhile, from ``/proc/stat``."""
+"""CPU time of other processes during a measurement, from ``/proc/stat``."""
 
 import os
 import time
@@ -11,17 +11,17 @@ FOREIGN_ABOVE = 0.08
 
 
 def busy_seconds(stat: Path = Path("/proc/stat")) -> float:
-    """CPU time that the whole machine used, or that its host kept from it, since it started."""
+    """CPU time used by the whole machine, or stolen by its host, since the start of the system."""
     # user nice system idle iowait irq softirq steal, in clock ticks (proc_stat(5))
     fields = [int(word) for word in stat.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
     return (sum(fields) - sum(fields[3:5])) / os.sysconf("SC_CLK_TCK")
 
 
 class ForeignTime:
-    """Counts the CPU time of other processes from now on.
+    """Counts the CPU time of other processes since its creation.
 
     Args:
-        own_seconds: CPU time that the measured process used so far, in seconds.
+        own_seconds: seconds of CPU time that the measured process has used before.
     """
 
     def __init__(self, own_seconds: Callable[[], float] = time.process_time) -> None:
@@ -35,6 +35,6 @@ class ForeignTime:
 
     @property
     def share(self) -> float:
-        """The same as a share of the time of all CPUs, 0 to 1."""
+        """CPU time of other processes as a share of the time of all CPUs, 0 to 1."""
         elapsed = time.perf_counter() - self._start
         return self.seconds / elapsed / (os.cpu_count() or 1) if elapsed > 0 else 0.0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounds of blocks in shuffled order, with a look at the machine between any two.
+"""Rounds of blocks in shuffled order, with a probe of the machine between any two blocks.
 
-A machine drifts (frequency, neighbours, page cache). When contestants run one after the other, the drift counts for
-some and against others; blocks of all contestants side by side carry it equally, and a ratio over rounds cancels it.
+The speed of a machine drifts (frequency, other guests, page cache). If contestants were measured one after the other,
+the drift would affect them differently; interleaved blocks are affected equally, and a ratio over rounds cancels it.
 """
 
 import random
@@ -15,10 +15,10 @@ from sparse_deploy.measurement.cpu_time import ForeignTime
 from sparse_deploy.measurement.machine_state import Probe
 from sparse_deploy.measurement.pairing import Block, clean_blocks
 
-# A runtime's threads poll for some milliseconds after their last request before they sleep; the look at the machine
+# A runtime's threads poll for some milliseconds after their last request before they sleep; the probe of the machine
 # and the next contestant must not share the cores with them.
 _SETTLE_SECONDS = 0.06
-# While all contestants sleep the machine idles, but for threads that still poll; /proc/stat has 12 ticks in that time.
+# While all contestants sleep the machine is idle, except for polling threads; this is 12 ticks of /proc/stat.
 _QUIET_BELOW = 0.3
 _PAUSE_SECONDS = 0.3
 
@@ -34,17 +34,17 @@ class Worker(Protocol):
         ...
 
     def cpu_seconds(self) -> float:
-        """CPU time that its process used so far."""
+        """CPU time of its process so far."""
         ...
 
 
 @dataclass(frozen=True)
 class Contestant(Generic[Result]):
-    """Something that is timed: a process that works only while its block runs.
+    """A timed process, which computes only during its blocks.
 
     Attributes:
-        block: runs one block.
-        cpu_seconds: CPU time that its process used so far.
+        block: function that runs one block.
+        cpu_seconds: function that returns the CPU time of its process so far.
     """
 
     block: Callable[[], Result]
@@ -53,12 +53,12 @@ class Contestant(Generic[Result]):
 
 @dataclass(frozen=True)
 class Rounds:
-    """How many rounds.
+    """Numbers of rounds.
 
     Attributes:
-        wanted: rounds that can be compared.
-        most: where to give up when other processes use the machine, or its cores move, too often.
-        patience: seconds to wait, in all, while something else uses the machine.
+        wanted: required number of comparable rounds.
+        most: largest number of rounds, if many blocks are disturbed or cores move.
+        patience: total seconds to wait while other processes use the machine.
     """
 
     wanted: int
@@ -67,25 +67,25 @@ class Rounds:
 
 
 class Selection(Protocol):
-    """Who takes part in the next round, and whether there is need for one."""
+    """Selects the contestants of the next round, and decides whether there is one."""
 
     def enough(self, turn: int, blocks: Sequence[Block[Any, Any]]) -> bool:
         """Whether the blocks so far suffice; asked before each round."""
         ...
 
     def take_part(self, turn: int, blocks: Sequence[Block[Any, Any]], names: Sequence[Any]) -> Sequence[Any]:
-        """Those of ``names``, the contestants of the round before, that go on."""
+        """The contestants of the next round, out of ``names``, those of the previous round."""
         ...
 
 
 class Everybody:
-    """All contestants take part until each has so many clean blocks of one label."""
+    """Measures all contestants until each has the required number of clean blocks of one label."""
 
     def __init__(self, rounds: Rounds) -> None:
         self._wanted = rounds.wanted
 
     def enough(self, turn: int, blocks: Sequence[Block[Any, Any]]) -> bool:
-        """See :class:`Selection`. Where no block at all was clean, more of them would be no better."""
+        """See :class:`Selection`. Without any clean block, additional rounds are useless."""
         if turn < self._wanted:
             return False
         clean = clean_blocks(blocks)
@@ -108,18 +108,18 @@ def run_rounds(
     progress: Callable[[int, Key], None] = lambda turn, name: None,
     seed: int = 0,
 ) -> list[Block[Key, Result]]:
-    """Run all contestants in turn until enough rounds can be compared.
+    """Run all contestants in turns until enough rounds can be compared.
 
     Args:
-        contestants: by name.
-        rounds: how many.
-        probe: looks at the machine.
-        selection: who goes on, and until when; :class:`Everybody` when omitted.
-        progress: told the round, from 0, and the contestant before each block.
-        seed: of the order.
+        contestants: contestants by name.
+        rounds: numbers of rounds.
+        probe: probe of the machine's state.
+        selection: selection of contestants and end of the rounds; default: :class:`Everybody`.
+        progress: called before each block with the round, from 0, and the contestant.
+        seed: seed of the order.
     """
     chooser = selection or Everybody(rounds)
-    order = random.Random(seed)  # noqa: S311 - an order, no secret
+    order = random.Random(seed)  # noqa: S311 - not a secret
     blocks: list[Block[Key, Result]] = []
     names = list(contestants)
     patience = _Patience(rounds.patience)
@@ -143,7 +143,7 @@ def run_rounds(
 
 
 class _Patience:
-    """Settles the machine between blocks, and waits while something else uses it: so many seconds in all, no more."""
+    """Waits between blocks until the machine is idle, within a total time limit."""
 
     def __init__(self, seconds: float) -> None:
         self._left = seconds

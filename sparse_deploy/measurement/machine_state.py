@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's state beside each block: how far its cores are from each other, and whether other processes use them.
+"""The machine's state before and after each block: latency between two cores, and use by other processes.
 
-The CPUs of a virtual machine move between the host's cores. On this project's EPYC two of them exchange a cache line
-in 25-33 ns when they share an L3, 150-175 ns when not, it changes within minutes, and operators whose threads share a
-matrix then take up to twice as long. lscpu does not show it. So each block carries a label, and blocks are compared
-only with blocks of the same label.
+The CPUs of a virtual machine move between the host's cores. On this project's EPYC a cache line takes 25-33 ns between
+two CPUs that share an L3, else 150-175 ns (benchmarks/README.md); this changes within minutes, and operators whose
+threads share a matrix then take up to twice as long. lscpu does not show it. So each block has a label, and blocks are
+compared only with blocks of the same label.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ from sparse_deploy.kernels.loader import KERNELS, open_library
 from sparse_deploy.machine import describe_machine
 
 NEAR, FAR, MIXED, UNKNOWN = "near", "far", "mixed", "unknown"
-# Between the two clusters that were seen (at most 33 ns, at least 150 ns).
+# Between the two measured clusters (at most 33 ns, at least 150 ns).
 FAR_ABOVE_NS = 80.0
-# Another process on one of two CPUs halves the rate of the slower one; the rate itself varies by 4 %.
+# Another process on one of two CPUs halves the rate of the slower CPU; undisturbed, the rate varies by a few percent.
 DISTURBED_BELOW = 0.85
 
 _INT8_MACS_PER_VECTOR = 64
@@ -32,12 +32,12 @@ _LINE = 32  # SD_PROBE_LINE
 
 @dataclass(frozen=True)
 class State:
-    """One look at the machine.
+    """One sample of the machine's state.
 
     Attributes:
         one_way_ns: nanoseconds of a cache line from one CPU to the other; None with one CPU, without the compiled
-            kernels, or when other processes held the CPUs.
-        work_rate: 1e9 vector multiply-adds per second of the slower CPU while both work; None likewise.
+            kernels, or if other processes used the CPUs.
+        work_rate: 1e9 vector multiply-adds per second of the slower CPU while both compute; None in the same cases.
     """
 
     one_way_ns: float | None
@@ -45,7 +45,7 @@ class State:
 
 
 def label(states: Sequence[State]) -> str:
-    """``near`` or ``far`` when all looks agree, ``mixed`` when not, ``unknown`` when one could not be taken."""
+    """``near`` or ``far`` if all samples agree, else ``mixed``; ``unknown`` if a sample is missing."""
     if not states or any(state.one_way_ns is None for state in states):
         return UNKNOWN
     labels = {FAR if (state.one_way_ns or 0.0) > FAR_ABOVE_NS else NEAR for state in states}
@@ -53,23 +53,23 @@ def label(states: Sequence[State]) -> str:
 
 
 def disturbed(states: Sequence[State], reference: float) -> bool:
-    """Whether other processes used the CPUs at one of the looks.
+    """Whether other processes used the CPUs during one of the samples.
 
     Args:
-        states: taken before and after a block.
+        states: samples before and after a block.
         reference: the work rate of the undisturbed machine; 0 if none is known.
     """
     return any(state.work_rate is not None and state.work_rate < DISTURBED_BELOW * reference for state in states)
 
 
 class Probe:
-    """Takes looks at the machine, by two functions of the compiled kernels.
+    """Samples the machine's state, by two functions of the compiled kernels.
 
     Args:
-        cpus: the CPUs to look at, of which two are used; those that this process may use when omitted.
+        cpus: candidate CPUs, of which two are used; default: all CPUs that this process may use.
 
     Attributes:
-        reason: why looks tell nothing; empty when they do.
+        reason: reason why samples are not available; empty if they are.
     """
 
     def __init__(self, cpus: Sequence[int] | None = None) -> None:
@@ -78,19 +78,19 @@ class Probe:
         try:
             self._library = _library()
         except RuntimeUnavailableError as error:
-            self.reason = f"looking at the machine needs the compiled kernels: {error}"
+            self.reason = f"the probe of the machine needs the compiled kernels: {error}"
         else:
-            self.reason = "" if len(self._cpus) == 2 else "this process may use one CPU only"
+            self.reason = "" if len(self._cpus) == 2 else "this process may use only one CPU"
 
     def look(self) -> State:
-        """Take one look; about 10 ms, at most 100."""
+        """Take one sample; about 10 ms, at most 100."""
         if self._library is None:
             return State(None, None)
         one_way = max(self._ping_pong(self._library)) if len(self._cpus) == 2 else -1.0
         return State(one_way_ns=one_way if one_way > 0 else None, work_rate=self._work_rate(self._library))
 
     def peak_gmacs(self) -> float | None:
-        """1e9 INT8 multiply-adds per second that the slowest of the CPUs can do at best; None without AVX512-VNNI."""
+        """Peak 1e9 INT8 multiply-adds per second of the slowest of the CPUs; None without AVX512-VNNI."""
         if self._library is None or "avx512_vnni" not in describe_machine().flags:
             return None
         rates = [rate for _ in range(_REPEATS) if (rate := self._work_rate(self._library)) is not None]
@@ -110,12 +110,12 @@ class Probe:
         return min(rates) if rates and min(rates) > 0 else None
 
     def _together(self, probe: Callable[[int], float]) -> list[float]:
-        """Run a probe on all CPUs at once, each in a thread that is pinned; -1 where a CPU can't be used any more."""
+        """Run a probe on all CPUs at once, each in a pinned thread; -1 if a CPU is no longer usable."""
         found = [-1.0] * len(self._cpus)
 
         def run(number: int, cpu: int) -> None:
             try:
-                os.sched_setaffinity(0, {cpu})  # of this thread
+                os.sched_setaffinity(0, {cpu})  # applies to this thread
             except OSError:
                 return
             found[number] = probe(number)
@@ -129,7 +129,7 @@ class Probe:
 
 
 class _Memory:
-    """``sd_probe_memory``: counters that the threads of one probe share, in cache lines of their own."""
+    """``sd_probe_memory``: shared counters of the threads of one probe, each in a separate cache line."""
 
     def __init__(self) -> None:
         bytes_of_line = _LINE * ctypes.sizeof(ctypes.c_uint32)

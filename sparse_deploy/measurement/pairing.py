@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From interleaved blocks to comparisons: which blocks count, and ratios over rounds. Pure functions."""
+"""Comparisons of interleaved blocks: the blocks that count, and ratios over rounds. Pure functions."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,7 +16,7 @@ from sparse_deploy.results import Conditions, Ratio
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-# What is left out of a comparison needs at least so many blocks to replace it.
+# Blocks are dropped from a comparison only if at least this number of blocks remains.
 _LEAST_COUNTED = 2
 
 Result = TypeVar("Result")
@@ -28,11 +28,11 @@ class Block(Generic[Key, Result]):
     """One block of one contestant.
 
     Attributes:
-        contestant: who ran.
-        turn: the round that it belongs to; blocks of one round ran next to each other.
-        result: what it measured, such as one latency per request.
-        states: the machine before and after.
-        foreign: share of all CPU time that other processes used meanwhile.
+        contestant: name of the contestant.
+        turn: round of the block; blocks of one round run one after the other.
+        result: the measurement, such as one latency per request.
+        states: state of the machine before and after the block.
+        foreign: share of all CPU time used by other processes during the block.
     """
 
     contestant: Key
@@ -44,12 +44,12 @@ class Block(Generic[Key, Result]):
 
 @dataclass(frozen=True)
 class Counted(Generic[Result]):
-    """The blocks of one contestant that make its figures.
+    """The blocks of one contestant that count for its figures.
 
     Attributes:
         blocks: in the order of their rounds.
-        conditions: how many were measured, and why some don't count.
-        measured: all blocks, those that don't count among them.
+        conditions: number of measured blocks, and reasons why some do not count.
+        measured: all blocks, including those that do not count.
     """
 
     blocks: tuple[Block[Any, Result], ...]
@@ -58,15 +58,15 @@ class Counted(Generic[Result]):
 
     @property
     def results(self) -> list[Result]:
-        """What the blocks measured."""
+        """The measurements of the blocks."""
         return [block.result for block in self.blocks]
 
 
 def clean_blocks(blocks: Sequence[Block[Key, Result]]) -> dict[str, list[Block[Key, Result]]]:
     """The blocks that may be compared, by label.
 
-    A block is left out when the label changed while it ran, or when other processes used the CPUs. The undisturbed
-    rate is the upper quartile of all looks of the run.
+    A block is dropped if the label changed during it, or if other processes used the CPUs. The undisturbed rate is the
+    upper quartile of all samples of the run.
     """
     reference = _undisturbed_rate(blocks)
     found: dict[str, list[Block[Key, Result]]] = {}
@@ -78,10 +78,10 @@ def clean_blocks(blocks: Sequence[Block[Key, Result]]) -> dict[str, list[Block[K
 
 
 def counted_blocks(blocks: Sequence[Block[Key, Result]]) -> dict[Key, Counted[Result]]:
-    """The blocks that make each contestant's figures: the clean ones of the label that most of them have.
+    """The blocks for each contestant's figures: the clean blocks of its most frequent label.
 
-    A contestant with fewer than two such blocks keeps all of its blocks, and its conditions say so: ``counted`` then
-    equals ``measured`` though some were disturbed.
+    A contestant with fewer than two such blocks keeps all of its blocks; in its conditions ``counted`` then equals
+    ``measured``, although some blocks were disturbed.
     """
     clean = clean_blocks(blocks)
     chosen = max(clean, key=lambda name: len(clean[name]), default=MIXED)
@@ -110,10 +110,10 @@ def ratio_over_rounds(
 ) -> Ratio:
     """The :func:`paired_ratio` of a figure of the blocks, over the rounds in which both blocks count.
 
-    Where there are fewer than two such rounds it is over all rounds.
+    With fewer than two such rounds it is computed over all rounds.
 
     Raises:
-        ValueError: no round holds both.
+        ValueError: no round has blocks of both.
     """
     pairs = [
         [{block.turn: figure(block.result) for block in blocks} for blocks in sides]
@@ -122,23 +122,23 @@ def ratio_over_rounds(
     above, below = pairs[0] if len(pairs[0][0].keys() & pairs[0][1].keys()) >= _LEAST_COUNTED else pairs[1]
     ratio = paired_ratio(above, below, seed=seed)
     if ratio is None:
-        raise ValueError("blocks must be paired; no round holds both")
+        raise ValueError("blocks must be paired; no round has blocks of both")
     return ratio
 
 
 def paired_ratio(numerators: Mapping[int, float], denominators: Mapping[int, float], *, seed: int = 0) -> Ratio | None:
     """Median over rounds of the ratio of two figures, with the interval of a percentile bootstrap over the rounds.
 
-    Whole rounds are resampled, because the two blocks of a round saw the same machine: what slowed it down then
-    cancels. Requests inside a block are not resampled, for they are not independent of each other.
+    Whole rounds are resampled, because the two blocks of a round ran under equal conditions: a slow machine then
+    cancels. Requests inside a block are not resampled, because they are not independent.
 
     Args:
         numerators: figure by round.
-        denominators: the other contestant's.
-        seed: of the resampling.
+        denominators: figure of the other contestant by round.
+        seed: seed of the resampling.
 
     Returns:
-        None when no round holds both.
+        None if no round has both.
     """
     turns = sorted(numerators.keys() & denominators.keys())
     if not turns:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From raw blocks to figures: percentiles and spread between blocks. Pure functions.
+"""Figures of raw blocks: percentiles and spread between blocks. Pure functions.
 
-Percentiles are nearest-rank: the smallest sample that at least p percent of all samples don't exceed. So a reported
-latency is one that was measured. OpenVINO's benchmark_app does the same; MLPerf's LoadGen takes ``sorted[floor(n*p)]``
-and perf_analyzer ``sorted[round(p*(n-1))]``, which differ from it by one rank at most. None of them interpolates.
+Percentiles are nearest-rank: the smallest sample that at least p percent of all samples do not exceed. So a reported
+latency is a measured one. OpenVINO's benchmark_app does the same; MLPerf's LoadGen takes ``sorted[floor(n*p)]`` and
+perf_analyzer ``sorted[round(p*(n-1))]``, which differ by at most one rank. None of them interpolates.
 """
 
 import math
@@ -24,8 +24,8 @@ def percentile(samples: Sequence[float] | FloatArray | NDArray[np.int64], percen
     """Nearest-rank percentile.
 
     Args:
-        samples: at least one, in any order.
-        percent: above 0, at most 100.
+        samples: at least one sample, in any order.
+        percent: percentage above 0, at most 100.
     """
     ordered = np.sort(np.asarray(samples, dtype=np.float64))
     return float(ordered[_rank(len(ordered), percent)])
@@ -43,7 +43,7 @@ def summarize_latency(
 
     Args:
         blocks: milliseconds per request, one sequence per block.
-        conditions: of the blocks.
+        conditions: conditions of the blocks.
         rounds: the round of each block.
     """
     pooled = np.concatenate([np.asarray(block, dtype=np.float64) for block in blocks])
@@ -71,7 +71,7 @@ def summarize_throughput(
     Args:
         blocks: examples, tokens and seconds of each block.
         batch_size: examples per batch.
-        conditions: of the blocks.
+        conditions: conditions of the blocks.
     """
     seconds = sum(block[2] for block in blocks)
     rates = tuple(block_rate(block) for block in blocks)
@@ -92,11 +92,11 @@ def block_rate(block: tuple[int, int, float]) -> float:
 
 
 def instability(name: str, cv: float) -> str:
-    """Why a figure is not to be trusted; empty when it is.
+    """The reason why a figure is unreliable; empty if it is reliable.
 
     Args:
-        name: what was measured.
-        cv: coefficient of variation of its blocks.
+        name: name of the figure.
+        cv: coefficient of variation of the blocks.
     """
     if cv <= UNSTABLE_CV:
         return ""
@@ -106,5 +106,5 @@ def instability(name: str, cv: float) -> str:
 def _rank(count: int, percent: float) -> int:
     if not 0 < percent <= 100 or count < 1:
         raise ValueError(f"expected samples and a percentage above 0 and up to 100, found {count} and {percent}")
-    # round() guards against 0.07 * 100 = 7.000000000000001, which would climb a rank.
+    # round() prevents that 0.07 * 100 = 7.000000000000001 gives the next rank.
     return max(0, math.ceil(round(count * percent / 100, 9)) - 1)

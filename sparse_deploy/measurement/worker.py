@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The worker's side: a process that opens one model, then runs JSON-line commands of its parent until stdin ends.
 
-A contestant has its own process so that thread pools, allocators and memory of one runtime never mix with another's.
+Each contestant has a process, so that thread pools, allocators and memory of runtimes are separate.
 Each answer is one line: ``{"result": …}`` or ``{"error": …}``; a long command sends ``{"alive": true}`` in between.
 
 Workers import only the modules that they need: their resident memory is one of the reported figures.
@@ -21,15 +21,15 @@ Alive = Callable[[], None]
 Item = TypeVar("Item")
 
 _ALIVE_SECONDS = 1.0
-# At the start of a block the caches hold data of the process before. So the first requests of a block don't count: this
-# many, or as many as fit into this time.
+# At the start of a block the caches have data of the previous process. So the first requests of a block do not count:
+# this many, or as many as fit into this time.
 _REFILL_REQUESTS, _REFILL_SECONDS = 3, 0.04
-# In longer requests it can't be seen: the caches hold 34 MB, which is read in 2 ms.
+# The effect is negligible for longer requests: filling the caches takes about 2 ms.
 _REFILL_BELOW_MS = 300.0
 
 
 class BlockTimer:
-    """Times requests one by one, and in blocks.
+    """Times single requests, and blocks of requests.
 
     Args:
         alive: called after each request.
@@ -48,18 +48,18 @@ class BlockTimer:
     def passes(
         self, measure: Callable[[Item], float], items: Sequence[Item], seconds: float, least: int = 1
     ) -> list[float]:
-        """Whole passes over some requests, until both the time is over and there are enough of them.
+        """Complete passes over some requests, until the time is over and there are enough requests.
 
-        Passes are whole, so that a fast and a slow contestant answer the same mix.
+        Passes are complete, so that a fast and a slow contestant run the same mix.
 
         Args:
-            measure: milliseconds of one request, such as :meth:`time`.
+            measure: function that returns the milliseconds of one request, such as :meth:`time`.
             items: the requests of a pass.
-            seconds: of the block, at least.
-            least: requests, at least.
+            seconds: minimum duration of the block.
+            least: minimum number of requests.
 
         Returns:
-            Milliseconds, in order, without the requests that only fill the caches.
+            Milliseconds, in order, without the first requests, which fill the caches.
         """
         if seconds > 0:
             self._refill(measure, items)
@@ -86,13 +86,13 @@ class BlockTimer:
 
 
 def serve(make: Callable[[Alive], object], names: Collection[str], commands: TextIO, answers: TextIO) -> None:
-    """Run commands until there are none left.
+    """Run commands until the input ends.
 
     Args:
-        make: the object whose methods the commands are; it gets a function to call often during long work.
-        names: of the methods that may be called.
+        make: makes the object with the commands as methods; it gets a function to call regularly during long work.
+        names: names of the allowed methods.
         commands: a JSON object per line: ``command``, and the method's arguments.
-        answers: gets the answers.
+        answers: stream for the answers.
     """
     last_sign = time.monotonic()
 
@@ -120,9 +120,9 @@ def serve(make: Callable[[Alive], object], names: Collection[str], commands: Tex
 
 def run_worker(make: Callable[[Alive], object], names: Collection[str]) -> None:
     """Entry point of a worker process; arguments as for :func:`serve`."""
-    # When the parent is killed, stdin closes, which is noticed between commands only; this ends a running one, too.
+    # If the parent is killed, stdin closes, which is detected only between commands; this also ends a running command.
     end_with_parent()
-    # Native libraries print to descriptor 1. The protocol keeps the real one; everything else goes to stderr.
+    # Native libraries print to descriptor 1. The protocol uses a private copy; other output goes to stderr.
     private = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr

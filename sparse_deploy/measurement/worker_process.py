@@ -19,8 +19,8 @@ from sparse_deploy import errors
 from sparse_deploy.errors import ArtifactError, SparseDeployError
 from sparse_deploy.runtimes.child_process import describe_end, worker_environment
 
-# A worker shows a sign of life at least every second while it answers requests. Silence is allowed for as long as
-# one request or one load may take on a slow, shared machine; then the worker counts as hung.
+# A worker writes at least once per second while it runs requests. Time without output is limited by the longest request
+# or load on a slow, shared machine; then the worker counts as hung.
 SILENCE_SECONDS = 300.0
 _CLOSE_SECONDS = 5.0
 _STDERR_BYTES = 4096
@@ -31,11 +31,11 @@ class WorkerProcess:
     """A process that runs :func:`sparse_deploy.measurement.worker.run_worker`.
 
     Args:
-        module: the module that it runs.
-        name: for messages, such as the id of a cell.
+        module: the module to run.
+        name: name in messages, such as the id of a cell.
         threads: size of every thread pool in the process.
         scratch: folder for the worker's error output.
-        variables: further environment variables.
+        variables: additional environment variables.
         silence_seconds: longest time without output before it counts as hung.
     """
 
@@ -62,7 +62,7 @@ class WorkerProcess:
                 stderr=stderr,
                 bufsize=0,
                 env={**worker_environment(threads), **(variables or {})},
-                # Ctrl-C in a terminal reaches the whole foreground group. The parent alone reacts and ends the rest.
+                # Ctrl-C in a terminal is sent to the whole foreground group. Only the parent handles it.
                 start_new_session=True,
             )
 
@@ -72,7 +72,7 @@ class WorkerProcess:
         return self._process.pid
 
     def cpu_seconds(self) -> float:
-        """CPU time that all threads of the process used so far; 0 when it has ended."""
+        """CPU time of all threads of the process so far; 0 if it has ended."""
         try:
             times = psutil.Process(self._process.pid).cpu_times()
         except psutil.NoSuchProcess:
@@ -83,9 +83,9 @@ class WorkerProcess:
         """Run a command of the worker and wait for its result.
 
         Raises:
-            ArtifactError: the worker died while opening the model (a native parser crashed).
-            WorkerError: the worker died or hung later.
-            SparseDeployError: what the worker raised.
+            ArtifactError: the worker ended while opening the model (a native parser crashed).
+            WorkerError: the worker ended or hung later.
+            SparseDeployError: an error that the worker raised.
         """
         self._busy = command
         try:
@@ -98,7 +98,7 @@ class WorkerProcess:
                 if "error" in message:
                     break
         except BaseException:
-            # Half-read answers can't be told from the next ones, so a failed worker is not used again.
+            # A half-read answer can't be distinguished from the next answer, so a failed worker is not used again.
             self.kill()
             raise
         self.kill()
@@ -172,13 +172,13 @@ class WorkerProcess:
 
 
 class Workers(contextlib.AbstractContextManager["Workers"]):
-    """The workers of a run, by name; leaving the block ends every one, whatever happened.
+    """The workers of a run, by name; all end at the end of the block, also after an error.
 
     Args:
-        module: the module that they run.
-        threads: size of every thread pool, unless one is started with another number.
-        scratch: folder for their error output.
-        variables: further environment variables of all of them.
+        module: the module to run.
+        threads: size of every thread pool, unless a worker is started with another number.
+        scratch: folder for the workers' error output.
+        variables: additional environment variables of all of them.
         silence_seconds: as for :class:`WorkerProcess`.
     """
 
@@ -212,7 +212,7 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         return worker
 
     def stop(self, name: str) -> None:
-        """End a process and forget it."""
+        """End and remove a process."""
         self._workers.pop(name).close()
 
     def __contains__(self, name: object) -> bool:
@@ -238,6 +238,6 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
 
 
 def _as_error(kind: str, message: str) -> SparseDeployError:
-    """The worker's own error again, of the same class (workers raise those that take a message only)."""
+    """The worker's error, of the same class (workers raise only classes with a single message argument)."""
     error: SparseDeployError = getattr(errors, kind)(message)
     return error

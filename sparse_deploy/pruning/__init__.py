@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How zeros are chosen: pruning methods behind one interface, by magnitude and of second order."""
+"""Selection of zeros: pruning methods with a common interface, by magnitude and second order."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Choose a share of zeros for each matrix: the steps with the least damage per gain come first."""
+"""Choose a share of zeros for each matrix: steps with the least harm per gain first."""
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,10 @@ Gain = Literal["zeros", "time"]
 
 @dataclass(frozen=True)
 class Option:
-    """One share that a matrix may get.
+    """A possible share of zeros of a matrix.
 
     Attributes:
-        share: of its weights.
+        share: share of zero weights.
         harm: measured or predicted change of the model's answers; adds up over matrices.
         zeros: number of zero weights.
         time: predicted time of its product, in multiply-adds of the dense kernel.
@@ -32,16 +32,16 @@ Chosen = dict[str, Option]
 def allocate(options: Mapping[str, Sequence[Option]], gain: Gain, enough: Callable[[Chosen], bool]) -> Chosen | None:
     """Raise shares step by step until it is enough.
 
-    A step takes one matrix from its option to the one further on with the least harm per gain, so that concave runs of
-    options are skipped as a whole.
+    A step moves one matrix from its option to the later option with the least harm per gain, so that concave runs of
+    options are skipped.
 
     Args:
-        options: options of each matrix, the densest first.
+        options: options of each matrix, densest first.
         gain: the gain for the ranking of steps: more zeros, or less time.
         enough: whether the goal is met.
 
     Returns:
-        An option for each matrix; None where the last ones are not enough.
+        An option for each matrix; None if the last options are not enough.
     """
     chosen = {name: steps[0] for name, steps in options.items()}
     queue = [step for name in options if (step := _next_step(name, options[name], 0, gain)) is not None]
@@ -57,12 +57,12 @@ def allocate(options: Mapping[str, Sequence[Option]], gain: Gain, enough: Callab
 
 
 def zero_share(chosen: Chosen, weights: Mapping[str, int]) -> float:
-    """Zeros over all weights."""
+    """Share of zeros over all weights."""
     return sum(option.zeros for option in chosen.values()) / sum(weights.values())
 
 
 def speed_up(chosen: Chosen, options: Mapping[str, Sequence[Option]]) -> float:
-    """Predicted time of the products without zeros over that of the chosen ones."""
+    """Predicted time of the dense products divided by that of the chosen options."""
     return sum(row[0].time for row in options.values()) / sum(option.time for option in chosen.values())
 
 

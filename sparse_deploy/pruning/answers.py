@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a model's answers to unlabelled text lie from those of the dense model."""
+"""Change of a model's outputs on unlabelled text, against the dense model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class AnswerChange:
     """Change of the predictions.
 
     Attributes:
-        divergence: smooth, for ranking: the mean Kullback-Leibler divergence of the predicted distributions; of a
-            regression the squared change over the variance of the dense answers; of an encoder without a head
-            1 - cosine of the mean embeddings.
-        drop: for users: the share of texts with another prediction; of a regression and of an encoder without a head
-            as ``divergence``.
+        divergence: a smooth figure for ranking: the mean Kullback-Leibler divergence of the predicted distributions;
+            for a regression the squared change divided by the variance of the dense outputs; for an encoder without a
+            head 1 - cosine of the mean embeddings.
+        drop: the figure for users: the share of changed predictions; for a regression and an encoder without a head
+            equal to ``divergence``.
         unit: unit of ``drop``.
     """
 
@@ -34,17 +34,17 @@ class AnswerChange:
 
 @torch.no_grad()
 def answers_of(model: nn.Module, batches: Sequence[TokenBatch]) -> list[torch.Tensor]:
-    """Answers per batch: logits ``[rows, outputs]`` (question answering: ``[rows, 2, tokens]``), or embeddings."""
+    """Outputs per batch: logits ``[rows, outputs]`` (question answering: ``[rows, 2, tokens]``), or embeddings."""
     return [_answer(model(**batch), batch) for batch in batches]
 
 
 def compare_answers(dense: Sequence[torch.Tensor], found: Sequence[torch.Tensor], *, head: bool) -> AnswerChange:
-    """Compare answers to the same batches.
+    """Compare outputs for the same batches.
 
     Args:
-        dense: of the dense model.
-        found: of the other.
-        head: whether they are logits; embeddings otherwise.
+        dense: outputs of the dense model.
+        found: outputs of the other model.
+        head: whether the outputs are logits, and not embeddings.
     """
     if not head:
         similarity = torch.cat([functional.cosine_similarity(a, b, dim=-1) for a, b in zip(dense, found, strict=True)])
@@ -53,7 +53,7 @@ def compare_answers(dense: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
     if dense[0].shape[-1] == 1 and dense[0].ndim == 2:
         before, after = torch.cat(list(dense)), torch.cat(list(found))
         change = float((after - before).square().mean() / before.var(correction=0).clamp_min(1e-12))
-        return AnswerChange(change, change, "squared change of the score over its variance")
+        return AnswerChange(change, change, "squared change of the score divided by its variance")
     divergences, same = [], []
     for before, after in zip(dense, found, strict=True):
         pointwise = functional.kl_div(after.log_softmax(-1), before.log_softmax(-1), reduction="none", log_target=True)
@@ -66,7 +66,7 @@ def compare_answers(dense: Sequence[torch.Tensor], found: Sequence[torch.Tensor]
 
 
 def has_head(model: nn.Module, batch: TokenBatch) -> bool:
-    """Whether the model answers with logits."""
+    """Whether the model's outputs are logits."""
     with torch.no_grad():
         output = model(**batch)
     return any(name in output for name in LOGIT_OUTPUTS)

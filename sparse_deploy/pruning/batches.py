@@ -12,7 +12,7 @@ from sparse_deploy.pruning.method import TokenBatch
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Of one batch, padding included: large enough for fast products, small enough for attention at 512 tokens.
+# Tokens of one batch, including padding: enough for fast products, but not too many for attention at 512 tokens.
 _BATCH_TOKENS = 2048
 
 
@@ -22,13 +22,13 @@ def token_batches(
     max_length: int,
     batch_tokens: int = _BATCH_TOKENS,
 ) -> list[TokenBatch]:
-    """Tokenize texts and put those of like length together, the shortest first.
+    """Tokenize texts and make padded batches of similar length, shortest first.
 
     Args:
-        texts: each one text, or two for a pair.
-        tokenizer: of the model; decides which inputs there are.
-        max_length: longer texts are cut.
-        batch_tokens: at most so many tokens in a batch, padding included; one text at least.
+        texts: one text each, or two for a pair.
+        tokenizer: tokenizer of the model, which determines the inputs.
+        max_length: length at which texts are truncated.
+        batch_tokens: largest number of tokens in a batch, including padding; at least one text.
     """
     encoded = tokenizer(*([text[i] for text in texts] for i in range(len(texts[0]))), truncation=True,
                         max_length=max_length)  # fmt: skip
@@ -40,11 +40,11 @@ def padded_batches(
     tokenizer: "PreTrainedTokenizerBase",
     batch_tokens: int = _BATCH_TOKENS,
 ) -> list[TokenBatch]:
-    """Put tokenized texts of like length together, the shortest first, and pad them.
+    """Make padded batches of tokenized texts of similar length, shortest first.
 
     Args:
         encoded: the model's inputs by name, a list per text each.
-        tokenizer: knows the padding token.
+        tokenizer: tokenizer with the padding token.
         batch_tokens: see :func:`token_batches`.
     """
     pad_id = int(tokenizer.pad_token_id or 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walk through an encoder layer by layer with text that stays at one depth, so that no more is held than that."""
+"""Run a text through an encoder layer by layer, keeping only the hidden states before the current layer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -13,8 +13,8 @@ from sparse_deploy.errors import ConfigError
 from sparse_deploy.pruning.method import TokenBatch
 
 
-class _Stop(Exception):  # noqa: N818 - ends a forward pass, is no error
-    """Raised in a hook to leave a forward pass when all that was wanted is there."""
+class _Stop(Exception):  # noqa: N818 - ends a forward pass, not an error
+    """Raised in a hook to end a forward pass when the required values are available."""
 
 
 @dataclass(frozen=True)
@@ -35,39 +35,39 @@ class LinearGroup:
 
 @dataclass
 class _Call:
-    """How the model called an encoder layer: everything but the hidden states."""
+    """The arguments of an encoder layer's call, except the hidden states."""
 
     positional: tuple[Any, ...]
     named: dict[str, Any]
 
 
 def encoder_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of the encoder by name: the children of the list that holds most of the Linear weights.
+    """The layers of the encoder by name: the children of the list with most of the Linear weights.
 
     Raises:
         ConfigError: there is no such list.
     """
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     sizes = {name: _linear_weights(module) for name, module in lists.items()}
-    # The outermost list wins: a layer may have lists of its own.
+    # Use the outermost list, because a layer may contain lists.
     name = max(sizes, key=lambda key: (sizes[key], -len(key)), default="")
     if not lists or 2 * sizes[name] <= _linear_weights(model):
         raise ConfigError(
-            f"{type(model).__name__}: expected an encoder whose layers lie in one list (as in BERT), found none; this "
+            f"{type(model).__name__}: expected an encoder with its layers in one list (as in BERT), found none; this "
             f"architecture can't be pruned layer by layer. Use --method magnitude"
         )
     return {f"{name}.{index}": layer for index, layer in enumerate(lists[name])}
 
 
 class EncoderWalk:
-    """Holds the hidden states of a text before one encoder layer, and moves them on.
+    """Holds the hidden states of a text before one encoder layer, and advances them layer by layer.
 
     Args:
         model: in eval mode.
         batches: the text.
 
     Raises:
-        ConfigError: the layers are not one after the other, each called once.
+        ConfigError: the layers are not called once each, in sequence.
     """
 
     @torch.no_grad()
@@ -88,11 +88,11 @@ class EncoderWalk:
 
     @torch.no_grad()
     def groups(self, depth: int, names: dict[nn.Module, str]) -> list[LinearGroup]:
-        """The Linear layers of a layer in the order of the data, those with one input together.
+        """The Linear layers of a layer in execution order, grouped by input.
 
         Args:
-            depth: number of the layer, the one that the hidden states are before.
-            names: parameter names by module; other modules are left out.
+            depth: number of the current layer.
+            names: parameter names by module; other modules are ignored.
         """
         seen: list[tuple[nn.Module, torch.Tensor]] = []
         layer = list(self.layers.values())[depth]
@@ -101,7 +101,7 @@ class EncoderWalk:
             self._run(depth, 0)
         groups: list[tuple[torch.Tensor, dict[str, nn.Linear]]] = []
         for module, inputs in seen:
-            assert isinstance(module, nn.Linear)  # noqa: S101 - names holds no other modules
+            assert isinstance(module, nn.Linear)  # noqa: S101 - names has no other modules
             if not groups or groups[-1][0] is not inputs:
                 groups.append((inputs, {}))
             groups[-1][1][names[module]] = module
@@ -123,7 +123,7 @@ class EncoderWalk:
 
     @torch.no_grad()
     def advance(self, depth: int) -> None:
-        """Move the hidden states behind a layer, as its weights are now."""
+        """Advance the hidden states through a layer with its current weights."""
         for number in range(len(self._hidden)):
             self._hidden[number] = self._run(depth, number)
 

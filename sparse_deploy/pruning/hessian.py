@@ -2,7 +2,7 @@
 """The Hessian of a layer's output error from the layer's inputs, and its factor for the solver.
 
 For ``y = W x`` and the squared error of ``y`` over a text, the Hessian of each row of ``W`` is ``2/n * sum(x x^T)``,
-the same for all rows (Optimal Brain Compression, arXiv 2208.11580, section 3).
+equal for all rows (Optimal Brain Compression, arXiv 2208.11580, section 3).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 
 from sparse_deploy.errors import DataError
 
-# Of the mean of the diagonal, added to it: SparseGPT's (arXiv 2301.00774). Raised where the factorization fails.
+# Share of the mean diagonal added to the diagonal, as in SparseGPT (arXiv 2301.00774); raised if a factorization fails.
 DAMPING = 0.01
 _DAMPING_STEPS = (1, 10, 100)
 
@@ -28,7 +28,7 @@ class HessianSum:
         self.tokens = 0
 
     def add(self, inputs: torch.Tensor) -> None:
-        """Add inputs ``[tokens, features]``; padding must have been left out."""
+        """Add inputs ``[tokens, features]`` without padding."""
         self.total.addmm_(inputs.T, inputs)
         self.tokens += len(inputs)
 
@@ -39,13 +39,13 @@ class HessianSum:
 
 @dataclass(frozen=True)
 class Curvature:
-    """A damped Hessian and its inverse's factor.
+    """A damped Hessian and a factor of its inverse.
 
     Attributes:
         hessian: ``[in, in]``, damped.
         factor: upper triangular ``U`` with ``U^T U`` equal to the inverse of ``hessian``. Row ``j`` belongs to the
             problem in which the columns before ``j`` are fixed, as in a pass from left to right.
-        damping: share of the mean diagonal that was added.
+        damping: added share of the mean diagonal.
     """
 
     hessian: torch.Tensor
@@ -58,17 +58,17 @@ def factorize(hessian: torch.Tensor, name: str) -> Curvature:
 
     Args:
         hessian: ``[in, in]``.
-        name: of the weight, for the error.
+        name: name of the weight, for the error.
 
     Raises:
-        DataError: the layer saw nothing but zeros or not-a-number, or the matrix is singular in spite of the damping.
+        DataError: all inputs are zero or NaN, or the damped matrix is singular.
     """
     diagonal = hessian.diagonal()
     if not bool(torch.isfinite(hessian).all()) or float(diagonal.mean()) <= 0.0:
         found = "only zeros" if bool((hessian == 0).all()) else "values that are not finite"
         raise DataError(
             f"{name}: expected inputs that vary with the text, found {found}; check the checkpoint's weights and the "
-            f"text, or leave the layer out with --exclude"
+            f"text, or exclude the layer with --exclude"
         )
     for step in _DAMPING_STEPS:
         damping = DAMPING * step
@@ -82,5 +82,5 @@ def factorize(hessian: torch.Tensor, name: str) -> Curvature:
                 return Curvature(damped.float(), factor.float(), damping)
     raise DataError(
         f"{name}: the Hessian of its inputs is singular, even with {damping:.0%} of its mean diagonal added; give "
-        f"more varied text, or leave the layer out with --exclude"
+        f"more varied text, or exclude the layer with --exclude"
     )

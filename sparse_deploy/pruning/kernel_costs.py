@@ -11,15 +11,15 @@ from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
 
 @cache
 def kernel_cost(shape: tuple[int, int], pattern: SparsityPattern, share: float) -> float:
-    """Predicted time of a product with such a matrix, by that of the dense INT8 kernel on a matrix that fills it.
+    """Predicted time of a product with a pruned matrix, relative to the dense INT8 kernel with full row groups.
 
-    The places of the zeros are drawn at random within the pattern. The kernels choose the dense one where it is the
-    faster, so the result is at most that of no zeros: 1, and more where the kernel's rows are not filled.
+    The positions of the zeros are drawn at random within the pattern. The dense kernel is used if it is faster, so the
+    result is at most that of a dense matrix: 1, or more if the kernel's row groups are not full.
 
     Args:
         shape: ``(out, in)``.
-        pattern: which the shape tiles.
-        share: of zeros.
+        pattern: a pattern that divides the shape.
+        share: share of zeros.
 
     Raises:
         RuntimeUnavailableError: the kernels were not compiled.

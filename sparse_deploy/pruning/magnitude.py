@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Zeros by magnitude, to unstructured, N:M and block patterns. Needs no text and moves no weight."""
+"""Pruning by magnitude, to unstructured, N:M and block patterns. Needs no text and changes no other weight."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -13,7 +13,7 @@ from sparse_deploy.sparsity.pattern import BoolArray, PatternKind, SparsityPatte
 
 
 class MagnitudePruning:
-    """Zeros the units of least magnitude of each tensor; see :class:`sparse_deploy.pruning.method.PruningMethod`."""
+    """Zeros the units with the smallest magnitude; see :class:`sparse_deploy.pruning.method.PruningMethod`."""
 
     name = "magnitude"
     needs_text = False
@@ -45,16 +45,16 @@ def magnitude_masks(
     sparsity: float,
     scope: Literal["global", "layer"],
 ) -> dict[str, BoolArray]:
-    """Choose the weights of least magnitude, in units of the pattern.
+    """Choose the weights with the smallest magnitude, in units of the pattern.
 
-    A unit is one weight, one block, or for N:M the M-N smallest weights of a group (a group is pruned as a whole, so
-    that a half-done schedule has whole groups only). Block units compare by their mean, so tensors stay comparable.
+    A unit is one weight, one block, or for N:M the M-N smallest weights of a group (a group is pruned completely, so
+    that an intermediate state of a schedule has complete groups only). Blocks are compared by their mean.
 
     Args:
         weights: ``[out, in]`` weights by name.
         pattern: pattern of the zeros.
         sparsity: share of zeros over all weights (``global``) or in each tensor (``layer``).
-        scope: where units compete.
+        scope: scope of the ranking.
 
     Returns:
         Zero masks by name.
@@ -101,6 +101,6 @@ def _expand(weight: torch.Tensor, units: torch.Tensor, pattern: SparsityPattern)
 
 
 def _threshold(scores: torch.Tensor, share: float) -> float:
-    """The largest score that is still pruned; below all scores when nothing is."""
+    """The largest pruned score; below all scores if nothing is pruned."""
     count = min(round(share * scores.numel()), scores.numel())
     return float(scores.kthvalue(count).values) if count else -1.0

@@ -49,7 +49,7 @@ class Pruned:
 
 
 class PruningMethod(Protocol):
-    """Chooses zeros, and may move the weights that survive.
+    """Selects zeros, and may adjust the remaining weights.
 
     Weights that are zero before pruning stay zero with every method.
     """
@@ -67,20 +67,20 @@ class PruningMethod(Protocol):
         """Prune ``model`` in place.
 
         Args:
-            model: in eval mode.
+            model: the model, in eval mode.
             plan: tensors, pattern and shares.
-            batches: unlabelled text; may be empty for a method that needs none.
-            progress: called with a message and the share of the work that is done.
+            batches: unlabelled text; may be empty for a method that needs no text.
+            progress: called with a message and the completed share.
 
         Raises:
             ConfigError: a shape can't be tiled with the pattern.
-            DataError: the text does not suffice.
+            DataError: the text is insufficient.
         """
         ...
 
 
 def prunable_parameters(model: nn.Module, exclude: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """The two-dimensional encoder weights that may hold pruned weights, by parameter name."""
+    """The prunable two-dimensional encoder weights, by parameter name."""
     matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2}
     return {name: matrices[name] for name in prunable_names(matrices, exclude)}
 
@@ -91,10 +91,10 @@ def zero_masks_of(parameters: Mapping[str, torch.Tensor]) -> dict[str, BoolArray
 
 
 def share_of(pattern: SparsityPattern, share: float | None) -> float:
-    """The zero share that a pattern and an optional target mean together.
+    """The share of zeros of a pattern and an optional target.
 
     Raises:
-        ConfigError: a pattern other than N:M without one.
+        ConfigError: a pattern other than N:M without a target.
     """
     if pattern.kind is PatternKind.N_M:
         return 1 - pattern.n / pattern.m
@@ -104,10 +104,10 @@ def share_of(pattern: SparsityPattern, share: float | None) -> float:
 
 
 def require_tiles(name: str, shape: tuple[int, int], pattern: SparsityPattern) -> None:
-    """Check that a matrix can hold a pattern.
+    """Check that a pattern divides a matrix.
 
     Raises:
-        ConfigError: its rows or columns are no multiple of the pattern's.
+        ConfigError: the rows or columns are not a multiple of the pattern's.
     """
     height, width = (1, pattern.m) if pattern.kind is PatternKind.N_M else pattern.block
     rows, columns = shape

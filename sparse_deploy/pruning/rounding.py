@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Round a matrix to an integer grid so that its output on a text changes least (GPTQ, arXiv 2210.17323)."""
+"""Rounds a matrix to an integer grid so that its output on a text changes least (GPTQ, arXiv 2210.17323)."""
 
 import torch
 
@@ -13,14 +13,14 @@ _BLOCK_COLUMNS = 64
 def round_compensated(
     weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, grid: WeightGrid, name: str
 ) -> torch.Tensor:
-    """Weights on the grid; each column's rounding error is spread over the columns that are still to be rounded.
+    """Round weights to the grid; each column's rounding error is distributed over the columns that are rounded later.
 
-    Columns with the strongest inputs are rounded first. Zeros stay zeros, and their share of an error goes to the
-    columns after them.
+    Columns with the largest inputs are rounded first. Zeros stay zeros; their share of an error is distributed over the
+    later columns.
 
     Args:
         weight: float32 ``[out, in]``.
-        hessian: of its inputs, ``[in, in]``.
+        hessian: Hessian of the inputs, ``[in, in]``.
         scale: scale of each row, float32 ``[out]``; the zero point is 0.
         grid: the allowed integers, and the limit of neighbours for products in 16 bits.
         name: name of the weight, for errors.
@@ -29,7 +29,7 @@ def round_compensated(
         float32 ``[out, in]``, every value an integer of the grid times its row's scale.
 
     Raises:
-        DataError: the layer saw nothing but zeros.
+        DataError: all inputs of the layer are zero.
     """
     order = hessian.diagonal().argsort(descending=True)
     factor = factorize(hessian[order][:, order], name).factor

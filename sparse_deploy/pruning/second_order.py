@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second-order pruning of an encoder, layer by layer, each with inputs from the already pruned ones."""
+"""Second-order pruning of an encoder, layer by layer, with the inputs from the already pruned layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ from sparse_deploy.sparsity.pattern import BoolArray
 class SecondOrderPruning:
     """Selects zeros and adjusts the other weights so that the output of each layer on the text changes least.
 
-    See :class:`sparse_deploy.pruning.method.PruningMethod`. Memory beside the model: the hidden states of the text
+    See :class:`sparse_deploy.pruning.method.PruningMethod`. Additional memory: the hidden states of the text
     before one layer, and one Hessian.
     """
 
@@ -69,7 +69,7 @@ class SecondOrderPruning:
 
 
 def curvature_of(walk: EncoderWalk, depth: int, group: LinearGroup) -> Curvature:
-    """The curvature of a group's inputs on the text, as the layers before it are now."""
+    """The curvature of a group's inputs on the text, with the current weights of the earlier layers."""
     name, linear = next(iter(group.linears.items()))
     total = HessianSum(group.features)
     for inputs in walk.inputs(depth, linear):
@@ -78,10 +78,10 @@ def curvature_of(walk: EncoderWalk, depth: int, group: LinearGroup) -> Curvature
 
 
 def check_enough_text(tokens: int, rows: int, names: dict[nn.Module, str]) -> None:
-    """Refuse a text that can't determine the Hessian of the widest matrix.
+    """Refuse a text that is too short for the Hessian of the widest matrix.
 
     Raises:
-        DataError: fewer tokens than that matrix has columns.
+        DataError: the text has fewer tokens than the matrix has columns.
     """
     widest = max((module.in_features for module in names if isinstance(module, nn.Linear)), default=0)
     if tokens < widest:

@@ -15,7 +15,7 @@ from sparse_deploy.pruning.solver import prune_matrix
 from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
 
 SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-# At this share a matrix alone is put into the model; its other shares follow from the change of its own output.
+# Share at which each matrix alone is pruned in the model; other shares follow from the change of its own output.
 _PROBED = 0.6
 CostModel = Callable[[tuple[int, int], SparsityPattern, float], float]
 
@@ -30,18 +30,18 @@ def measure_options(
     cost: CostModel,
     progress: Progress = lambda message, share: None,
 ) -> dict[str, list[Option]]:
-    """Options of each matrix, the dense one first. The model is left as it was.
+    """Options of each matrix, the dense option first. The model is not changed.
 
-    Each matrix is pruned alone, at each share, on the inputs that the dense model gives it. Its harm at one share is
-    the divergence of the model's answers (:class:`sparse_deploy.pruning.answers.AnswerChange`); its harm at the
-    others is that, scaled by the squared change of the matrix' own output.
+    Each matrix is pruned alone, at each share, on its inputs in the dense model. The harm at one share is the
+    divergence of the model's outputs (:class:`sparse_deploy.pruning.answers.AnswerChange`); the harm at other shares is
+    this divergence, scaled by the squared change of the matrix's own output.
 
     Args:
-        model: dense, or with zeros that stay.
-        names: matrices that may get zeros.
-        pattern: of the zeros; N:M has one share.
+        model: a dense model, or one with zeros that are kept.
+        names: matrices to prune.
+        pattern: pattern of the zeros; N:M has one share.
         batches: text for the Hessians.
-        probes: text for the answers.
+        probes: text for the outputs.
         cost: predicted time of a product per weight.
         progress: called with a message and the share of the work that is done.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prune one matrix by second-order information: choose zeros column by column, move the weights that stay.
+"""Prunes one matrix by second-order information: selects zeros column by column, adjusts the kept weights.
 
 The sweep is SparseGPT's (arXiv 2301.00774, algorithm 1): a pruned weight's error is spread over the columns to its
 right, so that the layer's output changes least. Scores of blocks and of N:M groups follow oBERT (arXiv 2203.07259,
@@ -25,7 +25,7 @@ class Solution:
     Attributes:
         weight: ``[out, in]``, exact zeros where pruned.
         zeros: ``[out, in]``, true where pruned.
-        error: squared error of the layer's output over that of leaving all weights out.
+        error: squared error of the layer's output divided by the error without any weight.
     """
 
     weight: torch.Tensor
@@ -38,8 +38,8 @@ def prune_matrix(weight: torch.Tensor, curvature: Curvature, pattern: SparsityPa
     """Prune a matrix to a pattern with the least change of ``weight @ x`` over the text.
 
     Args:
-        weight: float32 ``[out, in]``; zeros stay zero. The pattern must tile it.
-        curvature: curvature of its inputs.
+        weight: float32 ``[out, in]``; zeros stay zero. The pattern must divide it.
+        curvature: curvature of the inputs.
         pattern: pattern of the zeros.
         share: share of zeros, including existing ones; for N:M it follows from the pattern.
     """
@@ -50,7 +50,7 @@ def prune_matrix(weight: torch.Tensor, curvature: Curvature, pattern: SparsityPa
 
 
 def output_error(before: torch.Tensor, after: torch.Tensor, hessian: torch.Tensor) -> float:
-    """Squared error of the output, over the squared output of ``before``; 0 when that is zero."""
+    """Squared error of the output, divided by the squared output of ``before``; 0 if that is zero."""
     scale = float(((before @ hessian) * before).sum())
     change = after - before
     return float(((change @ hessian) * change).sum()) / scale if scale else 0.0
@@ -59,17 +59,17 @@ def output_error(before: torch.Tensor, after: torch.Tensor, hessian: torch.Tenso
 def refit(
     target: torch.Tensor, start: torch.Tensor, zeros: torch.Tensor, hessian: torch.Tensor, steps: int = _REFIT_STEPS
 ) -> torch.Tensor:
-    """The weights with these zeros whose output is nearest to that of ``target``: conjugate gradients on all rows.
+    """The weights with these zeros whose output is nearest to that of ``target``, by conjugate gradients on all rows.
 
-    Each row is a least-squares problem of its own with one Hessian, so one product of matrices serves all rows (as in
-    ALPS, arXiv 2406.07831, section 3.3). Preconditioned by the diagonal.
+    Each row is a separate least-squares problem with the same Hessian, so one matrix product computes a step of all
+    rows (as in ALPS, arXiv 2406.07831, section 3.3). Preconditioned by the diagonal.
 
     Args:
         target: ``[out, in]``, the weights before pruning.
         start: ``[out, in]``, zero where ``zeros`` is true.
         zeros: ``[out, in]``.
         hessian: ``[in, in]``.
-        steps: of conjugate gradients.
+        steps: number of steps of conjugate gradients.
     """
     keep = (~zeros).to(target.dtype)
     inverse_diagonal = 1.0 / hessian.diagonal()
@@ -126,7 +126,7 @@ def _choose_units(
     block: tuple[int, int],
     share: float,
 ) -> torch.Tensor:
-    """Zeros of the columns ``first`` to ``last``: the units that are among the cheapest of all columns from ``first``.
+    """Zeros of the columns ``first`` to ``last``: units that are among the cheapest in all columns from ``first`` on.
 
     The remaining share of the tensor is distributed over all remaining columns by cost, so columns with less effect get
     more zeros. A unit is a block, or one weight.

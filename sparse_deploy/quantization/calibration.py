@@ -14,14 +14,14 @@ Batch = dict[str, NDArray[np.int64]]
 
 
 def calibration_batches(features: Sequence[dict[str, NDArray[np.int64]]], settings: QuantizationSection) -> list[Batch]:
-    """Draw calibration examples and put those of equal length together.
+    """Draw calibration examples and make batches of equal length.
 
-    No batch holds padding, because an observer can't distinguish it from text and its ranges would be wider. The
-    longest example is always drawn and is a batch of its own.
+    Batches have no padding, because an observer can't distinguish it from text and its ranges would be wider. The
+    longest example is always drawn and is a separate batch.
 
     Args:
         features: one example each: ``input_ids``, ``attention_mask`` and ``token_type_ids``, ``[tokens]``. Padding at
-            the end (mask 0) is cut off.
+            the end (mask 0) is removed.
         settings: ``calibration_samples``, ``calibration_batch_size`` (an upper bound) and ``seed``.
 
     Returns:

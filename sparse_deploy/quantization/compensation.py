@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static INT8 weights that are rounded with compensation (``quantization.weight_rounding: compensated``)."""
+"""Static INT8 weights, rounded with compensation (``quantization.weight_rounding: compensated``)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,25 +12,25 @@ from sparse_deploy.pruning.rounding import round_compensated
 from sparse_deploy.quantization.calibration import Batch
 from sparse_deploy.quantization.smoothing import token_linears
 
-# Of the Hessians that are held at once; a larger model's text runs several times.
+# Memory for Hessians; the text of a larger model runs several times.
 _MOST_BYTES = 2**30
 
 
 def compensate_rounding(
     graph: torch.fx.GraphModule, prepared: torch.fx.GraphModule, batches: Sequence[Batch]
 ) -> dict[str, torch.Tensor]:
-    """Move the weights of a calibrated graph onto their integer grids, so that converting rounds nothing any more.
+    """Round the weights of a calibrated graph to their integer grids, so that the conversion does not round them.
 
     Args:
-        graph: the graph before observers were put in, smoothed where it is to be; it gives the inputs.
-        prepared: with observers that have seen the calibration; its weights are changed in place.
-        batches: calibration batches; padded positions are left out.
+        graph: the graph before the insertion of observers, already smoothed; it computes the inputs.
+        prepared: the calibrated graph with observers; its weights are changed in place.
+        batches: calibration batches; padding is ignored.
 
     Returns:
         The rounded weights by name.
 
     Raises:
-        DataError: a layer saw nothing but zeros.
+        DataError: all inputs of a layer are zero.
     """
     observers = _weight_observers(prepared)
     inputs = {_weight(node): _input(node) for node in token_linears(graph.graph)}
@@ -50,7 +50,7 @@ def compensate_rounding(
 
 
 class _InputRecorder(torch.fx.Interpreter):
-    """Runs a graph and sums ``x x^T`` of chosen nodes over all real tokens."""
+    """Runs a graph and sums ``x x^T`` of chosen nodes over all tokens without padding."""
 
     def __init__(self, module: torch.fx.GraphModule, wanted: set[torch.fx.Node]) -> None:
         super().__init__(module)
@@ -71,7 +71,7 @@ class _InputRecorder(torch.fx.Interpreter):
 
 
 def _groups(graph: torch.fx.GraphModule, wanted: Mapping[str, torch.fx.Node]) -> list[dict[str, torch.fx.Node]]:
-    """Weights whose Hessians fit into memory together; those with one input stay together."""
+    """Groups of weights whose Hessians fit in memory; weights with the same input are in one group."""
     groups: list[dict[str, torch.fx.Node]] = [{}]
     held: set[torch.fx.Node] = set()
     size = 0

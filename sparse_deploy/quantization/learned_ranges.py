@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static INT8 of a checkpoint from quantization-aware training: its own activation ranges, no calibrated ones."""
+"""Static INT8 of a checkpoint from quantization-aware training, with its activation ranges instead of calibration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ class LearnedRange(MinMaxObserver):  # type: ignore[misc]
 
     Args:
         limits: lowest and highest value.
-        like: data type and integer range.
+        like: observer with the data type and integer range.
     """
 
     def __init__(self, limits: tuple[float, float], like: Any) -> None:
@@ -28,18 +28,18 @@ class LearnedRange(MinMaxObserver):  # type: ignore[misc]
         self.max_val.fill_(limits[1])
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Pass the values on."""
+        """Return the values unchanged."""
         return values
 
 
 def learned_linears(graph: torch.fx.Graph, ranges: ActivationRanges | None) -> dict[torch.fx.Node, tuple[float, float]]:
-    """The Linear nodes of a graph whose input has a learnt range, and the range."""
+    """The Linear nodes of a graph whose input has a learned range, and the range."""
     if ranges is None:
         return {}
     found = {}
     for node in token_linears(graph):
         name = _module_name(node)
-        # A wrapper around the model puts its own name in front.
+        # A wrapper around the model adds a prefix to the name.
         known = next((known for known in ranges.layers if name == known or name.endswith(f".{known}")), None)
         if known is not None:
             found[node] = ranges.layers[known]
@@ -49,7 +49,7 @@ def learned_linears(graph: torch.fx.Graph, ranges: ActivationRanges | None) -> d
 def use_learned_ranges(
     prepared: torch.fx.GraphModule, observers: Mapping[torch.fx.Node, JointObserver], ranges: ActivationRanges
 ) -> int:
-    """Set learnt ranges in the observers of a prepared graph, instead of calibration.
+    """Set learned ranges in the observers of a prepared graph, instead of calibration.
 
     Args:
         prepared: a graph with observers on inputs and weights of its Linear layers.
@@ -57,7 +57,7 @@ def use_learned_ranges(
         ranges: ranges of the checkpoint.
 
     Returns:
-        How many inputs are left to calibrate.
+        Number of inputs that still need calibration.
 
     Raises:
         QuantizationError: the ranges belong to another model, or to weights trained on another grid.
@@ -99,7 +99,7 @@ def _check_grid(prepared: torch.fx.GraphModule, linear: torch.fx.Node, expected:
 
 
 def _module_name(linear: torch.fx.Node) -> str:
-    """Module name of a Linear node, read off its weight, with or without an observer in between."""
+    """Module name of a Linear node, from the name of its weight, with or without an observer in between."""
     weight = linear.args[1]
     while isinstance(weight, torch.fx.Node) and weight.op != "get_attr":
         weight = weight.args[0]

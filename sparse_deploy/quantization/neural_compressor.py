@@ -46,10 +46,10 @@ class StaticGraph:
     """A calibrated graph, and the ranges of other observers from the same calibration.
 
     Attributes:
-        prepared: with observers.
-        products: from which ``QuantizeProducts`` makes the same graph in ONNX: name of each quantized weight to the
-            products that read it, in their order.
-        scales: observer to the name of each quantized weight to scale and zero point of the inputs of these products.
+        prepared: the graph with observers.
+        products: input of ``QuantizeProducts``, which makes the same graph in ONNX: for each name of a quantized weight
+            the products that read it, in order.
+        scales: for each observer and name of a quantized weight, scale and zero point of the inputs of these products.
             The first observer is the graph's own.
     """
 
@@ -65,8 +65,8 @@ class StaticQuantizer:
     layers become asymmetric uint8 per tensor. Everything else (residuals, LayerNorm, softmax, mask, GELU) stays FP32.
 
     Args:
-        model: takes ``(input_ids, attention_mask, token_type_ids)``, int64 ``[batch, tokens]``, by position. Put in
-            eval mode, otherwise unchanged.
+        model: a model of ``(input_ids, attention_mask, token_type_ids)``, int64 ``[batch, tokens]``, by position. It is
+            set to eval mode, otherwise unchanged.
         batches: see :func:`sparse_deploy.quantization.calibration.calibration_batches`.
         settings: ``percentile``, ``target_cpu`` (not ``auto``) and ``exclude``.
         learned: ranges of quantization-aware training; their layers are neither smoothed nor calibrated.
@@ -104,7 +104,7 @@ class StaticQuantizer:
 
         Args:
             smoothing: see :func:`sparse_deploy.quantization.smoothing.smooth_outliers`; 0 switches it off.
-            observers: ``minmax``, ``percentile``, ``kl``; all observe the same calibration, the first one is used.
+            observers: ``minmax``, ``percentile``, ``kl``; all observe the same calibration, the first is used.
             progress: called with (batches done, all batches) while calibrating.
 
         Raises:
@@ -116,14 +116,14 @@ class StaticQuantizer:
                 trained = learned_linears(self._exported.graph, self._learned)
                 self._outliers = self._outliers or record_outliers(self._exported, self._batches, trained)
                 smooth_outliers(graph, self._outliers, smoothing)
-            # prepare() works on the graph that it is given; the inputs of the layers are those without observers.
+            # prepare() changes its argument; the inputs of the layers are computed by the graph without observers.
             plain = _copy(graph) if self._compensates else graph
             prepared = prepare(graph, _config(self._model, self._settings))
             _observe_token_linears_only(prepared)
             joint = _choose_observers(prepared, observers, self._settings)
             batches = self._batches
             if self._learned is not None and not use_learned_ranges(prepared, joint, self._learned):
-                batches = batches[:1]  # the observers of the weights need one batch
+                batches = batches[:1]  # the observers of the weights need only one batch
             _calibrate(prepared, batches, progress)
             if self._compensates:
                 compensate_rounding(plain, prepared, self._batches)
@@ -132,7 +132,7 @@ class StaticQuantizer:
 
     @property
     def _compensates(self) -> bool:
-        """Weights of quantization-aware training lie on their grid already."""
+        """Round the weights with compensation; weights of quantization-aware training are already on their grid."""
         return self._settings.weight_rounding == "compensated" and self._learned is None
 
     @contextmanager
@@ -168,7 +168,7 @@ def quantize_static(
     found = quantizer.quantize(settings.smoothing, (settings.observer,), progress)
     with torch.no_grad(), _neural_compressor_messages():
         converted: torch.fx.GraphModule = convert(found.prepared)
-    # The graph is traced in eval mode; the flag alone still says training, and the ONNX exporter warns about it.
+    # The graph was traced in eval mode, but its flag is still that of training, about which the ONNX exporter warns.
     for module in converted.modules():
         module.training = False
     return converted
@@ -182,7 +182,7 @@ def _copy(exported: torch.fx.GraphModule) -> torch.fx.GraphModule:
 
 
 def _export(model: torch.nn.Module) -> torch.fx.GraphModule:
-    # Batch and tokens of the example differ from each other and from 1, or the exporter would tie or fix them.
+    # Batch and tokens of the example differ from each other and from 1, so that the exporter keeps both dynamic.
     ids = torch.zeros((2, 7), dtype=torch.int64)
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))[: len(getattr(model, "input_names", MODEL_INPUTS))]
@@ -204,9 +204,9 @@ def _config(model: torch.nn.Module, settings: QuantizationSection) -> INT8Static
 def _observe_token_linears_only(prepared: torch.fx.GraphModule) -> None:
     """Remove all observers except those of the Linear layers that are applied to each token.
 
-    The x86 recipe also takes products of two tensors of one shape (inside a spelled-out GELU), and the layers that run
-    once per sequence: pooler and head. INT8 saves no time in those, ONNX Runtime doesn't fuse a Gemm with an
-    activation behind it, and the head's rounding goes straight into the logits.
+    The x86 recipe also quantizes products of two tensors of one shape (inside a decomposed GELU), and the layers that
+    run once per sequence: pooler and head. INT8 saves no time in these layers, ONNX Runtime does not fuse a Gemm with a
+    following activation, and the head's rounding directly changes the logits.
     """
     wanted = set(token_linears(prepared.graph))
     for node in [node for node in prepared.graph.nodes if _is_observer(node)]:
@@ -237,7 +237,7 @@ def _choose_observers(
 def _scales(
     prepared: torch.fx.GraphModule, joint: Mapping[torch.fx.Node, JointObserver]
 ) -> dict[str, dict[str, list[tuple[float, int]]]]:
-    """Scales by observer and by the weight that the observed tensor is multiplied with."""
+    """Scales by observer and by the weight of the observed tensor's product."""
     found: dict[str, dict[str, list[tuple[float, int]]]] = {}
     for node, observer in joint.items():
         for method, scale in observer.scales().items():
@@ -249,7 +249,7 @@ def _scales(
 def _products(
     prepared: torch.fx.GraphModule, joint: Mapping[torch.fx.Node, JointObserver]
 ) -> dict[str, list[ProductQuantization | None]]:
-    """Scales, weights and smoothing of the products, by the name of the weight; None for a product that stays FP32."""
+    """Scales, weights and smoothing of the products, by the name of the weight; None for an FP32 product."""
     found: dict[str, list[ProductQuantization | None]] = {}
     for linear in linears(prepared.graph):
         observed, how = linear.args[0], None
@@ -275,7 +275,7 @@ def _product(
 
 
 def _smoothing(prepared: torch.fx.GraphModule, observed: object) -> NDArray[np.float32] | None:
-    """The factor that :func:`smooth_outliers` put in front of an observed input."""
+    """The factor of :func:`smooth_outliers` before an observed input."""
     if not isinstance(observed, torch.fx.Node) or observed.target is not torch.ops.aten.mul.Tensor:
         return None
     factor = observed.args[1]
@@ -298,7 +298,7 @@ def _attribute(module: torch.nn.Module, name: str) -> torch.Tensor:
 
 def _weight_name(linear: torch.fx.Node) -> str:
     weight = linear.args[1]
-    while isinstance(weight, torch.fx.Node) and weight.op != "get_attr":  # its observer lies in between
+    while isinstance(weight, torch.fx.Node) and weight.op != "get_attr":  # its observer is in between
         weight = weight.args[0]
     assert isinstance(weight, torch.fx.Node)  # noqa: S101 - a Linear's weight is a parameter
     return str(weight.target)
@@ -319,7 +319,7 @@ def _calibrate(
 
 @contextmanager
 def _neural_compressor_messages() -> Iterator[list[str]]:
-    """Keep Neural Compressor and torchao quiet; yield the error messages, which it logs instead of raising."""
+    """Suppress logs of Neural Compressor and torchao; yield the error messages, which are logged instead of raised."""
     messages: list[str] = []
     logger = logging.getLogger("neural_compressor")
 

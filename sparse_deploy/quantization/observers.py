@@ -9,17 +9,17 @@ from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChan
 
 from sparse_deploy.sparsity.weight_grid import WeightGrid
 
-# Of the percentile's histogram. Between two edges the values count as evenly spread; 8192 bins instead of torchao's
-# 2048 keep that harmless where an outlier stretches the range a hundredfold.
+# Bins of the percentile's histogram. Values inside a bin are treated as evenly distributed; 8192 bins instead of
+# torchao's 2048 keep the error small if an outlier makes the range a hundred times larger.
 _BINS = 8192
 
 
 class PercentileObserver(HistogramObserver):  # type: ignore[misc]
-    """The range that holds a share of all values, as many cut off below as above; zero is always inside.
+    """The range of a share of all values, with equal numbers dropped below and above; always includes zero.
 
     Args:
         percentile: share of the values inside, in percent.
-        settings: as for torchao's HistogramObserver.
+        settings: settings of torchao's HistogramObserver.
     """
 
     def __init__(self, percentile: float, **settings: Any) -> None:
@@ -27,7 +27,7 @@ class PercentileObserver(HistogramObserver):  # type: ignore[misc]
         self._tail = (1 - percentile / 100) / 2
 
     def _non_linear_param_search(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The range for torchao, by share instead of loss."""
+        """The range for torchao, by share of values instead of loss."""
         counts: torch.Tensor = self.histogram.to(torch.float64)
         reached = torch.cat([counts.new_zeros(1), counts.cumsum(0)]) / counts.sum()
         edges = torch.linspace(self.min_val.item(), self.max_val.item(), len(reached), dtype=torch.float64)
@@ -36,11 +36,11 @@ class PercentileObserver(HistogramObserver):  # type: ignore[misc]
 
 
 class JointObserver(MinMaxObserver):  # type: ignore[misc]
-    """Several observers of one tensor at once; the first gives the range.
+    """Several observers of one tensor; the first one determines the range.
 
     Args:
-        observers: by the name of the method.
-        settings: data type and range of the first.
+        observers: observers by name of the method.
+        settings: data type and range of the first observer.
     """
 
     def __init__(self, observers: Mapping[str, MinMaxObserver | HistogramObserver], **settings: Any) -> None:
@@ -48,13 +48,13 @@ class JointObserver(MinMaxObserver):  # type: ignore[misc]
         self.observers = torch.nn.ModuleDict(observers)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """Show the tensor to all of them."""
+        """Pass the tensor to all observers."""
         for observer in self.observers.values():
             observer(values)
         return values
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale and zero point of the first."""
+        """Scale and zero point of the first observer."""
         first: Any = next(iter(self.observers.values()))
         scale, zero_point = first.calculate_qparams()
         return scale, zero_point
@@ -67,11 +67,11 @@ class JointObserver(MinMaxObserver):  # type: ignore[misc]
 
 
 def activation_observer(like: Any, methods: Sequence[str], percentile: float) -> JointObserver:
-    """An observer that watches by several methods.
+    """An observer with several methods.
 
     Args:
-        like: the observer that Neural Compressor chose; its data type and range stay.
-        methods: ``minmax``, ``percentile``, ``kl``; the first one is used.
+        like: Neural Compressor's observer, for data type and range.
+        methods: ``minmax``, ``percentile``, ``kl``; the first is used.
         percentile: see :class:`PercentileObserver`.
     """
     settings = {name: getattr(like, name) for name in ("dtype", "qscheme", "quant_min", "quant_max")}
@@ -90,7 +90,7 @@ class WeightObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
 
     Args:
         grid: see :class:`WeightGrid`.
-        like: the observer of Neural Compressor, for its data type.
+        like: Neural Compressor's observer, for the data type.
     """
 
     def __init__(self, grid: WeightGrid, like: PerChannelMinMaxObserver) -> None:
@@ -101,18 +101,18 @@ class WeightObserver(PerChannelMinMaxObserver):  # type: ignore[misc]
         self._scale = torch.empty(0)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Look at the weight."""
+        """Observe the weight."""
         self._scale = self.grid.scale(weight.detach(), torch).clamp(min=torch.finfo(torch.float32).eps)
         super().forward(weight)
         return weight
 
     def calculate_qparams(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scale by output channel, and zero points, which are 0."""
+        """Scales per output channel, and zero points, which are 0."""
         return self._scale, torch.zeros(len(self._scale), dtype=torch.int64)
 
 
 def _where(reached: torch.Tensor, edges: torch.Tensor, share: float) -> torch.Tensor:
-    """The point below which this share of the values lies, straight between two edges."""
+    """The value below which this share of the values is, with linear interpolation inside a bin."""
     upper = int(torch.searchsorted(reached, share).clamp(1, len(reached) - 1))
     below, above = reached[upper - 1], reached[upper]
     part = ((share - below) / (above - below)).clamp(0, 1) if above > below else torch.zeros_like(below)

@@ -33,14 +33,14 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
     Args:
         fp32: model whose weights feed MatMul directly (see :mod:`sparse_deploy.graph.transpose_weights`).
         settings: ``exclude`` and ``target_cpu`` (not ``auto``).
-        keep: weights that stay FP32 beside those.
+        keep: additional weights that stay FP32.
 
     Raises:
         QuantizationError: nothing was quantized, or a weight is not int8 with zero point 0.
-        SparsityLostError: a zero weight is no zero any more.
+        SparsityLostError: a zero weight is no longer zero.
     """
     model = load_onnx(fp32)
-    # ONNX Runtime's quantizer goes by node names, and the exporter may leave names empty or give one twice.
+    # ONNX Runtime's quantizer identifies nodes by name, and the exporter's names may be empty or duplicate.
     NameFixPass()(model)
     required = zero_masks(model)
     chosen = _nodes_to_quantize(model, set(quantizable_weights(model, settings.exclude)) - set(keep))
@@ -63,7 +63,7 @@ def quantize_dynamic(fp32: Path, settings: QuantizationSection, keep: Collection
                 extra_options={
                     "WeightSymmetric": True,
                     "MatMulConstBOnly": True,
-                    # Of tensors behind a node whose types onnx can't infer, such as ONNX Runtime's fused ones.
+                    # Type of tensors after a node that onnx can't infer, such as ONNX Runtime's fused operators.
                     "DefaultTensorType": onnx.TensorProto.FLOAT,
                 },
             )
@@ -101,8 +101,8 @@ def _nodes_to_quantize(model: ir.Model, names: Collection[str]) -> list[str]:
 
 
 def _without_weight_shapes(model: ir.Model) -> onnx.ModelProto:
-    # The quantizer first turns each Gemm into a MatMul and transposes its weight; a recorded shape of the weight then
-    # contradicts it, and shape inference fails.
+    # The quantizer first converts each Gemm to a MatMul and transposes its weight; a recorded shape of the weight is
+    # then wrong, and shape inference fails.
     proto = ir.to_proto(model)
     kept = [info for info in proto.graph.value_info if info.name not in model.graph.initializers]
     del proto.graph.value_info[:]
@@ -111,10 +111,10 @@ def _without_weight_shapes(model: ir.Model) -> onnx.ModelProto:
 
 
 def _put_on_grid(quantized: ir.Model, fp32: Sequence[OnnxWeight], grid: WeightGrid) -> None:
-    """Round the weights again: ONNX Runtime's quantizer uses the largest weight of a channel, but no neighbours.
+    """Round the weights again: ONNX Runtime's quantizer uses the largest weight of a channel, without neighbours.
 
     Raises:
-        QuantizationError: a weight has not the form that the quantizer gives it.
+        QuantizationError: a weight does not have the quantizer's form.
     """
     floats = {weight.name: weight for weight in fp32}
     for weight in read_weights(quantized):
@@ -143,13 +143,13 @@ def _check_symmetric(weights: list[OnnxWeight]) -> None:
         if weight.values.dtype.name != "int8" or (weight.zero_point is not None and weight.zero_point.any()):
             raise QuantizationError(
                 f"{weight.name}: expected int8 with zero point 0, found {weight.values.dtype.name} with another zero "
-                f"point; leave the layer out with quantization.exclude"
+                f"point; exclude the layer with quantization.exclude"
             )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide the quantizer's advice to run its own shape inference first: our graphs don't need it."""
+    """Suppress the quantizer's advice to run shape inference first, which these graphs do not need."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

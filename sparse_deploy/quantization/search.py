@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The search for the fastest INT8 model within a tolerance, independent of graphs and runtimes.
 
-Neural Compressor's ``autotune`` goes through whole configurations in a fixed order, compares one number with a fixed
-relative loss, and measures the PyTorch graph instead of the file. Here the file is measured, the comparison is paired,
-and precision is given back operator by operator.
+Neural Compressor's ``autotune`` tries complete configurations in a fixed order, compares one number with a fixed
+relative loss, and measures the PyTorch graph instead of the file. This search measures the file, compares paired
+results, and restores FP32 operator by operator.
 """
 
 import time
@@ -17,7 +17,7 @@ from sparse_deploy.results import Evidence
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the scales of a static INT8 model were chosen; the words are those of the recipe."""
+    """The calibration of a static INT8 model, in the recipe's terms."""
 
     observer: str
     smoothing: float
@@ -30,17 +30,17 @@ class Space(Protocol):
     """The search space.
 
     Attributes:
-        operators: weights of the matrix products that are INT8 unless kept in FP32.
+        operators: weights of the matrix products that can be INT8.
     """
 
     operators: Sequence[str]
 
     def first(self) -> Calibration | None:
-        """The recipe's calibration; None where nothing is calibrated."""
+        """The recipe's calibration; None for dynamic INT8."""
         ...
 
     def others(self) -> Sequence[Calibration]:
-        """Other calibrations that keep all operators in INT8. May take long, so it is called only when needed."""
+        """Other calibrations with all operators in INT8. May take long, so it is called only if needed."""
         ...
 
     def measure(self, calibration: Calibration | None, fp32: Sequence[str]) -> Evidence:
@@ -52,13 +52,13 @@ class Space(Protocol):
         ...
 
     def layer_errors(self, calibration: Calibration | None) -> dict[str, float]:
-        """Relative error of each operator's own output, its input being that of FP32."""
+        """Relative error of each operator's output, with the input of the FP32 model."""
         ...
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One model that was measured on the whole split."""
+    """One model measured on the complete split."""
 
     calibration: Calibration | None
     fp32: tuple[str, ...]
@@ -71,10 +71,10 @@ class OperatorError:
     """The error of INT8 in one operator.
 
     Attributes:
-        name: of its weight.
-        gain: by how much the mean change of a logit falls when it alone returns to FP32.
-        layer_error: relative error of its own output.
-        score: the gain as a share of the whole change, plus its share in the errors of all.
+        name: name of its weight.
+        gain: reduction of the mean change of a logit if only this operator is FP32.
+        layer_error: relative error of its output.
+        score: the gain as a share of the total change, plus its share of the sum of all errors.
     """
 
     name: str
@@ -85,14 +85,14 @@ class OperatorError:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where the search ended.
+    """Result of the search.
 
     Attributes:
-        verdict: ``pass``: the bound is within the tolerance; ``inconclusive``: only the drop is, which is enough where
-            rows are too few for any bound to be, or the tolerance accepts it; ``fail``: neither.
-        best: the model to deploy; with ``fail`` the one with the smallest drop.
-        trials: in order.
-        operators: worst first; empty when nothing had to be ranked.
+        verdict: ``pass``: the bound is within the tolerance; ``inconclusive``: only the drop is, which is accepted if
+            there are too few rows for any pass, or if the tolerance accepts it; ``fail``: neither.
+        best: the model to deploy; with ``fail`` the model with the smallest drop.
+        trials: trials in order.
+        operators: operators, worst first; empty if no ranking was needed.
     """
 
     verdict: Literal["pass", "inconclusive", "fail"]
@@ -102,13 +102,13 @@ class Outcome:
 
 
 class Search:
-    """First other calibrations, which cost no speed; then FP32 for the fewest operators.
+    """Searches other calibrations first, which cost no speed; then the smallest set of FP32 operators.
 
     Args:
         space: the search space.
         tolerance: the condition for a pass, and the largest number of trials.
-        decidable: whether a copy of the baseline would pass. Where it wouldn't, for lack of rows, the drop itself has
-            to be within ``max_drop``: more FP32 would buy no certainty.
+        decidable: whether a copy of the baseline would pass. If not, because there are too few rows, the drop itself
+            must be within ``max_drop``, because more FP32 operators would not decide.
         watch: called with each finished trial.
         progress: called with a message during the steps between trials.
     """
@@ -146,7 +146,7 @@ class Search:
         return self._tolerance.max_trials - len(self._trials)
 
     def _passing(self, calibration: Calibration | None, fp32: Sequence[str] = ()) -> Trial | None:
-        """Measure; the trial if it passes."""
+        """Measure a trial; return it if it passes."""
         start = time.monotonic()
         evidence = self._space.measure(calibration, fp32)
         trial = Trial(calibration, tuple(fp32), evidence, time.monotonic() - start)
@@ -178,8 +178,8 @@ class Search:
         for number, name in enumerate(names, start=1):
             self._progress(f"INT8 search: sensitivity of operator {number} of {len(names)}")
             gains[name] = whole - self._space.output_error(calibration, (name,))
-        # Where several operators are broken, giving back one changes next to nothing, and its own output tells more. So
-        # gains are not taken as shares of their sum: that would make much of the largest, which are noise then.
+        # If several operators are inaccurate, restoring one has almost no effect, and its own error is more reliable.
+        # So gains are not normalized by their sum, which would give weight to gains that are only noise.
         whole_change = whole or 1.0
         all_errors = sum(layers.get(name, 0.0) for name in names) or 1.0
         found = [
@@ -190,9 +190,9 @@ class Search:
         return tuple(sorted(found, key=lambda operator: -operator.score))
 
     def _fewest(self, calibration: Calibration | None, ranked: Sequence[str]) -> Trial | None:
-        """Double the number of FP32 operators until a trial passes, then halve the gap below it."""
+        """Double the number of FP32 operators until a trial passes, then bisect below it."""
         failed, found = 0, None
-        # Never all of them: that is model.onnx.
+        # Never all operators, which would be model.onnx.
         sizes = [2**power for power in range(len(ranked).bit_length()) if 2**power < len(ranked) - 1]
         for size in [*sizes, len(ranked) - 1]:
             if not self._left() or size < 1:

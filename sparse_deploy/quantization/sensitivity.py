@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of INT8 in each matrix product alone: its output from FP32 input, against the product in FP32."""
+"""The error of INT8 in each matrix product separately: INT8 against FP32 output for the FP32 model's input."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _U8 = 255
 def layer_errors(fp32: ir.Model, int8: ir.Model, batches: Sequence[Mapping[str, Array]]) -> dict[str, float]:
     """Relative error of each quantized product, ``|y_int8 - y| / |y - mean(y)|`` over all tokens and channels.
 
-    The mean of each channel is subtracted: a part that is equal for every token carries no information, and a large
+    The mean of each channel is subtracted: a part that is equal for all tokens has no information, and a large
     constant (which the bias compensates) would hide the error.
 
     Args:
@@ -82,12 +82,12 @@ def _dequantized(int8: OnnxWeight, fp32: Array, static: Linear | None) -> Array:
     if static is not None and static.weight.scale is not None:
         scale = static.weight.scale
         return np.asarray(values * (scale.T if turned else scale))
-    # ONNX Runtime's dynamic form scales after the product.
+    # In ONNX Runtime's dynamic form, scales are applied after the product.
     return np.asarray(values * scale_between(values, fp32, axis=0))
 
 
 def _rounded(x: Array, scale: StaticScale | None) -> Array:
-    """Activations through u8 and back: on the calibrated grid, or on that of the batch (ONNX DynamicQuantizeLinear)."""
+    """Quantize activations to u8 and dequantize, with the calibrated scale or the batch's (DynamicQuantizeLinear)."""
     if scale is None:
         low, high = min(float(x.min()), 0.0), max(float(x.max()), 0.0)
         step = (high - low) / _U8 or 1.0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Move activation outliers into the weights before static quantization (SmoothQuant, Xiao et al. 2022, 2211.10438).
+"""Moves activation outliers into the weights before static quantization (SmoothQuant, arXiv 2211.10438).
 
-Neural Compressor's own SmoothQuant needs IPEX, which torch 2.13 has no build of.
+Neural Compressor's own SmoothQuant needs IPEX, which has no build for torch 2.13.
 """
 
 from collections.abc import Container, Sequence
@@ -12,23 +12,23 @@ import torch
 from sparse_deploy.architectures import MODEL_INPUTS, without_head
 from sparse_deploy.quantization.calibration import Batch
 
-# Largest channel over median channel. MiniLM: 4.4 to 20.7 in feed-forward blocks, 2.2 to 4.7 at the attention output,
-# where smoothing brings nothing (mean logit change 0.034 with, 0.031 without).
+# Largest channel divided by median channel. MiniLM: 4.4 to 20.7 in feed-forward blocks, 2.2 to 4.7 at the attention
+# output, where smoothing has no benefit.
 _OUTLIER = 5.0
 _SMALLEST = 1e-5
 _LINEAR = torch.ops.aten.linear.default
-SMOOTHING = "smoothing"  # name of the factor, beside the weight
+SMOOTHING = "smoothing"  # suffix of the factor's name
 
 
 def token_linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
-    """The Linear nodes that see each token, without the head."""
+    """The Linear nodes that are applied to each token, without the head."""
     found = linears(graph)
     shapes = [(_width(node), _width(node.args[0])) for node in found]
     return [node for node in without_head(found, shapes) if node.meta["val"].dim() > 2]
 
 
 def linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
-    """All Linear nodes, in their order."""
+    """All Linear nodes, in order."""
     return [node for node in graph.nodes if node.target is _LINEAR]
 
 
@@ -45,12 +45,12 @@ OutlierRanges = dict[str, torch.Tensor]
 def record_outliers(
     exported: torch.fx.GraphModule, batches: Sequence[Batch], skip: Container[torch.fx.Node] = ()
 ) -> OutlierRanges:
-    """Run calibration batches and take down the ranges of inputs that can be smoothed and have outlier channels.
+    """Run calibration batches and record the ranges of inputs that can be smoothed and have outlier channels.
 
     Args:
         exported: an exported graph.
-        batches: calibration batches; padded positions are left out of the statistics.
-        skip: Linear nodes whose weights have to stay as they are.
+        batches: calibration batches; padding is ignored.
+        skip: Linear nodes whose weights must not change.
     """
     chosen = [node for node in token_linears(exported.graph) if node not in skip and _can_be_smoothed(node)]
     if not chosen:
@@ -63,16 +63,16 @@ def record_outliers(
 
 
 def smooth_outliers(exported: torch.fx.GraphModule, ranges: OutlierRanges, alpha: float) -> None:
-    """Let Linear layers compute ``(x / s) @ (W * s).T``: the same result, with fewer outliers in ``x / s``.
+    """Change Linear layers to ``(x / s) @ (W * s).T``: the same result, with fewer outliers in ``x / s``.
 
     ``s`` has one positive number per input channel, ``max|x|**alpha / max|W|**(1 - alpha)``, so zero weights stay
-    zeros. It costs one multiplication of the layer's input, so it is done where it pays: for inputs that only one
-    Linear reads and that have outlier channels. In BERT these are the two layers of each feed-forward block.
+    zeros. It costs one multiplication of the layer's input, so it is done only for inputs with outlier channels that
+    one Linear reads. In BERT these are the two layers of each feed-forward block.
 
     Args:
-        exported: an exported graph, changed in place; the module that it came from keeps its weights.
-        ranges: of :func:`record_outliers` on this graph or the one that it is a copy of.
-        alpha: share of the range difference that goes into the weight; docs/int8.md compares 0, 0.5 and 0.8.
+        exported: an exported graph, changed in place; the source module keeps its weights.
+        ranges: ranges of :func:`record_outliers` on this graph or on the graph of which it is a copy.
+        alpha: share of the range difference that is moved into the weight; docs/int8.md compares 0, 0.5 and 0.8.
     """
     for node in list(exported.graph.nodes):
         if node.target is _LINEAR and node.name in ranges:
@@ -89,7 +89,7 @@ def graph_inputs(exported: torch.nn.Module) -> tuple[str, ...]:
 
 
 class _RangeRecorder(torch.fx.Interpreter):
-    """Runs a graph and keeps the largest magnitude per channel of chosen nodes over all real tokens."""
+    """Runs a graph and records the largest magnitude per channel of chosen nodes over all tokens without padding."""
 
     def __init__(self, module: torch.fx.GraphModule, wanted: set[torch.fx.Node]) -> None:
         super().__init__(module)
@@ -117,7 +117,7 @@ def _can_be_smoothed(linear: torch.fx.Node) -> bool:
 
 def _smooth(exported: torch.fx.GraphModule, linear: torch.fx.Node, largest: torch.Tensor, alpha: float) -> None:
     values, weight = _input(linear), linear.args[1]
-    assert isinstance(weight, torch.fx.Node)  # noqa: S101 - _can_be_smoothed saw it
+    assert isinstance(weight, torch.fx.Node)  # noqa: S101 - checked by _can_be_smoothed
     owner_name, _, attribute = str(weight.target).rpartition(".")
     owner = exported.get_submodule(owner_name)
     original = getattr(owner, attribute)

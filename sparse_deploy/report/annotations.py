@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gates as annotations of a GitHub Actions run: one line per finding, in the runner's command syntax.
 
-The runner reads both streams of a step and takes a line that starts with ``::`` for a command (``ActionCommand.cs`` and
+The runner reads both streams of a step; a line that starts with ``::`` is a command (``ActionCommand.cs`` and
 ``ScriptHandler.cs`` of actions/runner). It shows at most 10 errors and 10 warnings per step and drops the rest.
 """
 
@@ -15,14 +15,14 @@ _TITLE = "sparse-deploy gate"
 
 
 def annotations(gates: Sequence[GateResult], policy: Policy) -> list[str]:
-    """An error per failed gate and a warning per inconclusive one, the worst first; informational gates have none.
+    """An error per failed gate and a warning per inconclusive gate, worst first; none for informational gates.
 
     Args:
         gates: every result of a run.
-        policy: ``gate.on_inconclusive`` of the recipe; under ``fail`` what is inconclusive is an error.
+        policy: ``gate.on_inconclusive`` of the recipe; under ``fail`` an inconclusive gate is an error.
 
     Returns:
-        At most 10 lines of each kind; if there are more findings, the tenth has the number of the others.
+        At most 10 lines of each kind; with more findings, the tenth line has the number of the remaining ones.
     """
     missed = [gate for gate in worst_first(gates) if gate.verdict != "pass" and not gate.informational]
     errors = [gate for gate in missed if gate.verdict == "fail" or policy == "fail"]

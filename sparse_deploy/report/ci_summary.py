@@ -10,9 +10,9 @@ from sparse_deploy.report.tables import gate_rows
 from sparse_deploy.report.verdict import Policy, gate_name, whole_verdict, worst_first
 from sparse_deploy.results import BenchReport
 
-# GitHub refuses a step's summary above 1 MiB whole, so the text stays below it and leaves room for other writers.
+# GitHub refuses a step's summary above 1 MiB completely, so the text is shorter and leaves space for other summaries.
 MAX_BYTES = 1_000_000
-_CUT = "*The rest was cut to fit; `report.md` has everything.*"
+_CUT = "*This text was truncated; `report.md` is complete.*"
 _EXPLAINED = 50
 
 
@@ -20,9 +20,9 @@ def render_summary(report: BenchReport, policy: Policy, *, max_bytes: int = MAX_
     """The verdict, the missed goals with reasons, and the table of all goals.
 
     Args:
-        report: with its gates.
+        report: the report, with its gates.
         policy: ``gate.on_inconclusive`` of the recipe.
-        max_bytes: whole lines at the end are left out, with a note, where the text would be longer (UTF-8).
+        max_bytes: limit of the text (UTF-8); lines at the end beyond it are replaced by a note.
     """
     whole = whole_verdict(report.gates, policy)
     lines = [f"## sparse-deploy gate: {whole.verdict.upper()}", ""]

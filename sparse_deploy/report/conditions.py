@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of the machine beside the figures: were other processes using the CPUs, how far are its cores apart."""
+"""The state of the machine during the measurements: CPU use by other processes, latency between cores."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Measured(NamedTuple):
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether disturbed blocks are part of its figures, because too few others ran."""
+        """Whether the figures include disturbed blocks, because there were too few undisturbed ones."""
         return self.conditions.disturbed > 0 and self.conditions.counted == self.conditions.measured
 
 
@@ -27,7 +27,7 @@ def measurements(report: BenchReport) -> list[Measured]:
 
 
 def condition_rows(report: BenchReport) -> Table:
-    """A row per measurement: the label of its cores, and how many of its blocks count; no rows without timings."""
+    """A row per measurement: the label of the cores, and the number of blocks that count; no rows without timings."""
     rows = [
         (
             one.cell,
@@ -44,12 +44,12 @@ def condition_rows(report: BenchReport) -> Table:
 
 
 def machine_was_steady(report: BenchReport) -> bool:
-    """Whether the figures were taken on near cores, or on cores of unknown distance, and without disturbed blocks."""
+    """Whether the figures are from near cores (or cores of unknown distance), without disturbed blocks."""
     return not any(one.is_doubtful or one.conditions.cores in ("far", "mixed") for one in measurements(report))
 
 
 def machine_state(report: BenchReport) -> tuple[str, str] | None:
-    """The state in a few words, and in sentences; None without timings, or in reports of earlier versions."""
+    """The state as a short text and in sentences; None without timings, or in reports of earlier versions."""
     found = measurements(report)
     if not found:
         return None
@@ -65,11 +65,11 @@ def machine_state(report: BenchReport) -> tuple[str, str] | None:
     if disturbed:
         sentences.append(f"Other processes used the CPUs during {disturbed} of {blocks} blocks.")
     if moved:
-        sentences.append(f"During {moved} blocks the distance of the cores was another one, or changed.")
+        sentences.append(f"During {moved} blocks the cores had the other distance, or it changed.")
     if disturbed or moved:
-        sentences.append("Such blocks don't count where enough others ran.")
+        sentences.append("Such blocks do not count if there are enough others.")
     if doubtful := [f"{one.cell} ({one.what})" for one in found if one.is_doubtful]:
-        sentences.append(f"Too few others ran for {', '.join(doubtful)}: all blocks count there.")
+        sentences.append(f"There were too few others for {', '.join(doubtful)}, so all blocks count.")
     sentences.append(_distance(labels, str(report.settings.get("core_labels", ""))))
     return answer, " ".join(sentences)
 
@@ -77,8 +77,8 @@ def machine_state(report: BenchReport) -> tuple[str, str] | None:
 def _distance(labels: list[str], settings: str) -> str:
     if "far" in labels or "mixed" in labels:
         return (
-            "Far: a cache line takes more than 80 ns from one core to another. Work that threads share then takes up "
-            "to twice as long as on near cores; a virtual machine's cores move within minutes, so repeat the run."
+            "Far: a cache line takes more than 80 ns from one core to another. Work shared by threads then takes up "
+            "to twice as long as on near cores; a virtual machine's cores change within minutes, so repeat the run."
         )
     if labels == ["unknown"]:
         return f"The distance of the cores was not measured{f': {settings}' if settings else ''}."

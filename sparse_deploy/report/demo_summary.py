@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run of the demo measured, in a few lines: zeros, accuracy, latency per runtime, and whether the zeros pay."""
+"""The results of the demo in a few lines: zeros, accuracy, latency per runtime, and the gain by the zeros."""
 
 import math
 from collections.abc import Sequence
@@ -23,13 +23,13 @@ def demo_lines(report: BenchReport, pruned: SparsityRecord, texts: int, seconds:
     """The summary.
 
     Args:
-        report: of ``bench`` against the dense model.
+        report: report of ``bench`` against the dense model.
         pruned: zeros of the pruned checkpoint.
-        texts: unlabelled texts that the pruning read.
-        seconds: that the pruning took.
+        texts: number of unlabelled texts used for pruning.
+        seconds: duration of the pruning.
 
     Returns:
-        Lines for a terminal; every figure was measured in this run.
+        Lines for a terminal; all figures were measured in this run.
     """
     return [
         f"{report.machine.cpu_model}, {report.settings['threads']} threads",
@@ -38,7 +38,7 @@ def demo_lines(report: BenchReport, pruned: SparsityRecord, texts: int, seconds:
         f"unlabelled texts in {seconds:.0f} s, without training",
         *_accuracy(report),
         *_latency(report),
-        *_left_out(report),
+        *_skipped(report),
     ]
 
 
@@ -78,41 +78,43 @@ def _latency(report: BenchReport) -> list[str]:
         return []
     tokens = report.lengths.p50
     width = max(len(_name(cell)) for cell in timed)
-    lines = [f"Latency   median of single texts, {tokens} tokens at the median; all runtimes in turn, same texts"]
+    lines = [f"Latency   median of single texts, {tokens} tokens at the median; all runtimes in turns, same texts"]
     for cell in sorted(timed, key=_p50, reverse=True):
         remark = "" if cell.stable else "  unstable: other work ran on the CPU"
         lines.append(f"          {_name(cell):{width}}  {short_number(_p50(cell)):>6} ms{remark}")
-    return [*lines, *_whether_zeros_pay(timed)]
+    return [*lines, *_gain(timed)]
 
 
-def _left_out(report: BenchReport) -> list[str]:
-    """Cells that could not run here; that of a file which the recipe does not write is none of them."""
+def _skipped(report: BenchReport) -> list[str]:
+    """Cells that could not run on this machine, without cells of files that the recipe does not write."""
     skipped = {
         cell: reason for cell, reason in report.settings.get("skipped_cells", {}).items() if "has no" not in reason
     }
-    return [f"Left out  {cell}: {reason}" for cell, reason in skipped.items()]
+    return [f"Skipped   {cell}: {reason}" for cell, reason in skipped.items()]
 
 
-def _whether_zeros_pay(timed: Sequence[Cell]) -> list[str]:
+def _gain(timed: Sequence[Cell]) -> list[str]:
     sparse = min((cell for cell in timed if cell.runtime in _SPARSE), key=_p50, default=None)
     dense = min((cell for cell in timed if cell.runtime not in _SPARSE), key=_p50, default=None)
     if sparse is None or dense is None:
         return []
     above, below = _by_round(dense), _by_round(sparse)
     ratio = paired_ratio(above, below)
-    rest = "The other runtimes multiply by the zeros: there, a pruned model is as slow as a dense one."
+    rest = "The other runtimes do not skip zeros: with them, a pruned model is as slow as a dense one."
     if ratio is None:
         return ["", f"No round has undisturbed blocks of both {_name(sparse)} and {_name(dense)}: run it again.", rest]
+    times = ratio.value if ratio.high >= 1 else 1 / ratio.value
     if ratio.low > 1:
         answer = (
-            f"The zeros pay on this CPU: {ratio.value:.2f} times as fast as {_name(dense)}, the fastest without them"
+            f"The sparse model is faster on this CPU: {times:.2f} times as fast as {_name(dense)}, "
+            f"the fastest dense runtime"
         )
     elif ratio.high < 1:
         answer = (
-            f"The zeros do not pay on this CPU for texts this short: {_name(dense)} is faster, by {1 / ratio.value:.2f}"
+            f"The sparse model is slower on this CPU for such short texts: {_name(dense)} is {times:.2f} times as fast"
         )
     else:
-        answer = f"No difference on this CPU for texts this short: {ratio.value:.2f} times as fast as {_name(dense)}"
+        answer = f"No difference on this CPU for such short texts: {times:.2f} times as fast as {_name(dense)}"
     rounds = len(above.keys() & below.keys())
     spread = f" ({ratio.low:.2f} to {ratio.high:.2f}, {ratio.confidence:.0%} interval over {rounds} rounds)"
     unstable = [_name(cell) for cell in (sparse, dense) if not cell.stable]
@@ -121,7 +123,7 @@ def _whether_zeros_pay(timed: Sequence[Cell]) -> list[str]:
 
 
 def _by_round(cell: Cell) -> dict[int, float]:
-    """Milliseconds of a cell by the round of the block; the blocks of a round ran one after the other."""
+    """Milliseconds of a cell by the round of the block; the blocks of a round run one after the other."""
     return dict(zip(cell.latency.rounds, cell.latency.block_medians_ms, strict=False)) if cell.latency else {}
 
 

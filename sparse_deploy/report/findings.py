@@ -21,13 +21,13 @@ Tone = Literal["good", "bad", "warn", "neutral"]
 
 
 class Finding(NamedTuple):
-    """One answer.
+    """One finding.
 
     Attributes:
-        question: the subject, in one to three words.
+        question: the subject, one to three words.
         answer: the verdict.
         detail: one sentence of evidence.
-        tone: how a page colours it.
+        tone: colour of the finding on a page.
     """
 
     question: str
@@ -49,7 +49,7 @@ def zeros_kept(report: BenchReport) -> Finding:
     """Whether each recorded file stores at least the required zeros, under the same masks as the baseline."""
     recorded = [cell for cell in report.cells if cell.sparsity and cell.sparsity.tensors]
     if not recorded:
-        return Finding("Zeros", "not recorded", "No cell carries a sparsity record.", "neutral")
+        return Finding("Zeros", "not recorded", "No cell has a sparsity record.", "neutral")
     losses = {cell.id: count for cell in recorded if (count := _tensors_that_lost_zeros(report, cell))}
     if losses:
         where = ", ".join(f"{cell_id} ({count} tensors)" for cell_id, count in losses.items())
@@ -70,21 +70,21 @@ def zeros_kept(report: BenchReport) -> Finding:
 
 
 def slower_sparse_file(report: BenchReport) -> str | None:
-    """One line when a dense cell is faster than every cell of the sparse file; None when none is, or nothing was timed.
+    """A line of text if a dense cell is faster than every cell of the sparse file, else None.
 
-    Only steady cells count.
+    Only stable cells count.
     """
     timed = {cell.id: cell.latency.p50_ms for cell in report.cells if cell.latency and cell.stable}
     sparse = {cell.id for cell in report.cells if cell.runtime in _SPARSE_RUNTIMES} & timed.keys()
     dense = timed.keys() - sparse
     if not sparse or not dense:
         return None
-    best, rival = (min(cells, key=lambda cell: timed[cell]) for cells in (sparse, dense))
-    if timed[best] <= timed[rival]:
+    best, fastest_dense = (min(cells, key=lambda cell: timed[cell]) for cells in (sparse, dense))
+    if timed[best] <= timed[fastest_dense]:
         return None
     return (
-        f"the sparse file is not the fastest here: {rival} takes {short_number(timed[rival])} ms, {best} "
-        f"{short_number(timed[best])} ms; take {rival}, as serve --runtime auto does where it measures the same"
+        f"the sparse file is not the fastest on this CPU: {fastest_dense} takes {short_number(timed[fastest_dense])} "
+        f"ms, {best} {short_number(timed[best])} ms; use {fastest_dense}, or serve --runtime auto, which measures both"
     )
 
 
@@ -101,7 +101,9 @@ def _fastest(report: BenchReport) -> Finding:
         return Finding("Fastest", timed[0].id, detail, "good" if report.gates else "neutral")
     meeting = [cell for cell in timed if cell.id not in missing]
     other = f"{meeting[0].id}: {_describe(report, meeting[0])}" if meeting else "none."
-    return Finding("Fastest", timed[0].id, f"{detail} It misses a goal; the fastest that meets all: {other}", "warn")
+    return Finding(
+        "Fastest", timed[0].id, f"{detail} It misses a goal; the fastest cell that meets all: {other}", "warn"
+    )
 
 
 def _describe(report: BenchReport, cell: Cell) -> str:

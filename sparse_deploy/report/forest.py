@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Forest plot of the gates: each drop with its one-sided bounds beside the drop that is allowed."""
+"""Forest plot of the gates: each drop with its one-sided bounds, and the allowed drop."""
 
 import math
 
@@ -13,12 +13,12 @@ from sparse_deploy.results import BenchReport, GateResult
 
 _WIDTH = 6.4
 _ROW_HEIGHT = 0.34
-# The shape also shows the verdict, for readers who can't distinguish the colours.
+# The shape also shows the verdict, for colour-blind readers.
 _MARKERS = {"pass": "o", "fail": "X", "inconclusive": "D"}
 
 
 def drops_by_gate(report: BenchReport) -> str:
-    """A row per gate with evidence, in the report's order, as inline SVG; an empty text when no gate has any."""
+    """A row per gate with evidence, in the report's order, as inline SVG; empty if no gate has evidence."""
     gates = [gate for gate in report.gates if _is_drawable(gate)]
     if not gates:
         return ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that ``bench --gate`` writes beside the report: ``gate.json``, ``junit.xml`` and ``gate.md``."""
+"""The files that ``bench --gate`` adds to the report: ``gate.json``, ``junit.xml`` and ``gate.md``."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -17,15 +17,15 @@ GATE_SCHEMA_VERSION: Final = 1
 class GateFile(Figures):
     """``gate.json``: the verdict for programs.
 
-    Within a schema version fields are only added, never renamed, removed or given another meaning.
+    Within a schema version, fields are only added; names and meanings do not change.
 
     Attributes:
         verdict: the worst of all gates that are not informational; ``policy`` does not change it.
-        exit_code: exit code of the command, by the gates only.
+        exit_code: exit code of the command, as decided by the gates.
         policy: ``gate.on_inconclusive`` of the recipe.
-        failed, inconclusive, passed: numbers of gates that count.
-        informational: number of gates that don't.
-        against: the stored baseline that cells were compared with; None where the run's own baseline cell served.
+        failed, inconclusive, passed: numbers of gates that are not informational.
+        informational: number of informational gates.
+        against: the stored baseline of the comparisons; None for the run's own baseline cell.
         gates: every gate with its evidence.
     """
 
@@ -51,8 +51,8 @@ def write_gate_files(report: BenchReport, folder: Path, policy: Policy) -> None:
     """Write the three files, each atomically, ``gate.json`` last.
 
     Args:
-        report: with its gates.
-        folder: of the report; it exists.
+        report: the report, with its gates.
+        folder: existing folder of the report.
         policy: ``gate.on_inconclusive`` of the recipe.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gates as JUnit XML, the format in which GitLab, Jenkins and others show test results.
+"""Gates as JUnit XML, the format of test results in GitLab, Jenkins and other systems.
 
 The file is valid under both schemas in use, Jenkins' (``junit-10.xsd`` of its xUnit plugin) and Ant's (Windy Road's
 ``JUnit.xsd``). Neither has properties of a test case, so the figures are properties of the suite, named after the case.
@@ -23,11 +23,11 @@ _NO_TIME = "1970-01-01T00:00:00"
 def render_junit(report: BenchReport, policy: Policy) -> str:
     """One suite per cell, one test case per gate.
 
-    A failed gate is a failure, an inconclusive one is skipped, and so is a missed informational one. Under the policy
-    ``fail`` what is inconclusive is a failure, too.
+    A failed gate is a failure; an inconclusive gate and a missed informational gate are skipped. Under the policy
+    ``fail`` an inconclusive gate is a failure, too.
 
     Args:
-        report: with its gates.
+        report: the report, with its gates.
         policy: ``gate.on_inconclusive`` of the recipe.
     """
     root = ET.Element("testsuites")
@@ -71,7 +71,7 @@ def _suite(report: BenchReport, number: int, cell: str, gates: Sequence[GateResu
 
 
 def _case(report: BenchReport, name: str, gate: GateResult, policy: Policy) -> ET.Element:
-    # GitLab shows the class name as the suite and takes cases of like class and name for one.
+    # GitLab shows the class name as the suite and merges cases of equal class and name.
     case = ET.Element("testcase", name=name, classname=_token(f"{report.name}.{gate.cell}"), time="0")
     outcome = _outcome(gate, policy)
     if outcome != "passed":
@@ -92,7 +92,7 @@ def _outcome(gate: GateResult, policy: Policy) -> str:
 
 
 def _names(gates: Sequence[GateResult]) -> list[str]:
-    """Names of a cell's cases; equal goals (other confidences, say) are numbered, because parsers drop duplicates."""
+    """Names of a cell's cases; equal names are numbered, because parsers drop duplicates."""
     seen: dict[str, int] = defaultdict(int)
     names = []
     for gate in gates:

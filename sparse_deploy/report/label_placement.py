@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels beside points without overlaps: each label takes the cheapest of fixed places, in a few rounds."""
+"""Places labels near points without overlaps: each label takes the cheapest of fixed positions, in a few rounds."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -20,7 +20,7 @@ _DIRECTIONS = tuple(math.radians(degrees) for degrees in (90, 270, 0, 180, 45, 1
 _DISTANCES = (14.0, 28.0, 44.0, 62.0, 84.0)  # pixels from the point to the label's nearest edge
 _LEADER_FROM = 20.0
 _LEADER_STEPS = 8
-_ROUNDS = 3  # ten clustered points were settled after the second
+_ROUNDS = 3  # more rounds rarely change a position
 
 
 class _Box(NamedTuple):
@@ -40,17 +40,17 @@ class _Box(NamedTuple):
     def overlap(self, other: "_Box") -> float:
         """Shared area in square pixels."""
         if self.right <= other.left or other.right <= self.left or self.top <= other.bottom or other.top <= self.bottom:
-            return 0.0  # nearly all pairs: this line is most of the time of a placement
+            return 0.0  # the usual case
         width = min(self.right, other.right) - max(self.left, other.left)
         return width * (min(self.top, other.top) - max(self.bottom, other.bottom))
 
     def outside(self, frame: "_Box") -> float:
-        """Area that lies outside ``frame``, in square pixels."""
+        """Area outside ``frame``, in square pixels."""
         return (self.right - self.left) * (self.top - self.bottom) - self.overlap(frame)
 
 
 class _Place(NamedTuple):
-    """Where a label may lie, and its line back to the point as small boxes (none when it is close)."""
+    """A possible position of a label, and the line to its point as small boxes (none if it is close)."""
 
     label: _Box
     distance: float
@@ -64,13 +64,13 @@ class _Place(NamedTuple):
 def place_labels(
     figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]], avoid: Iterable[Artist] = ()
 ) -> None:
-    """Write each label near its point, where it covers the least of other labels, points and the frame.
+    """Write each label near its point, at the position with the smallest overlap with labels, points and the frame.
 
     Args:
-        figure: complete but for these labels.
-        axes: where the points are, with final limits.
+        figure: the figure, complete except for these labels.
+        axes: axes of the points, with final limits.
         labels: text and data coordinates of each point.
-        avoid: artists already drawn that no label should cover.
+        avoid: artists that no label should cover.
     """
     figure.draw_without_rendering()
     renderer = FigureCanvasAgg(figure).get_renderer()
@@ -90,7 +90,7 @@ def place_labels(
 def _settle(
     choices: Sequence[Sequence[_Place]], points: Sequence[_Box], fixed: Sequence[_Box], frame: _Box
 ) -> list[_Place]:
-    """Let each label in turn take its cheapest place given all others, for a few rounds."""
+    """Move each label to its cheapest position, given all other labels, for a few rounds."""
     chosen: list[_Place | None] = [None] * len(choices)
     for _ in range(_ROUNDS):
         for index, places in enumerate(choices):
@@ -102,7 +102,7 @@ def _settle(
 
 def _cost(place: _Place, points: Sequence[_Box], foreign: Sequence[_Box], taken: Sequence[_Box], frame: _Box) -> float:
     covered = sum(place.label.overlap(box) for box in (*points, *taken))
-    # A leader over another point or label misleads as much as a covered label.
+    # A leader over another point or label is as misleading as a covered label.
     crossed = sum(part.overlap(box) for part in place.leader for box in (*foreign, *taken))
     return 4 * covered + 4 * crossed + 4 * place.label.outside(frame) + place.distance / 10
 
@@ -145,5 +145,5 @@ def _text_size(axes: Axes, renderer: RendererBase, text: str) -> tuple[float, fl
 
 
 def _padded(extent: BboxBase) -> _Box:
-    # A horizontal line has no height, so nothing would overlap it.
+    # A horizontal line has no height, so no label would overlap it.
     return _Box(extent.x0 - 2, extent.y0 - 2, extent.x1 + 2, extent.y1 + 2)

@@ -22,7 +22,7 @@ def render_markdown(report: BenchReport) -> str:
         lines += [f"## {section.title}", ""]
         lines += [escape_markdown(section.note), ""] if section.note else []
         lines += [*table_lines(section.table), ""]
-    # Indented, not fenced: no text inside can close the block.
+    # Indented, not fenced, so that no text inside can close the block.
     lines += ["## How to reproduce", "", f"    {reproduce_command(report)}", ""]
     return "\n".join(lines)
 
@@ -37,7 +37,7 @@ def escape_markdown(text: str) -> str:
 
 def table_lines(table: Table) -> list[str]:
     """A table as the lines of a Markdown table."""
-    # The first column names the row; all others are figures as often as not and read better aligned right.
+    # The first column has the row's name; columns of figures are right-aligned.
     rule = ["---", *("---:" if _is_numeric(table, column) else "---" for column in range(1, len(table.headers)))]
     return [_line(table.headers), "| " + " | ".join(rule) + " |", *(_line(row) for row in table.rows)]
 

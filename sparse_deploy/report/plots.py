@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of a report, each an inline SVG text; an empty text when the report has nothing to plot."""
+"""The plots of a report, each as inline SVG; an empty text if there is nothing to plot."""
 
 import math
 import re
@@ -33,7 +33,7 @@ _MARKERS = {"fp32": "o", "int8": "D", "bf16": "s"}
 _OTHER_MARKER = "^"
 _WIDTH = 6.4
 _ROW_HEIGHT = 0.36
-_BARS_HEIGHT = 0.7  # of a row
+_BARS_HEIGHT = 0.7  # share of a row
 
 # Roles of an encoder layer's matrices, by the last parts of BERT's and DistilBERT's parameter names. The order
 # matters: "attention.output.dense" also ends with "output.dense".
@@ -94,7 +94,7 @@ def latency_distributions(report: BenchReport) -> str:
 
 
 def throughput_bars(report: BenchReport) -> str:
-    """Bar per cell: examples per second offline, with the range of the blocks; and another one in streams."""
+    """Bar per cell: offline examples per second, with the range of the blocks; a second bar for streams."""
     cells = [cell for cell in report.cells if cell.throughput]
     if not cells:
         return ""
@@ -122,7 +122,7 @@ def sparsity_by_layer(record: SparsityRecord | None) -> str:
     with plot_style():
         figure = new_figure(_WIDTH, 0.9 + _ROW_HEIGHT * len(roles))
         axes = figure.subplots()
-        # The upper part of cividis is bright and its lower part dark in both page modes; labels pick their contrast.
+        # High values of cividis are bright and low values dark in both page modes; label colours depend on the value.
         axes.pcolormesh(grid, vmin=0, vmax=100, cmap="cividis", edgecolors=PAPER, linewidth=1.5)
         _label_grid(axes, grid)
         axes.set_xticks(np.arange(len(layers)) + 0.5, [str(layer) for layer in layers])

@@ -11,15 +11,15 @@ from sparse_deploy.results import BenchReport, Cell
 
 JSON_NAME, MARKDOWN_NAME, HTML_NAME = "report.json", "report.md", "report.html"
 
-# Enough for a faithful p1 and p99 in a plot; a full run has hundreds of thousands of requests.
+# Enough for an accurate p1 and p99 in a plot; a full run has hundreds of thousands of requests.
 MAX_SAMPLES = 2000
 
 
 def write_report(report: BenchReport, folder: Path) -> None:
     """Write ``report.json``, ``report.md`` and ``report.html``, each atomically, the JSON last.
 
-    The JSON keeps at most :data:`MAX_SAMPLES` evenly spaced latency samples per cell and none of fixed shapes; all
-    percentiles stay those of the full run.
+    The JSON has at most :data:`MAX_SAMPLES` evenly spaced latency samples per cell and none of fixed shapes; all
+    percentiles are those of the full run.
 
     Args:
         report: the report.
@@ -42,19 +42,19 @@ def load_report(path: Path) -> BenchReport:
     """Read ``report.json``.
 
     Args:
-        path: the file, or the folder that holds it.
+        path: the file, or its folder.
 
     Raises:
-        ArtifactError: missing, not a report, of another version, or its baseline is not one of its cells.
+        ArtifactError: the file is missing, not a report, of another version, or its baseline is not one of its cells.
     """
     file = path / JSON_NAME if path.is_dir() else path
-    report = read_json_file(file, BenchReport, "report", _HOW)
+    report = read_json_file(file, BenchReport, "report", _REMEDY)
     if report.baseline not in {cell.id for cell in report.cells}:
-        raise ArtifactError(f"{file}: the baseline {report.baseline!r} is not among the report's cells. {_HOW}")
+        raise ArtifactError(f"{file}: the baseline {report.baseline!r} is not among the report's cells. {_REMEDY}")
     return report
 
 
-_HOW = "Make one with: sparse-deploy bench DEPLOYMENT --report DIR"
+_REMEDY = "Make one with: sparse-deploy bench DEPLOYMENT --report DIR"
 
 
 def thin_samples(report: BenchReport) -> BenchReport:

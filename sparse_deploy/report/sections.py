@@ -28,8 +28,8 @@ class Section(NamedTuple):
     """A titled table.
 
     Attributes:
-        note: how to read it.
-        plots: names of the plots that belong under it.
+        note: explanation of the table.
+        plots: names of the plots below the table.
         style: CSS class of the table on a page.
     """
 
@@ -41,46 +41,46 @@ class Section(NamedTuple):
 
 
 def sections(report: BenchReport) -> tuple[Section, ...]:
-    """Every section that has something to show."""
+    """All sections with content."""
     found = (
         Section("Cells", _summary_note(report), summary_rows(report), _TIMING_PLOTS, "dense"),
         Section(
             "Streams",
             "Offline throughput with the throughput hint: the runtime splits its threads into streams that compute a "
-            "batch each. The batches are those of the latency hint, in blocks beside its own. Spread: coefficient of "
-            "variation of the blocks; in brackets the bootstrap interval over rounds.",
+            "batch each. The batches are those of the latency hint, in separate blocks of the same rounds. Spread: "
+            "coefficient of variation of the blocks; in brackets the bootstrap interval over rounds.",
             stream_rows(report),
             style="dense",
         ),
         Section("Goals", _gates_note(report), gate_rows(report), ("gates",), "goals"),
-        Section("Goals missed or open", "", reason_rows(report)),
+        Section("Goals missed or inconclusive", "", reason_rows(report)),
         Section(
             "Fixed shapes",
-            "Latency of one request of exactly so many rows and tokens.",
+            "Latency of one request with exactly this number of rows and tokens.",
             shape_rows(report),
             style="dense",
         ),
         Section(
             "State of the machine",
-            "Cells are timed in blocks, all cells in each round. Measured between any two blocks: how long a cache "
-            "line takes from one core to another (near: less than 80 ns, far: more), how fast both cores multiply at "
-            "the same time, and the CPU time of other processes. Disturbed: other processes used the CPUs. Cores "
-            "moved: their distance was another one, or changed. Blocks of either kind don't count, and further rounds "
-            "take their place, half as many as were wanted at most; all count where fewer than two are left.",
+            "Cells are timed in blocks, all cells in each round. Measured between any two blocks: the time of a cache "
+            "line from one core to another (near: less than 80 ns, far: more), the multiplication rate of both cores "
+            "together, and the CPU time of other processes. Disturbed: other processes used the CPUs. Cores moved: "
+            "the cores had the other distance, or it changed. Blocks of both kinds do not count and are replaced by "
+            "additional rounds, at most half of the planned number; all blocks count if fewer than two remain.",
             condition_rows(report),
             style="dense",
         ),
         Section(
             "Zeros",
             "Required zeros are those of the source checkpoint. INT8 rounding may add zeros; none may be lost. "
-            "Export checks them position by position; here they are counted, per tensor.",
+            "Export checks them position by position; this table counts them per tensor.",
             sparsity_rows(report),
             ("sparsity",),
             "dense",
         ),
         Section(
             "Published figures",
-            f"The compared cell is {report.baseline}, in the unit of the source.",
+            f"The compared cell is {report.baseline}; the unit is that of the source.",
             reference_rows(report),
         ),
         Section(
@@ -117,15 +117,15 @@ def machine_line(report: BenchReport) -> str:
 
 
 def reproduce_command(report: BenchReport) -> str:
-    """The command line that measures the same again, safe to paste."""
+    """The command line that repeats the measurement, quoted for a shell."""
     return f"sparse-deploy bench {shlex.quote(_one_line(report.deployment))} --report report"
 
 
 def _summary_note(report: BenchReport) -> str:
     unlabelled = report.settings.get("without_labels")
     return (
-        f"Latency: one request at a time, real token lengths. Speed-up: median latency of {report.baseline} over that "
-        f"of the cell, the median over rounds, with its bootstrap interval. Agreement: same prediction as "
+        f"Latency: one request at a time, real token lengths. Speed-up: median latency of {report.baseline} divided by "
+        f"that of the cell, the median over rounds, with its bootstrap interval. Agreement: same prediction as "
         f"{compared_with(report)}. In streams: examples/s with the throughput hint. MB is 10^6 bytes. A cell marked "
         f"unstable shows the range of its blocks instead of a figure."
         f"{f' Without labels: {unlabelled}.' if unlabelled else ''}"
@@ -138,9 +138,9 @@ def _gates_note(report: BenchReport) -> str:
         return flat
     return (
         f"Drop: points of a cell below {compared_with(report)} on the same examples. Its bounds are "
-        f"one-sided. A cell passes when the upper bound is within the allowed drop and fails when the lower bound is "
-        f"beyond it; otherwise it is inconclusive. Where goals are corrected together, the corrected p-values "
-        f"decide. Goals without a drop compare the measured figure. {flat}"
+        f"one-sided. A cell passes if the upper bound is within the allowed drop and fails if the lower bound is above "
+        f"it; otherwise it is inconclusive. If goals are corrected together, the corrected p-values decide. Goals "
+        f"without a drop compare the measured figure. {flat}"
     )
 
 

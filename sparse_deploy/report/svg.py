@@ -19,10 +19,10 @@ RUNTIME_COLOURS = {
     "openvino-sparse": "#e69f00",
 }
 OTHER_COLOUR = "#8a6d00"
-# Those of the page's verdicts.
+# The colours of the page's verdicts.
 VERDICT_COLOURS = {"pass": "#0b6e4f", "fail": "#b42318", "inconclusive": "#8a5a00"}
 
-# Each colour leaves as a CSS variable with itself as the fallback; the page may give it another value when dark.
+# Each colour is written as a CSS variable with the colour as fallback; the page may change it in dark mode.
 _VARIABLES = {
     INK: "--plot-ink",
     FAINT: "--plot-faint",
@@ -36,7 +36,7 @@ _VARIABLES = {
 _STYLE = {
     "svg.hashsalt": "sparse-deploy",
     "svg.fonttype": "none",
-    "text.parse_math": False,  # a label may hold a dollar sign
+    "text.parse_math": False,  # a label may contain a dollar sign
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Arial", "sans-serif"],
     "font.size": 9.5,
@@ -63,7 +63,7 @@ _STYLE = {
 
 @contextlib.contextmanager
 def plot_style() -> Iterator[None]:
-    """The look of every plot, for the length of a block; the process's own settings come back afterwards."""
+    """The style of every plot, during a block; the process's settings are restored afterwards."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -79,18 +79,18 @@ def to_inline_svg(figure: Figure, name: str) -> str:
     """Turn a figure into an ``<svg>`` element for an HTML page.
 
     Args:
-        figure: made and filled inside :func:`plot_style`.
+        figure: a figure made inside :func:`plot_style`.
         name: prefix of every id in the element, so that several plots can share a page.
     """
     buffer = io.StringIO()
-    # Without any metadata matplotlib leaves out its RDF block, which holds a date and links.
+    # Without metadata matplotlib omits its RDF block, which contains a date and links.
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     for colour, variable in _VARIABLES.items():
         text = re.sub(rf"((?:fill|stroke): ){colour}", rf"\1var({variable}, {colour})", text)
-    # The element scales with the page: the viewBox stays, the fixed size in points goes.
+    # The element scales with the page: keep the viewBox, remove the fixed size in points.
     return re.sub(r'^<svg([^>]*?) width="[^"]*"', r'<svg role="img"\1', _without_height(text), count=1).strip()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of a report as plain text cells: the command line, the Markdown and the HTML show the same ones."""
+"""The tables of a report as plain text cells, for the command line, the Markdown and the HTML."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Table(NamedTuple):
 def summary_rows(report: BenchReport) -> Table:
     """One row per cell: accuracy, speed, size and memory.
 
-    Shares are in percent and differences in points (SQuAD's metrics are so already). MB are 10^6 bytes. A cell whose
+    Shares are in percent and differences in points, like SQuAD's metrics. MB are 10^6 bytes. A cell whose
     blocks spread too much shows ``unstable`` with the range of its blocks instead of a figure.
     """
     headers = (
@@ -37,9 +37,9 @@ def summary_rows(report: BenchReport) -> Table:
 
 
 def stream_rows(report: BenchReport) -> Table:
-    """Offline throughput with the throughput hint; no rows when it was not measured.
+    """Offline throughput with the throughput hint; no rows if it was not measured.
 
-    The gain is over the same cell with the latency hint, spread the coefficient of variation of the blocks.
+    The gain is relative to the same cell with the latency hint, spread is the blocks' coefficient of variation.
     """
     rows = [
         (
@@ -57,7 +57,7 @@ def stream_rows(report: BenchReport) -> Table:
 
 
 def shape_rows(report: BenchReport) -> Table:
-    """Latency of every fixed shape of every cell; no rows when none was measured."""
+    """Latency of every fixed shape of every cell; no rows if none was measured."""
     rows = [
         (
             cell.id,
@@ -72,9 +72,9 @@ def shape_rows(report: BenchReport) -> Table:
 
 
 def gate_rows(report: BenchReport) -> Table:
-    """One row per goal and cell, the misses first.
+    """One row per goal and cell, missed goals first.
 
-    Drops, their bounds and the allowed drop are in points where a paired test compared the cells; other goals show the
+    Drops, their bounds and the allowed drop are in points if a paired test compared the cells; other goals show the
     measured figure and its bound in the metric's own unit.
     """
     headers = ("verdict", "cell", "goal", "measured", "drop", "bounds", "allowed", "rows changed")
@@ -82,18 +82,18 @@ def gate_rows(report: BenchReport) -> Table:
 
 
 def reason_rows(report: BenchReport) -> Table:
-    """Why a goal is missed or open, in a sentence each, the misses first; no rows when every goal is met."""
+    """The reasons of missed or inconclusive goals, a sentence each, missed goals first; no rows if all are met."""
     rows = [(_shown(gate), gate.explanation) for gate in worst_first(report.gates) if gate.verdict != "pass"]
     return Table(("verdict", "why"), tuple(rows))
 
 
 def allowed_drop(gate: GateResult) -> float | None:
-    """How far below the baseline the gate lets its metric fall; None where it allows no such thing."""
+    """The allowed drop of the gate's metric below the baseline; None for other types of goals."""
     return None if gate.baseline is None or gate.bound is None else gate.baseline - gate.bound
 
 
 def compared_with(report: BenchReport) -> str:
-    """The cell that drops refer to: the run's own, a stored one, or another model's."""
+    """The baseline cell of drops: the run's own, a stored one, or one of another model."""
     if model := report.settings.get("baseline_model_cell"):
         return str(model)
     stored = report.settings.get("against_cell")
@@ -101,7 +101,7 @@ def compared_with(report: BenchReport) -> str:
 
 
 def sparsity_rows(report: BenchReport) -> Table:
-    """Zeros by cell and by detected pattern; ``lost`` counts required zeros of which a tensor has too few."""
+    """Zeros by cell and by detected pattern; ``lost`` counts missing required zeros."""
     rows = []
     for cell in report.cells:
         by_pattern: dict[str, list[TensorRecord]] = defaultdict(list)
@@ -113,7 +113,7 @@ def sparsity_rows(report: BenchReport) -> Table:
 
 
 def reference_rows(report: BenchReport) -> Table:
-    """Published figures beside measured ones, in the unit of the source (percent where the source is above 1)."""
+    """Published and measured figures, in the unit of the source (percent if the source is above 1)."""
     baseline = report.cell(report.baseline)
     rows = []
     for reference in report.reference:
@@ -153,7 +153,7 @@ def points(report: BenchReport, metric: str, value: float) -> float:
 
 
 def primary_points(report: BenchReport, cell: Cell) -> float | None:
-    """The primary metric of a cell in percent; None when it was not measured."""
+    """The primary metric of a cell in percent; None if it was not measured."""
     value = metric_value(cell, report.primary_metric)
     return None if value is None else points(report, report.primary_metric, value)
 
@@ -167,13 +167,13 @@ def primary_difference(report: BenchReport, cell: Cell) -> float | None:
 
 
 def signed_points(difference: float) -> str:
-    """A difference in points with its sign; no sign on what rounds to ``0.00``."""
+    """A difference in points with its sign; no sign if it rounds to ``0.00``."""
     text = f"{difference:+.2f}"
     return "0.00" if text in ("+0.00", "-0.00") else text
 
 
 def ratio_is_stable(report: BenchReport, cell: Cell) -> bool:
-    """Whether a ratio to the baseline may be printed: it is no steadier than the less steady of the two."""
+    """Whether a ratio to the baseline may be printed: both cells must be stable."""
     return cell.stable and report.cell(report.baseline).stable
 
 
@@ -183,7 +183,7 @@ def ratio_text(ratio: Ratio | None) -> str:
 
 
 def short_number(value: float | None) -> str:
-    """About three significant digits without an exponent, as one reads a latency or a rate."""
+    """About three significant digits without an exponent."""
     if value is None:
         return MISSING
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -224,7 +224,7 @@ def _evidence_texts(report: BenchReport, gate: GateResult) -> tuple[str, str, st
         sign = "≤" if gate.goal.type == "at-most" else "≥"
         return MISSING, MISSING, MISSING if gate.bound is None else f"{sign} {gate.bound:.5g}", MISSING
     low, high = (signed_points(points(report, gate.goal.metric, bound)) for bound in (evidence.low, evidence.high))
-    # Without labels a changed answer is another one, and nobody knows which is the better.
+    # Without labels a changed prediction is neither better nor worse.
     direction = "" if report.settings.get("without_labels") else f" ({evidence.worse} worse, {evidence.better} better)"
     return (
         signed_points(points(report, gate.goal.metric, evidence.drop)),

@@ -18,7 +18,7 @@ class WholeVerdict(NamedTuple):
         verdict: the worst of all gates that are not informational; the policy does not change it.
         exit_code: exit code of ``bench``.
         failed, inconclusive, passed: numbers of gates that are not informational.
-        informational: gates that don't.
+        informational: number of informational gates.
     """
 
     verdict: Verdict
@@ -33,7 +33,7 @@ class WholeVerdict(NamedTuple):
         """The verdict in one line, such as ``fail: 1 of 7 gates failed, 2 inconclusive``."""
         counted = self.failed + self.inconclusive + self.passed
         if not counted:
-            return "pass: no gate counts"
+            return "pass: no gates, or informational ones only"
         parts = [f"{self.failed} of {counted} gates failed"] if self.failed else []
         if self.inconclusive:
             parts.append(f"{self.inconclusive} inconclusive" if parts else f"{self.inconclusive} of {counted} gates")
@@ -41,12 +41,12 @@ class WholeVerdict(NamedTuple):
 
 
 def whole_verdict(gates: Sequence[GateResult], policy: Policy) -> WholeVerdict:
-    """Sum up gates; informational ones don't count.
+    """The verdict of all gates, without informational ones.
 
     Args:
         gates: every result of a run.
-        policy: ``gate.on_inconclusive`` of the recipe. It decides the exit code of an inconclusive run: ``more-rows``
-            4, ``fail`` 3, ``warn`` 0.
+        policy: ``gate.on_inconclusive`` of the recipe. It sets the exit code of an inconclusive run: ``more-rows`` 4,
+            ``fail`` 3, ``warn`` 0.
     """
     counted = [gate.verdict for gate in gates if not gate.informational]
     failed, undecided = counted.count("fail"), counted.count("inconclusive")
@@ -70,7 +70,7 @@ def gate_name(gate: GateResult) -> str:
 
 
 def _excess(gate: GateResult) -> float:
-    """How far the value lies on the wrong side of its bound, as a share of the larger of the two."""
+    """The distance of a value beyond its bound, as a share of the larger of the two."""
     if gate.value is None or gate.bound is None:
         return 0.0
     scale = max(abs(gate.value), abs(gate.bound)) or 1.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runtimes that a deployment is measured on, one thin file each."""
+"""The runtimes for deployments, one file each."""
 
 from sparse_deploy.errors import RuntimeUnavailableError
 from sparse_deploy.runtimes.onnxruntime import OnnxRuntime
@@ -19,10 +19,10 @@ RUNTIME_NAMES = tuple(_RUNTIMES)
 
 
 def get_runtime(name: str) -> Runtime:
-    """The runtime of that name.
+    """A runtime by name.
 
     Raises:
-        RuntimeUnavailableError: there is none.
+        RuntimeUnavailableError: unknown name.
     """
     if name not in _RUNTIMES:
         raise RuntimeUnavailableError(f"expected a runtime of {', '.join(_RUNTIMES)}; found {name!r}")

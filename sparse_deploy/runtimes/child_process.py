@@ -5,13 +5,13 @@ import ctypes
 import os
 import signal
 
-# Variables that size thread pools; NumPy and MKL count too, they run inside the runtimes' processes.
+# Variables with the size of thread pools, including NumPy's and MKL's, which run in the runtimes' processes.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def worker_environment(threads: int) -> dict[str, str]:
-    """The environment of a child: thread pools sized, the hub out of reach."""
+    """The environment of a child: size of thread pools, hub disabled."""
     return {
         **os.environ,
         **dict.fromkeys(THREAD_VARIABLES, str(threads)),
@@ -22,12 +22,12 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 def end_with_parent() -> None:
-    """Have the kernel end this process when the thread that started it ends."""
+    """Make the kernel end this process when the thread that started it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def describe_end(returncode: int | None) -> str:
-    """How a process ended, as the rest of a sentence."""
+    """The end of a process, as the rest of a sentence."""
     if returncode is None:
         return "closed its output"
     if returncode < 0:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def add_operators(options: "onnxruntime.SessionOptions", library: Path) -> None:
     """Register the operator library, and pass it the number of threads of the session.
 
-    ONNX Runtime does not pass it to operators, and dividing the work by more threads than there are is slower.
+    ONNX Runtime does not pass it to operators, and distributing the work over too many threads is slower.
     """
     if options.intra_op_num_threads > 0:
         options.add_session_config_entry("sparse_deploy.threads", str(options.intra_op_num_threads))
@@ -37,11 +37,11 @@ class OnnxRuntimeSession:
     Args:
         path: the model.
         threads: threads that one request may use.
-        operators: library of custom operators that the model needs.
-        int8: compute INT8 products exactly, also where this CPU would saturate.
+        operators: library of custom operators for the model.
+        int8: compute INT8 products exactly, also on a CPU that would saturate.
 
     Attributes:
-        warning: a problem of the session, mostly empty; ``bench`` and ``serve`` show it.
+        warning: a problem of the session, usually empty; ``bench`` and ``serve`` show it.
     """
 
     def __init__(self, path: Path, threads: int, operators: Path | None = None, *, int8: bool = False) -> None:
@@ -57,15 +57,15 @@ class OnnxRuntimeSession:
             add_operators(options, operators)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Spinning stays on, ONNX Runtime's default: its threads spin for a few milliseconds after a request before
-        # they sleep, as in the session of a user. The benchmark waits between blocks until they sleep.
+        # Spinning stays on, as by default: threads spin for a few milliseconds after a request before they sleep. The
+        # benchmark waits between blocks until they sleep.
         try:
             self._session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             if int8 and needs_exact_mode(self._session):
                 options.add_session_config_entry(*EXACT_MODE)
                 self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
                 self.warning = exact_mode_warning()
-        except Exception as error:  # its exception classes derive from Exception alone
+        except Exception as error:  # its exception classes derive only from Exception
             raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {one_line(error)}; export again") from error
         self._path = path
         self._inputs = InputContract.of((node.name for node in self._session.get_inputs()), path)
@@ -73,7 +73,7 @@ class OnnxRuntimeSession:
 
     @property
     def remark(self) -> str:
-        """For the cell of ``bench``."""
+        """The remark of the cell in ``bench``."""
         return self.warning
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sparse_deploy.graph.openvino_ir import IrWeight
     from sparse_deploy.runtimes.sparse_decompression import Decision
 
-# The extension of the sparse operators begins its errors so; OpenVINO wraps them in lines of its own.
+# Prefix of the errors of the sparse operators' extension; OpenVINO adds lines before and after.
 _OUR_ERROR = re.compile(r"sparse_deploy: ([^\n]+)")
 # Errors of OpenVINO for a batch.
 _BATCH_ERRORS = (RuntimeError, ValueError, TypeError)
@@ -36,9 +36,9 @@ class OpenVinoSession:
     Args:
         path: the IR.
         threads: threads of the model.
-        extension: library of the operators that the model needs.
-        int8: refuse a file whose products saturate on this CPU; switch OpenVINO's own sparse path on where it can run,
-            and report its use in :attr:`remark`.
+        extension: library of the operators for the model.
+        int8: refuse a file whose products saturate on this CPU; enable OpenVINO's own sparse path if it can run, and
+            report its use in :attr:`remark`.
     """
 
     _hint: ClassVar[Hint] = "latency"
@@ -50,13 +50,13 @@ class OpenVinoSession:
         settings = {
             properties.hint.performance_mode: self._hint.upper(),
             properties.inference_num_threads: threads,
-            # Without this the plugin computes in BF16 on CPUs with AVX512_BF16 or AMX, and a cell named fp32 would
+            # Otherwise the plugin computes in BF16 on CPUs with AVX512_BF16 or AMX, and a cell named fp32 would
             # not be FP32. In an INT8 cell it applies to the floating-point operators between the INT8 ones.
             properties.hint.inference_precision: openvino.Type.f32,
         }
         try:
             core = openvino.Core()
-            # A write to a mapped file would change the weights, or end the process.
+            # With a mapped file, a write to it would change the weights or end the process.
             core.set_property({"ENABLE_MMAP": False})
             if extension is not None:
                 core.add_extension(str(extension))
@@ -149,7 +149,7 @@ class OpenVinoStreams(OpenVinoSession):
                     running.append(request)
                 except ArtifactError as error:
                     refused = error
-                if answer is not None:  # after the next start, so that no stream waits for the caller
+                if answer is not None:  # yield after the next start, so that no stream waits for the caller
                     yield answer
                 if refused:
                     break
@@ -168,12 +168,12 @@ class OpenVinoStreams(OpenVinoSession):
     def _start(self, request: Any, batch: Mapping[str, Array]) -> None:
         taken = self._inputs.select(batch)
         try:
-            request.start_async(taken, share_inputs=True)  # the request keeps them until it is started again
+            request.start_async(taken, share_inputs=True)  # the request refers to the inputs until its next start
         except _BATCH_ERRORS as error:
             raise self._failure(error) from error
 
     def _answer(self, running: deque[Any], idle: deque[Any]) -> tuple[Array, ...]:
-        """The oldest running request's answer; the request becomes idle."""
+        """The result of the oldest running request, which becomes idle."""
         request = running.popleft()
         idle.append(request)
         try:
@@ -184,17 +184,17 @@ class OpenVinoStreams(OpenVinoSession):
 
 
 def open_ir(path: Path, threads: int, hint: Hint, extension: Path | None = None, *, int8: bool = False) -> Session:
-    """Open an IR for one request at a time, or for many; see :class:`OpenVinoSession`.
+    """Open an IR for single or parallel requests; see :class:`OpenVinoSession`.
 
     Raises:
-        ArtifactError: OpenVINO doesn't take the file.
+        ArtifactError: OpenVINO can't open the file.
     """
     session = OpenVinoStreams if hint == "throughput" else OpenVinoSession
     return session(path, threads, extension, int8=int8)
 
 
 def _settle(running: Iterable[Any]) -> None:
-    """Wait for requests whose results are not needed any more."""
+    """Wait for requests whose results are no longer needed."""
     for request in running:
         with contextlib.suppress(*_BATCH_ERRORS):
             request.wait()
@@ -212,7 +212,7 @@ def _refuse_saturating(model: Any) -> None:
 
 
 def _decide(model: Any) -> "Decision":
-    """The decision on OpenVINO's own sparse path; weights are looked at only where the CPU has it."""
+    """The decision on OpenVINO's own sparse path; weights are read only if the CPU supports it."""
     from sparse_deploy.machine import describe_machine
     from sparse_deploy.runtimes.sparse_decompression import TensorFacts, cpu_condition, decide
 
@@ -262,7 +262,7 @@ class OpenVinoRuntime:
 
             import sparse_deploy.machine
             import sparse_deploy.runtimes.saturation
-            import sparse_deploy.runtimes.sparse_decompression  # noqa: F401  opening needs all three
+            import sparse_deploy.runtimes.sparse_decompression  # noqa: F401  needed by open()
         except ImportError as error:
             raise RuntimeUnavailableError(
                 f"openvino can't be imported ({error}); install it with: pip install openvino"

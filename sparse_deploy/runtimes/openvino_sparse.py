@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO with our sparse operators on ``openvino_sparse.xml``."""
+"""OpenVINO with the sparse operators on ``openvino_sparse.xml``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ class OpenVinoSparseRuntime:
     hints: ClassVar[tuple[Hint, ...]] = ("latency", "throughput")
 
     def available(self) -> bool:
-        """See :meth:`Runtime.available`; false without an extension, and if none can be built."""
+        """See :meth:`Runtime.available`; false if there is no extension and none can be built."""
         if not OpenVinoRuntime().available():
             return False
         try:

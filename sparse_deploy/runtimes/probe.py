@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model's first contact with its runtime, in a child process: does it open, does it answer, how fast.
+"""Tests a model in a child process: opens it, runs requests, measures the time.
 
-Run as ``python -m sparse_deploy.runtimes.probe``. The child limits itself (memory, CPU time, file size, no core dump)
+Run as ``python -m sparse_deploy.runtimes.probe``. The child sets limits (memory, CPU time, file size, no core dump)
 before it imports a runtime. Any failure of a native library, from an exception to a segmentation fault, reaches the
 caller as one typed error.
 """
@@ -42,18 +42,18 @@ _CORES_BESIDE_THREADS = 2
 _WARM_UP = 3
 _TIMED, _TIMED_SECONDS = 20, 1.0
 _LAST_WORDS = 300
-# Errors that a child may report; any other output means a bad artifact.
+# Errors that a child may report; other output means an invalid artifact.
 _REPORTED = {kind.__name__: kind for kind in (ArtifactError, CheckpointError, ConfigError, RuntimeUnavailableError)}
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """The report of a child.
+    """The result of a child.
 
     Attributes:
         load_seconds: opening the file, without the import of the runtime.
-        median_ms: of requests ``[1, tokens]``, after a short warm-up.
-        peak_memory_bytes: largest resident set of the whole child.
+        median_ms: median of requests ``[1, tokens]``, after a short warm-up.
+        peak_memory_bytes: largest resident set of the child.
     """
 
     load_seconds: float
@@ -64,15 +64,15 @@ class ProbeResult:
 def probe(
     runtime_name: str, folder: Path, precision: str, threads: int, *, tokens: int, seconds: float = 120.0
 ) -> ProbeResult:
-    """Open a model of a deployment in a child process and let it answer a few batches.
+    """Open a model of a deployment in a child process and run a few batches.
 
     Args:
         runtime_name: see :func:`sparse_deploy.runtimes.get_runtime`.
         folder: the deployment.
         precision: ``fp32`` or ``int8``.
-        threads: of one request.
-        tokens: length of the requests; longer than the model's longest is cut to it.
-        seconds: after which the child counts as hung.
+        threads: threads of one request.
+        tokens: length of the requests, limited to the model's longest input.
+        seconds: time after which the child counts as hung.
 
     Raises:
         RuntimeUnavailableError: the runtime is not installed.
@@ -106,17 +106,17 @@ def probe(
 
 
 def run_isolated(command: list[str], file: Path, threads: int, seconds: float) -> dict[str, Any]:
-    """Run a child that prints one JSON object; its outputs lie in memory, so it can't stall on a full pipe.
+    """Run a child that prints one JSON object; its output is buffered in memory, so it can't block on a full pipe.
 
     Args:
         command: command line of the child.
-        file: the file that it opens, for messages.
-        threads: size of its thread pools.
-        seconds: its time.
+        file: the opened file, for messages.
+        threads: size of the child's thread pools.
+        seconds: time limit.
 
     Raises:
-        ArtifactError: it crashed, hung or printed other output.
-        SparseDeployError: the error that it reported.
+        ArtifactError: the child crashed, hung or printed other output.
+        SparseDeployError: the error that the child reported.
     """
     with os.fdopen(os.memfd_create("answer"), "rb") as out, os.fdopen(os.memfd_create("messages"), "rb") as err:
         child = subprocess.Popen(
@@ -147,10 +147,10 @@ def run_isolated(command: list[str], file: Path, threads: int, seconds: float) -
 
 
 def main() -> None:
-    """The child."""
+    """Run the child."""
     task = json.loads(sys.argv[1])
     _limit(task["address_bytes"], task["cpu_seconds"])
-    # Native libraries print to descriptor 1. The answer has a private one; everything else goes to stderr.
+    # Native libraries print to descriptor 1. The result uses a private copy; other output goes to stderr.
     private = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -164,13 +164,13 @@ def main() -> None:
         message = f"{what[1]}: {what[0]} {what[2]} needs more than {limit} bytes of address space; export again"
         answer = {"error": ArtifactError.__name__, "message": message}
     os.write(private, json.dumps(answer).encode())
-    # Threads of a runtime that hang in their destructors must not keep a good model from being served.
+    # A runtime's threads that hang in destructors must not prevent the serving of a valid model.
     os._exit(0)
 
 
 def _limit(address_bytes: int, cpu_seconds: int) -> None:
     end_with_parent()
-    with contextlib.suppress(OSError):  # the kernel's first choice when memory runs out, before the server
+    with contextlib.suppress(OSError):  # when memory runs out, the kernel kills this process before the server
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     for what, limit in (
         (resource.RLIMIT_CORE, 0),
@@ -206,7 +206,7 @@ def _measure(runtime_name: str, folder: Path, precision: str, threads: int, toke
 
 
 def _batch(rows: int, tokens: int, vocabulary: int) -> dict[str, Array]:
-    """Rows of different tokens, the last of them half padding where there are several."""
+    """Rows of different tokens; with several rows, the last is half padding."""
     ids = (np.arange(rows * tokens, dtype=np.int64) * 7 % max(vocabulary, 1)).reshape(rows, tokens)
     mask = np.ones_like(ids)
     if rows > 1:
@@ -220,7 +220,7 @@ def _whole(config: dict[str, Any], key: str, default: int) -> int:
 
 
 def _peak_memory() -> int:
-    """Of this program alone; ``getrusage`` would count the parent that was forked, too."""
+    """Peak memory of this program only; ``getrusage`` would include the forked parent."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

@@ -35,7 +35,7 @@ class Session(Protocol):
     """An opened model."""
 
     def run(self, inputs: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Answer one batch.
+        """Run one batch.
 
         Args:
             inputs: int64 ``input_ids``, ``attention_mask``, ``token_type_ids``, each ``[batch, sequence]``.
@@ -44,7 +44,7 @@ class Session(Protocol):
             float32 ``(logits,)`` of ``[batch, labels]``, or ``(start_logits, end_logits)`` of ``[batch, sequence]``.
 
         Raises:
-            ArtifactError: the model takes other inputs, or fails on these.
+            ArtifactError: the model has other inputs, or fails on these.
         """
         ...
 
@@ -55,24 +55,24 @@ class Session(Protocol):
 
 @runtime_checkable
 class StreamingSession(Session, Protocol):
-    """An opened model that answers several batches at once."""
+    """An opened model that runs several batches in parallel."""
 
     @property
     def streams(self) -> int:
-        """How many batches are computed at the same time, each on its share of the threads."""
+        """Number of parallel batches, each with its share of the threads."""
         ...
 
     def run_all(self, batches: Iterable[Mapping[str, Array]]) -> Iterator[tuple[Array, ...]]:
-        """Answer many batches, several at once.
+        """Run many batches, several in parallel.
 
         Args:
-            batches: each as for :meth:`run`. One is taken when there is room for it, so there may be no end of them.
+            batches: batches as for :meth:`run`, possibly an endless iterator: each is read when a stream needs it.
 
         Yields:
             The results of :meth:`run`, in the order of the batches.
 
         Raises:
-            ArtifactError: as :meth:`run`, in the batch's turn: after the answers to those before it. The session can be
+            ArtifactError: as :meth:`run`, after the results of the earlier batches. The session can be
                 used afterwards.
         """
         ...
@@ -82,9 +82,9 @@ class Runtime(Protocol):
     """A library that runs models.
 
     Attributes:
-        name: as recipes and cell ids spell it.
-        files: precision to file name in the deployment folder; a precision that is not there, it can't run.
-        notes: precision to a remark on how the cell gets its model, for some cells.
+        name: name in recipes and cell ids.
+        files: file name in the deployment folder by supported precision.
+        notes: remark on the cell's model by precision, for some cells.
         hints: supported performance hints. With ``throughput`` it opens a :class:`StreamingSession`.
     """
 
@@ -94,14 +94,14 @@ class Runtime(Protocol):
     hints: ClassVar[tuple[Hint, ...]]
 
     def available(self) -> bool:
-        """Whether its packages are installed; :meth:`version` raises an error that names the missing one."""
+        """Whether its packages are installed; the error of :meth:`version` has the name of the missing one."""
         ...
 
     def version(self) -> str:
-        """The library's version; imports it, so that opening a file afterwards times the file alone.
+        """The library's version; imports it, so that the time of opening a file does not include the import.
 
         Raises:
-            RuntimeUnavailableError: it can't be imported, or a part of it is missing.
+            RuntimeUnavailableError: the library can't be imported, or a part is missing.
         """
         ...
 
@@ -111,8 +111,8 @@ class Runtime(Protocol):
         Args:
             folder: the deployment.
             precision: ``fp32`` or ``int8``.
-            threads: threads that one request may use, or that all streams share.
-            hint: one of :attr:`hints`; another one changes nothing. ``throughput`` splits the threads into streams,
+            threads: threads of one request, or shared by all streams.
+            hint: one of :attr:`hints`; other hints have no effect. ``throughput`` splits the threads into streams,
                 which is faster when batches run concurrently.
 
         Raises:
@@ -124,10 +124,10 @@ class Runtime(Protocol):
 
 
 def require_file(runtime: str, folder: Path, files: Mapping[str, str], precision: str) -> Path:
-    """The file that a runtime opens for a precision, checked before the runtime sees it.
+    """The file of a runtime for a precision, checked before the runtime opens it.
 
     Raises:
-        ArtifactError: this deployment doesn't hold it, the precision is unknown, or the check refuses the file.
+        ArtifactError: the deployment has no such file, the precision is unknown, or the check refuses the file.
     """
     if precision not in files:
         raise ArtifactError(f"{runtime}: expected precision {' or '.join(files)}, found {precision!r}")
@@ -145,7 +145,7 @@ def order_outputs(found: Sequence[str], path: Path) -> tuple[str, ...]:
     """The output names of a model in the order that sessions return them.
 
     Raises:
-        ArtifactError: it is not a model of one of our tasks.
+        ArtifactError: the model has the outputs of no supported task.
     """
     for names in OUTPUT_NAMES:
         if set(names) <= set(found):
@@ -158,12 +158,12 @@ def order_outputs(found: Sequence[str], path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class InputContract:
-    """Valid inputs of a session. Checked on every batch, because runtimes accept some invalid ones without an error.
+    """Valid inputs of a session, checked for every batch, because runtimes accept some invalid inputs without an error.
 
     Attributes:
         names: the model's inputs.
         path: the model file, for messages.
-        longest: largest number of tokens; None when its config has none. OpenVINO returns wrong results for longer
+        longest: largest number of tokens; None if the config has no limit. OpenVINO returns wrong results for longer
             input (ONNX Runtime and PyTorch raise an error).
     """
 
@@ -181,10 +181,10 @@ class InputContract:
         return cls(tuple(names), path, usable_length(path.parent))
 
     def select(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """The arrays of a batch that the model takes. Token types are left out where it has none.
+        """The arrays of a batch for the model, without token types if it has none.
 
         Raises:
-            ArtifactError: it is not what the model takes.
+            ArtifactError: the batch does not fit the model's inputs.
         """
         self.check(inputs)
         return {name: inputs[name] for name in self.names}
@@ -193,11 +193,11 @@ class InputContract:
         """Check a batch: names, one common shape, and length.
 
         Raises:
-            ArtifactError: it is not what the model takes.
+            ArtifactError: the batch does not fit the model's inputs.
         """
         if not set(self.names) <= inputs.keys() <= {*self.names, TOKEN_TYPE_IDS}:
             expected, found = ", ".join(sorted(self.names)), ", ".join(sorted(inputs))
-            raise ArtifactError(f"{self.path}: the model takes {expected}; got {found}")
+            raise ArtifactError(f"{self.path}: expected the inputs {expected}; found {found}")
         shapes = {array.shape for array in inputs.values()}
         if len(shapes) != 1:
             found = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
@@ -208,7 +208,7 @@ class InputContract:
 
 
 def usable_length(folder: Path) -> int | None:
-    """Tokens that the model of a folder reads at most; None where its config names no limit.
+    """Largest number of input tokens of a folder's model; None if the config has no limit.
 
     Raises:
         ArtifactError: the config is missing or damaged.
@@ -221,10 +221,10 @@ def usable_length(folder: Path) -> int | None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's ``config.json``; the numbers in it that arrays are made by are sound.
+    """The model's ``config.json``, with checked array sizes.
 
     Raises:
-        ArtifactError: missing or damaged.
+        ArtifactError: the config is missing or damaged.
     """
     path = folder / "config.json"
     try:
@@ -237,7 +237,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise ArtifactError(f"{path}: expected {key} of {least} to {most}, found {value!r:.40}; export again")
     padding, vocabulary = config.get("pad_token_id"), config.get("vocab_size")
     if padding is not None and vocabulary is not None and padding >= vocabulary:
-        raise ArtifactError(f"{path}: pad_token_id {padding} lies outside the vocabulary of {vocabulary}; export again")
+        raise ArtifactError(f"{path}: pad_token_id {padding} is outside the vocabulary of {vocabulary}; export again")
     return config
 
 

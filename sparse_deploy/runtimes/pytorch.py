@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch in eager mode on the checkpoint inside a deployment: the baseline that every other cell is held against."""
+"""PyTorch in eager mode on the checkpoint inside a deployment: the baseline of all other cells."""
 
 import contextlib
 import importlib.util
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class PyTorchSession:
-    """A transformers model under ``inference_mode``, with scaled-dot-product attention where its class has that."""
+    """A transformers model under ``inference_mode``, with scaled-dot-product attention if its class has it."""
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import torch
@@ -89,7 +89,7 @@ class PyTorchRuntime:
         try:
             import torch
 
-            # transformers imports a model's code when it is first named; that belongs before the timing of a load.
+            # transformers imports a model's code on first use of its name; do this before the load is timed.
             from transformers import (  # noqa: F401
                 AutoModel,
                 AutoModelForQuestionAnswering,
@@ -122,9 +122,9 @@ def _load_model(path: Path, head: Head) -> "torch.nn.Module":
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
-            disable_mmap=True,  # mapped, weights would change, or end the process, with the file
+            disable_mmap=True,  # with a mapped file, a write to it would change the weights or end the process
         )
-    except Exception as error:  # safetensors raises its own class, transformers several
+    except Exception as error:  # safetensors and transformers raise their own classes
         raise ArtifactError(f"{path}: PyTorch can't load the checkpoint: {one_line(error)}; export again") from error
     loaded: torch.nn.Module = model.eval()
     return loaded

@@ -12,12 +12,12 @@ from sparse_deploy.sparsity.weight_grid import NEIGHBOUR_SUM_KEY, saturates
 if TYPE_CHECKING:
     from sparse_deploy.graph.openvino_ir import IrWeight
 
-# ONNX Runtime then turns s8 weights into u8 and adds products in 32 bits (its kOrtSessionOptionsAvx2PrecisionMode).
+# ONNX Runtime then converts s8 weights to u8 and adds products in 32 bits (its kOrtSessionOptionsAvx2PrecisionMode).
 EXACT_MODE = ("session.x64quantprecision", "1")
 
 
 def needs_exact_mode(session: Any) -> bool:
-    """Whether an INT8 file may saturate in ONNX Runtime here: by its metadata; true for a file without."""
+    """Whether an INT8 file may saturate in ONNX Runtime on this CPU, by its metadata; true without metadata."""
     if not describe_machine().saturates:
         return False
     stored = session.get_modelmeta().custom_metadata_map.get(NEIGHBOUR_SUM_KEY, "")
@@ -25,7 +25,7 @@ def needs_exact_mode(session: Any) -> bool:
 
 
 def exact_mode_warning() -> str:
-    """The warning of a session in that mode."""
+    """The warning of a session in the exact mode."""
     return (
         f"its 8-bit weights would saturate on this CPU ({describe_machine().cpu_model}, no VNNI), so ONNX Runtime "
         f"multiplies u8 by u8 ({EXACT_MODE[0]}): exact, but slower; export again with quantization.target_cpu any"
@@ -33,10 +33,10 @@ def exact_mode_warning() -> str:
 
 
 def refuse_saturating_ir(read: "Callable[[], Iterable[IrWeight]]") -> None:
-    """Refuse an IR whose INT8 products saturate in OpenVINO here; it has no exact mode.
+    """Refuse an IR whose INT8 products saturate in OpenVINO on this CPU, because OpenVINO has no exact mode.
 
     Args:
-        read: returns the weights; not called on a CPU with VNNI.
+        read: function that returns the weights; not called on a CPU with VNNI.
 
     Raises:
         RuntimeUnavailableError: the IR has such products.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime with our sparse operators on ``model_sparse.onnx``."""
+"""ONNX Runtime with the sparse operators on ``model_sparse.onnx``."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ def sparse_session(
 
     Args:
         path: the model.
-        options: for threads and the like; the operator library is added to them.
+        options: options such as threads; the operator library is added to them.
 
     Returns:
-        A session as any other: ``session.run(None, {"input_ids": ..., "attention_mask": ..., "token_type_ids": ...})``
+        A usual session: ``session.run(None, {"input_ids": ..., "attention_mask": ..., "token_type_ids": ...})``
         with int64 arrays ``[batch, sequence]``.
 
     Raises:

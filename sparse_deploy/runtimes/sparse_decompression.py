@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO's own sparse path, sparse-weights decompression: when it can run, at which rate, and whether it did.
+"""OpenVINO's own sparse path, sparse-weights decompression: its conditions, its rate, and whether it was used.
 
 The conditions are those of ``useSparseWeightsDecompression`` in OpenVINO's
 ``src/plugins/intel_cpu/src/nodes/fullyconnected.cpp`` (2026.4): where one fails, the dense kernel runs without a
@@ -24,7 +24,7 @@ _HIGHEST_RATE = 0.99  # 1.0 means off
 
 
 class Fact(BaseModel):
-    """Base of facts on a file or a machine."""
+    """Base of classes with facts on a file or a machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,9 +35,9 @@ class TensorFacts(Fact):
     Attributes:
         name: parameter name.
         shape: ``[out, in]``.
-        zero_share: stored zeros over weights, 0 to 1.
-        weight_type: type in the file, in OpenVINO's words (``f32``, ``bf16``, ``i8``, ``u8`` ...).
-        activation_type: type in which the other operand reaches the product: ``u8`` or ``i8`` when the file quantizes
+        zero_share: stored zeros divided by weights, 0 to 1.
+        weight_type: type in the file, in OpenVINO's terms (``f32``, ``bf16``, ``i8``, ``u8`` ...).
+        activation_type: type of the product's other operand: ``u8`` or ``i8`` if the file quantizes
             it with a stored scale, ``f32`` otherwise.
     """
 
@@ -53,8 +53,8 @@ class Condition(Fact):
 
     Attributes:
         text: the condition, as a statement.
-        holds: whether it is met; for conditions on tensors: by at least one sparse tensor.
-        found: what was found.
+        holds: whether it is met; for conditions on tensors, by at least one sparse tensor.
+        found: the value found.
     """
 
     text: str
@@ -64,14 +64,14 @@ class Condition(Fact):
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether the switch would do anything.
+    """Whether the setting would have an effect.
 
     Attributes:
         cpu: the condition on the CPU.
-        model: the conditions on the tensors, in the order in which the runtime checks them.
+        model: the conditions on the tensors, in the runtime's order.
         ready: sparse tensors that meet all conditions on the model.
         sparse: number of tensors with enough zeros.
-        reaching: rate that would reach all ready tensors; None without any.
+        reaching: rate that includes all ready tensors; None if there are none.
     """
 
     cpu: Condition
@@ -82,16 +82,16 @@ class Decision:
 
     @property
     def rate(self) -> float | None:
-        """The value of :data:`SPARSE_RATE_PROPERTY`; None does not set it."""
+        """The value of :data:`SPARSE_RATE_PROPERTY`; None means that it is not set."""
         return self.reaching if self.cpu.holds else None
 
     @property
     def reason(self) -> str:
-        """Why it is left alone; empty where it is set."""
+        """The reason why it is not set; empty if it is."""
         if not self.cpu.holds:
             return f"{self.cpu.text} does not hold: {self.cpu.found}"
         if not self.sparse:
-            return "no tensor holds enough zeros"
+            return "no tensor has enough zeros"
         failed = next((condition for condition in self.model if not condition.holds), None)
         if failed is not None:
             return f"{failed.text} does not hold: {failed.found}"
@@ -115,7 +115,7 @@ def cpu_condition(flags: Collection[str]) -> Condition:
     """The condition on the CPU alone.
 
     Args:
-        flags: as ``/proc/cpuinfo`` names them.
+        flags: flags of the CPU, as in ``/proc/cpuinfo``.
     """
     missing = [flag for flag in AMX_FLAGS if flag not in flags]
     return Condition(
@@ -129,7 +129,7 @@ def decide(flags: Collection[str], facts: Sequence[TensorFacts]) -> Decision:
     """Decide for one file on one CPU.
 
     Args:
-        flags: the CPU's, as ``/proc/cpuinfo`` names them.
+        flags: flags of the CPU, as in ``/proc/cpuinfo``.
         facts: the file's weights.
     """
     sparse = [tensor for tensor in facts if tensor.zero_share >= DENSE_BELOW]
@@ -143,7 +143,7 @@ def decide(flags: Collection[str], facts: Sequence[TensorFacts]) -> Decision:
 def count_sparse_layers(compiled: Any) -> SparseLayers:
     """Read the kernels of an ``openvino.CompiledModel``.
 
-    The plugin names them in its execution graph: ``brgemm_sparse_avx512_amx_I8`` where the sparse path runs.
+    The plugin's execution graph has their names: ``brgemm_sparse_avx512_amx_I8`` if the sparse path runs.
     """
     nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kernels = [info["primitiveType"].value for info in nodes if info["layerType"].value == "FullyConnected"]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ASGI application: the routes of the Open Inference Protocol v2 around one model and its batcher.
 
-It is the same under uvicorn (:mod:`sparse_deploy.serving.server`) and inside Ray Serve.
+It is used by uvicorn (:mod:`sparse_deploy.serving.server`) and by Ray Serve.
 """
 
 import contextlib
@@ -31,17 +31,17 @@ def create_app(settings: ServerSettings, service: Service | None = None) -> Star
     """The application of one deployment.
 
     Args:
-        settings: of the server.
-        service: opened before; when None, the model is opened as the application starts up.
+        settings: settings of the server.
+        service: an opened service; None means that the application opens the model at its start.
 
     Returns:
-        An ASGI application. ``app.state.service`` is there once it has started; setting ``draining`` on it makes
-        readiness answer no.
+        An ASGI application. ``app.state.service`` exists after its start; setting ``draining`` on it makes readiness
+        false.
     """
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        # On this thread: nothing can be answered before it is done, and Ray's actors load where they run.
+        # In this thread, because no request can be answered before the model is open.
         app.state.service = service or Service(settings, open_model(settings))
         try:
             yield
@@ -50,7 +50,7 @@ def create_app(settings: ServerSettings, service: Service | None = None) -> Star
 
     model = "/v2/models/{model}"
     versioned = model + "/versions/{version}"
-    routes = [  # tried in this order
+    routes = [  # matched in this order
         *(Route(f"{path}/infer", InferEndpoint, methods=["POST"]) for path in (model, versioned)),
         Route("/v1/embeddings", EmbeddingsEndpoint, methods=["POST"]),
         Route("/v1/models", _openai_models),

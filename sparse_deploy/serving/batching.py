@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dynamic batching: sequences of many requests wait in one bounded queue, and a thread computes some of them together.
+"""Dynamic batching: requests put sequences into one bounded queue, and a thread computes batches of them.
 
 The idle thread takes sequences from the queue: without a batching delay, a batch consists of sequences that arrived
 while the last batch was computed (:mod:`sparse_deploy.serving.row_choice`).
@@ -41,7 +41,7 @@ class BatchObserver(Protocol):
 
 @dataclass(eq=False)
 class _Ticket:
-    """A request in the queue: its future, and the outputs as they come in."""
+    """A request in the queue: its future, and the outputs so far."""
 
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[list[Outputs]]"
@@ -77,12 +77,12 @@ class Batcher:
         run: the model; called by one thread only.
         pad_id: the tokenizer's padding token.
         per_token: for each output of the model, whether its second axis is the tokens.
-        padded_length: tokens that a batch is padded to, by those of its longest sequence.
+        padded_length: function from the longest sequence's tokens to the padded tokens of a batch.
         max_batch: sequences per batch.
         max_delay: batching delay in seconds.
         overhead: overhead of a batch, see :func:`sparse_deploy.serving.row_choice.choose_rows`.
         capacity: largest number of queued sequences.
-        observer: is called with each batch.
+        observer: observer, called for each batch.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Batcher:
 
     @property
     def busy_seconds(self) -> float:
-        """For how long the running batch has been computed; 0 while none is, infinity without a thread for it."""
+        """Seconds since the start of the running batch; 0 without a batch, infinity without a computing thread."""
         if not self._thread.is_alive() and not self._closing:
             return math.inf
         since = self._running_since
@@ -127,14 +127,14 @@ class Batcher:
         """Compute a request's sequences.
 
         Args:
-            features: at least one, unpadded.
-            deadline: on the clock of ``time.monotonic``; sequences that have not started by then are dropped.
+            features: at least one unpadded feature.
+            deadline: time on ``time.monotonic``'s clock; sequences that have not started by then are dropped.
 
         Returns:
             Per sequence the model's outputs, without padding. Cancelling the call drops its queued sequences.
 
         Raises:
-            RequestError: 503, the queue is full or the server is going; 504, too late; 500, the model failed.
+            RequestError: 503, the queue is full or the server is shutting down; 504, too late; 500, the model failed.
         """
         loop = asyncio.get_running_loop()
         count = len(features)
@@ -142,7 +142,7 @@ class Batcher:
         rows = [_Row(ticket, index, feature) for index, feature in enumerate(features)]
         with self._changed:
             if self._closing:
-                raise RequestError("the server is shutting down; send the request to another one", 503, retry_after=1)
+                raise RequestError("the server is shutting down; use another server", 503, retry_after=1)
             if len(self._waiting) + count > self._capacity:
                 wait = max(1, round(len(self._waiting) * self._seconds_per_row))
                 raise RequestError(f"{len(self._waiting)} sequences are queued; retry", 503, wait)
@@ -158,15 +158,13 @@ class Batcher:
         """Refuse queued sequences."""
         with self._changed:
             rows, self._waiting = self._waiting, []
-        self._refuse(
-            rows, RequestError("the server is shutting down; send the request to another one", 503, retry_after=1)
-        )
+        self._refuse(rows, RequestError("the server is shutting down; use another server", 503, retry_after=1))
 
     def close(self, seconds: float | None = None) -> bool:
         """Compute queued sequences, then end the thread.
 
         Args:
-            seconds: to wait for it; None for as long as it takes. A model can't be interrupted in a batch.
+            seconds: time to wait; None means without limit. A running batch can't be interrupted.
 
         Returns:
             Whether the thread ended.
@@ -188,7 +186,7 @@ class Batcher:
             self._running_since = None
 
     def _wait(self) -> bool:
-        """Wait until a batch is due; false when closing and no sequence is left. The lock is held."""
+        """Wait until a batch is due; false if closing and no sequence is left. The lock must be held."""
         while True:
             self._drop_stale()
             if not self._waiting:
@@ -202,7 +200,7 @@ class Batcher:
             self._changed.wait(patience)
 
     def _take(self) -> list[_Row]:
-        """Take a batch out of the queue; if choosing fails, the oldest sequence alone. The lock is held."""
+        """Take a batch from the queue; if the choice fails, only the oldest sequence. The lock must be held."""
         try:
             lengths = [self._padded_length(row.length) for row in self._waiting]
             chosen = choose_rows(lengths, self._max_batch, self._overhead)
@@ -220,7 +218,7 @@ class Batcher:
             self._waiting = [row for row in self._waiting if not (row.ticket.dropped or row.ticket.deadline <= now)]
 
     def _answer_batch(self, batch: Sequence[_Row]) -> None:
-        """Compute and deliver. After any error the thread continues, and each request gets a result or an error."""
+        """Compute and deliver batches. The thread continues after an error, and each request gets a response."""
         start = time.monotonic()
         for row in batch:
             if not row.ticket.started:
@@ -254,7 +252,7 @@ class Batcher:
             self._refuse(batch, RequestError(f"the answer could not be delivered: {error}", 500))
 
     def _isolate(self, batch: Sequence[_Row], error: Exception) -> None:
-        """One sequence that the model can't compute must not fail its neighbours."""
+        """Compute the sequences of a failed batch separately, so that only the failing one gets an error."""
         if len(batch) > 1:
             for row in batch:
                 self._answer_batch([row])
@@ -273,15 +271,15 @@ class Batcher:
 
 
 def _check_outputs(outputs: Outputs, shape: tuple[int, ...], per_token: Sequence[bool]) -> None:
-    """Refuse answers that can't be shared out.
+    """Refuse outputs that can't be distributed over the sequences.
 
     Raises:
-        ValueError: an output has not one row per sequence, or not one value per token where it should.
+        ValueError: an output does not have one row per sequence, or one value per token if required.
     """
     for values, each in zip(outputs, per_token, strict=True):
         wanted = shape if each else shape[:1]
         if values.shape[: len(wanted)] != wanted:
-            raise ValueError(f"it answered a batch of {list(shape)} tokens with shape {list(values.shape)}")
+            raise ValueError(f"the output for a batch of {list(shape)} tokens has shape {list(values.shape)}")
 
 
 def _report(error: Exception) -> None:

@@ -5,12 +5,12 @@ from sparse_deploy.serving.inference_protocol import RequestError
 
 
 class BodyBytes:
-    """The bytes of all requests that are read, wait or are computed.
+    """The bytes of all requests that are being read, queued or computed.
 
-    Texts and tensors of a request take a small multiple of its body, so this bounds them, too.
+    Texts and tensors of a request take a small multiple of its body, so this also limits them.
 
     Args:
-        limit: of all together.
+        limit: limit of the total.
     """
 
     def __init__(self, limit: int) -> None:
@@ -18,7 +18,7 @@ class BodyBytes:
         self.taken = 0
 
     def share(self) -> "ByteShare":
-        """The part of one request, of which nothing is taken yet."""
+        """The part of one request, with no bytes yet."""
         return ByteShare(self)
 
 
@@ -33,7 +33,7 @@ class ByteShare:
         """Add bytes.
 
         Raises:
-            RequestError: 503, the requests here are as large as all together may be.
+            RequestError: 503, the limit of all requests is reached.
         """
         if self._whole.taken + count > self._whole.limit:
             raise RequestError(f"requests of {self._whole.taken} bytes are in memory; retry", 503, retry_after=1)

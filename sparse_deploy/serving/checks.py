@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a deployment's parts fit each other, checked before anything takes memory by their numbers."""
+"""Consistency checks of a deployment, before memory is allocated by its numbers."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ from sparse_deploy.errors import ArtifactError, CheckpointError, ConfigError
 from sparse_deploy.runtimes import Session
 from sparse_deploy.serving.settings import NAME_PATTERN
 
-# For a model whose config.json has no limit of tokens.
+# Limit of tokens for a model whose config.json has none.
 _LONGEST_UNKNOWN = 8192
 
 
@@ -26,7 +26,7 @@ def served_name(manifest: Manifest, chosen: str | None, folder: Path) -> str:
     """The model's name in URLs.
 
     Raises:
-        ArtifactError: the recipe's name can't be a part of one.
+        ArtifactError: the recipe's name can't be part of a URL.
     """
     name = chosen or str(manifest.recipe.get("name") or "model")
     if not re.fullmatch(NAME_PATTERN, name):
@@ -38,12 +38,12 @@ def served_name(manifest: Manifest, chosen: str | None, folder: Path) -> str:
 
 
 def served_task(manifest: Manifest, folder: Path) -> Task:
-    """The task of the manifest's recipe, or of the model's config where that has none.
+    """The task of the manifest's recipe, or of the model's config if the recipe has none.
 
-    The names in the data do not matter to a server, and are not checked.
+    Names in the data are irrelevant for a server, and are not checked.
 
     Raises:
-        ArtifactError: there is none, or one that the model is not of.
+        ArtifactError: there is no task, or the model has another task.
     """
     wanted = manifest.recipe.get("task", manifest.task)
     try:
@@ -55,16 +55,16 @@ def served_task(manifest: Manifest, folder: Path) -> Task:
 
 
 def texts_needed(manifest: Manifest, task: Task) -> int:
-    """How many texts a row of a request must have: as many as the rows that the model was trained on."""
+    """Required number of texts per row of a request: that of the training rows."""
     columns = (manifest.recipe.get("data") or {}).get("text_columns") or task.text_columns
     return 1 if task.kind is TaskKind.EMBEDDING else len(columns)
 
 
 def check_lengths(data: DataSection, config: dict[str, Any], folder: Path) -> int:
-    """The most tokens that the model reads.
+    """Largest number of input tokens of the model.
 
     Raises:
-        ArtifactError: texts are to be longer than that, or the config has no size of the vocabulary.
+        ArtifactError: the recipe's length is larger, or the config has no vocabulary size.
     """
     longest = architecture_of(config).usable_length(config) or _LONGEST_UNKNOWN
     if data.max_length > longest:
@@ -81,7 +81,7 @@ def check_answers(session: Session, task: Task, labels: tuple[str, ...], name: s
     """Compute two rows, and compare the outputs with the task and its labels.
 
     Raises:
-        ArtifactError: a row is missing, or the model has another head.
+        ArtifactError: a row is missing, or the model has a different head.
     """
     rows, tokens = 2, 8
     shapes = [output.shape for output in session.run(ones(rows, tokens))]
@@ -92,12 +92,12 @@ def check_answers(session: Session, task: Task, labels: tuple[str, ...], name: s
     if shapes != wanted:
         expected, found = ([list(shape) for shape in one] for one in (wanted, shapes))
         raise ArtifactError(
-            f"{name}: {task.kind.value} with {len(labels)} labels in id2label answers {rows} texts with shapes "
-            f"{expected}, this model with {found}; export again"
+            f"{name}: {task.kind.value} with {len(labels)} labels in id2label needs, for {rows} texts, the shapes "
+            f"{expected}, this model returns {found}; export again"
         )
 
 
 def ones(rows: int, tokens: int) -> dict[str, NDArray[np.int64]]:
-    """A batch without padding for any model."""
+    """A batch without padding, valid for any model."""
     ids = np.ones((rows, tokens), dtype=np.int64)
     return {name: ids if name != "token_type_ids" else ids * 0 for name in MODEL_INPUTS}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which runtime a server uses: what the folder holds and this machine can run, measured side by side."""
+"""Choice of a server's runtime: measures the files of the folder that this machine can run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,32 +11,32 @@ from sparse_deploy.runtimes import get_runtime
 from sparse_deploy.runtimes.probe import probe
 from sparse_deploy.untrusted.onnx_file import operators_of
 
-# In the order of a tie, and of what is taken unmeasured.
+# In the order of preference for ties, and without measurement.
 SERVED_RUNTIMES = ("sparse", "openvino-sparse", "openvino", "onnxruntime")
 PRECISIONS = ("int8", "fp32")
-# The scale is taken from the whole tensor as it comes.
+# The scale is computed from the whole tensor, including padding.
 _DYNAMIC_SCALE = "DynamicQuantizeLinear"
-# In the softmax of attention OpenVINO sums over a text's tokens, in floating point, in another order where the last
-# ones fill no vector of 16. INT8 rounds the sums, and what lies between two steps goes to the other one. Of 218 texts
-# in MiniLM 7 % changed their logits with more padding, by up to 0.0014; between lengths that are multiples of 16 none
-# did, and neighbours in a batch change none. FP32 changes by 3e-7.
+# In the softmax of attention OpenVINO sums over a text's tokens in floating point, in another order if the last tokens
+# do not fill a vector of 16. INT8 rounds the sums, and a sum between two steps may get the other step. With lengths
+# that are multiples of 16 no logit changes with more padding, and other sequences in a batch never change logits
+# (tests/contract/test_batch_invariance.py).
 _VECTOR = 16
 _ROUNDING = b'type="FakeQuantize"'
-# Their layers compute no padding (docs/sparse_operators.md).
+# Runtimes whose layers skip padding (docs/sparse_operators.md).
 _WITHOUT_PADDING = ("sparse", "openvino-sparse")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a server runs.
+    """The choice of a server.
 
     Attributes:
-        runtime: its name.
+        runtime: name of the runtime.
         precision: ``int8`` or ``fp32``.
-        milliseconds: median of one short request by candidate, such as ``sparse-int8``; empty when unmeasured.
-        refused: why a runtime can't be used for its file here, by candidate.
-        batch_invariant: whether a sequence gets the same answer alone and beside others; else each is computed alone.
-        length_multiple: lengths to pad to for that.
+        milliseconds: median of one short request by candidate, such as ``sparse-int8``; empty without measurement.
+        refused: reason why a runtime can't be used with its file on this machine, by candidate.
+        batch_invariant: whether results do not depend on other sequences in a batch; else each is computed alone.
+        length_multiple: padded lengths are multiples of this, for batch invariance.
     """
 
     runtime: str
@@ -48,12 +48,12 @@ class Choice:
 
     @property
     def cell(self) -> str:
-        """Runtime and precision as ``bench`` names its cells."""
+        """Runtime and precision in the form of ``bench``'s cell ids."""
         return f"{self.runtime}-{self.precision}"
 
     @property
     def computes_padding(self) -> bool:
-        """Whether a batch takes the time of its padding, too."""
+        """Whether padding in a batch takes time."""
         return self.runtime not in _WITHOUT_PADDING
 
 
@@ -64,20 +64,19 @@ def choose_runtime(
 
     Args:
         folder: the deployment.
-        runtime: a name, or ``auto`` for the fastest of those whose answers don't depend on the batch; if there is none,
-            of all.
-        precision: None for INT8 where a runtime at hand has it.
-        threads: of one request.
-        tokens: length of the requests that are measured.
-        measure: open and measure each candidate in a process of its own; otherwise take the first.
+        runtime: a name, or ``auto`` for the fastest batch-invariant runtime; if there is none, for the fastest of all.
+        precision: None means INT8 if an available runtime has it.
+        threads: threads of one request.
+        tokens: length of the measured requests.
+        measure: open and measure each candidate in a separate process; otherwise take the first.
 
     Raises:
-        RuntimeUnavailableError: the runtime that was asked for is not installed, or no candidate is right on this CPU.
-        ArtifactError: no file of the folder fits, or one kills or stalls the process that opens it.
+        RuntimeUnavailableError: the requested runtime is not installed, or no candidate is exact on this CPU.
+        ArtifactError: no file of the folder fits, or a file crashes or hangs the process that opens it.
     """
     names = SERVED_RUNTIMES if runtime == "auto" else (runtime,)
     if runtime != "auto":
-        get_runtime(runtime).version()  # says what is missing
+        get_runtime(runtime).version()  # raises an error with the missing package
     for wanted in PRECISIONS if precision is None else (precision,):
         candidates = [name for name in names if _can_open(name, folder, wanted)]
         invariant = [name for name in candidates if is_batch_invariant(name, folder, wanted)]
@@ -87,15 +86,15 @@ def choose_runtime(
             multiple = length_multiple(found.runtime, folder, wanted)
             return dataclasses.replace(found, batch_invariant=bool(invariant), length_multiple=multiple)
     raise ArtifactError(
-        f"{folder}: no {precision or 'model'} file for {', '.join(names)} here; install the runtime, ask for another "
-        f"one, or export again with its target"
+        f"{folder}: no {precision or 'model'} file for {', '.join(names)}; install the runtime, request another "
+        f"runtime, or export again with its target"
     )
 
 
 def is_batch_invariant(name: str, folder: Path, precision: str) -> bool:
-    """Whether a sequence gets the same answer alone and beside others.
+    """Whether the result of a sequence does not depend on other sequences in its batch.
 
-    Dynamic INT8 in ONNX files takes one scale for all rows of a batch, padding included. OpenVINO runs such products in
+    Dynamic INT8 in ONNX files uses one scale for all rows of a batch, including padding. OpenVINO runs such products in
     FP32 or with a scale per token, and the sparse operators have a scale per token.
     """
     path = folder / get_runtime(name).files[precision]
@@ -103,7 +102,7 @@ def is_batch_invariant(name: str, folder: Path, precision: str) -> bool:
 
 
 def length_multiple(name: str, folder: Path, precision: str) -> int:
-    """The number of tokens to whose multiples sequences are padded, so that more padding changes no answer."""
+    """The number of tokens to whose multiples sequences are padded, so that more padding changes no result."""
     path = folder / get_runtime(name).files[precision]
     return _VECTOR if path.suffix == ".xml" and _ROUNDING in path.read_bytes() else 1
 

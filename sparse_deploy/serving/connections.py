@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of connections: time for headers, memory, and pipelined requests.
 
-uvicorn alone waits for a request line without end, keeps headers of any size, takes pipelined requests as fast as they
-come, and lets a client that never reads hold its answer for ever.
+uvicorn alone has no time limit for a request line, no size limit for headers, no limit of pipelined requests, and keeps
+a response for ever if its client never reads it.
 """
 
 import asyncio
@@ -18,19 +18,19 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 # Headers, and other incomplete parts of a request except bodies. Browsers and proxies send at most 16 KiB.
 MAX_HEADER_BYTES = 64 * 2**10
-# Pipelined requests on one connection beside the current one. HTTP allows a server to close after any response, and
+# Pipelined requests on one connection after the current one. HTTP allows a server to close after any response, and
 # clients repeat requests without a response; few clients use pipelining.
 MAX_PIPELINED = 16
-# Always answered, however many connections there are: an orchestrator would end a server that is only busy.
+# Answered for any number of connections: otherwise an orchestrator would end a busy server.
 PROBES = frozenset({b"/v2/health/live", b"/v2/health/ready"})
-# Connections beyond the limit: so many at once, each so long, for a probe or a refusal.
+# Number and duration of connections beyond the limit, for probes and refusals.
 SPARE_CONNECTIONS = 64
 _SPARE_SECONDS = 1.0
 # Time for which a refused client may still send before its connection is closed. Closing at once would reset it, and
 # the client would not receive the refusal.
 _LINGER_SECONDS = 1.0
 _TOO_LONG = f"expected headers of at most {MAX_HEADER_BYTES} bytes"
-# Of an upgrade that is not made; the request goes on in HTTP/1.1 (RFC 9110, 7.8).
+# Headers of a protocol upgrade, which is ignored; the request continues in HTTP/1.1 (RFC 9110, 7.8).
 _UPGRADE_HEADERS = (b"upgrade", b"http2-settings", b"connection")
 
 
@@ -39,10 +39,10 @@ class ConnectionLimits:
     """Limits of a connection.
 
     Attributes:
-        connections: open at a time; beyond them only probes are answered.
-        header_seconds: for the headers of a request.
-        write_seconds: that an answer may lie without the client reading any of it.
-        spare: connections beyond the limit that have sent no request yet, oldest first.
+        connections: largest number of open connections; beyond it only probes are answered.
+        header_seconds: time limit for the headers of a request.
+        write_seconds: longest time in which a client reads nothing of its response.
+        spare: connections beyond the limit without a request so far, oldest first.
     """
 
     connections: int
@@ -52,17 +52,17 @@ class ConnectionLimits:
 
 
 class _RefusedError(Exception):
-    """The headers are more than a request may have."""
+    """The headers exceed the limit."""
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's connection with limits.
+    """uvicorn's connection, with limits.
 
     After a response, uvicorn's keep-alive timeout runs until the next byte, and from then on the time limit for
     headers. The limit also ends a client that continues to send a refused body.
 
     Attributes:
-        limits: of the server; a subclass has them.
+        limits: limits of the server, set in a subclass.
     """
 
     limits: ClassVar[ConnectionLimits]
@@ -77,9 +77,9 @@ class Connection(HttpToolsProtocol):
     _unread: tuple[int, float] = (0, 0.0)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start the clock of the first request."""
+        """Start the time limit of the first request."""
         super().connection_made(transport)
-        self.limit_concurrency = None  # on_headers_complete limits it, and lets probes through
+        self.limit_concurrency = None  # on_headers_complete applies the limit, except for probes
         self._is_spare = len(self.connections) > self.limits.connections
         if self._is_spare:
             self.limits.spare[self] = None
@@ -88,7 +88,7 @@ class Connection(HttpToolsProtocol):
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser, and stop where a request is no request or too much."""
+        """Pass data to the parser, and stop at an invalid or too large request."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
@@ -114,13 +114,13 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(400, "expected an HTTP/1.1 request")
             return
-        # Bytes that end nothing and belong to no body: a header without end, chunk extensions, trailers.
+        # Incomplete bytes outside of a body: a header without end, chunk extensions, trailers.
         self._idle_bytes = 0 if self._advanced else self._idle_bytes + len(data)
         if self._idle_bytes > MAX_HEADER_BYTES:
             self._refuse(431, _TOO_LONG)
 
     def on_message_begin(self) -> None:
-        """Take no more requests than may wait."""
+        """Stop reading at the limit of pipelined requests."""
         if len(self.pipeline) >= MAX_PIPELINED:
             self._close_after(self.cycle)
             raise _RefusedError
@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Stop the clock; the application limits the time of the body."""
+        """Stop the time limit; the application limits the time of the body."""
         self._advanced = True
         self._stop_timer()
         self.limits.spare.pop(self, None)
@@ -164,13 +164,13 @@ class Connection(HttpToolsProtocol):
             super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Read on only when nothing waits any more."""
+        """Continue reading only when no request waits."""
         super().on_response_complete()
         if self.pipeline and not self.transport.is_closing():
             self.flow.pause_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock, and notify the current request: uvicorn notifies the newest, and pipelined ones continue."""
+        """Stop the time limit, and notify the current request; uvicorn would notify the newest."""
         self._stop_timer()
         self.limits.spare.pop(self, None)
         self.pipeline.clear()
@@ -189,7 +189,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _upgrades(self) -> bool:
-        """Whether the client would like another protocol, of which the server has none."""
+        """Whether the client requests another protocol, which the server does not support."""
         wanted = self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
         return bool(wanted) and any(name == b"upgrade" for name, _ in self.headers)
 
@@ -207,7 +207,7 @@ class Connection(HttpToolsProtocol):
 
         The parser ends at an upgrade and leaves the body unread. Java's HttpClient requests h2c with every request.
         """
-        if self.parser.get_method() == b"CONNECT":  # the following bytes are no HTTP
+        if self.parser.get_method() == b"CONNECT":  # the following bytes are not HTTP
             self._close_after(self.cycle)
             return
         version = self.parser.get_http_version().encode()
@@ -227,11 +227,11 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         self._deaf = True
         if self._in_body and self.pipeline:
-            self.pipeline.popleft()  # the newest, whose body broke off
+            self.pipeline.popleft()  # the newest request, whose body is incomplete
             self._close_after(self.pipeline[0][0] if self.pipeline else self._answered)
             return
         if self._in_body and not self.cycle.response_started:
-            self.cycle.disconnected = True  # the application gives up
+            self.cycle.disconnected = True  # makes the application stop the request
             self.cycle.message_event.set()
         elif self.cycle is not None and not self.cycle.response_complete:
             self._close_after(self.cycle)
@@ -243,7 +243,7 @@ class Connection(HttpToolsProtocol):
         self.loop.call_later(_LINGER_SECONDS, self.transport.close)
 
     def _close_after(self, cycle: RequestResponseCycle | None) -> None:
-        """Read no more, and close with the answer to a request."""
+        """Stop reading, and close with the response to a request."""
         self._deaf = True
         self._stop_timer()
         if cycle is not None:
@@ -263,12 +263,12 @@ def end_unread(connections: "set[Any]") -> None:
     """See :meth:`Connection.end_if_unread`."""
     now = time.monotonic()
     for connection in list(connections):
-        with contextlib.suppress(RuntimeError):  # closed in this moment
+        with contextlib.suppress(RuntimeError):  # the loop was closed concurrently
             connection.end_if_unread(now)
 
 
 async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
-    body = orjson.dumps({"error": "too many connections are open; come back"})
+    body = orjson.dumps({"error": "too many connections are open; retry later"})
     headers = {"content-type": "application/json", "content-length": str(len(body)), "retry-after": "1"}
     raw = [(name.encode(), value.encode()) for name, value in {**headers, "connection": "close"}.items()]
     await send({"type": "http.response.start", "status": 503, "headers": raw})

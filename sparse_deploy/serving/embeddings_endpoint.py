@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``POST /v1/embeddings`` in the shape of OpenAI's API, so that its clients work unchanged.
+"""``POST /v1/embeddings`` in the format of OpenAI's API, so that its clients work unchanged.
 
-Format: https://platform.openai.com/docs/api-reference/embeddings/create. ``truncate``, which cuts a text that is too
-long instead of refusing it, is an extension.
+Format: https://platform.openai.com/docs/api-reference/embeddings/create. ``truncate`` is an extension: it truncates a
+text that is too long instead of refusing it.
 """
 
 import base64
@@ -38,13 +38,13 @@ class EmbeddingsEndpoint(InferEndpoint):
         content = read_object(body)
         given = content.get("input")
         if isinstance(given, list) and given and all(type(one) is int for one in given):
-            raise RequestError("input: expected a text or a list of texts; lists of token ids are not taken")
+            raise RequestError("input: expected a text or a list of texts; lists of token ids are not supported")
         texts = texts_tensor("text", [given] if isinstance(given, str) else given, limits, "input")
         form = content.get("encoding_format", "float")
         if form not in ("float", "base64"):
             raise RequestError(f"encoding_format: expected float or base64, got {form!r:.40}")
         if content.get("dimensions") is not None:
-            raise RequestError("dimensions: the vectors of this model have one size; leave it out")
+            raise RequestError("dimensions: the vectors of this model have a fixed size; omit dimensions")
         self._base64 = form == "base64"
         return InferRequest(None, {"text": texts}, truncate=flag(content, "truncate", default=False))
 
@@ -72,7 +72,7 @@ class EmbeddingsEndpoint(InferEndpoint):
 
 
 def require(service: Service, kind: TaskKind, what: str, *others: TaskKind) -> None:
-    """Refuse a path that this model has no answers for.
+    """Refuse a path that this model does not support.
 
     Raises:
         RequestError: 404.

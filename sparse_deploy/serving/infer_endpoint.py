@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``POST .../infer``, straight on ASGI: the part of the server that every request pays for."""
+"""``POST .../infer``, directly on ASGI, to keep the overhead of each request small."""
 
 import asyncio
 import time
@@ -25,13 +25,13 @@ from sparse_deploy.serving.model import VERSION
 from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
 
-# Only a request that takes longer than this is watched for a client that disconnects; watching costs a task of its own.
+# Only longer requests are checked for a disconnected client, because the check costs an additional task.
 _WATCH_AFTER_SECONDS = 0.05
 _JSON = {"content-type": "application/json"}
 
 
 class InferEndpoint:
-    """One request: its body, its answer, its line in the log."""
+    """One request: body, response, and line in the log."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope, self._receive, self._send = scope, receive, send
@@ -50,8 +50,8 @@ class InferEndpoint:
         except RequestError as error:
             status, reason, retry_after = error.status, error.message, error.retry_after
             body, headers = self.error(reason, status), dict(_JSON)
-        except asyncio.CancelledError:  # the server's time to end is over; nothing follows but this answer
-            status, reason, retry_after = 503, "the server is shutting down; send the request to another one", 1
+        except asyncio.CancelledError:  # the shutdown time is over; only this response follows
+            status, reason, retry_after = 503, "the server is shutting down; use another server", 1
             body, headers = self.error(reason, status), dict(_JSON)
         except _ClientLeftError:
             service.metrics.abandoned()
@@ -63,8 +63,8 @@ class InferEndpoint:
         service.metrics.request(status, seconds)
         if service.settings.access_log or status >= 500:
             log("request", id=request and request.id, status=status, ms=round(seconds * 1000, 2), error=reason)
-        # A client that was too slow goes on sending; one whose body was refused may finish it, unread, within the time
-        # that a connection has for its next headers.
+        # A client that was too slow continues sending; a client whose body was refused may finish sending it, unread,
+        # within the time limit of the connection's next headers.
         close = service.closing or status == 408
         await _send(self._send, status, body, headers, retry_after=retry_after, close=close)
 
@@ -90,7 +90,7 @@ class InferEndpoint:
         return request, *self.write(service, request, tensors, tokens)
 
     def check(self, service: Service) -> None:
-        """Refuse a path that this model has no answers for.
+        """Refuse a path that this model does not support.
 
         Raises:
             RequestError: 404.
@@ -109,13 +109,13 @@ class InferEndpoint:
     def write(
         self, service: Service, request: InferRequest, answer: Sequence[Tensor], tokens: int
     ) -> tuple[bytes, dict[str, str]]:
-        """The body of the answer, and its headers.
+        """The body of the response, and its headers.
 
         Args:
             service: the service of the model.
             request: the request.
             answer: the output tensors.
-            tokens: that were read.
+            tokens: number of input tokens.
 
         Raises:
             RequestError: 400, a requested output does not exist.
@@ -127,11 +127,11 @@ class InferEndpoint:
         return orjson.dumps({"error": reason})
 
     async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes], body_bytes: ByteShare) -> bytes:
-        """The whole body, counted on arrival; the declared length is only used to refuse."""
+        """The complete body, counted while it is read; the declared length is only used to refuse."""
         limit = settings.max_body_bytes
         told = whole_number(headers.get(b"content-length", b"0").decode("latin-1"), limit)
         if told is not None and told > limit:
-            raise RequestError(f"the body may have {limit} bytes, this one has more", 413)
+            raise RequestError(f"the body is larger than the limit of {limit} bytes", 413)
         parts, size = [], 0
         try:
             async with asyncio.timeout(settings.body_timeout_ms / 1000):
@@ -142,12 +142,12 @@ class InferEndpoint:
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
                     if size > limit:
-                        raise RequestError(f"the body may have {limit} bytes, this one has more", 413)
+                        raise RequestError(f"the body is larger than the limit of {limit} bytes", 413)
                     body_bytes.take(len(parts[-1]))
                     if not message.get("more_body", False):
                         return parts[0] if len(parts) == 1 else b"".join(parts)
         except TimeoutError as error:
-            raise RequestError(f"the body did not come within {settings.body_timeout_ms} ms", 408) from error
+            raise RequestError(f"the body was not complete within {settings.body_timeout_ms} ms", 408) from error
 
     async def _watch(self, work: "asyncio.Future[Any]") -> None:
         """Wait for the result or for the client to disconnect."""

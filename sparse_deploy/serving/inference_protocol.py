@@ -26,12 +26,12 @@ _DATATYPES = {"f": "FP32", "i": "INT64"}
 
 
 class RequestError(Exception):
-    """A request that can't be answered.
+    """An error response to a request.
 
     Attributes:
         message: one line: the expected value and the value found.
         status: HTTP status.
-        retry_after: seconds after which it may go better.
+        retry_after: seconds after which the client may retry.
     """
 
     def __init__(self, message: str, status: int = 400, retry_after: int | None = None) -> None:
@@ -46,9 +46,9 @@ class RequestLimits:
     """Limits of one request, checked before its data is processed.
 
     Attributes:
-        rows: of each tensor; texts in a BYTES tensor.
-        tokens: in a row of integers.
-        characters: in all texts together.
+        rows: rows of each tensor; texts in a BYTES tensor.
+        tokens: values in a row of integers.
+        characters: total characters of all texts.
     """
 
     rows: int = 256
@@ -64,8 +64,8 @@ class Tensor:
     """One tensor of a request or an answer.
 
     Attributes:
-        name: as the model's metadata has it.
-        shape: its dimensions.
+        name: name in the model's metadata.
+        shape: dimensions.
         values: texts in row-major order, or an array of that shape.
     """
 
@@ -79,9 +79,9 @@ class InferRequest:
     """A checked request.
 
     Attributes:
-        id: the client's, echoed; None when it sent none.
-        inputs: by name.
-        outputs: names of the requested outputs, and whether each is returned as bytes; empty for all.
+        id: the client's id, which is returned; None if there is none.
+        inputs: inputs by name.
+        outputs: names of the requested outputs, and whether each is returned as bytes; empty means all.
         binary: whether outputs without a parameter are returned as bytes.
         truncate: whether a text that is too long is truncated (parameter ``truncate``) instead of refused.
         timeout_ms: time limit of the client, from parameter ``timeout`` (microseconds, as in Triton).
@@ -96,7 +96,7 @@ class InferRequest:
 
 
 def whole_number(text: str, largest: int) -> int | None:
-    """The number in a header; None if it is none. A larger one is ``largest + 1``: Python refuses 4,300 digits."""
+    """The number in a header; None for other text, ``largest + 1`` if too large (Python refuses 4,300 digits)."""
     if not (text.isascii() and text.isdigit()):
         return None
     digits = text.lstrip("0") or "0"
@@ -107,12 +107,12 @@ def parse_request(body: bytes, header_length: str | None, limits: RequestLimits 
     """Read the body of an ``infer`` request.
 
     Args:
-        body: all of it.
-        header_length: value of :data:`HEADER_LENGTH`, when tensors follow the JSON as bytes.
+        body: the complete body.
+        header_length: value of :data:`HEADER_LENGTH`, if tensors follow the JSON as bytes.
         limits: of the server.
 
     Raises:
-        RequestError: 400 with the first thing that is wrong; 413, it holds more than the limits.
+        RequestError: 400 with the first error; 413, it exceeds a limit.
     """
     head, tail = body, memoryview(b"")
     if header_length is not None:
@@ -128,7 +128,7 @@ def parse_request(body: bytes, header_length: str | None, limits: RequestLimits 
     for number, entry in enumerate(wanted):
         tensor, size = _input(entry, f"inputs[{number}]", tail[used:], limits)
         if tensor.name in inputs:
-            raise RequestError(f"inputs[{number}]: {tensor.name!r} is there twice")
+            raise RequestError(f"inputs[{number}]: {tensor.name!r} is given twice")
         inputs[tensor.name] = tensor
         used += size
     characters = sum(len(text) for one in inputs.values() if isinstance(one.values, list) for text in one.values)
@@ -143,7 +143,7 @@ def parse_request(body: bytes, header_length: str | None, limits: RequestLimits 
         place = f"outputs[{number}]"
         name = _name(entry, place)
         if name in outputs:
-            raise RequestError(f"{place}: {name!r} is there twice")
+            raise RequestError(f"{place}: {name!r} is given twice")
         own = _parameters(entry, place)
         outputs[name] = _flag(own, "binary_data", place) if "binary_data" in own else binary
     truncate = _flag(parameters, "truncate", "request", default=True)
@@ -156,10 +156,10 @@ def build_response(
     """The body of an answer, and the headers that it needs.
 
     Args:
-        request: chooses outputs and their form.
-        model: name.
-        version: of the model.
-        outputs: all that the model answers.
+        request: the request, with the selected outputs and their form.
+        model: name of the model.
+        version: version of the model.
+        outputs: all outputs of the model.
 
     Raises:
         RequestError: 400, a requested output does not exist.
@@ -195,10 +195,10 @@ def load_json(head: bytes) -> Any:
     """JSON to objects.
 
     Raises:
-        orjson.JSONDecodeError: it is none.
+        orjson.JSONDecodeError: the text is not JSON.
 
-    Python's garbage collector is off meanwhile: it would traverse a million new lists several times, and none of them
-    is garbage. The time of the largest body is in docs/reliability.md.
+    Python's garbage collector is disabled meanwhile, because it would traverse all new lists several times, and none of
+    them is garbage. The time of the largest body is in docs/reliability.md.
     """
     gc.disable()
     try:
@@ -208,7 +208,7 @@ def load_json(head: bytes) -> Any:
 
 
 def _input(entry: Mapping[str, Any], place: str, tail: memoryview, limits: RequestLimits) -> tuple[Tensor, int]:
-    """One input, and how many bytes of the tail it took."""
+    """One input, and the number of bytes of the tail that it used."""
     name = _name(entry, place)
     place = f"{place} {name!r}"
     datatype, shape = entry.get("datatype"), _shape(entry.get("shape"), place)
@@ -248,7 +248,7 @@ def _input(entry: Mapping[str, Any], place: str, tail: memoryview, limits: Reque
 
 
 def _flat(data: list[Any], shape: tuple[int, ...], place: str) -> list[Any]:
-    """Data given flat or as one list per row; OIP allows both."""
+    """Data as a flat list or as one list per row; OIP allows both."""
     if len(shape) < 2 or not data or not isinstance(data[0], list):
         return data
     if len(data) != shape[0] or any(not isinstance(row, list) or len(row) != shape[1] for row in data):
@@ -361,18 +361,18 @@ def read_object(body: bytes) -> dict[str, Any]:
     """The JSON object of a body.
 
     Raises:
-        RequestError: 400, it is none.
+        RequestError: 400, it is not a JSON object.
     """
     try:
         content = load_json(body)
     except orjson.JSONDecodeError as error:
-        raise RequestError(f"the body is no JSON: {error}") from error
+        raise RequestError(f"the body is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise RequestError(f"expected a JSON object, got {_kind(content)}")
     return content
 
 
 def _kind(value: Any) -> str:
-    """A JSON value for a message, never at length."""
+    """A JSON value for a message, shortened."""
     names = {dict: "an object", list: "a list", str: "a text", bool: "true or false", type(None): "nothing"}
     return names.get(type(value)) or f"{value!r:.40}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain JSON bodies of the paths with other APIs than OIP."""
+"""JSON bodies of the paths with APIs other than OIP."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from sparse_deploy.serving.inference_protocol import RequestError, RequestLimits
 
 
 def texts_tensor(name: str, values: object, limits: RequestLimits, place: str) -> Tensor:
-    """A list of texts as the tensor that an ``infer`` request would have.
+    """A list of texts as the tensor of an ``infer`` request.
 
     Args:
-        name: of the tensor.
+        name: name of the tensor.
         values: the list.
-        limits: of the server.
-        place: its key in the body, for messages.
+        limits: limits of the server.
+        place: key of the list in the body, for messages.
 
     Raises:
-        RequestError: 400, no list of texts; 413, more than the server takes.
+        RequestError: 400, not a list of texts; 413, a limit is exceeded.
     """
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise RequestError(f"{place}: expected a text or a list of at least one text")
@@ -31,7 +31,7 @@ def flag(content: dict[str, Any], key: str, *, default: bool) -> bool:
     """A boolean of the body.
 
     Raises:
-        RequestError: 400, it is something else.
+        RequestError: 400, it is not a boolean.
     """
     value = content.get(key)
     if value is None:

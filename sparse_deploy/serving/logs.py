@@ -27,7 +27,7 @@ def set_up(log_format: LogFormat) -> None:
 
 
 def log(event: str, level: int = logging.INFO, **fields: Any) -> None:
-    """Write an event; fields that are None are left out."""
+    """Write an event, without fields that are None."""
     if _LOGGER.isEnabledFor(level):
         known = {name: value for name, value in fields.items() if value is not None}
         _LOGGER.log(level, event, extra={_FIELDS: known})
@@ -57,7 +57,7 @@ def _json_escape(character: str) -> str:
 
 
 def _printable(value: Any) -> str:
-    """On one line, without control characters: a client's words must not look like other lines or move the cursor."""
+    """Text on one line without control characters, because a client's text could imitate other lines."""
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in str(value))
 
 

@@ -28,8 +28,8 @@ class Metrics:
     Args:
         model: value of the label ``model``.
         runtime: runtime and precision, such as ``sparse-int8``; shown as ``sparse_deploy_model_info`` with the process
-            id, which distinguishes replicas behind one address.
-        waiting: sequences in the queue now.
+            id, which distinguishes replicas with one address.
+        waiting: function that returns the number of queued sequences.
     """
 
     def __init__(self, model: str, runtime: str, waiting: Callable[[], int]) -> None:
@@ -61,9 +61,9 @@ class Metrics:
         )
         self._rows, self._padding = rows.labels(model), padding.labels(model)
         self._tokens = Counter(
-            f"{name}_tokens", "Computed tokens, padding left out.", ["model"], registry=registry
+            f"{name}_tokens", "Computed tokens without padding.", ["model"], registry=registry
         ).labels(model)
-        Gauge(f"{name}_queue_rows", "Sequences that wait.", ["model"], registry=registry).labels(model).set_function(
+        Gauge(f"{name}_queue_rows", "Queued sequences.", ["model"], registry=registry).labels(model).set_function(
             waiting
         )
         self._open = Gauge(
@@ -73,7 +73,7 @@ class Metrics:
             registry=registry,
         ).labels(model)
         self._abandoned = Counter(
-            f"{name}_requests_abandoned", "Clients that left before their answer.", ["model"], registry=registry
+            f"{name}_requests_abandoned", "Clients that disconnected too early.", ["model"], registry=registry
         ).labels(model)
         self._codes: dict[int, Counter] = {}
 
@@ -85,15 +85,15 @@ class Metrics:
         self._stages["total"].observe(seconds)
 
     def opened(self, change: int) -> None:
-        """Requests came in (1) or left (-1)."""
+        """Requests were received (1) or ended (-1)."""
         self._open.inc(change)
 
     def abandoned(self) -> None:
-        """A client left before its answer."""
+        """A client disconnected before its response."""
         self._abandoned.inc()
 
     def tokenized(self, seconds: float) -> None:
-        """A request's text became tokens."""
+        """A request's text was tokenized."""
         self._stages["tokenize"].observe(seconds)
 
     def waited(self, seconds: float) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model that a server answers with: a deployment, verified, opened with the fastest runtime, and its task."""
+"""The model of a server: a verified deployment, opened with the fastest runtime, and its task."""
 
 import math
 import time
@@ -42,7 +42,7 @@ class Prepared:
 
     Attributes:
         features: sequences to compute.
-        answer: outputs of those sequences to the tensors of the answer.
+        answer: function from the outputs of these sequences to the response's tensors.
     """
 
     features: list[Feature]
@@ -56,15 +56,15 @@ class ServedModel:
     Attributes:
         name: name in URLs.
         task: its task.
-        texts_needed: required texts per row: two where the model was trained on pairs.
-        labels: of a classification, by id.
-        data: its input lengths.
+        texts_needed: required texts per row: two if the model was trained on pairs.
+        labels: labels of a classification, by id.
+        data: settings with the input lengths.
         choice: runtime, precision and the times of the candidates.
         threads: threads of one batch.
         session: the opened file.
         encoder: its tokenizer.
         config: the model's ``config.json``.
-        max_rows: rows and windows that one request may have.
+        max_rows: largest number of rows or windows of one request.
         max_tokens: largest input length of the model.
         batch_overhead: see :func:`sparse_deploy.serving.row_choice.choose_rows`.
     """
@@ -104,12 +104,12 @@ class ServedModel:
         return self.task.kind
 
     def padded_length(self, longest: int) -> int:
-        """Tokens that a batch is padded to whose longest sequence has so many."""
+        """Padded length of a batch, by the tokens of its longest sequence."""
         multiple = self.choice.length_multiple
         return max(longest, min(math.ceil(longest / multiple) * multiple, self.max_tokens))
 
     def metadata(self) -> dict[str, Any]:
-        """The model as OIP's metadata describes it; text or tensors come in, and their answers go out."""
+        """The model's metadata in OIP's form, with text and tensor inputs and their outputs."""
         texts = [_described(name, "BYTES", [-1]) for name in self.text_inputs]
         ids = [_described(name, "INT64", [-1, -1]) for name in self.tensor_inputs]
         width = int(self.config.get("hidden_size") or self.config.get("dim") or 0)
@@ -131,7 +131,7 @@ class ServedModel:
         """Turn a request into sequences.
 
         Raises:
-            RequestError: 400, it has not the inputs that the model takes; 413, a text is too long and must not be cut.
+            RequestError: 400, the inputs are not the model's; 413, a text is too long and must not be truncated.
         """
         if "input_ids" in request.inputs:
             return self._prepare_tensors(request.inputs)
@@ -218,13 +218,13 @@ def open_model(settings: ServerSettings, *, isolated: bool = True) -> ServedMode
     """Verify a deployment, choose its runtime, and open it.
 
     Args:
-        settings: of the server.
-        isolated: first open every candidate in a process of its own, so that a file that kills its reader ends in an
-            error; measured there, too.
+        settings: settings of the server.
+        isolated: first open and measure every candidate in a separate process, so that a file that crashes its reader
+            causes an error only.
 
     Raises:
-        ConfigError: no such folder, or more threads than the machine can do with.
-        ArtifactError: unfinished, altered, or a file that no runtime can open.
+        ConfigError: no such folder, or too many threads for the machine.
+        ArtifactError: the deployment is unfinished, altered, or has a file that no runtime can open.
         RuntimeUnavailableError: the requested runtime is not installed.
     """
     folder, threads = settings.deployment, threads_to_use(settings.threads, "--threads")
@@ -272,10 +272,10 @@ def _batch_overhead(session: Session, max_length: int) -> float:
     """The fixed time of a batch, as the number of tokens that take the same time."""
     tokens = min(_OVERHEAD_TOKENS, max_length)
     one, several = math.inf, math.inf
-    for _ in range(_OVERHEAD_RUNS):  # in turns: other processes come and go
+    for _ in range(_OVERHEAD_RUNS):  # interleaved, because of other processes
         one = min(one, _seconds(session, 1, tokens))
         several = min(several, _seconds(session, _OVERHEAD_ROWS, tokens))
-    # On a machine that is busy, or with a model of a few hundred weights, a larger batch may seem to take no longer.
+    # On a busy machine, or with a tiny model, a larger batch may not take measurably longer.
     per_row = max(several - one, 0.01 * one) / (_OVERHEAD_ROWS - 1)
     return max(one / per_row - 1, 0.0) * tokens
 
@@ -288,7 +288,7 @@ def _seconds(session: Session, rows: int, tokens: int) -> float:
 
 
 def _typical_length(data: DataSection, kind: TaskKind) -> int:
-    """Tokens to measure candidates with: windows of a question are full, GLUE's texts have medians of 25 to 40."""
+    """Length of the measured requests: windows of questions are full, GLUE's texts have medians of 25 to 40."""
     return data.max_length if kind is TaskKind.QUESTION_ANSWERING else min(32, data.max_length)
 
 
@@ -315,7 +315,7 @@ def _texts(tensor: Tensor) -> list[str]:
 
 
 def _stacked(names: Sequence[str], outputs: Sequence[Outputs]) -> list[Tensor]:
-    """The model's own outputs, for tensors that came in, all rows of one length."""
+    """The model's raw outputs, for tensor inputs with rows of one length."""
     stacked = [np.stack([row[index] for row in outputs]) for index in range(len(names))]
     return [Tensor(name, values.shape, values) for name, values in zip(names, stacked, strict=True)]
 

@@ -19,7 +19,7 @@ def document(model: ServedModel, *, token: bool = False) -> Schema:
     paths: dict[str, Any] = {
         "/v2": _get("Server metadata", _ref("ServerMetadata")),
         "/v2/health/live": _get("Batches are computed", _object({"live": {"type": "boolean"}}), unready=True),
-        "/v2/health/ready": _get("New requests are welcome", _object({"ready": {"type": "boolean"}}), unready=True),
+        "/v2/health/ready": _get("New requests are accepted", _object({"ready": {"type": "boolean"}}), unready=True),
         "/metrics": {"get": {"summary": "Prometheus metrics", "responses": {"200": page}}},
         "/openapi.json": _get("This document", {"type": "object"}),
     }
@@ -33,9 +33,9 @@ def document(model: ServedModel, *, token: bool = False) -> Schema:
             if parameters:
                 paths[f"{prefix}{suffix}"]["parameters"] = parameters
     if model.kind is TaskKind.EMBEDDING:
-        paths["/v1/embeddings"] = {"post": _plain("Vectors of texts, as OpenAI's API has it", _EMBEDDINGS)}
+        paths["/v1/embeddings"] = {"post": _plain("Vectors of texts, in the format of OpenAI's API", _EMBEDDINGS)}
     if model.kind in (TaskKind.RANKING, TaskKind.REGRESSION):
-        paths["/rerank"] = {"post": _plain("Documents by relevance, as text-embeddings-inference has it", _RERANK)}
+        paths["/rerank"] = {"post": _plain("Documents by relevance, as in text-embeddings-inference", _RERANK)}
     made: Schema = {
         "openapi": "3.1.0",
         "info": {
@@ -76,7 +76,7 @@ _RERANK: Schema = {
 
 
 def _plain(summary: str, schema: Schema) -> Schema:
-    reasons = {"400": "The request is not what the model takes", "413": "A text or the request is too long"}
+    reasons = {"400": "The request does not fit the model's inputs", "413": "A text or the request is too long"}
     errors = {code: {"description": text} for code, text in reasons.items()}
     return {
         "summary": summary,
@@ -87,10 +87,10 @@ def _plain(summary: str, schema: Schema) -> Schema:
 
 def _infer(model: ServedModel) -> Schema:
     errors = {
-        "400": "The request is not what the model takes",
+        "400": "The request does not fit the model's inputs",
         "401": "The token is missing or wrong",
         "404": "No such model or version",
-        "408": "The body came too slowly",
+        "408": "The body was sent too slowly",
         "413": "Too many bytes, rows or characters",
         "415": "A compressed body",
         "500": "The model failed",
@@ -160,7 +160,7 @@ def _schemas(model: ServedModel) -> Schema:
                 "id": {"type": ["string", "null"], "maxLength": MAX_NAME},
                 "inputs": _list({"oneOf": [texts, tensors]}),
                 "outputs": {**_list(output), "type": ["array", "null"]},
-                "parameters": {**optional, "description": "timeout: microseconds until the answer is worthless"},
+                "parameters": {**optional, "description": "timeout: time limit of the client in microseconds"},
             },
         },
         "InferResponse": {
@@ -215,7 +215,7 @@ def _get(summary: str, schema: Schema, *, unready: bool = False) -> Schema:
     responses["404"] = _error("No such model or version")
     if unready:
         responses["503"] = {
-            "description": "The server is shutting down, or its model does not answer",
+            "description": "The server is shutting down, or its model does not respond",
             "content": content,
         }
     else:

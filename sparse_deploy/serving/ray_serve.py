@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The application in Ray Serve: replicas of the whole server, each with its own model, batcher and CPUs.
+"""The application in Ray Serve: replicas of the server, each with its own model, batcher and CPUs.
 
 On a cluster: ``serve run sparse_deploy.serving.ray_serve:build deployment=/shared/folder replicas=4 threads=8``.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 APPLICATION_NAME = "sparse-deploy"
 _LENGTH_OF_A_REASON = 300
 _CALL_SECONDS = 20.0
-_QUIET = {"enable_access_log": False}  # the application has its own
+_QUIET = {"enable_access_log": False}  # the application has its own log
 _LINGER_SECONDS = 1.0
 
 
@@ -40,7 +40,7 @@ class ReplicaSettings(ServerSettings):
     """Settings of a server in several replicas.
 
     Attributes:
-        threads: CPUs that each replica reserves and computes with; this machine's, shared out, when None.
+        threads: CPUs that each replica reserves and uses; None means this machine's CPUs divided by the replicas.
         replicas: how many.
     """
 
@@ -79,23 +79,23 @@ def serve_replicas(server: ServerSettings, replicas: int) -> None:
     """Serve a deployment on Ray until SIGTERM, SIGINT or SIGHUP.
 
     Args:
-        server: settings of each replica, host and port of all.
+        server: settings of each replica, and the common host and port.
         replicas: how many.
 
     Raises:
         RuntimeUnavailableError: Ray is not installed or can't be reached.
-        ConfigError: the address can't be had, or Ray has too few CPUs for the replicas.
+        ConfigError: the address is not available, or Ray has too few CPUs for the replicas.
         ArtifactError: the deployment can't be opened.
     """
     set_up(server.log_format)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    # Here, so that the command raises the error; a replica would only log it.
+    # Checked here, so that the command raises the error; a replica would only log it.
     manifest = load_manifest(server.deployment, "deployment")
     settings = ReplicaSettings.model_validate(
         {**dict(server), "replicas": replicas, "deployment": server.deployment.absolute(), "port": _free_port(server)}
     )
     if (cpus := own_cpus()) is not None:
-        _check_cpus(settings, cpus)  # before the seconds that Ray takes to start
+        _check_cpus(settings, cpus)  # before Ray starts, which takes seconds
     with ray_cluster() as ray:
         serve = _serve()
         _check_cpus(settings, ray.cluster_resources().get("CPU", 0))
@@ -113,18 +113,18 @@ def serve_replicas(server: ServerSettings, replicas: int) -> None:
 
 
 class Replica:
-    """The methods that Ray calls on a replica besides requests."""
+    """The methods that Ray calls on a replica, other than requests."""
 
-    app: "Starlette"  # of the wrapper that Ray makes around this class
+    app: "Starlette"  # set by the wrapper that Ray makes around this class
 
     def drain(self, *, closing: bool = False) -> None:
-        """From now on answer readiness with no; when closing, end connections with their next answer, too."""
+        """Set readiness to false; when closing, also end connections with their next response."""
         self.app.state.service.draining = True
         self.app.state.service.closing = closing
 
 
 def _run(settings: ReplicaSettings) -> Any:
-    """Start the replicas; Ray tries each a few times."""
+    """Start the replicas; Ray retries each a few times."""
     try:
         return _serve().run(build(settings), name=APPLICATION_NAME)
     except RuntimeError as error:
@@ -157,7 +157,7 @@ def _drain(handle: Any, seconds: float) -> None:
 
 
 def _tell(handle: Any, *, closing: bool = False) -> None:
-    """All replicas; one that does not answer keeps the others from nothing."""
+    """Call all replicas; one that does not respond does not affect the others."""
     try:
         handle.broadcast("drain", closing=closing).results(timeout_s=_CALL_SECONDS)
     except TimeoutError:

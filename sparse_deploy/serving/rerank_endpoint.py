@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``POST /rerank`` in the shape of Hugging Face's text-embeddings-inference, so that its clients work unchanged.
+"""``POST /rerank`` in the format of Hugging Face's text-embeddings-inference, so that its clients work unchanged.
 
 Format: https://huggingface.github.io/text-embeddings-inference/. Scores are probabilities (the sigmoid of the logit)
 unless ``raw_scores`` is true; documents are sorted, the best one first.
@@ -46,7 +46,7 @@ class RerankEndpoint(InferEndpoint):
         self, service: Service, request: InferRequest, answer: Sequence[Tensor], tokens: int
     ) -> tuple[bytes, dict[str, str]]:
         """See :meth:`InferEndpoint.write`."""
-        logits = np.asarray(next(one for one in answer if one.name == "score").values)  # the task squashes nothing
+        logits = np.asarray(next(one for one in answer if one.name == "score").values)  # the task applies no sigmoid
         scores = logits if self._raw else sigmoid(logits)
         documents = request.inputs["text_pair"].values
         found: list[dict[str, Any]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One server process: uvicorn around the application, and an end that loses no accepted request."""
+"""One server process: uvicorn with the application, and a shutdown that loses no accepted request."""
 
 import asyncio
 import contextlib
@@ -23,25 +23,25 @@ from sparse_deploy.serving.model import open_model
 from sparse_deploy.serving.service import Service
 from sparse_deploy.serving.settings import ServerSettings
 
-# The event loop and the computing thread share the interpreter: with its default of 5 ms, a finished batch may wait as
-# long for a loop that parses requests.
+# The event loop and the computing thread share the interpreter: with the default switch interval of 5 ms, a finished
+# batch may wait this long for a loop that parses requests.
 SWITCH_SECONDS = 0.0005
 _TICK_SECONDS = 0.05
-# A client on a kept connection learns with its next answer that the connection ends; so long may it pause before it.
+# A client on a kept connection is informed of its end by the next response; longest pause before its next request.
 _LINGER_SECONDS = 1.0
-_TICKS_PER_SECOND = 10  # uvicorn's
+_TICKS_PER_SECOND = 10  # of uvicorn's main loop
 _BACKLOG = 2048
-# Files, pipes and libraries that are open beside the connections.
+# Open files, pipes and libraries, other than connections.
 _OTHER_DESCRIPTORS = 128
 
 
 def serve(settings: ServerSettings) -> None:
     """Serve a deployment until SIGTERM, SIGINT or SIGHUP; a second signal ends it at once.
 
-    The process ends here where a batch still runs when the shutdown time is over: nothing can interrupt a model.
+    If a batch still runs at the end of the shutdown time, the process exits, because a model can't be interrupted.
 
     Raises:
-        ConfigError: the address can't be had.
+        ConfigError: the address is not available.
         ArtifactError: the deployment can't be opened.
     """
     set_up(settings.log_format)
@@ -90,7 +90,7 @@ class _DrainingServer(uvicorn.Server):
         self._signals = 0
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and log it only now: a signal before this point would not shut down in order."""
+        """Start, then log it, because a signal before this point would not cause an orderly shutdown."""
         await super().startup(sockets)
         (listener,) = sockets or []
         host, port = listener.getsockname()[:2]
@@ -106,13 +106,13 @@ class _DrainingServer(uvicorn.Server):
         if remark := thread_remark(model.threads, describe_machine()):
             log("threads", logging.WARNING, reason=remark)
         for cell, reason in model.choice.refused.items():
-            log("runtime left out", logging.WARNING, runtime=cell, reason=reason)
+            log("runtime skipped", logging.WARNING, runtime=cell, reason=reason)
         if warning := getattr(model.session, "warning", ""):
             log("slow runtime", logging.WARNING, runtime=model.choice.cell, reason=warning)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Handle SIGHUP as the signals of uvicorn: a terminal or session that goes away ends the server as they do."""
+        """Handle SIGHUP like uvicorn's signals, so that the end of a terminal or session shuts the server down."""
         with super().capture_signals():
             before = signal.getsignal(signal.SIGHUP)
             if before is not signal.SIG_IGN:  # nohup
@@ -123,13 +123,13 @@ class _DrainingServer(uvicorn.Server):
                 signal.signal(signal.SIGHUP, before)
 
     async def on_tick(self, counter: int) -> bool:
-        """Once a second cut the connections whose clients don't read."""
+        """Once a second, close connections whose clients do not read."""
         if counter % _TICKS_PER_SECOND == 0:
             end_unread(self.server_state.connections)
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal; the main loop looks every tenth of a second."""
+        """Record the signal; the main loop checks it every tenth of a second."""
         self._signals += 1
         self.should_exit = True
         if self._signals > 1:
@@ -154,18 +154,18 @@ class _DrainingServer(uvicorn.Server):
         for server in self.servers:
             server.close()
         for listener in sockets or []:
-            listener.close()  # an open listener lets the kernel accept connections that would not be read
+            listener.close()  # with an open listener the kernel would accept connections that are never read
         if not self.force_exit:
             await asyncio.sleep(_LINGER_SECONDS)
         late = asyncio.create_task(self._end_late())
-        await super().shutdown()  # cancels requests that are too late; the endpoint responds with 503
+        await super().shutdown()  # cancels late requests; the endpoint responds with 503
         late.cancel()
         if self.force_exit:
             self._service.abandon()
             await self.lifespan.shutdown()
 
     async def _end_late(self) -> None:
-        """When the time for accepted requests is over, don't wait for the running batch either."""
+        """After the time for accepted requests, do not wait for the running batch."""
         await asyncio.sleep(max(self._service.settings.shutdown_seconds - _TICK_SECONDS, 0))
         self._service.abandon()
 
@@ -189,7 +189,7 @@ class _DrainingServer(uvicorn.Server):
 
 
 def _possible_connections(wanted: int) -> int:
-    """As many connections as this process may have descriptors for; the limit is raised as far as it goes."""
+    """The number of connections for which this process may have descriptors, after raising the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + SPARE_CONNECTIONS + _OTHER_DESCRIPTORS
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -211,7 +211,7 @@ def listen(listener: socket.socket, host: str, port: int) -> None:
     """Listen and serve.
 
     Raises:
-        ConfigError: a server that started at the same time was first.
+        ConfigError: another server took the port at the same time.
     """
     try:
         listener.listen(_BACKLOG)
@@ -220,10 +220,10 @@ def listen(listener: socket.socket, host: str, port: int) -> None:
 
 
 def take_address(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, port 0 to a free one; a port in use raises before the model is loaded.
+    """A socket bound to the address, port 0 to a free port, so that a used port raises before the model is loaded.
 
     Raises:
-        ConfigError: it can't be had.
+        ConfigError: the address is not available.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the routes of a server share: one model, its batcher, its counters."""
+"""The common state of a server's routes: model, batcher, counters."""
 
 import asyncio
 import hmac
@@ -20,24 +20,24 @@ from sparse_deploy.serving.settings import ServerSettings
 # Tokenizing this many characters blocks the event loop for up to 15 ms (docs/reliability.md). Longer texts are
 # tokenized in a thread, one at a time, so that the memory is that of one request.
 _INLINE_CHARACTERS = 5_000
-# Bodies that may be here at a time, as the number of largest ones.
+# Limit of all bodies in memory, as a number of largest bodies.
 _BODIES = 16
-# A batch that runs so many times longer than a request may take will not end: liveness says so, and the orchestrator
-# starts another server. Readiness says so after once the time.
+# A batch that runs longer than this multiple of a request's time limit will not end: liveness becomes false, and the
+# orchestrator starts another server. Readiness becomes false after the time limit.
 _HANGING = 6
 _JOIN_SECONDS = 0.05
 
 
 class Service:
-    """What the routes share: the model, its batcher, the counters, and whether new requests are welcome.
+    """The common state of the routes: model, batcher, counters, and whether new requests are accepted.
 
     Attributes:
-        draining: readiness answers no.
-        closing: connections end with their next answer.
+        draining: readiness is false.
+        closing: connections end with their next response.
 
     Args:
-        settings: of the server.
-        model: opened.
+        settings: settings of the server.
+        model: the opened model.
     """
 
     def __init__(self, settings: ServerSettings, model: ServedModel) -> None:
@@ -48,7 +48,7 @@ class Service:
             pad_id=model.pad_id,
             per_token=model.task.per_token,
             padded_length=model.padded_length,
-            # Where a batch changes answers, none is made: each client gets what it would get alone.
+            # If a batch would change results, sequences are computed one at a time.
             max_batch=settings.max_batch if model.choice.batch_invariant else 1,
             max_delay=settings.max_delay_ms / 1000,
             overhead=model.batch_overhead,
@@ -63,7 +63,7 @@ class Service:
 
     @property
     def live(self) -> bool:
-        """Whether batches are computed: their thread is there, and the running batch is not hanging."""
+        """Whether batches are computed: the thread runs, and the running batch does not hang."""
         return self.batcher.busy_seconds < _HANGING * self.settings.timeout_ms / 1000
 
     @property
@@ -72,20 +72,20 @@ class Service:
         return not self.draining and self.batcher.busy_seconds < self.settings.timeout_ms / 1000
 
     def abandon(self) -> None:
-        """Drop what waits, and don't wait for what runs: the time to end is over, or somebody is in a hurry."""
+        """Drop queued sequences, and do not wait for the running batch, for an immediate shutdown."""
         self._patience = 0.0
         self.batcher.drop()
 
     def close(self) -> bool:
-        """Answer what waits, then free the model.
+        """Compute queued sequences, then free the model.
 
         Returns:
-            False where a batch still runs; its thread ends with the process.
+            False if a batch still runs; its thread ends with the process.
         """
         self.batcher.close(0)
         begin = time.monotonic()
         while not (ended := self.batcher.close(_JOIN_SECONDS)) and time.monotonic() - begin < self._patience:
-            pass  # another thread may have made the patience end
+            pass  # stop_now() may be called by another thread
         if ended:
             self.model.session.close()
         self._patience = 0.0
@@ -95,14 +95,14 @@ class Service:
         """Answer one checked request.
 
         Args:
-            request: of the client.
-            started: when its first byte was seen, on the clock of ``time.monotonic``.
+            request: the client's request.
+            started: time of its first byte, on ``time.monotonic``'s clock.
 
         Returns:
-            The tensors of the answer, and how many tokens were read.
+            The tensors of the response, and the number of input tokens.
 
         Raises:
-            RequestError: with the status that the client gets.
+            RequestError: the error response.
         """
         deadline = started + min(self.settings.timeout_ms, request.timeout_ms or self.settings.timeout_ms) / 1000
         begin = time.monotonic()
@@ -110,14 +110,14 @@ class Service:
         self.metrics.tokenized(time.monotonic() - begin)
         outputs = await self.batcher.answer(prepared.features, deadline)
         if not all(np.isfinite(values).all() for row in outputs for values in row):
-            raise RequestError("the model answered with NaN or infinity", 500)
+            raise RequestError("the model returned NaN or infinity", 500)
         return prepared.answer(outputs), sum(len(feature["input_ids"]) for feature in prepared.features)
 
     async def _prepare(self, request: InferRequest, deadline: float) -> Prepared:
         characters = sum(
             len(text) for tensor in request.inputs.values() if isinstance(tensor.values, list) for text in tensor.values
         )
-        if characters > self.limits.characters:  # a query counts once per document that it is read with
+        if characters > self.limits.characters:  # a query counts once per document
             raise RequestError(
                 f"the texts of one request may have {self.limits.characters} characters; got {characters}", 413
             )
@@ -130,14 +130,14 @@ class Service:
             raise RequestError("the time limit of the request is over", 504) from error
 
     def _prepare_large(self, request: InferRequest) -> Prepared:
-        """In a thread; what the tokenizer took, up to 170 MB, goes back to the system."""
+        """Tokenize in a thread; return the tokenizer's memory (docs/reliability.md) to the system."""
         try:
             return self.model.prepare(request)
         finally:
             return_freed_memory()
 
     def authorize(self, headers: Mapping[bytes, bytes]) -> None:
-        """Refuse who has not the token.
+        """Refuse a request without the token.
 
         Raises:
             RequestError: 401.
@@ -151,7 +151,7 @@ class Service:
             raise RequestError("expected header Authorization: Bearer with the server's token", 401)
 
     def check_path(self, path: Mapping[str, str]) -> None:
-        """Refuse another model or version than the one here.
+        """Refuse a request for another model or version.
 
         Raises:
             RequestError: 404.

@@ -12,7 +12,7 @@ RuntimeChoice = Literal["auto", "sparse", "openvino-sparse", "openvino", "onnxru
 Precision = Literal["int8", "fp32"]
 LogFormat = Literal["json", "text"]
 MAX_DELAY_MS = 10_000
-# Of a model in URLs.
+# Name of a model in URLs.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
 
@@ -21,23 +21,23 @@ class ServerSettings(BaseModel):
 
     Attributes:
         deployment: folder that ``sparse-deploy export`` wrote.
-        name: name of the model in URLs; the recipe's name when None.
-        runtime: ``auto`` measures all candidates of the folder and this machine, and takes the fastest.
-        precision: None: INT8 if the folder has it.
-        threads: of one batch; the container's CPU quota when None.
+        name: name of the model in URLs; None means the recipe's name.
+        runtime: ``auto`` measures all candidates of the folder and this machine, and selects the fastest.
+        precision: None means INT8 if the folder has it.
+        threads: threads of one batch; None means the container's CPU quota.
         max_batch: largest number of sequences in a batch (each window of a question is one).
         max_delay_ms: batching delay: how long an idle server waits for a second sequence.
         queue: largest number of queued sequences; the next request is refused with 503.
-        timeout_ms: from the first byte of a request to its answer; 504 after it.
-        body_timeout_ms: for a client to send its body; 408 after it.
-        header_timeout_ms: for a client to send a request line and headers, and longest idle time of a connection.
+        timeout_ms: time limit from the first byte of a request to its response; 504 after it.
+        body_timeout_ms: time limit for the body of a request; 408 after it.
+        header_timeout_ms: time limit for request line and headers, and longest idle time of a connection.
         write_timeout_ms: time in which a client reads nothing of its response; then the connection is closed.
         drain_seconds: after SIGTERM, time in which requests are still accepted while readiness is false.
         shutdown_seconds: after that, time to finish accepted requests.
         max_body_bytes: largest request.
-        max_rows: texts or tensor rows in one request.
-        max_characters: in the texts of one request.
-        max_connections: open at a time; beyond them only probes are answered.
+        max_rows: largest number of texts or tensor rows in one request.
+        max_characters: largest number of characters in the texts of one request.
+        max_connections: largest number of open connections; beyond it only probes are answered.
         token: required value of ``Authorization: Bearer``, except for health and metrics; None: no token.
         access_log: one line per request.
         verify_key: public key whose owner must have signed the deployment.

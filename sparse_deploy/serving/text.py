@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to model inputs with the ``tokenizers`` library alone; the same tokens as :mod:`sparse_deploy.data.features`."""
+"""Tokenization with the ``tokenizers`` library only; the same tokens as :mod:`sparse_deploy.data.features`."""
 
 import math
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ class TextEncoder:
 
     Args:
         folder: the deployment.
-        max_length: tokens of a text or window, special tokens included; longer texts are cut, contexts windowed.
-        overlap: of two windows, in tokens; None for texts that are cut.
+        max_length: tokens of a text or window, with special tokens; longer texts are truncated, contexts windowed.
+        overlap: overlap of two windows, in tokens; None for truncated texts.
 
     Raises:
-        ArtifactError: no readable ``tokenizer.json``, or windows that can't overlap so far.
+        ArtifactError: no readable ``tokenizer.json``, or the overlap is too large.
     """
 
     def __init__(self, folder: Path, max_length: int, overlap: int | None = None) -> None:
@@ -42,7 +42,7 @@ class TextEncoder:
         room = max_length - MAX_QUESTION_TOKENS - self._special_of_pairs
         if overlap is not None and overlap >= room:
             raise ArtifactError(
-                f"{folder}: beside a question of {MAX_QUESTION_TOKENS} tokens, data.max_length {max_length} leaves "
+                f"{folder}: with a question of {MAX_QUESTION_TOKENS} tokens, data.max_length {max_length} leaves "
                 f"{room} for the context, too few for data.doc_stride {overlap}; export with a smaller doc_stride"
             )
         if overlap is None:
@@ -56,13 +56,13 @@ class TextEncoder:
         """Tokens of texts, or of pairs of texts.
 
         Args:
-            texts: of the rows.
+            texts: texts of the rows.
             pairs: the second texts.
             truncate: truncate texts longer than ``data.max_length`` instead of refusing them.
             spans: also return the positions of tokens in ``texts``, which takes longer.
 
         Raises:
-            RequestError: 413, a text is too long and must not be cut.
+            RequestError: 413, a text is too long and must not be truncated.
         """
         rows = list(zip(texts, pairs, strict=True)) if pairs else list(texts)
         features: list[Feature] = []
@@ -70,7 +70,7 @@ class TextEncoder:
         tokenizer = self._cutting if truncate else self._plain
         encode = tokenizer.encode_batch if spans else tokenizer.encode_batch_fast
         for begin in range(0, len(rows), _TEXTS_AT_ONCE):
-            # A batch leaves the interpreter to other threads while it is computed, a single call does not.
+            # The batch method releases the interpreter lock, a single call does not.
             found = encode(rows[begin : begin + _TEXTS_AT_ONCE])
             if not truncate:
                 self._check_length(found, begin)
@@ -88,15 +88,15 @@ class TextEncoder:
                 )
 
     def windows(self, question: str, context: str, most: int) -> tuple[list[Feature], list[WindowMap]]:
-        """Windows of one question over its context, as :func:`sparse_deploy.data.squad.tokenize_windows` makes them.
+        """Windows of one question over its context, equal to :func:`sparse_deploy.data.squad.tokenize_windows`.
 
         Args:
-            question: cut where it is too long.
-            context: of any length.
-            most: windows that may be made.
+            question: the question, truncated if it is too long.
+            context: a context of any length.
+            most: largest number of windows.
 
         Raises:
-            RequestError: 413, there are more. They are counted before they are made.
+            RequestError: 413, there are more windows; they are counted before they are made.
         """
         question = question.lstrip()
         (tokens,) = self._plain.encode_batch([question], add_special_tokens=False)
@@ -116,10 +116,10 @@ class TextEncoder:
 
 
 def count_rows(texts: Sequence[str], others: Sequence[str] | None, names: Sequence[str]) -> int:
-    """How many texts came, one of each column.
+    """The number of texts, equal for all columns.
 
     Raises:
-        RequestError: 400, the columns differ in length.
+        RequestError: 400, the columns have different lengths.
     """
     if others is not None and len(others) != len(texts):
         raise RequestError(f"{names[1]}: expected {len(texts)} texts, as many as {names[0]} has; got {len(others)}")
@@ -127,7 +127,7 @@ def count_rows(texts: Sequence[str], others: Sequence[str] | None, names: Sequen
 
 
 def check_rows(rows: int, most: int) -> None:
-    """Refuse more sequences than a request may have.
+    """Refuse a request with too many sequences.
 
     Raises:
         RequestError: 413.
@@ -139,7 +139,7 @@ def check_rows(rows: int, most: int) -> None:
 def _load(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # the library raises Exception
         raise ArtifactError(f"{path}: not a readable tokenizer: {one_line(error)}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -13,7 +13,7 @@ class Promise(Protocol):
 
     @property
     def pattern(self) -> SparsityPattern:
-        """Pattern that every prunable tensor must hold."""
+        """Required pattern of every prunable tensor."""
 
     @property
     def target(self) -> float:
@@ -21,7 +21,7 @@ class Promise(Protocol):
 
     @property
     def tolerance(self) -> float:
-        """How far below the target the share may lie."""
+        """Largest allowed distance of the share below the target."""
 
 
 def check_promise(zeros: Mapping[str, BoolArray], promise: Promise) -> None:
@@ -32,7 +32,7 @@ def check_promise(zeros: Mapping[str, BoolArray], promise: Promise) -> None:
         promise: the recipe's ``sparsity`` section.
 
     Raises:
-        PatternMismatchError: a tensor holds another pattern.
+        PatternMismatchError: a tensor has another pattern.
         SparsityError: the zero share over all tensors is too small.
     """
     if promise.pattern.kind is PatternKind.DENSE:

@@ -1,27 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored integer weights: how many bits they really take, and the scale that they were made with."""
+"""Stored integer weights: the number of bits in use, and their scale."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# Integers no further than this from their zero point take 7 bits (docs/int8.md).
+# Integers at most this far from their zero point use 7 bits (docs/int8.md).
 LARGEST_IN_7_BITS = 64
 
 
 def as_distances(values: NDArray[Any], zero_point: NDArray[Any] | None = None) -> NDArray[np.int32]:
-    """Stored integers with their zero point (broadcastable; 0 when omitted) taken off."""
+    """Stored integers minus their zero point (broadcastable; default 0)."""
     distances: NDArray[np.int32] = values.astype(np.int32) - (0 if zero_point is None else zero_point.astype(np.int32))
     return distances
 
 
 def largest_integer(values: NDArray[Any], zero_point: NDArray[Any] | None = None) -> int:
-    """How far stored integers lie from their zero point at most; 0 for floating point.
+    """Largest distance of stored integers from their zero point; 0 for floating point.
 
     Args:
-        values: as stored.
-        zero_point: broadcastable to ``values``; 0 when omitted.
+        values: stored values.
+        zero_point: broadcastable to ``values``; default 0.
     """
     if values.dtype.kind not in "iu":
         return 0
@@ -29,15 +29,15 @@ def largest_integer(values: NDArray[Any], zero_point: NDArray[Any] | None = None
 
 
 def scale_between(integers: NDArray[Any], weight: NDArray[Any], axis: int) -> NDArray[np.float32]:
-    """The scale that turns integers into the weight that they were rounded from, by least squares.
+    """The scale of integers that were rounded from a weight, by least squares.
 
     Args:
         integers: ``round(weight / scale)``.
-        weight: of the same shape.
-        axis: the one that is summed over.
+        weight: the weight, of the same shape.
+        axis: summed axis.
 
     Returns:
-        Without that axis; 1 where all integers are 0.
+        The scale, without this axis; 1 where all integers are 0.
     """
     steps = integers.astype(np.float64)
     squares = np.square(steps).sum(axis=axis)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masks: which zeros of a tensor are required, their fingerprint, and the proof that they are still zeros.
+"""Masks: the required zeros of a tensor, their fingerprint, and the check that they are still zeros.
 
 A mask here is the *zero* mask: ``[out, in]`` booleans, true where the weight must be zero.
 """
@@ -33,7 +33,7 @@ def unpack_mask(packed: NDArray[np.uint8], shape: tuple[int, ...]) -> BoolArray:
 
 
 def assert_zeros_kept(stage: str, required: Mapping[str, BoolArray], found: Mapping[str, BoolArray]) -> None:
-    """The sparsity contract: every required zero of every tensor is still a zero.
+    """Check the sparsity contract: every required zero of every tensor is still a zero.
 
     Args:
         stage: name of the stage that has just run, for the error.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compact form in which the sparse operators store an INT8 weight; ``docs/sparse_operators.md`` has its layout.
 
-It names no instruction set. Numbers are little-endian; the bitmap is one run of bits over the whole grid, row by row,
-so only its last byte can have tail bits.
+It is independent of instruction sets. Numbers are little-endian; the bitmap has one bit per unit of the grid, row by
+row, so only its last byte can have tail bits.
 """
 
 import struct
@@ -22,7 +22,7 @@ Int8Matrix = NDArray[np.int8]
 MAGIC = 0x57445053  # "SPDW"
 VERSION = 1
 LARGEST_DIMENSION = 2**20
-# Packed layouts store positions in 16 bits, and a sum of so many products of u8 and int8 stays inside int32.
+# Packed layouts store positions in 16 bits, and a sum of this many products of u8 and int8 fits int32.
 MOST_INPUTS = 2**16 - 1
 
 _HEADER = struct.Struct("<IHHIIQII")
@@ -46,8 +46,8 @@ class PackedHeader:
     Attributes:
         encoding: the kind of unit.
         shape: ``(out_features, in_features)``.
-        units: units kept.
-        crc: CRC-32 of all that follows the header.
+        units: number of kept units.
+        crc: CRC-32 of the bytes after the header.
     """
 
     encoding: Encoding
@@ -61,10 +61,10 @@ def encode(weight: Int8Matrix, encoding: Encoding | None = None) -> Blob:
 
     Args:
         weight: int8 ``[out, in]``, symmetric: -127 to 127.
-        encoding: the unit; the one with the fewest bytes when omitted.
+        encoding: the unit; default: the one with the fewest bytes.
 
     Raises:
-        QuantizationError: not a two-dimensional int8 matrix of a size that the form holds, or it contains -128.
+        QuantizationError: not a two-dimensional int8 matrix, too large, or it contains -128.
     """
     _check_matrix(weight)
     chosen = choose_encoding(weight) if encoding is None else encoding
@@ -82,11 +82,11 @@ def encode(weight: Int8Matrix, encoding: Encoding | None = None) -> Blob:
 
 
 def decode(blob: Blob) -> Int8Matrix:
-    """The int8 ``[out, in]`` matrix of a compact form, zeros included.
+    """The int8 ``[out, in]`` matrix of a compact form, including zeros.
 
     Raises:
-        ArtifactError: damaged: cut off, too long, altered, of another version, or not written the way :func:`encode`
-            writes.
+        ArtifactError: the form is damaged: truncated, too long, altered, of another version, or not in the form of
+            :func:`encode`.
     """
     header = read_header(blob)
     body = blob[_HEADER.size :]
@@ -94,7 +94,7 @@ def decode(blob: Blob) -> Int8Matrix:
     bitmap_bytes = 0 if header.encoding is Encoding.DENSE else _ceil(bits, 8)
     expected = bitmap_bytes + header.units * _width(header.encoding)
     if len(body) != expected:
-        raise _damaged(f"expected {expected} bytes behind the header, found {len(body)}")
+        raise _damaged(f"expected {expected} bytes after the header, found {len(body)}")
     found = zlib.crc32(np.ascontiguousarray(body).data)
     if found != header.crc:
         raise _damaged(f"expected checksum {header.crc:#010x}, found {found:#010x}")
@@ -106,17 +106,17 @@ def decode(blob: Blob) -> Int8Matrix:
     keep = _keep_mask(bitmap, bits, header.units)
     kept = np.ascontiguousarray(values).view(_unit_type(header.encoding))
     if not kept.all():
-        raise _damaged("expected every kept unit to hold a value other than 0, found one of zeros only")
+        raise _damaged("expected a value other than 0 in every kept unit, found a unit with only zeros")
     units = np.zeros(bits, kept.dtype)
     units[keep] = kept
     return _matrix(units, header.encoding, header.shape)
 
 
 def read_header(blob: Blob) -> PackedHeader:
-    """Read the first 32 bytes, and check them against each other. The body is left alone.
+    """Read the header (32 bytes) and check its consistency. The body is not read.
 
     Raises:
-        ArtifactError: no compact form, or an unknown encoding.
+        ArtifactError: not a compact form, or an unknown encoding.
     """
     if blob.dtype != np.uint8 or blob.ndim != 1:
         raise _damaged(f"expected one dimension of uint8, found {blob.dtype} {list(blob.shape)}")
@@ -143,18 +143,18 @@ def read_header(blob: Blob) -> PackedHeader:
 
 
 def too_many_inputs(columns: int) -> str:
-    """Why a weight of more than :data:`MOST_INPUTS` columns can't be stored."""
+    """The message for a weight of more than :data:`MOST_INPUTS` columns."""
     return (
-        f"it has {columns} input channels, the sparse operators take at most {MOST_INPUTS}: positions fit 16 bits, "
+        f"it has {columns} input channels, the sparse operators support at most {MOST_INPUTS}: positions fit 16 bits, "
         f"sums fit INT32"
     )
 
 
 def choose_encoding(weight: Int8Matrix) -> Encoding:
-    """The encoding with the fewest bytes; of equal ones the first in the order of :class:`Encoding`.
+    """The encoding with the fewest bytes; with equal sizes the first in the order of :class:`Encoding`.
 
     Raises:
-        QuantizationError: as :func:`encode`.
+        QuantizationError: as for :func:`encode`.
     """
     _check_matrix(weight)
     matrix = np.ascontiguousarray(weight)
@@ -185,7 +185,7 @@ def _matrix(units: NDArray[Any], encoding: Encoding, shape: tuple[int, int]) -> 
     """Undo :func:`_units` on the flat grid.
 
     Raises:
-        ArtifactError: a block reaches past the matrix with a value other than 0.
+        ArtifactError: a block has a value other than 0 outside the matrix.
     """
     values = units.view(np.int8)
     rows, columns = shape
@@ -206,7 +206,7 @@ def _keep_mask(bitmap: Blob, bits: int, units: int) -> NDArray[np.bool_]:
         raise _damaged(f"expected {units} bits set in the bitmap, found {found}")
     unpacked = np.unpackbits(bitmap, bitorder="little")
     if unpacked[bits:].any():
-        raise _damaged("expected the bits behind the last unit to be 0, found some set")
+        raise _damaged("expected 0 in the bits after the last unit, found others")
     return unpacked[:bits].view(np.bool_)
 
 
@@ -226,14 +226,14 @@ def _check_matrix(weight: Int8Matrix) -> None:
         )
     if not all(1 <= size <= LARGEST_DIMENSION for size in weight.shape):
         raise QuantizationError(
-            f"compact weight: expected 1 to {LARGEST_DIMENSION} rows and columns, found {list(weight.shape)}; leave "
-            f"the layer out"
+            f"compact weight: expected 1 to {LARGEST_DIMENSION} rows and columns, found {list(weight.shape)}; exclude "
+            f"the layer"
         )
     if weight.shape[1] > MOST_INPUTS:
-        raise QuantizationError(f"compact weight: {too_many_inputs(weight.shape[1])}; leave the layer out")
+        raise QuantizationError(f"compact weight: {too_many_inputs(weight.shape[1])}; exclude the layer")
     if int(weight.min()) < -127:
         raise QuantizationError(
-            "compact weight: expected values of -127 to 127, found -128, which has no positive twin; quantize "
+            "compact weight: expected values of -127 to 127, found -128, which has no positive counterpart; quantize "
             "symmetrically"
         )
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparsity patterns: how they are written, detected and checked.
+"""Sparsity patterns: notation, detection and checks.
 
 Every shape is that of ``torch.nn.Linear.weight``: ``[out_features, in_features]``. A block ``4x1`` is four outputs by
 one input. N:M keeps at most N of every M consecutive inputs (N **kept**, the convention of NVIDIA and SparseML;
-Neural Compressor's N counts the pruned ones).
+Neural Compressor's N is the number of pruned inputs).
 """
 
 import math
@@ -19,14 +19,14 @@ from sparse_deploy.errors import ConfigError
 
 BoolArray = NDArray[np.bool_]
 
-# Below this share, zeros are an accident of training (or of rounding to INT8), not a pattern.
+# Below this share, zeros are accidental results of training or of INT8 rounding, not a pattern.
 DENSE_BELOW = 0.05
-# INT8 rounds some kept weights to zero (1 to 3 % of them), so a block file is never made of whole blocks only. Chance
-# also makes whole blocks: of the zeros of a random mask with zero share d, the share d lies in whole 2x1 blocks, and
-# as much of a random 4x1 mask in whole 8x1 blocks. The bound lies at three quarters of the way from d to 1.
+# INT8 rounds some kept weights to zero, so the zeros of a block file are not only in complete blocks. Complete blocks
+# also occur by chance: of the zeros of a random mask with zero share d, the share d is in complete 2x1 blocks, and
+# the same share of a random 4x1 mask is in complete 8x1 blocks. The bound is at three quarters of the way from d to 1.
 WHOLE_BLOCK_MARGIN = 0.25
-# N:M must be a rule, not luck: a mask that could break it in fewer groups than this, were its zeros spread at random,
-# proves nothing (the odds of luck are below exp(-10)).
+# N:M must not be a coincidence: with randomly distributed zeros, at least this expected number of groups would violate
+# it (the probability of a coincidence is then below exp(-10)).
 FEWEST_CHANCE_VIOLATIONS = 10.0
 
 CANDIDATE_BLOCKS = ((16, 1), (1, 16), (8, 1), (1, 8), (4, 4), (4, 1), (1, 4), (2, 2), (2, 1), (1, 2))
@@ -87,14 +87,14 @@ UNSTRUCTURED = SparsityPattern(PatternKind.UNSTRUCTURED)
 
 
 def whole_block_share(zeros: BoolArray, block: tuple[int, int]) -> float:
-    """Share of all zeros that lie in blocks holding nothing but zeros.
+    """Share of all zeros that are in blocks of zeros only.
 
     Args:
         zeros: ``[out, in]``, true where the weight is zero.
         block: ``(out, in)``.
 
     Returns:
-        0.0 when the shape can't be tiled with the block or there are no zeros.
+        0.0 if the block does not divide the shape or there are no zeros.
     """
     rows, columns = zeros.shape
     height, width = block
@@ -108,7 +108,7 @@ def whole_block_share(zeros: BoolArray, block: tuple[int, int]) -> float:
 
 
 def keeps_n_of_m(zeros: BoolArray, n: int, m: int) -> bool:
-    """Whether every ``m`` consecutive inputs hold at most ``n`` non-zero weights."""
+    """Whether every ``m`` consecutive inputs have at most ``n`` non-zero weights."""
     rows, columns = zeros.shape
     if columns % m:
         return False
@@ -117,22 +117,22 @@ def keeps_n_of_m(zeros: BoolArray, n: int, m: int) -> bool:
 
 
 def is_block_sparse(zeros: BoolArray, block: tuple[int, int]) -> bool:
-    """Whether the zeros lie in whole blocks, clearly more often than chance and the zero share explain."""
+    """Whether the zeros are in complete blocks, clearly more often than by chance."""
     zero_share = float(zeros.mean()) if zeros.size else 0.0
     return whole_block_share(zeros, block) >= 1 - WHOLE_BLOCK_MARGIN * (1 - zero_share)
 
 
 def chance_violations(zeros: BoolArray, n: int, m: int) -> float:
-    """Groups of ``m`` that would keep more than ``n`` weights, were the zeros of this tensor spread at random."""
+    """Expected number of groups of ``m`` with more than ``n`` kept weights, for randomly distributed zeros."""
     kept = 1 - float(zeros.mean())
     too_many = sum(math.comb(m, k) * kept**k * (1 - kept) ** (m - k) for k in range(n + 1, m + 1))
     return too_many * zeros.size / m
 
 
 def detect_pattern(zeros: BoolArray) -> SparsityPattern:
-    """Name the most structured pattern that a tensor's zeros hold.
+    """The most structured pattern of a tensor's zeros.
 
-    The largest block wins, then the sparsest N:M, then ``unstructured``.
+    The largest block is preferred, then the sparsest N:M, then ``unstructured``.
 
     Args:
         zeros: ``[out, in]``, true where the weight is zero.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sparsity record: one entry per prunable tensor, and two ratios that are never mixed up."""
+"""The sparsity record: one entry per prunable tensor, and two separate ratios."""
 
 from collections.abc import Iterable, Mapping
 
@@ -16,8 +16,8 @@ class TensorRecord(BaseModel):
         name: parameter name in the PyTorch state dict.
         shape: ``[out, in]``.
         zeros: number of zero weights stored in this file.
-        required_zeros: number of zeros that the contract demands (those of the source checkpoint). INT8 rounding can
-            make ``zeros`` larger; nothing may make it smaller.
+        required_zeros: number of required zeros (those of the source checkpoint). INT8 rounding can make ``zeros``
+            larger; no stage may make it smaller.
         pattern: detected pattern, as text.
         mask_sha256: fingerprint of the required zeros.
     """
@@ -38,7 +38,7 @@ class TensorRecord(BaseModel):
 
     @property
     def zero_share(self) -> float:
-        """Stored zeros over weights, 0.0 to 1.0."""
+        """Stored zeros divided by weights, 0.0 to 1.0."""
         return self.zeros / self.numel if self.numel else 0.0
 
 
@@ -47,7 +47,7 @@ class SparsityRecord(BaseModel):
 
     Attributes:
         tensors: one record per prunable tensor.
-        model_parameters: number of all parameters of the file, prunable or not; 0 when unknown.
+        model_parameters: number of all parameters of the file, prunable or not; 0 if unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,13 +62,13 @@ class SparsityRecord(BaseModel):
 
     @property
     def sparsity_of_prunable(self) -> float:
-        """Zeros over the weights of the recorded tensors only."""
+        """Zeros divided by the weights of the recorded tensors."""
         total = sum(t.numel for t in self.tensors)
         return self.zeros / total if total else 0.0
 
     @property
     def sparsity_of_model(self) -> float:
-        """Zeros of the recorded tensors over all parameters of the file (embeddings and heads included)."""
+        """Zeros of the recorded tensors divided by all parameters of the file (including embeddings and heads)."""
         return self.zeros / self.model_parameters if self.model_parameters else 0.0
 
 
@@ -82,7 +82,7 @@ def record_masks(
 
     Args:
         zeros: zero masks found in the file, ``[out, in]`` each, by parameter name.
-        required: required zero masks; the found ones when omitted (first stage).
+        required: required zero masks; default: the masks in ``zeros`` (first stage).
         model_parameters: see :class:`SparsityRecord`.
     """
     required = zeros if required is None else required
@@ -104,11 +104,11 @@ def record_masks(
 
 
 def prunable_names(names: Iterable[str], exclude: Iterable[str]) -> list[str]:
-    """Parameter names that may hold pruned weights: ``*.weight`` of the encoder, minus those with an excluded part.
+    """Names of prunable parameters: ``*.weight`` of the encoder, except those with an excluded part.
 
     Args:
         names: names of two-dimensional parameters.
-        exclude: substrings; a name that holds one is left out.
+        exclude: substrings of excluded names.
     """
     excluded = tuple(exclude)
     return [name for name in names if name.endswith(".weight") and not any(part in name for part in excluded)]

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which integers INT8 weights may take, so that products with u8 activations don't saturate (``docs/int8.md``).
+"""The allowed integers of INT8 weights, so that products with u8 activations do not saturate (``docs/int8.md``).
 
 AVX2 multiplies u8 by s8 with ``vpmaddubsw``: it adds the products of two neighbouring inputs in 16 bits and saturates.
 Neighbours are the inputs 0 and 1, 2 and 3, and so on: ONNX Runtime (1.31) and OpenVINO (2026.4) pack a row in groups
-of four inputs, in order (``tests/unit/quantization/test_saturation.py``). Two weights of different signs can't add up,
-because activations have none.
+of four inputs, in order (``tests/unit/quantization/test_saturation.py``). Weights of different signs can't saturate,
+because u8 activations have no sign.
 """
 
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Two neighbours of one sign may reach 128 together: 255 * 128 = 32640, and 32767 is the most that 16 bits hold.
+# Two neighbours of equal sign may sum to 128: 255 * 128 = 32640, and the 16-bit maximum is 32767.
 LARGEST_NEIGHBOUR_SUM = 128
-# Under this key the metadata of an exported ONNX file holds largest_neighbour_sum of its weights.
+# Key of largest_neighbour_sum in the metadata of an exported ONNX file.
 NEIGHBOUR_SUM_KEY = "sparse_deploy.largest_neighbour_sum"
 
 
 def neighbour_sums(weight: Any, xp: Any = np) -> Any:
-    """The largest magnitude that two neighbours of one sign reach together, by row.
+    """The largest sum of the magnitudes of two neighbours of equal sign, by row.
 
     Args:
         weight: ``[out, in]``, an array or a tensor.
-        xp: the module that it belongs to, numpy or torch.
+        xp: module of the weight, numpy or torch.
 
     Returns:
         ``[out]``; at least the row's largest magnitude.
@@ -33,7 +33,7 @@ def neighbour_sums(weight: Any, xp: Any = np) -> Any:
     for signed in (weight, -weight):
         part = signed * (signed > 0)
         even, odd = part[:, 0::2], part[:, 1::2]
-        largest = xp.amax(even, 1)  # of an odd number of inputs, the last one has no neighbour
+        largest = xp.amax(even, 1)  # with an odd number of inputs, the last input has no neighbour
         if odd.shape[1]:
             largest = xp.maximum(largest, xp.amax(even[:, : odd.shape[1]] + odd, 1))
         found = largest if found is None else xp.maximum(found, largest)
@@ -57,11 +57,11 @@ def largest_neighbour_sum(integers: NDArray[Any]) -> int:
 
 @dataclass(frozen=True)
 class WeightGrid:
-    """The integers of an INT8 weight, and how its scale follows from it; zero point 0.
+    """The integers of an INT8 weight, and the rule for its scale; zero point 0.
 
     Attributes:
         low, high: smallest and largest integer.
-        neighbours: scale each row so that no two neighbours can saturate, instead of by its largest weight.
+        neighbours: scale each row so that two neighbours can't saturate, instead of by its largest weight.
     """
 
     low: int
@@ -71,15 +71,15 @@ class WeightGrid:
     def scale(self, weight: Any, xp: Any = np) -> Any:
         """Real value per step, ``[out]``, of an ``[out, in]`` weight; 0 for a row of zeros.
 
-        Without ``neighbours`` it is that of torchao's PerChannelMinMaxObserver (symmetric).
+        Without ``neighbours`` it equals torchao's PerChannelMinMaxObserver (symmetric).
         """
         if self.neighbours:
-            # Both of two neighbours may be rounded up by half a step, so the sum may grow by one.
+            # Both neighbours may be rounded up by half a step, so the sum may increase by one.
             return neighbour_sums(weight, xp) / (LARGEST_NEIGHBOUR_SUM - 1)
         return xp.amax(xp.abs(weight), 1) / (float(self.high - self.low) / 2)
 
     def __str__(self) -> str:
-        sums = f", neighbours up to {LARGEST_NEIGHBOUR_SUM} together" if self.neighbours else ""
+        sums = f", sums of neighbours up to {LARGEST_NEIGHBOUR_SUM}" if self.neighbours else ""
         return f"{self.low} to {self.high}{sums}"
 
 

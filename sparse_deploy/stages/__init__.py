@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The line itself: each stage is one function from an artifact and a recipe to a new artifact."""
+"""The stages: each is one function that makes a new artifact from an artifact and a recipe."""

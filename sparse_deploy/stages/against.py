@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bench --against``: a stored baseline or an earlier report, once it is known to hold answers to the same things."""
+"""``bench --against``: comparison with a stored baseline or an earlier report of the same inputs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class Against:
     """The comparison of a run with stored predictions.
 
     Attributes:
-        stored: the whole baseline.
+        stored: the stored baseline.
         baseline: its baseline cell, on the rows of this run.
         examples: rows of this run, by the suffix of the split.
-        task: of both.
-        same_checkpoint: whether its answers are those of the checkpoint of this deployment.
-        same_work: whether the rows and batches are the same, too, so that a cell should answer to the last digit.
+        task: the common task.
+        same_checkpoint: whether its predictions are from the checkpoint of this deployment.
+        same_work: whether rows and batches are also equal, so that an unchanged cell gives identical results.
     """
 
     stored: Baseline
@@ -41,7 +41,7 @@ class Against:
     same_work: bool
 
     def same_cell(self, cell_id: str) -> Contestant | None:
-        """The stored answers of a cell; None without them, or where even an untouched cell would answer otherwise."""
+        """The stored predictions of a cell; None if there are none, or if an unchanged cell's could differ."""
         return (
             self.stored.contestant(cell_id, self.examples, self.task)
             if self.same_checkpoint and self.same_work
@@ -50,7 +50,7 @@ class Against:
 
     @property
     def facts(self) -> dict[str, str | int]:
-        """The entries for the settings of a report."""
+        """The entries in the settings of a report."""
         return {
             "against_name": self.stored.name,
             "against_created": self.stored.created,
@@ -67,11 +67,11 @@ def load_against(path: Path, ours: Identity, splits: Sequence[ValidationSplit], 
         path: the file, or the folder of a report.
         ours: identity of this run.
         splits: validation splits of this run.
-        task: of this run.
+        task: task of this run.
 
     Raises:
-        ArtifactError: unreadable.
-        ConfigError: answers of another task, to other rows, or read by another tokenizer.
+        ArtifactError: the file is unreadable.
+        ConfigError: the predictions are of another task, other rows, or another tokenizer.
     """
     file = path / JSON_NAME if path.is_dir() else path
     if not file.exists():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``bench --baseline``: another model, such as the dense one, that answers the same rows in the same run."""
+"""``bench --baseline``: another model, such as the dense one, that is scored on the same rows in the same run."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ CELL = "pytorch-fp32"
 
 
 def open_baseline_model(name_or_path: str, recipe: Recipe, task: Task, deployment: Path) -> Path:
-    """Find a model that goals on a drop are to refer to, and check that it can answer the same questions.
+    """Find the baseline model of goals on a drop, and check that it has the same task and tokenizer.
 
     Args:
         name_or_path: a checkpoint (folder, hub id, ``package:NAME/PATH``) or a deployment, whose checkpoint counts.
-        recipe: of the run.
-        task: of the run.
-        deployment: that is measured.
+        recipe: recipe of the run.
+        task: task of the run.
+        deployment: the measured deployment.
 
     Returns:
         The folder of its PyTorch checkpoint.
 
     Raises:
-        CheckpointError, ArtifactError: damaged or incomplete.
-        ConfigError: not there, of another task, or it reads other tokens.
+        CheckpointError, ArtifactError: the model is damaged or incomplete.
+        ConfigError: the model is missing, or has another task or tokenizer.
     """
     local = Path(name_or_path).expanduser()
     if (local / MANIFEST_NAME).is_file():
@@ -51,7 +51,7 @@ def open_baseline_model(name_or_path: str, recipe: Recipe, task: Task, deploymen
 
 
 def baseline_cell_id(name_or_path: str) -> str:
-    """The id in verdicts: the runtime and the model."""
+    """The id of the baseline in verdicts: runtime and model."""
     return f"{CELL} of {Path(name_or_path).name}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 3: a deployment becomes a report: every runtime and precision scored, timed, weighed and gated."""
+"""Stage 3: makes a report of a deployment: accuracy, time, size and gates of every runtime and precision."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ from sparse_deploy.stages.timing import SEED, time_cells, timed_cells
 Progress = Callable[[str, float], None]
 # MLPerf's lower limit; the goal of `bench --gate` for a recipe without goals.
 DEFAULT_GOAL: dict[str, Any] = {"type": "percent-of-baseline", "value": 99.0}
-# Accuracy is the first part of a run, timing the rest; only for the progress display.
+# Share of accuracy in a run, before timing; only for the progress display.
 _ACCURACY_SHARE = 0.5
 BASELINE_MODEL = "baseline-model"  # name of its process
 
@@ -80,20 +80,20 @@ def bench_deployment(
     Args:
         deployment: a folder of ``export``.
         report_dir: folder for ``report.json``, ``report.md``, ``report.html`` and ``predictions/``.
-        overrides: ``a.b=value`` texts over the deployment's own recipe.
-        data_dir: folder with the task's text; the hub when omitted.
+        overrides: ``a.b=value`` texts for the deployment's recipe.
+        data_dir: folder with the task's text; default: the hub.
         against: a stored baseline or an earlier ``report.json``; relative goals refer to its baseline cell.
-        new_baseline: file that gets the answers of this run.
-        baseline_model: a checkpoint or deployment, such as the dense model, that answers the same rows in PyTorch FP32;
-            relative goals, agreements and logit differences refer to it. Not with ``against``. Where the data has no
-            labels, its predictions take their place (:class:`sparse_deploy.data.agreement.ModelAgreement`).
-        explicit: the user named the cells, so one that can't run is an error instead of left out.
+        new_baseline: output file for the predictions of this run.
+        baseline_model: a checkpoint or deployment, such as the dense model, which runs the same rows in PyTorch FP32;
+            relative goals, agreements and logit differences refer to it. Not with ``against``. If the data has no
+            labels, its predictions replace them (:class:`sparse_deploy.data.agreement.ModelAgreement`).
+        explicit: the user selected the cells, so a cell that can't run is an error and is not skipped.
         timing: also measure latency and throughput.
         default_goal: for a recipe without goals, require 99 % of the baseline's primary metric.
         progress: called with a message and a share between 0 and 1.
 
     Returns:
-        The report, as written. Missed goals are in ``gates``; nothing is raised for them.
+        The written report. Missed goals are in ``gates`` and raise no error.
 
     Raises:
         SparseDeployError: see the subclasses.
@@ -113,7 +113,7 @@ def bench_deployment(
     check_lengths(deployment, recipe)
     threads = threads_to_use(recipe.bench.threads, "bench.threads")
     if against and baseline_model:
-        raise ConfigError("--against and --baseline both set the baseline of goals on a drop; give one of them")
+        raise ConfigError("--against and --baseline both set the baseline of goals on a drop; use only one of them")
     if by_agreement:
         _check_without_labels(recipe, task, by_agreement, baseline_model, compared=bool(against or new_baseline))
     dense_folder = open_baseline_model(baseline_model, recipe, task, deployment) if baseline_model else None
@@ -199,7 +199,7 @@ def _check_without_labels(
         )
     if compared:
         raise ConfigError(
-            f"{source}: it has no labels, and stored predictions are compared by labels; leave out --against and "
+            f"{source}: it has no labels, and stored predictions are compared by labels; omit --against and "
             f"--save-baseline"
         )
     by_labels = task.known_metrics.keys() - {by_agreement.metric.name}
@@ -212,7 +212,7 @@ def _check_without_labels(
 
 
 def _baseline_facts(name: str, dense: Contestant) -> dict[str, Any]:
-    """The entries for the settings of a report on the model of ``--baseline``."""
+    """The entries in the settings of a report about the model of ``--baseline``."""
     return {"baseline_model": name, "baseline_model_cell": dense.cell.id, "baseline_model_metrics": dense.cell.metrics}
 
 
@@ -240,7 +240,7 @@ def _identify(
 
 @dataclass(frozen=True)
 class _Run:
-    """Shared state of scoring and timing: the processes of the cells, which stay open between the two."""
+    """Common state of scoring and timing: the processes of the cells, which are used for both."""
 
     deployment: Path
     recipe: Recipe
@@ -251,7 +251,7 @@ class _Run:
     progress: Progress
 
     def score_baseline(self, folder: Path, cell_id: str) -> Contestant:
-        """Answers of another model's checkpoint in PyTorch FP32, in a process that then ends its part of the run."""
+        """Predictions of another model's checkpoint in PyTorch FP32, in a process that ends afterwards."""
         self.progress(f"accuracy {cell_id}", 0.0)
         worker = self.workers.start(BASELINE_MODEL)
         opened = worker.call(
@@ -282,7 +282,7 @@ class _Run:
         earlier: Against | None,
         dense: Contestant | None = None,
     ) -> list[Contestant]:
-        """Open every cell in its process and score it, the baseline first."""
+        """Open every cell in a process and score it, the baseline first."""
         requests = self._timed_requests()
         scored: list[Contestant] = []
         for number, candidate in enumerate(candidates):
@@ -344,7 +344,7 @@ class _Run:
 
 
 def _model_bytes(path: Path) -> int:
-    weights = path.with_suffix(".bin")  # OpenVINO IR keeps its weights beside the graph
+    weights = path.with_suffix(".bin")  # an OpenVINO IR has its weights in a second file
     return path.stat().st_size + (weights.stat().st_size if path.suffix == ".xml" and weights.is_file() else 0)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cells of a deployment a benchmark can run here, and why not the others."""
+"""The cells of a deployment that a benchmark can run on this machine, and the reasons for the others."""
 
 import math
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from sparse_deploy.graph.openvino_ir import IrWeight
 
 BASELINE = ("pytorch", "fp32")
-# The runtime is installed, so this is no error, even if the runtime was requested.
+# Not an error, even if the runtime was requested, because the runtime is installed.
 _NO_INT8 = "the deployment was exported without INT8"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A runtime x precision that this deployment has a file for."""
+    """A runtime and precision with a file in the deployment."""
 
     runtime: Runtime
     precision: str
@@ -42,16 +42,16 @@ class Candidate:
 def find_candidates(
     deployment: Path, recipe: Recipe, *, explicit: bool = False
 ) -> tuple[list[Candidate], dict[str, str]]:
-    """The cells that can run, the baseline first, and why the others can't.
+    """The cells that can run, the baseline first, and the reasons why the others can't.
 
     Args:
-        deployment: its folder.
-        recipe: ``bench`` and ``quantization`` count.
-        explicit: the user named the cells.
+        deployment: folder of the deployment.
+        recipe: the sections ``bench`` and ``quantization`` are used.
+        explicit: the user selected the cells.
 
     Raises:
-        RuntimeUnavailableError: an explicitly requested runtime is missing, or no candidate is left.
-        ArtifactError: the same for a file.
+        RuntimeUnavailableError: a requested runtime is missing, or no candidate is left.
+        ArtifactError: the file of a requested cell is missing.
     """
     found: list[Candidate] = []
     skipped: dict[str, str] = {}
@@ -76,7 +76,7 @@ def find_candidates(
 
 
 def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
-    # The setting is about the INT8 of runtimes that have FP32, too; a sparse file is INT8 with or without it.
+    # The setting applies to runtimes that also have FP32; a sparse file is INT8 in any case.
     wanted = recipe.quantization.mode is not Int8Mode.NONE or "fp32" not in candidate.runtime.files
     if candidate.precision == "int8" and not wanted:
         return _NO_INT8
@@ -88,7 +88,7 @@ def _why_not(candidate: Candidate, deployment: Path, recipe: Recipe) -> str:
 
 
 def _saturation(ir: Path) -> str:
-    """Why OpenVINO would answer an IR wrongly on this CPU; empty where it would not."""
+    """The reason why OpenVINO's results with an IR would be wrong on this CPU; empty if they are right."""
 
     def read() -> "list[IrWeight]":
         from sparse_deploy.graph.openvino_ir import read_weights_of_ir
@@ -107,14 +107,14 @@ def _what_is_missing(runtime: Runtime) -> str:
         runtime.version()
     except RuntimeUnavailableError as error:
         return str(error)
-    return f"{runtime.name} is not installed here"
+    return f"{runtime.name} is not installed"
 
 
 def check_lengths(deployment: Path, recipe: Recipe) -> None:
-    """Check that the model reads inputs as long as the recipe's.
+    """Check that the model can read inputs of the recipe's length.
 
     Raises:
-        ConfigError: it doesn't.
+        ConfigError: the recipe's length is too large.
     """
     longest = usable_length(deployment) or math.inf
     if recipe.data.max_length > longest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe for a command without one: from the folder of a model, and from the data."""
+"""Default recipes, from the folder of a model and from the data."""
 
 import json
 import re
@@ -17,21 +17,21 @@ from sparse_deploy.data.infer_kind import infer_kind
 from sparse_deploy.data.tasks import KINDS, TaskKind
 from sparse_deploy.data.tasks.pooling import sentence_length
 
-# Users set data.max_length for longer inputs: most inputs of a model for 8,192 tokens have a few hundred.
+# Users set data.max_length for longer inputs, because most inputs of long models have only a few hundred tokens.
 _LONGEST_BY_DEFAULT = 512
-# Without a limit, tokenizer_config.json has a number of 30 digits.
+# Without a limit, tokenizer_config.json has a number with 30 digits.
 _LONGEST_MEANT = 1_000_000
 
 
 def recipe_of_checkpoint(
     checkpoint: str, overrides: Sequence[str] = (), *, revision: str = "main", allow_pickle: bool = False
 ) -> Recipe:
-    """The recipe to export a checkpoint with: its own where ``finetune`` wrote it, else one by its ``config.json``.
+    """The recipe for the export of a checkpoint: that of ``finetune``, else one from its ``config.json``.
 
     Args:
         checkpoint: folder, hub id, or ``package:NAME/PATH``.
         overrides: ``a.b=value`` texts.
-        revision: on the hub.
+        revision: revision on the hub.
         allow_pickle: accept a checkpoint without safetensors.
 
     Raises:
@@ -62,18 +62,18 @@ def recipe_for_data(
     model: str, data: Mapping[str, Any], *, kind: TaskKind | None = None, name: str | None = None,
     overrides: Sequence[str] = (), allow_pickle: bool = False,
 ) -> Recipe:  # fmt: skip
-    """A recipe to fine-tune a model on data of the user's own.
+    """A recipe to fine-tune a model on own data.
 
     Args:
         model: hub id, folder, or ``package:NAME/PATH``.
         data: the recipe's ``data`` section.
-        kind: what the model is to answer; by the data when None.
-        name: of the recipe; by model and data when None.
+        kind: kind of task; None means that the data determine it.
+        name: name of the recipe; None means a name from model and data.
         overrides: ``a.b=value`` texts.
         allow_pickle: accept a checkpoint without safetensors.
 
     Raises:
-        ConfigError: no such model or data, or a task that does not follow from the data.
+        ConfigError: no such model or data, or the data do not determine the task.
     """
     source = str(data["source"])
     folder = resolve_checkpoint(model, allow_pickle=allow_pickle).folder
@@ -106,7 +106,7 @@ def usual_length(folder: Path) -> int:
     """Usual number of input tokens: the limit in its tokenizer or sentence-transformers files, 512 at most.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     usable = architecture_of(config).usable_length(config)

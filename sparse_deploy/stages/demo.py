@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole line on the embedded default: train a dense model for a short time, then prune, export and bench."""
+"""The demo: trains a dense model for a short time on embedded text, then prunes, exports and measures it."""
 
 import json
 import time
@@ -24,20 +24,20 @@ from sparse_deploy.stages.finetune import finetune
 from sparse_deploy.stages.prune import prune
 
 Progress = Callable[[str, float], None]
-# Which part of the whole each stage is; only for the progress display. Measured on two Zen 4 cores.
-# Messages of the export; also only for the progress display.
+# Messages of the export, for the progress display.
 _EXPORT_MESSAGES = 14
+# Share of each stage in the total time, for the progress display.
 _PARTS = {"train the dense model": 0.13, "prune": 0.1, "export": 0.17, "bench": 0.6}
 
 
 @dataclass(frozen=True)
 class DemoRun:
-    """What a run left.
+    """Result of a run.
 
     Attributes:
         pruned: manifest of the pruned checkpoint.
-        report: of the deployment, against the dense model; as in ``report/report.json``.
-        seconds: stage to seconds.
+        report: report of the deployment against the dense model, as in ``report/report.json``.
+        seconds: seconds by stage.
     """
 
     pruned: Manifest
@@ -46,18 +46,18 @@ class DemoRun:
 
 
 def embedded_recipe() -> Path:
-    """The recipe of the embedded default."""
+    """The demo's recipe."""
     return find_recipe("minilm-demo")
 
 
 def run_demo(recipe: Recipe, output: Path, *, progress: Progress = lambda message, share: None) -> DemoRun:
-    """Run the whole line; every stage leaves its own folder.
+    """Run all stages; every stage writes a folder.
 
     Args:
         recipe: usually :func:`embedded_recipe`'s. Its ``sparsity`` section sets the zeros that ``prune`` makes.
-        output: gets ``dense/``, ``texts.jsonl`` (the unlabelled text for ``prune``), ``checkpoint/``,
+        output: folder for ``dense/``, ``texts.jsonl`` (the unlabelled text for ``prune``), ``checkpoint/``,
             ``deployment/`` and ``report/``.
-        progress: called with a message and the share done.
+        progress: called with a message and the completed share.
 
     Raises:
         SparseDeployError: see the stages.
@@ -86,7 +86,7 @@ def run_demo(recipe: Recipe, output: Path, *, progress: Progress = lambda messag
 
 
 class _Stages:
-    """The stages in their order: how long each took, and progress as a part of the whole."""
+    """The stages in order: duration of each, and progress as a share of the total."""
 
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
@@ -94,7 +94,7 @@ class _Stages:
 
     @contextmanager
     def next(self) -> Iterator[Progress]:
-        """The next stage, for as long as the block runs."""
+        """The next stage, during the block."""
         name = list(_PARTS)[len(self.seconds)]
         before, part = sum(_PARTS[done] for done in self.seconds), _PARTS[name]
         begin = time.monotonic()
@@ -119,7 +119,7 @@ def _settings(recipe: Recipe) -> PruneSettings:
 
 
 def _write_texts(recipe: Recipe, model: Path, path: Path) -> TextSource:
-    """The training rows without their labels, one JSON object per line: what a user gives ``prune``."""
+    """The training rows without their labels, one JSON object per line: the input of ``prune``."""
     task = task_of(recipe, model)
     rows = load_split(task, task.train_split, None, data=recipe.data)
     columns = tuple(task.text_columns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2: a checkpoint becomes a deployment: ONNX and OpenVINO IR, FP32, INT8 and sparse, their zeros proven."""
+"""Stage 2: makes a deployment of a checkpoint: ONNX and OpenVINO IR, FP32, INT8 and sparse, with checked zeros."""
 
 import dataclasses
 import shutil
@@ -59,26 +59,26 @@ def export_deployment(
     sign_key: Path | None = None,
     progress: Progress = lambda message: None,
 ) -> Manifest:
-    """Turn a fine-tuned checkpoint into a deployment folder.
+    """Export a fine-tuned checkpoint to a deployment folder.
 
-    Every file is read back and must hold each zero of the checkpoint, and must answer like PyTorch on real text.
+    Every file is read back; it must have each zero of the checkpoint, and agree with PyTorch on real text.
 
     Args:
         checkpoint: folder, hub id, or ``package:NAME/PATH``.
         recipe: task, required sparsity, quantization and export settings.
         output: the new folder; written atomically.
         int8: overrides ``recipe.quantization.mode``.
-        targets: written even where the recipe leaves them out.
-        data_dir: folder with the task's text, for calibration and parity; the hub when omitted.
+        targets: additional targets, which the recipe may not have.
+        data_dir: folder with the task's text, for calibration and parity; default: the hub.
         allow_pickle: accept a checkpoint without safetensors.
         sign_key: private key of the signature; see :mod:`sparse_deploy.signing`.
         progress: called with a short message before each step.
 
     Returns:
-        The manifest as written.
+        The written manifest.
 
     Raises:
-        ConfigError: the checkpoint is no model of the recipe's task, or the targets need another ``int8``.
+        ConfigError: the checkpoint is not a model of the recipe's task, or the targets need another ``int8``.
         ExportError: a requested target can't be made from this model.
         SparsityError: required zeros are missing, or a step lost one.
         ParityError: the results of a file differ from PyTorch.
@@ -104,7 +104,7 @@ def export_deployment(
 
 
 def with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target]) -> Recipe:
-    """The recipe with what the command line asks for by ``--int8`` and ``--target``."""
+    """The recipe with the settings of ``--int8`` and ``--target``."""
     changed = recipe.model_dump(mode="json")
     if int8 is not None:
         changed["quantization"]["mode"] = int8.value
@@ -118,7 +118,7 @@ def with_options(recipe: Recipe, int8: Int8Mode | None, targets: Sequence[Target
 
 
 class _Export:
-    """One run of the stage: the shared state of its steps, and their entries for the manifest."""
+    """One run of the stage: the common state of its steps, and their entries in the manifest."""
 
     def __init__(self, recipe: Recipe, task: Task, staging: Path, data_dir: Path | None, progress: Progress) -> None:
         self.sparsity: dict[str, SparsityRecord] = {}
@@ -157,7 +157,7 @@ class _Export:
         from sparse_deploy.graph.sparsity_check import run_passes
         from sparse_deploy.graph.transpose_weights import TransposeWeights
 
-        with quiet():  # torchao talks while transformers imports it
+        with quiet():  # torchao prints while transformers imports it
             from sparse_deploy.modeling import load_finetuned
 
         self._progress("FP32 ONNX")
@@ -168,7 +168,7 @@ class _Export:
         self._prepare_parity()
         graph = to_onnx(self._model, example_inputs(self._model.input_names), names, self._recipe.export.opset)
         run_passes(graph, NameWeights(parameters))
-        self._prove("naming the weights", weights.zero_masks(graph))
+        self._check_zeros("naming the weights", weights.zero_masks(graph))
         self._graph = graph.clone()
         self._write_onnx(run_passes(graph, TransposeWeights()), "model.onnx")
         self._check(self._open("onnxruntime", "fp32"), "fp32", "model.onnx")
@@ -188,7 +188,7 @@ class _Export:
             self._write_ir("int8", source, "openvino_model_int8.xml")
 
     def write_sparse(self) -> None:
-        """ONNX with sparse operators, where it is wanted and the graph has parts that they fit."""
+        """ONNX with sparse operators, if requested and if the graph has suitable parts."""
         if not self._recipe.wants_sparse_file:
             return
         self._progress("sparse ONNX")
@@ -257,24 +257,24 @@ class _Export:
         self._record_ir(xml_name)
         try:
             self._check(self._open("openvino", precision), precision, xml_name)
-        except RuntimeUnavailableError as error:  # made for other CPUs than this one
+        except RuntimeUnavailableError as error:  # made for other CPUs
             self.details["unchecked"] = {xml_name: str(error).removeprefix(f"{self._staging / xml_name}: ")}
 
     def _record_ir(self, name: str) -> None:
-        """Read a written IR back, prove its zeros and record them."""
+        """Read a written IR back, check its zeros and record them."""
         from sparse_deploy.graph.openvino_ir import parameter_count, read_zero_masks
 
         xml = self._staging / name
-        self._prove(name, found := read_zero_masks(xml))
+        self._check_zeros(name, found := read_zero_masks(xml))
         self.sparsity[name] = record_masks(found, self._required, model_parameters=parameter_count(xml))
 
     def _record(self, name: str) -> None:
-        """Read a written ONNX file back, prove its zeros and record them."""
+        """Read a written ONNX file back, check its zeros and record them."""
         graph = model_file.load_onnx(self._staging / name)
-        self._prove(name, found := weights.zero_masks(graph))
+        self._check_zeros(name, found := weights.zero_masks(graph))
         self.sparsity[name] = record_masks(found, self._required, model_parameters=weights.parameter_count(graph))
 
-    def _prove(self, stage: str, found: Mapping[str, BoolArray]) -> None:
+    def _check_zeros(self, stage: str, found: Mapping[str, BoolArray]) -> None:
         assert_zeros_kept(stage, self._required, found)
 
     def _prepare_parity(self) -> None:
@@ -286,7 +286,7 @@ class _Export:
         longest = longest_parity_row(read_config(self._staging), self._recipe.data.max_length)
         self._batches = parity_batches(features, seed, usable_length=longest, pad_id=pad_id)
         session = self._open("pytorch", "fp32")
-        # The same answers are the reference of every file.
+        # The reference of all files.
         self._answers = [session.run(batch) for batch in self._batches]
         session.close()
 
@@ -294,7 +294,7 @@ class _Export:
         return get_runtime(runtime).open(self._staging, precision, describe_machine().usable_cpus)
 
     def _check(self, session: Session, precision: str, name: str) -> None:
-        """Parity of a written file with PyTorch on the checkpoint beside it. OpenVINO computes in FP32 (no BF16)."""
+        """Parity of a written file with PyTorch on the deployment's checkpoint. OpenVINO computes in FP32 (no BF16)."""
         self._progress(f"parity of {name}")
         settings = self._recipe.export
         atol, agreement = (settings.atol, None) if precision == "fp32" else (None, settings.int8_agreement)
@@ -313,15 +313,15 @@ class _Export:
         self.details["parity"][name] = {**dataclasses.asdict(parity), **limits}
 
     def _int8_remedy(self, name: str) -> str:
-        """The remedy for an INT8 file with other results; the search can't change a sparse file made from FP32."""
+        """The remedy for an INT8 file with different results; the search can't change a sparse file made from FP32."""
         if name in (SPARSE_FILE, SPARSE_IR_FILE) and self._recipe.export.sparse.source == "fp32":
-            return "name layers to leave out in quantization.exclude"
+            return "name layers to exclude in quantization.exclude"
         if self._recipe.quantization.accuracy is None:
             return "set quantization.accuracy.max_drop, for a search that keeps operators in FP32 (docs/int8.md)"
         return "lower quantization.accuracy.max_drop"
 
     def _features(self, split: str, limit: int, seed: int) -> list[Feature]:
-        """Text for calibration and parity: the recipe's unlabelled text, else the task's rows, else made sentences."""
+        """Text for calibration and parity: the recipe's text, else the task's rows, else generated sentences."""
         data = self._recipe.data
         if data.unlabelled is not None:
             source = data.unlabelled
@@ -334,7 +334,7 @@ class _Export:
                 self._progress(line)
             return self._task.encode_unlabelled(read.rows, self._tokenizer, data)
         if not data.source and not self._task.hub_dataset and self._task.name not in TASKS:
-            self.details["text"] = {"source": "made sentences: no text was given"}
+            self.details["text"] = {"source": "generated sentences: no text was given"}
             return self._task.encode_unlabelled(made_texts(limit, seed), self._tokenizer, data)
         rows = load_split(self._task, split, self._data_dir, data=self._recipe.data, limit=limit, shuffle_seed=seed)
         return encode_split(self._task, rows, self._tokenizer, self._recipe.data, name=split).features

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2 from an ONNX file that another tool wrote: INT8 and sparse files beside it, their zeros and answers proven.
+"""Stage 2 for an ONNX file of another tool: adds INT8 and sparse files, with checked zeros and results.
 
-There is no checkpoint, so the file itself is the reference, in ONNX Runtime.
+There is no checkpoint, so the reference is the file itself in ONNX Runtime.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 def recipe_of_onnx(path: Path, tokenizer: Path, overrides: list[str]) -> Recipe:
-    """The recipe for a file: lengths of the tokenizer's folder, dynamic INT8, sparse.
+    """The recipe for a file: lengths from the tokenizer's folder, dynamic INT8, sparse.
 
     Raises:
         ConfigError: no such folder, unknown key, wrong value.
@@ -92,11 +92,11 @@ def export_onnx_file(
         progress: called with a short message before each step.
 
     Raises:
-        ConfigError: the recipe asks for what an ONNX file can't become.
-        ArtifactError: no readable ONNX file, or another interface.
-        ExportError: no part of it fits a sparse operator.
+        ConfigError: the recipe requires files that can't be made from an ONNX file.
+        ArtifactError: the ONNX file is not readable, or has another interface.
+        ExportError: no part of the graph fits a sparse operator.
         SparsityError: a step lost a zero.
-        ParityError: a file answers differently from the source.
+        ParityError: the results of a file differ from the source.
     """
     check_writable_target(output, "deployment")
     if recipe.quantization.mode is Int8Mode.STATIC or recipe.export.openvino or recipe.export.sparse.openvino:
@@ -119,7 +119,7 @@ def export_onnx_file(
 
 
 class _Export:
-    """One run of the stage: what its steps share, and what they leave for the manifest."""
+    """One run of the stage: the common state of its steps, and their entries in the manifest."""
 
     def __init__(
         self, path: Path, tokenizer: Path, recipe: Recipe, task: Task, staging: Path, progress: Callable[[str], None]
@@ -142,10 +142,10 @@ class _Export:
         }  # fmt: skip
 
     def write_fp32(self) -> None:
-        """The file with its weights under their parameters' names, compared with the file as it came."""
+        """The file with the parameters' names for its weights, compared with the original file."""
         graph = _open(self._path, self._task)
         self._take_answers(graph)
-        # Exporters share equal norms through Identity, which hides that they are stored.
+        # Exporters share equal norms through Identity, so that they do not appear as stored tensors.
         IdentityEliminationPass()(graph)
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
         dequantize = DequantizeProducts()
@@ -163,7 +163,7 @@ class _Export:
         self._take_answers(graph)
 
     def write_int8(self) -> None:
-        """Dynamic INT8, unless the file has integer weights of its own."""
+        """Dynamic INT8, unless the file has integer weights."""
         if self._recipe.quantization.mode is not Int8Mode.DYNAMIC or self._quantized:
             return
         from sparse_deploy.quantization.onnx_dynamic import quantize_dynamic
@@ -174,7 +174,7 @@ class _Export:
         self._check(INT8_FILE, get_runtime("onnxruntime").open(self._staging, "int8", self._threads))
 
     def write_sparse(self) -> None:
-        """``model_sparse.onnx``, unless the recipe says no; where nothing fits, only a recipe that says yes fails."""
+        """``model_sparse.onnx``, unless disabled by the recipe; an error only if the recipe requires it."""
         if self._recipe.export.sparse.enabled is False:
             return
         self._progress("sparse ONNX")
@@ -185,7 +185,7 @@ class _Export:
             self._check(SPARSE_FILE, session)
 
     def _take_answers(self, graph: "ir.Model") -> None:
-        """What the next file is compared with: the answers of this graph in ONNX Runtime."""
+        """Set the reference of the next file: the results of this graph in ONNX Runtime."""
         with tempfile.TemporaryDirectory(prefix="sparse-deploy-") as scratch:
             shutil.copyfile(self._staging / "config.json", Path(scratch, "config.json"))
             model_file.save_onnx(graph, Path(scratch, FP32_FILE))
@@ -214,10 +214,10 @@ class _Export:
 
 
 def _open(path: Path, task: Task) -> "ir.Model":
-    """The file's graph, with the pooling of a sentence encoder that ends in vectors of tokens.
+    """The file's graph, with pooling appended if it is a sentence encoder with token vectors.
 
     Raises:
-        ArtifactError: no readable ONNX file.
+        ArtifactError: the ONNX file is not readable.
     """
     graph = model_file.load_onnx(path)
     if task.pooling is None:
@@ -230,7 +230,7 @@ def _check_interface(model: "ir.Model", path: Path, tokenizer: Path) -> None:
     """Check that a file has the inputs and outputs of its model.
 
     Raises:
-        ArtifactError: it has others.
+        ArtifactError: it has other inputs or outputs.
     """
     graph = model.graph
     order_outputs([str(value.name) for value in graph.outputs], path)
@@ -242,7 +242,7 @@ def _check_interface(model: "ir.Model", path: Path, tokenizer: Path) -> None:
 
 
 def _batches(task: Task, recipe: Recipe, tokenizer: "PreTrainedTokenizerFast", config: Config) -> list[Feature]:
-    """Batches that files are compared on: of the user's text or of made sentences, up to the longest usable row."""
+    """Batches for the comparison of files: the user's text or generated sentences, up to the longest usable row."""
     data = recipe.data
     rows = (
         read_texts(
@@ -258,10 +258,10 @@ def _batches(task: Task, recipe: Recipe, tokenizer: "PreTrainedTokenizerFast", c
 
 
 def _name_weights(graph: "ir.Model") -> None:
-    """Give each weight the name of its parameter.
+    """Rename each weight to the name of its parameter.
 
-    TorchScript's exporter calls it ``onnx::MatMul_123`` and its node ``.../query/MatMul``; onnxsim renames the node,
-    too, and leaves the bias, ``....query.bias``, as the only name that says what it is.
+    TorchScript's exporter names a weight ``onnx::MatMul_123`` and its node ``.../query/MatMul``; onnxsim also renames
+    the node, so that only the bias, ``....query.bias``, identifies the parameter.
     """
     stored = graph.graph.initializers
     biases = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 1: a checkpoint and a recipe become a fine-tuned checkpoint whose zeros are proven."""
+"""Stage 1: makes a fine-tuned checkpoint with checked zeros from a checkpoint and a recipe."""
 
 import contextlib
 import logging
@@ -48,7 +48,7 @@ from sparse_deploy.training.trainer import predict
 
 Progress = Callable[[str, float], None]
 _LOG = logging.getLogger(__name__)
-# In the checkpoint, for users: the recipe that made it, ready for another `finetune -c`.
+# The checkpoint's recipe, which can be used for another `finetune -c`.
 RECIPE_FILE = "recipe.yaml"
 
 
@@ -61,15 +61,15 @@ def finetune(
     allow_pickle: bool = False,
     progress: Progress = lambda message, share: None,
 ) -> Manifest | None:
-    """Fine-tune by a recipe and write a Hugging Face folder with a manifest.
+    """Fine-tune with a recipe and write a Hugging Face folder with a manifest.
 
     Under ``torchrun`` every process calls this; process 0 writes.
 
     Args:
         recipe: model, task, zeros, training.
-        output: the new checkpoint folder; training state lies beside it in ``<output>.training`` until the run ends.
-        data_dir: folder with the task's text; the hub when omitted.
-        restart: throw away the state of an interrupted run instead of resuming.
+        output: the new checkpoint folder; the training state is in ``<output>.training`` until the run ends.
+        data_dir: folder with the task's text; default: the hub.
+        restart: discard the state of an interrupted run instead of resuming.
         allow_pickle: accept a source checkpoint without safetensors.
         progress: called with a message and a share between 0 and 1.
 
@@ -77,7 +77,7 @@ def finetune(
         The manifest; None on processes other than 0.
 
     Raises:
-        ConfigError: among others, another process trains for the same output.
+        ConfigError: for example, another process trains for the same output.
         KeyboardInterrupt: stopped by a signal, after a resumable checkpoint was written.
         SparseDeployError: see the subclasses.
     """
@@ -96,7 +96,7 @@ def finetune(
     check_length(read_config(source.folder), recipe.data.max_length, recipe.model.name_or_path)
     task = task_to_train(recipe, source.folder)
     recipe = _with_task(recipe, task)
-    # Loaded before the first step: missing or bad rows must not cost hours of training.
+    # Loaded before the first step, so that missing or bad rows are found before the training.
     validation = load_validation(task, recipe.data, source.folder, data_dir, note=lambda line: progress(line, 0.0))
     torch.manual_seed(recipe.finetune.seed)  # the new head's weights
     model = load_for_training(
@@ -126,7 +126,7 @@ def finetune(
     features = tokenize_training(task, rows, tokenizer, recipe.data)
     weighed = recipe.finetune.class_weights != "none"
     state_folder = output.with_name(output.name + ".training")
-    # Two trainers would write each other's checkpoints; of two processes of one run, the first one holds the folder.
+    # Two runs must not write the same checkpoints; process 0 of a run locks the folder.
     with only_writer(state_folder) if _is_main_process() else contextlib.nullcontext():
         resume_from = _open_run_once(state_folder, _fingerprint(recipe, source, data_dir, len(features)), restart)
         outcome = train_phases(
@@ -172,7 +172,7 @@ def _check_model(recipe: Recipe) -> None:
 
 
 def _with_task(recipe: Recipe, task: Task) -> Recipe:
-    """The recipe with the labels and columns that were found, so that the next stages need not look for them."""
+    """The recipe with the detected labels and columns, for the next stages."""
     if isinstance(recipe.task, str) or recipe.task is None:
         return recipe
     labels = task.model_labels or task.labels
@@ -196,7 +196,7 @@ def _check_qat(recipe: Recipe) -> None:
     if recipe.finetune.qat is not None and recipe.quantization.mode is not Int8Mode.STATIC:
         raise ConfigError(
             f"finetune.qat: trains for static INT8, found quantization.mode {recipe.quantization.mode.value}; set it "
-            f"to static, or leave qat out"
+            f"to static, or omit qat"
         )
 
 
@@ -206,7 +206,7 @@ def _details(
     outcome: PhasesOutcome,
     metrics_of: Callable[[PreTrainedModel], dict[str, float]],
 ) -> dict[str, Any]:
-    """Entries of the manifest on the training: ``metrics`` are those of the saved FP32 weights."""
+    """Entries of the manifest about the training; ``metrics`` are those of the saved FP32 weights."""
     normal, qat, fake, start = outcome.normal, outcome.qat, outcome.fake, outcome.start
     details = {"metrics": metrics_of(model), "steps": normal.steps, "history": normal.history}
     if qat is None or fake is None or start is None:
@@ -295,7 +295,7 @@ def _write(
 ) -> Manifest:
     with staged_folder(output, "checkpoint", [source.folder]) as staging:
         model.save_pretrained(staging)
-        # Tokenizing for training set a truncation that save_pretrained would pass on to every reader of the file.
+        # Tokenizing for training sets a truncation, which save_pretrained would write into the file.
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
         tokenizer.save_pretrained(staging)

@@ -33,18 +33,18 @@ def search_int8(source: Int8Source, builder: Builder) -> "tuple[ir.Model, dict[s
     """Find the fastest model within ``quantization.accuracy``.
 
     Args:
-        source: the deployment so far.
-        builder: makes the graphs.
+        source: the current state of the deployment.
+        builder: builder of the graphs.
 
     Returns:
-        the graph; the trials, for the manifest.
+        The graph; the trials, for the manifest.
 
     Raises:
-        ConfigError: the metric is none of the task's.
-        QuantizationError: no model within the tolerance; the worst operators are named.
+        ConfigError: the task does not have the metric.
+        QuantizationError: no model is within the tolerance; the message has the worst operators.
     """
     tolerance = source.settings.accuracy
-    assert tolerance is not None  # noqa: S101 - the caller saw it
+    assert tolerance is not None  # noqa: S101 - checked by the caller
     space = _Space(source, builder, tolerance)
     perfect = space.compare(space.baseline)
     decidable = perfect.high <= tolerance.max_drop
@@ -81,7 +81,7 @@ class _Space:
         self._split = load_validation(source.task, source.recipe.data, source.folder, source.data_dir)[0]
         requests = self._split.requests
         few = length_mix(requests.lengths, tolerance.sensitivity_rows, source.settings.seed)
-        # One length per batch where there are several: padding would be counted as text.
+        # One length per batch, because padding would be counted as text.
         groups = sorted_batches(requests.lengths[few], _SENSITIVITY_BATCH)
         self._few = [requests.batch([few[place] for place in group]) for group in groups]
         self._single = [requests.batch([index]) for index in few]
@@ -136,13 +136,13 @@ class _Space:
     def _rows(self, runtime: str, precision: str) -> list[dict[str, Any]]:
         session = get_runtime(runtime).open(self._source.folder, precision, describe_machine().usable_cpus)
         recipe = self._source.recipe
-        size = recipe.bench.throughput_batch_size  # as bench will measure it: dynamic scales depend on the batch
+        size = recipe.bench.throughput_batch_size  # the batch size of bench, because dynamic scales depend on the batch
         score = score_session(session, self._source.task, self._split, batch_size=size, data=recipe.data)
         session.close()
         return score.rows
 
     def _few_answers(self, runtime: str, precision: str) -> list[Any]:
-        """The logits of the few rows, those of padded tokens left out."""
+        """The logits of the few rows, without padding."""
         session = get_runtime(runtime).open(self._source.folder, precision, describe_machine().usable_cpus)
         found = []
         per_token = self._source.task.per_token
@@ -182,17 +182,17 @@ class _Words:
 
     def too_few_rows(self, perfect: Evidence) -> str:
         return (
-            f"{perfect.rows} validation rows are too few to prove a drop of at most "
+            f"{perfect.rows} validation rows are too few to show a drop of at most "
             f"{self._points(self._tolerance.max_drop)} points with {self._tolerance.confidence:.0%} confidence: even "
-            f"FP32 itself would only be shown to lose at most {self._points(perfect.high)}. The measured drop decided; "
-            f"use more rows, a larger max_drop, or less confidence for a verdict"
+            f"for FP32 itself the bound is {self._points(perfect.high)}. The measured drop decided; use more rows, a "
+            f"larger max_drop, or less confidence for a verdict"
         )
 
     def accepted(self, trial: Trial) -> str:
         return (
-            f"{trial.evidence.rows} validation rows prove a drop of at most {self._points(trial.evidence.high)} "
+            f"{trial.evidence.rows} validation rows show a drop of at most {self._points(trial.evidence.high)} "
             f"points, the tolerance is {self._points(self._tolerance.max_drop)}; accepted by "
-            f"quantization.accuracy.on_inconclusive, more rows would decide"
+            f"quantization.accuracy.on_inconclusive, a verdict needs more rows"
         )
 
     def _found(self, trial: Trial) -> str:

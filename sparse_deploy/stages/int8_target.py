@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One target of the export stage: ``model_int8.onnx``, static or dynamic, with chosen operators left in FP32."""
+"""One target of the export stage: ``model_int8.onnx``, static or dynamic, with selected operators in FP32."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sparse_deploy.quantization.neural_compressor import StaticQuantizer
 
 FP32_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
-# The longest example always calibrates; a pool of this many times the sample holds one near the window's length.
+# The longest example is always used; a pool of this multiple of the sample has one near the maximum length.
 _CALIBRATION_POOL = 4
 # Calibrations that a search tries in addition to the recipe's.
 _OBSERVERS = ("minmax", "percentile", "kl")
@@ -38,12 +38,12 @@ class Int8Source:
     """A deployment with its FP32 files, and the other inputs of its INT8 files.
 
     Attributes:
-        folder: the deployment so far: checkpoint, tokenizer, ``model.onnx``.
+        folder: the unfinished deployment: checkpoint, tokenizer, ``model.onnx``.
         model: the checkpoint, opened for export.
-        graph: its FP32 ONNX graph as exported, weights ``[out, in]`` under their names.
-        required: zeros that every file must keep, by parameter name.
-        text: ``(split, limit, seed)`` to encoded examples.
-        learned: activation ranges that quantization-aware training left beside the checkpoint.
+        graph: its exported FP32 ONNX graph, weights ``[out, in]`` with the parameters' names.
+        required: required zeros of every file, by parameter name.
+        text: function from ``(split, limit, seed)`` to encoded examples.
+        learned: activation ranges of quantization-aware training.
     """
 
     folder: Path
@@ -67,18 +67,18 @@ class Builder(Protocol):
     """Makes INT8 graphs of one model.
 
     Attributes:
-        details: for the manifest.
+        details: entries for the manifest.
     """
 
     details: dict[str, Any]
 
     @property
     def operators(self) -> Sequence[str]:
-        """Weights that are INT8 unless they are to stay FP32, in graph order."""
+        """Weights that can be INT8, in graph order."""
         ...
 
     def first(self) -> Calibration | None:
-        """The recipe's calibration; None where nothing is calibrated."""
+        """The recipe's calibration; None for dynamic INT8."""
         ...
 
     def others(self) -> Sequence[Calibration]:
@@ -86,7 +86,7 @@ class Builder(Protocol):
         ...
 
     def build(self, calibration: Calibration | None, fp32: Collection[str] = ()) -> "ir.Model":
-        """The graph with these operators in FP32, every zero proven."""
+        """The graph with these operators in FP32, with checked zeros."""
         ...
 
 
@@ -96,7 +96,7 @@ def open_builder(source: Int8Source) -> Builder:
 
 
 class StaticBuilder:
-    """Calibrates once per smoothing strength; every graph after that is a copy of the result with some nodes changed.
+    """Calibrates once per smoothing strength; every graph is then a copy of the result with some nodes changed.
 
     Args:
         source: see :class:`Int8Source`.
@@ -166,7 +166,7 @@ class StaticBuilder:
     def _quantizer(self) -> "StaticQuantizer":
         from sparse_deploy.export.exporter import quiet
 
-        with quiet():  # Neural Compressor and torchao talk while they are imported
+        with quiet():  # Neural Compressor and torchao print during import
             from sparse_deploy.quantization.calibration import calibration_batches
             from sparse_deploy.quantization.neural_compressor import StaticQuantizer
 
@@ -206,10 +206,10 @@ class DynamicBuilder:
         return tuple(quantizable_weights(graph, self._source.settings.exclude))
 
     def first(self) -> None:
-        """Nothing is calibrated."""
+        """See :meth:`Builder.first`; there is no calibration."""
 
     def others(self) -> tuple[Calibration, ...]:
-        """None."""
+        """See :meth:`Builder.others`; there are none."""
         return ()
 
     def build(self, calibration: Calibration | None, fp32: Collection[str] = ()) -> "ir.Model":
@@ -242,6 +242,6 @@ def _check(graph: "ir.Model", stage: str, source: Int8Source) -> None:
     if (target == "avx2" and found["bits"] != 7) or (target != "vnni" and found["saturates_without_vnni"]):
         raise QuantizationError(
             f"expected weights that don't saturate for quantization.target_cpu {target}, found {found['bits']} bits "
-            f"and neighbours of {found['largest_neighbour_sum']} together; report this with the recipe"
+            f"and a sum of neighbours of {found['largest_neighbour_sum']}; report this with the recipe"
         )
     graph.metadata_props[NEIGHBOUR_SUM_KEY] = str(found["largest_neighbour_sum"])

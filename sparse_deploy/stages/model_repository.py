@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a deployment to the model repository of another server: Triton, OpenVINO Model Server, KServe.
+"""Makes the model repository of another server from a deployment: Triton, OpenVINO Model Server, KServe.
 
-The folder is an artifact as any other: staged, then renamed. Its ``manifest.json`` lists the files with their hashes
-and the deployment they come from; the servers look only into the folder of the model.
+The folder is an artifact: staged, then renamed. Its ``manifest.json`` lists the files with their hashes and the source
+deployment; the servers read only the folder of the model.
 """
 
 import re
@@ -47,7 +47,7 @@ class RepositoryManifest(BaseModel):
     """The content of ``manifest.json`` of a model repository.
 
     Attributes:
-        deployment_manifest_sha256: of the deployment's ``manifest.json``, which names every hash of its files.
+        deployment_manifest_sha256: SHA-256 of the deployment's ``manifest.json``, which has the hashes of its files.
         needs_vnni: whether results would be wrong on CPUs without VNNI (``docs/int8.md``).
     """
 
@@ -70,17 +70,17 @@ class RepositoryOptions:
     """The files to write, and the settings of the server.
 
     Attributes:
-        server: which server reads the folder.
-        name: of the model; the recipe's when None.
-        precision: when None, INT8 if the deployment has it.
+        server: the server that reads the folder.
+        name: name of the model; None means the recipe's name.
+        precision: None means INT8 if the deployment has it.
         sparse: use ``model_sparse.onnx`` and copy its operator library (Triton).
         mount: path of the folder for the server; Triton needs the full path of the operator library.
         max_batch: largest number of sequences in a batch of Triton.
         max_delay_ms: batching delay of Triton.
         threads: threads of one batch; 0: the default of the runtime.
-        storage_uri: where KServe finds the deployment; ``pvc://models/NAME`` when None.
+        storage_uri: location of the deployment for KServe; None means ``pvc://models/NAME``.
         image: the image `serve` of this project, for KServe.
-        cpus: CPUs requested in KServe.
+        cpus: requested CPUs in KServe.
     """
 
     server: Server
@@ -100,9 +100,9 @@ def write_model_repository(deployment: Path, output: Path, options: RepositoryOp
     """Write a model repository from the files of a deployment.
 
     Args:
-        deployment: a deployment folder; verified, every file.
+        deployment: a deployment folder; every file is verified.
         output: new folder; an earlier repository there is replaced.
-        options: see there.
+        options: files and settings.
 
     Raises:
         ConfigError: a wrong name, or an option that the server doesn't have.
@@ -110,9 +110,9 @@ def write_model_repository(deployment: Path, output: Path, options: RepositoryOp
     """
     manifest = load_manifest(deployment, "deployment")
     if options.sparse and options.server != "triton":
-        raise ConfigError(f"--sparse: {options.server} can't load the sparse operators; triton can, and so does serve")
+        raise ConfigError(f"--sparse: {options.server} can't load the sparse operators; triton and serve can")
     if options.sparse and options.precision == "fp32":
-        raise ConfigError(f"--sparse: {_SPARSE_FILE} is INT8; leave out --precision fp32")
+        raise ConfigError(f"--sparse: {_SPARSE_FILE} is INT8; omit --precision fp32")
     kubernetes = options.server == "kserve"
     name = check_model_name(options.name or _default_name(manifest, kubernetes=kubernetes), kubernetes=kubernetes)
     with staged_folder(output, "model-repository", [deployment]) as staging:
@@ -178,7 +178,7 @@ def _model_file(deployment: Path, files: dict[str, str], precision: ModelPrecisi
 
 
 def _declared_tensors(path: Path, library: Path | None) -> tuple[list[Tensor], list[Tensor]]:
-    """Inputs and outputs as ONNX Runtime, which will run the file, reads them."""
+    """Inputs and outputs of the file, as read by ONNX Runtime."""
     check_model_file(path)
     import onnxruntime
 
@@ -189,7 +189,7 @@ def _declared_tensors(path: Path, library: Path | None) -> tuple[list[Tensor], l
         options.register_custom_ops_library(str(library))
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exception classes derive from Exception alone
+    except Exception as error:  # its exception classes derive only from Exception
         reason = one_line(error)
         raise ArtifactError(f"{path}: ONNX Runtime can't open the file: {reason}; export again") from error
     return [_tensor(node) for node in session.get_inputs()], [_tensor(node) for node in session.get_outputs()]
@@ -205,11 +205,11 @@ def _default_name(manifest: Manifest, *, kubernetes: bool) -> str:
 
 
 def _needs_vnni(source: Manifest, options: RepositoryOptions) -> bool:
-    """Whether the server would compute wrongly without VNNI; ``serve`` (KServe) and the sparse operators don't."""
+    """Whether the server's results would be wrong without VNNI, unlike those of ``serve`` and the sparse operators."""
     if options.server == "kserve" or options.sparse or options.precision == "fp32":
         return False
     quantization = source.recipe.get("quantization", {})
-    if options.server == "ovms" and quantization.get("mode") == Int8Mode.DYNAMIC:  # its products are FP32
+    if options.server == "ovms" and quantization.get("mode") == Int8Mode.DYNAMIC:  # OpenVINO runs its products in FP32
         return False
     # Deployments from before details.int8_weights were made for the CPU in their recipe, by default VNNI.
     older = {"saturates_without_vnni": quantization.get("target_cpu") == "vnni"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fine-tuned checkpoint and unlabelled text become a sparse checkpoint, without training."""
+"""Makes a sparse checkpoint from a fine-tuned checkpoint and unlabelled text, without training."""
 
 import copy
 import dataclasses
@@ -48,12 +48,12 @@ from sparse_deploy.training.recovery import recover, split_held_out
 
 Progress = Callable[[str, float], None]
 METHODS: dict[str, PruningMethod] = {method.name: method for method in (SecondOrderPruning(), MagnitudePruning())}
-# Texts held out to measure the change of the answers; at most a fifth of all.
+# Number of held-out texts to measure the change of the outputs; at most a fifth of all.
 _PROBES = 256
-# Against that of pruning once; only for the progress display.
+# Relative to the time of one pruning; only for the progress display.
 _WORK_OF_PLANNING = 5.0
 _WORK_OF_RECOVERY = 9.0
-# Files of a checkpoint that describe its weights: the pruned ones get new ones.
+# Files of a checkpoint that depend on its weights; they are written again.
 _NOT_COPIED = frozenset({"config.json", "manifest.json", "model.safetensors.index.json", RANGES_FILE})
 _COPIED_SUFFIXES = (".json", ".txt", ".model", ".md")
 
@@ -63,9 +63,9 @@ class _Text:
     """The text and its uses.
 
     Attributes:
-        samples: for the method.
-        rest: for the recovery; the samples are among them.
-        probes: held out, to measure the change of the answers.
+        samples: texts for the method.
+        rest: texts for the recovery, including the samples.
+        probes: held-out texts, to measure the change of the outputs.
     """
 
     read: Texts
@@ -90,7 +90,7 @@ def prune(
         name_or_path: the dense checkpoint, with any head: folder, hub id, or ``package:NAME/PATH``.
         settings: pattern, share, method.
         output: the new checkpoint folder; written atomically.
-        text: unlabelled text like the input of the model; required by methods that use activations.
+        text: unlabelled text like the model's input; required by methods that use activations.
         revision: branch, tag or commit on the hub.
         allow_pickle: accept weights without a safetensors file.
         progress: called with a message and a share between 0 and 1.
@@ -125,7 +125,7 @@ def prune(
 
 
 class _Run:
-    """One pruning: the shared state of its steps, and their entries for the manifest."""
+    """One pruning: the common state of its steps, and their entries in the manifest."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Run:
             }
         self.details["zeros_before"] = sum(int(mask.sum()) for mask in before.values())
         self.details["shares"] = {tensor: float(mask.mean()) for tensor, mask in found.items()}
-        # A matrix that the plan leaves out is on record all the same where it holds the pattern already.
+        # A matrix without a plan is also recorded if it already has the pattern.
         left_dense = [tensor for tensor in planned.dense if not holds_pattern(found[tensor], settings.pattern)]
         zeros = [mask for tensor, mask in found.items() if tensor not in left_dense]
         share = sum(int(mask.sum()) for mask in zeros) / sum(mask.size for mask in zeros)
@@ -189,7 +189,7 @@ class _Run:
         return token_batches(texts, self._tokenizer, self._length) if texts else []
 
     def _part(self, step: int) -> Progress:
-        """Progress of planning, pruning or recovery, as a part of the whole."""
+        """Progress of planning, pruning or recovery, as a share of the total."""
         settings = self._settings
         work = (
             _WORK_OF_PLANNING if settings.by_sensitivity else 0.0,
@@ -201,7 +201,7 @@ class _Run:
 
 
 def dense_names(model: nn.Module, exclude: Sequence[str]) -> tuple[str, ...]:
-    """The exclusions, and beside them every matrix that is no Linear of an encoder layer (a head, position weights)."""
+    """The exclusions, and all matrices that are not Linear weights of encoder layers (a head, position weights)."""
     linears = {
         f"{layer}.{name}.weight"
         for layer, module in encoder_layers(model).items()
@@ -228,7 +228,7 @@ def _read(text: TextSource | None, settings: PruneSettings) -> _Text | None:
     probes = min(_PROBES, -(-len(read.rows) // 5))
     rest = read.rows[:-probes] or read.rows
     if settings.recovery:
-        split_held_out(rest)  # refused before the pruning rather than after
+        split_held_out(rest)  # raises before the pruning if there is too little text
     return _Text(read, rest[: settings.samples], rest, read.rows[-probes:])
 
 
@@ -292,7 +292,7 @@ def _write(
 
 
 def _copy_companions(source: Path, staging: Path) -> None:
-    """Tokenizer, and the other files of a sentence encoder (``modules.json``, ``1_Pooling``)."""
+    """Copy the tokenizer and the other files of a sentence encoder (``modules.json``, ``1_Pooling``)."""
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in _COPIED_SUFFIXES and path.name not in _NOT_COPIED:
             shutil.copyfile(path, staging / path.name)

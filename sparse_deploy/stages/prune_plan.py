@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much to prune in which matrix: one share for all, or shares by sensitivity that meet a target, speed or drop."""
+"""The share of zeros of each matrix: one share for all, or shares by sensitivity for a target, speed or drop."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +18,9 @@ from sparse_deploy.pruning.second_order import SecondOrderPruning
 from sparse_deploy.pruning.sensitivity import measure_options
 from sparse_deploy.sparsity.pattern import PatternKind, SparsityPattern
 
-# Prunings that a search for --max-drop tries; five halvings leave 3 % of the range of shares.
+# Trials of a search for --max-drop; five bisections leave 3 % of the range of shares.
 _TRIALS = 5
-# Of the work of planning, which the measuring takes where trials follow.
+# Share of the sensitivity measurement in the work of planning with trials.
 _MEASURING = 0.4
 
 
@@ -29,9 +29,9 @@ class Planned:
     """A plan and its inputs.
 
     Attributes:
-        plan: shares of the matrices that get zeros.
+        plan: shares of the matrices to prune.
         dense: matrices that stay dense.
-        details: for the manifest: predicted speed, trials.
+        details: entries for the manifest: predicted speed, trials.
     """
 
     plan: PruningPlan
@@ -53,15 +53,15 @@ def plan_by_sensitivity(
     probes: Sequence[TokenBatch],
     progress: Progress,
 ) -> Planned:
-    """Shares by measured sensitivity, the least harmful zeros first, until the goal is met.
+    """Shares by measured sensitivity: the least harmful zeros first, until the goal is met.
 
     Args:
-        model: left as it was.
-        parameters: its prunable weights, by name.
+        model: the model, which is not changed.
+        parameters: the model's prunable weights, by name.
         settings: the goal.
         batches: text for the Hessians.
-        probes: held-out text, to which the answers must not change.
-        progress: called with a message and the share of the work that is done.
+        probes: held-out text, for the change of the outputs.
+        progress: called with a message and the completed share.
 
     Raises:
         ConfigError: the goal can't be met.
@@ -112,7 +112,7 @@ def _meet(options: Mapping[str, Sequence[Option]], weights: Mapping[str, int], s
 
 
 class _DropSearch:
-    """Looks for the most zeros whose drop, measured after pruning, stays within the limit."""
+    """Searches for the most zeros whose drop, measured after pruning, is within the limit."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _DropSearch:
         """The choice, and every trial's zero share and drop.
 
         Raises:
-            ConfigError: no trial stays within the limit.
+            ConfigError: no trial is within the limit.
         """
         limit = self._settings.max_drop or 0.0
         low, high = (
@@ -157,7 +157,7 @@ class _DropSearch:
         if best is None:
             least = min(trials, key=lambda one: one["zeros"])
             raise ConfigError(
-                f"--max-drop {limit:g}: {least['zeros']:.1%} zeros already change the answers by {least['drop']:.4f} "
+                f"--max-drop {limit:g}: {least['zeros']:.1%} zeros already change the outputs by {least['drop']:.4f} "
                 f"on held-out text; allow more, choose a finer pattern, or recover with --recover and --target"
             )
         return best, trials
@@ -174,7 +174,7 @@ class _DropSearch:
 
 
 def _cost_model(settings: PruneSettings) -> Callable[[tuple[int, int], SparsityPattern, float], float]:
-    """The cost model of the kernels; without compiled kernels and a required speed, time falls with the zeros."""
+    """The cost model of the kernels; without compiled kernels (and without --speed) it is the share of kept weights."""
     try:
         kernel_cost((64, 64), SparsityPattern(PatternKind.UNSTRUCTURED), 0.5)
     except RuntimeUnavailableError:

@@ -24,16 +24,16 @@ def seal_deployment(
     """Write the manifest of a staged deployment, and sign the folder.
 
     Args:
-        staging: the folder, with all its other files.
-        task: of the model.
-        source: the model that the files were made from.
-        recipe: the settings that they were made with.
-        sparsity: zeros by file.
-        details: further facts on the export.
-        signer: of :func:`sparse_deploy.signing.open_signer`; None for no signature.
+        staging: the folder, with all other files.
+        task: task of the model.
+        source: the source model of the files.
+        recipe: the settings of the export.
+        sparsity: sparsity record by file.
+        details: further entries about the export.
+        signer: result of :func:`sparse_deploy.signing.open_signer`; None means no signature.
 
     Returns:
-        The manifest as written.
+        The written manifest.
     """
     manifest = Manifest(
         kind="deployment",

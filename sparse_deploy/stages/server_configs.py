@@ -18,22 +18,22 @@ import yaml
 from sparse_deploy.errors import ArtifactError, ConfigError
 
 _SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
-# ONNX Runtime's names of the element types that our models have, and Triton's.
+# Element types of supported models: ONNX Runtime's names and Triton's.
 _TRITON_TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(int32)": "TYPE_INT32", "tensor(float)": "TYPE_FP32"}
-# A folder name for Triton and OVMS, and a part of a URL; Kubernetes allows less (RFC 1123 label).
+# Valid as a folder name for Triton and OVMS, and as a part of a URL; Kubernetes names are stricter (RFC 1123 label).
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-# Memory of the server process and of its candidates at the start, beside copies of the weights; docs/containers.md.
+# Memory of the server process and of its candidates at the start, without copies of the weights; docs/containers.md.
 _BASE_MEMORY, _COPIES = 512 * 2**20, 4
 _USER = 10001
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output as the model file declares it.
+    """An input or output of the model file.
 
     Attributes:
-        shape: a number where the axis is fixed, a name where it is dynamic.
+        shape: a number for a static axis, a name for a dynamic axis.
     """
 
     name: str
@@ -49,7 +49,7 @@ class TritonSettings:
         max_batch: largest number of sequences in a batch.
         max_delay_ms: batching delay.
         threads: threads of one batch; 0: ONNX Runtime's default (all cores of the machine, without the quota).
-        operator_library: path of the sparse operators for the server; None when the model needs none.
+        operator_library: path of the sparse operators for the server; None if the model needs none.
     """
 
     max_batch: int
@@ -59,13 +59,13 @@ class TritonSettings:
 
 
 def check_model_name(name: str, *, kubernetes: bool = False) -> str:
-    """The name, if the servers take it.
+    """Check a name against the servers' rules.
 
     Raises:
-        ConfigError: they don't.
+        ConfigError: the name is not allowed.
     """
     if kubernetes and not _LABEL.fullmatch(name):
-        raise ConfigError(f"--name {name!r}: Kubernetes takes lower-case letters, digits and inner '-', at most 63")
+        raise ConfigError(f"--name {name!r}: Kubernetes allows lower-case letters, digits and inner '-', at most 63")
     if not _MODEL_NAME.fullmatch(name):
         raise ConfigError(f"--name {name!r}: expected letters, digits, '.', '_' and '-', at most 100, no dot first")
     return name
@@ -74,10 +74,10 @@ def check_model_name(name: str, *, kubernetes: bool = False) -> str:
 def triton_config(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], settings: TritonSettings) -> str:
     """``config.pbtxt`` for Triton's ONNX Runtime backend on a CPU, with dynamic batching.
 
-    No preferred batch sizes: Triton joins only requests of one shape, and to wait for a size would cost latency.
+    No preferred batch sizes: Triton joins only requests of one shape, and waiting for a size would increase latency.
 
     Raises:
-        ArtifactError: the model's first axis is no dynamic batch, or a tensor is of a type that Triton would not take.
+        ArtifactError: the model's first axis is not a dynamic batch, or Triton does not support a tensor's type.
     """
     blocks = [
         _SPDX + f'name: "{name}"\nbackend: "onnxruntime"\nmax_batch_size: {settings.max_batch}\n',
@@ -95,7 +95,7 @@ def triton_config(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 
 def ovms_config(name: str, threads: int) -> str:
     """``config.json`` of OpenVINO Model Server; the model's folder is named relative to the file."""
-    # As in this package's runtime: without the hint the plugin computes in BF16 on CPUs that have it.
+    # As in this package's runtime: without the hint the plugin computes in BF16 if the CPU supports it.
     plugin: dict[str, str] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": "f32"}
     if threads:
         plugin["INFERENCE_NUM_THREADS"] = str(threads)
@@ -106,7 +106,7 @@ def ovms_config(name: str, threads: int) -> str:
 def kserve_service(name: str, storage_uri: str, image: str, *, cpus: int, model_bytes: int) -> str:
     """An ``InferenceService`` with the image `serve` as predictor, for the deployment folder at ``storage_uri``.
 
-    Of a custom predictor KServe reads protocol and storage from variables; it puts the folder at ``/mnt/models``.
+    For a custom predictor KServe reads protocol and storage from variables; it mounts the folder at ``/mnt/models``.
     """
     memory = f"{math.ceil((_BASE_MEMORY + _COPIES * model_bytes) / 2**30)}Gi"
     container = {
@@ -121,7 +121,7 @@ def kserve_service(name: str, storage_uri: str, image: str, *, cpus: int, model_
         ),
         "ports": [{"name": "http1", "containerPort": 8080, "protocol": "TCP"}],
         "readinessProbe": _probe("ready", periodSeconds=5, failureThreshold=3),
-        # Loading and choosing a runtime happens before the port answers.
+        # The runtime is loaded and chosen before the port is opened.
         "livenessProbe": _probe("live", initialDelaySeconds=60, periodSeconds=10, failureThreshold=3),
         "resources": {
             "requests": {"cpu": str(cpus), "memory": memory},
@@ -142,7 +142,7 @@ def kserve_service(name: str, storage_uri: str, image: str, *, cpus: int, model_
 
 
 def kserve_triton_service(name: str, storage_uri: str, *, cpus: int, model_bytes: int) -> str:
-    """An ``InferenceService`` on KServe's Triton runtime; ``storage_uri`` holds the Triton repository."""
+    """An ``InferenceService`` on KServe's Triton runtime; ``storage_uri`` is the Triton repository."""
     memory = f"{math.ceil((_BASE_MEMORY + _COPIES * model_bytes) / 2**30)}Gi"
     model = {
         "modelFormat": {"name": "triton", "version": "2"},

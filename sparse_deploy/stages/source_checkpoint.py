@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The copy of the checkpoint that a deployment starts from."""
+"""The copy of the source checkpoint in a deployment."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ from sparse_deploy.data.tasks.pooling import SENTENCE_FILES
 
 
 def copy_model(source: Path, staging: Path, task: Task, *, allow_pickle: bool) -> None:
-    """Put weights and config into the deployment: one safetensors file, for every source format."""
+    """Write weights and config into the deployment: one safetensors file, for every source format."""
     copy_sentence_files(source, staging, task)
     if [path.name for path in weight_files(source, allow_pickle=allow_pickle)] == [WEIGHTS_FILE]:
         shutil.copyfile(source / WEIGHTS_FILE, staging / WEIGHTS_FILE)
@@ -22,7 +22,7 @@ def copy_model(source: Path, staging: Path, task: Task, *, allow_pickle: bool) -
 
 
 def copy_sentence_files(source: Path, staging: Path, task: Task) -> None:
-    """Keep the files that make a folder one of sentence-transformers, where the task is a sentence encoder's."""
+    """Copy the files of the sentence-transformers format, if the task is that of a sentence encoder."""
     if task.pooling is None:
         return
     for name in (*SENTENCE_FILES, str(Path(task.pooling.folder, "config.json")) if task.pooling.folder else ""):

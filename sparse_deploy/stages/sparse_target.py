@@ -20,18 +20,18 @@ _SOURCES = {"fp32": "model.onnx", "int8": "model_int8.onnx"}
 
 
 def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
-    """Write ``model_sparse.onnx``, where the graph has parts that sparse operators fit. Needs no compiled library.
+    """Write ``model_sparse.onnx``, if sparse operators fit parts of the graph. Needs no compiled library.
 
     Args:
-        folder: the deployment so far, with the file that ``export.sparse.source`` names.
-        recipe: the ``export.sparse`` and ``quantization`` sections count.
+        folder: the unfinished deployment, with the file of ``export.sparse.source``.
+        recipe: the sections ``export.sparse`` and ``quantization`` are used.
 
     Returns:
-        For the manifest: the replaced nodes, and the others with the reason.
+        Entries for the manifest: the replaced nodes, and the other nodes with the reason.
 
     Raises:
-        ExportError: the file was asked for and no part fits, in a family that this package knows.
-        SparsityLostError: a zero weight is no zero any more.
+        ExportError: the file was requested and no part fits, in a supported family.
+        SparsityLostError: a zero weight is no longer zero.
     """
     from sparse_deploy.graph.model_file import load_onnx, save_onnx
     from sparse_deploy.graph.sparse_model import to_sparse_model
@@ -48,7 +48,7 @@ def write_sparse_file(folder: Path, recipe: Recipe) -> dict[str, Any]:
         reasons = "; ".join(f"{refusal.name}: {refusal.reason}" for refusal in found.standard[:3])
         raise ExportError(
             f"{SPARSE_FILE}: expected encoder layers or weights with zeros, found none that a sparse operator fits "
-            f"({reasons or 'no matrix product with a stored weight'}); leave out --target sparse and "
+            f"({reasons or 'no matrix product with a stored weight'}); omit --target sparse and "
             f"export.sparse.enabled"
         )
     return _details(found, source, settings.activations, why_dense)
@@ -58,8 +58,8 @@ def write_sparse_ir(folder: Path) -> None:
     """Write ``openvino_sparse.xml`` and ``.bin`` from ``model_sparse.onnx``.
 
     Raises:
-        RuntimeUnavailableError: OpenVINO's extension, which holds the operators, can't be had.
-        ExportError: OpenVINO doesn't take the model.
+        RuntimeUnavailableError: OpenVINO's extension with the operators is not available.
+        ExportError: OpenVINO can't convert the model.
     """
     from sparse_deploy.export.openvino import convert_to_ir
 
@@ -67,7 +67,7 @@ def write_sparse_ir(folder: Path) -> None:
 
 
 def open_for_check(folder: Path) -> tuple[Session, str]:
-    """A session on the written file, and its implementation: numpy where no kernels are compiled."""
+    """A session on the written file, and the name of its implementation: numpy without compiled kernels."""
     runtime = get_runtime("sparse")
     if runtime.available():
         return runtime.open(folder, "int8", describe_machine().usable_cpus), f"ONNX Runtime {runtime.version()}"
@@ -77,7 +77,7 @@ def open_for_check(folder: Path) -> tuple[Session, str]:
 
 
 def _why_dense(folder: Path, found: "SparseModel") -> dict[str, str]:
-    """The reason for a family that this package doesn't know, where none of its layers is one operator."""
+    """The reason for an unsupported family without any sparse encoder layer."""
     if found.layers or not (folder / "config.json").is_file():
         return {}
     reason = architecture_of(read_config(folder)).unlisted

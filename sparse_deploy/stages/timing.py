@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The timing of a benchmark: from the recipe to interleaved blocks, and from those to the figures of the cells."""
+"""The timing of a benchmark: interleaved blocks by the recipe's settings, and the cells' figures."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -23,7 +23,7 @@ def time_cells(
     """Time opened cells on the same requests; ``progress`` gets a message and a share between 0 and 1.
 
     Raises:
-        WorkerError: a worker died or hung.
+        WorkerError: a worker ended or hung.
     """
     plan = TimingPlan(
         blocks=recipe.bench.blocks,
@@ -104,10 +104,10 @@ def _streamed(raw: Timings, batch_size: int) -> StreamedThroughput | None:
 
 
 def _speedup(baseline: Counted[Samples], cell: Counted[Samples]) -> Ratio:
-    """How many times lower the cell's median latency is than the baseline's."""
+    """Speed-up: the baseline's median latency divided by the cell's."""
     return ratio_over_rounds(baseline, cell, median, seed=SEED)
 
 
 def _gain(baseline: Counted[ThroughputBlock], cell: Counted[ThroughputBlock]) -> Ratio:
-    """How many times more examples per second the cell answers."""
+    """Throughput gain: the cell's examples per second divided by the baseline's."""
     return ratio_over_rounds(cell, baseline, block_rate, seed=SEED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many threads torch computes with in this process: no more than the CPUs that it may use."""
+"""Limits torch's threads in this process to the CPUs that it may use."""
 
 import logging
 import os
@@ -13,14 +13,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def limit_torch_threads(stage: str, note: Callable[[str], None]) -> None:
-    """Lower torch's number of threads to what affinity mask and cgroup quota allow, and report what doesn't fit.
+    """Lower torch's number of threads to the limit of affinity mask and cgroup quota, and report too many threads.
 
-    torch counts the processors of the affinity mask, or takes ``OMP_NUM_THREADS``; it knows no quota. The processes
+    torch counts the processors of the affinity mask, or uses ``OMP_NUM_THREADS``; it ignores a quota. The processes
     that torchrun starts on this machine share the CPUs.
 
     Args:
-        stage: begins a warning.
-        note: gets one line where a quota limits the threads.
+        stage: start of a warning.
+        note: called with one line if a quota limits the threads.
     """
     machine = describe_machine()
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

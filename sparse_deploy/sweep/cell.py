@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One job of a sweep: a few commands in child processes, finished ones remembered, so that a killed job goes on."""
+"""One job of a sweep: a few commands in child processes; finished ones are recorded, so that a killed job resumes."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ from sparse_deploy.runtimes.child_process import THREAD_VARIABLES
 from sparse_deploy.sweep.cpus import reserved_cpus
 
 RECIPE_NAME, PROGRESS_NAME, LOG_FOLDER = "recipe.json", "progress.json", "logs"
-# A stage whose process was killed (out of memory, mostly) is tried again; one that ended by itself is not.
+# A stage whose process was killed (usually out of memory) is retried; a stage that ended by itself is not.
 MAX_ATTEMPTS = 2
-# Exit codes with which a stage has left a whole result: a verdict is a result.
+# Exit codes of a stage with a complete result, which includes verdicts.
 _RESULT_CODES = (ExitCode.OK, ExitCode.GATE_FAILED, ExitCode.INCONCLUSIVE)
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 20.0
@@ -42,8 +42,8 @@ class Stage(_Frozen):
 
     Attributes:
         name: ``finetune``, ``export`` or ``bench``.
-        arguments: of the command line, after ``sparse-deploy``.
-        result: the file that is there when it has ended well, relative to the job's folder.
+        arguments: arguments of the command line, after ``sparse-deploy``.
+        result: the file that exists after its success, relative to the job's folder.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Stage(_Frozen):
 
 
 class Job(_Frozen):
-    """Work with a key.
+    """A job with a key.
 
     Attributes:
-        kind: ``cell``, or ``checkpoint``, which cells share.
+        kind: ``cell``, or ``checkpoint``, which is shared by cells.
         key: see :func:`sparse_deploy.sweep.identity.content_key`.
-        folder: folder of its results; its name is the begin of the key.
-        working_folder: relative paths in the recipe start here.
-        recipe: resolved, as plain data.
-        settings: how this cell differs from others.
-        stages: in order.
+        folder: folder of its results; its name is the start of the key.
+        working_folder: base of relative paths in the recipe.
+        recipe: the resolved recipe, as plain data.
+        settings: the settings in which this cell differs from others.
+        stages: stages in order.
         last: whether the job is finished after these stages.
     """
 
@@ -81,13 +81,13 @@ class Job(_Frozen):
 
 
 class StageRecord(_Frozen):
-    """How a stage ended.
+    """The result of a stage.
 
     Attributes:
-        exit_code: of the command; ``inconclusive`` where its process was killed.
+        exit_code: exit code of the command; ``inconclusive`` if its process was killed.
         message: the message of the command, if its exit code is not 0.
         attempts: number of starts.
-        cpus: how many it was bound to.
+        cpus: number of CPUs to which it was bound.
     """
 
     name: str
@@ -102,10 +102,10 @@ class Outcome(_Frozen):
     """Content of ``cell.json``.
 
     Attributes:
-        status: ``finished`` has a complete result with any verdict; the next run of the sweep tries a ``failed`` job
+        status: ``finished`` has a complete result with any verdict; the next run of the sweep retries a ``failed`` job
             again.
         exit_code: the worst of its stages.
-        message: of the stage with that code.
+        message: message of the stage with this code.
     """
 
     schema_version: Literal[1] = 1
@@ -135,11 +135,11 @@ def run_job(job: Job, cpus: int, give_up: GiveUp = lambda: False) -> Outcome:
 
     Args:
         job: the job.
-        cpus: number of CPUs that its processes are bound to.
-        give_up: called often; true ends the running process and raises KeyboardInterrupt.
+        cpus: number of CPUs to which its processes are bound.
+        give_up: called regularly; true ends the running process and raises KeyboardInterrupt.
 
     Returns:
-        The outcome, as in its file; after stages that are not the last ones no file is written.
+        The outcome, as in its file; a file is written only after the last stages.
     """
     _prepare(job)
     records = list(_finished_stages(job))
@@ -157,7 +157,7 @@ def run_job(job: Job, cpus: int, give_up: GiveUp = lambda: False) -> Outcome:
 
 
 def fail_job(job: Job, exit_code: int, message: str) -> Outcome:
-    """Record that a job can't be run or was lost with its machine."""
+    """Record a job that can't be run or was lost with its machine."""
     _prepare(job)
     return _write_outcome(job, [*_finished_stages(job)], "failed", exit_code, message)
 
@@ -177,7 +177,7 @@ def _prepare(job: Job) -> None:
 
 
 def _finished_stages(job: Job) -> tuple[StageRecord, ...]:
-    """Records of the stages that an earlier run finished, up to the first whose result is gone."""
+    """Records of the stages that an earlier run finished, up to the first with a missing result."""
     found = _read(job.folder / PROGRESS_NAME, _Progress)
     if found is None or found.key != job.key:
         return ()
@@ -208,7 +208,7 @@ def _run_stage(job: Job, stage: Stage, cpus: int, give_up: GiveUp) -> StageRecor
 
 
 def _run_command(job: Job, stage: Stage, cpus: Sequence[int], log: Path, give_up: GiveUp) -> int:
-    shutil.rmtree((job.folder / stage.result).parent, ignore_errors=True)  # no older result must count as this one
+    shutil.rmtree((job.folder / stage.result).parent, ignore_errors=True)  # an older result must not be used
     launcher = [sys.executable, "-m", "sparse_deploy.sweep.child", str(os.getpid()), ",".join(map(str, cpus))]
     with log.open("wb") as stream:
         process = subprocess.Popen(
@@ -218,14 +218,14 @@ def _run_command(job: Job, stage: Stage, cpus: Sequence[int], log: Path, give_up
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=_environment(len(cpus)),
-            # Ctrl-C in a terminal reaches the whole foreground group. The driver alone reacts and ends the rest.
+            # Ctrl-C in a terminal is sent to the whole foreground group. Only the driver handles it.
             start_new_session=True,
         )
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(_POLL_SECONDS)
-                # A SIGTERM of another process: like any other signal.
+                # A SIGTERM from another process is handled like any other signal.
                 return -signal.SIGTERM if code == ExitCode.INTERRUPTED else code
             if give_up():
                 raise KeyboardInterrupt
@@ -234,7 +234,7 @@ def _run_command(job: Job, stage: Stage, cpus: Sequence[int], log: Path, give_up
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a stage with all its processes: politely first, so that fine-tuning leaves a checkpoint to go on from."""
+    """End a stage with all its processes: SIGINT first, so that fine-tuning writes a resumable checkpoint."""
     if process.poll() is not None:
         return
     for number, seconds in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, None)):
@@ -259,7 +259,7 @@ def _conclude(job: Job, records: Sequence[StageRecord], status: Literal["finishe
     worst = worst_exit_code([record.exit_code for record in records])
     message = next((record.message for record in reversed(records) if record.exit_code == worst), "")
     if status == "failed" and worst == ExitCode.OK:
-        worst, message = ExitCode.BUG, f"{records[-1].name} ended with 0 and left no result"
+        worst, message = ExitCode.BUG, f"{records[-1].name} ended with 0 and wrote no result"
     return _write_outcome(job, records, status, worst, message)
 
 
@@ -289,7 +289,7 @@ def last_words(log: Path) -> str:
 
 
 def _read(path: Path, content: type[Content]) -> Content | None:
-    """A file of an earlier run; None where there is none, or it is of another form, which is the same to a rerun."""
+    """A file of an earlier run; None if it is missing or has another form, which a rerun treats equally."""
     try:
         return content.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPUs of this machine, reserved among all sweeps of one user by locked files, for every engine.
+"""Reservation of CPUs of this machine among all sweeps of a user, by locked files, for every engine.
 
-A lock belongs to its process, so a killed one leaves nothing behind.
+A lock is released with its process, also if it is killed.
 """
 
 import contextlib
@@ -19,17 +19,17 @@ _POLL_SECONDS = 0.2
 
 @contextlib.contextmanager
 def reserved_cpus(count: int, give_up: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, ...]]:
-    """Hold so many CPUs while the block runs, waiting until they are free.
+    """Reserve CPUs during the block, after waiting until they are free.
 
     Args:
         count: number of CPUs.
         give_up: called while waiting; true ends the wait.
 
     Yields:
-        Their numbers.
+        The numbers of the CPUs.
 
     Raises:
-        ConfigError: this process may not use that many.
+        ConfigError: this process may not use this number of CPUs.
         KeyboardInterrupt: ``give_up`` returned true.
     """
     visible = sorted(os.sched_getaffinity(0))
@@ -67,5 +67,5 @@ def _lock_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(f"{folder}: expected a folder of this user alone; remove it, or set TMPDIR to another place")
+        raise ConfigError(f"{folder}: other users can access this folder; remove it, or set TMPDIR")
     return folder

@@ -11,31 +11,31 @@ Outcomes = Generator[tuple[Job, Outcome], None, None]
 
 
 class Engine(Protocol):
-    """A context manager around the machines; leaving it ends every process that was started."""
+    """A context manager for the machines; at its end all started processes are ended."""
 
     def __enter__(self) -> "Engine":
-        """Get the machines."""
+        """Connect to the machines."""
         ...
 
     def __exit__(self, *error: object) -> None:
-        """Give them back."""
+        """Release the machines."""
         ...
 
     def check_folder(self, folder: Path) -> None:
         """Check that every machine can read a folder of the driver.
 
         Raises:
-            ConfigError: one doesn't.
+            ConfigError: a machine can't.
         """
         ...
 
     def run(self, jobs: Sequence[Job], *, exclusive: bool = False) -> Outcomes:
-        """Run jobs and give each with its outcome as it ends.
+        """Run jobs and yield each with its outcome when it ends.
 
         Closing the generator early, as an exception does, ends the running jobs.
 
         Args:
             jobs: independent of each other.
-            exclusive: one after the other, each with all CPUs of one and the same machine.
+            exclusive: run them one after the other, each with all CPUs of the same machine.
         """
         ...

@@ -13,7 +13,7 @@ from sparse_deploy.config.loader import first_problem, load_recipe, parse_yaml, 
 from sparse_deploy.config.schema import Recipe, Section
 from sparse_deploy.errors import ConfigError
 
-# A cell takes minutes; a grid of more is a slip of the pen.
+# A cell takes minutes; a larger grid is a mistake.
 MAX_CELLS = 1000
 Settings = dict[str, Any]
 
@@ -22,8 +22,8 @@ class BenchOptions(Section):
     """Options of the measurement; the recipe lists the runtimes.
 
     Attributes:
-        latency: also measure latency and throughput, one cell after the other with the whole machine to itself.
-        against: a stored baseline that every cell is compared with (``bench --against``).
+        latency: also measure latency and throughput, one cell at a time on the whole machine.
+        against: a stored baseline for the comparison of every cell (``bench --against``).
     """
 
     latency: bool = False
@@ -34,16 +34,16 @@ class Sweep(Section):
     """A sweep file.
 
     Attributes:
-        name: of the output folder.
+        name: name of the output folder.
         recipe: a recipe file, or the name of a shipped one.
         checkpoint: the finished checkpoint that every cell exports.
-        finetune: make the checkpoints by the recipe instead; cells that train alike share one.
-        set: recipe keys that are the same in every cell, as ``--set`` of the command line.
-        grid: recipe keys and the values that each takes; a cell is one choice of a value for every key.
-        exclude: cells of the grid that hold all of these values are left out.
-        include: settings that are added to every cell whose grid values they don't change; a cell of their own where
-            there is none.
-        bench: how cells are measured.
+        finetune: train the checkpoints by the recipe instead; cells with equal training share one.
+        set: recipe keys that are equal in every cell, as ``--set`` of the command line.
+        grid: recipe keys with their values; a cell is a choice of one value for every key.
+        exclude: cells of the grid with all of these values are removed.
+        include: settings that are added to every cell whose grid values they do not change; if there is none, they make
+            a new cell.
+        bench: settings of the measurement.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
@@ -67,7 +67,7 @@ class Sweep(Section):
         if shared := self.set.keys() & {*self.grid, *itertools.chain.from_iterable(self.include)}:
             raise ValueError(f"{min(shared)} is in set, and in grid or include")
         if unknown := {*itertools.chain.from_iterable(self.exclude)} - self.grid.keys():
-            raise ValueError(f"exclude names {min(unknown)}, which is no key of the grid")
+            raise ValueError(f"exclude names {min(unknown)}, which is not a key of the grid")
         return self
 
 
@@ -77,7 +77,7 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: unreadable file, unknown key, wrong value.
     """
-    text = read_capped(path, "sweep file", "Examples lie in examples/sweeps/.")
+    text = read_capped(path, "sweep file", "Examples are in examples/sweeps/.")
     data = parse_yaml(text, str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: a sweep is a mapping of keys to values, found {type(data).__name__}")
@@ -91,7 +91,7 @@ def expand(sweep: Sweep) -> list[Settings]:
     """The settings of every cell, in the order of the file.
 
     Raises:
-        ConfigError: no cell, too many, two alike, or an ``exclude`` that leaves nothing out.
+        ConfigError: no cell, too many cells, two equal cells, or an ``exclude`` that removes no cell.
     """
     count = 1
     for values in sweep.grid.values():
@@ -108,17 +108,17 @@ def expand(sweep: Sweep) -> list[Settings]:
     cells = _with_included(cells, sweep)
     texts = [json.dumps(cell, sort_keys=True, default=str) for cell in cells]
     if twins := [text for text in texts if texts.count(text) > 1]:
-        raise ConfigError(f"{sweep.name}: two cells are the same: {twins[0]}")
+        raise ConfigError(f"{sweep.name}: two cells are equal: {twins[0]}")
     if not cells:
         raise ConfigError(f"{sweep.name}: exclude leaves no cell")
     return cells
 
 
 def cell_recipe(sweep: Sweep, settings: Mapping[str, Any]) -> Recipe:
-    """The recipe of a cell, checked.
+    """The checked recipe of a cell.
 
     Raises:
-        ConfigError: a key that recipes don't have, or a value that it can't take.
+        ConfigError: an unknown key of recipes, or an invalid value.
     """
     overrides = [f"{key}={json.dumps(value, default=str)}" for key, value in {**sweep.set, **settings}.items()]
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of one machine: as many jobs at a time as its CPUs allow."""
+"""The engine for one machine: as many parallel jobs as its CPUs allow."""
 
 import os
 import threading
@@ -18,7 +18,7 @@ class LocalEngine:
     """Processes of this machine.
 
     Args:
-        cpus_per_task: CPUs that a job is bound to.
+        cpus_per_task: number of CPUs to which a job is bound.
     """
 
     def __init__(self, cpus_per_task: int) -> None:
@@ -40,7 +40,7 @@ class LocalEngine:
         """See :class:`sparse_deploy.sweep.engine.Engine`."""
         cpus = self._usable if exclusive else self._cpus
         stop = threading.Event()
-        # A thread per running job: it waits for a process, and its death with the driver is that process's signal.
+        # A thread per running job, which waits for a process; the process ends when this thread ends with the driver.
         pool = ThreadPoolExecutor(self._usable // cpus, thread_name_prefix="sweep")
         try:
             running = {pool.submit(run_job, job, cpus, stop.is_set): job for job in jobs}
@@ -52,5 +52,5 @@ class LocalEngine:
 
 
 def default_cpus_per_task() -> int:
-    """Two, where there are two: one process of a stage computes with them, and the next one has its memory."""
+    """The default number of CPUs per job: two, or one if there is only one."""
     return min(2, len(os.sched_getaffinity(0)))

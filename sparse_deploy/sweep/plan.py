@@ -31,8 +31,8 @@ class Plan:
 
     Attributes:
         varied: the settings in which cells differ.
-        cells: a job per cell, in the order of the sweep.
-        trainings: by the key of a cell, the job that makes its checkpoint; empty with a finished one.
+        cells: one job per cell, in the order of the sweep.
+        trainings: the training job of each cell, by the cell's key; empty with a finished checkpoint.
     """
 
     varied: tuple[str, ...]
@@ -41,15 +41,15 @@ class Plan:
 
 
 def make_plan(sweep: Sweep, output: Path, data_dir: Path | None) -> Plan:
-    """Resolve every cell's recipe and key.
+    """Compute every cell's recipe and key.
 
     Args:
         sweep: the file.
-        output: folder of the sweep, absolute.
-        data_dir: folder with the task's text; the hub when omitted.
+        output: absolute path of the sweep's folder.
+        data_dir: folder with the task's text; default: the hub.
 
     Raises:
-        SparseDeployError: a cell's recipe is wrong, the checkpoint is unusable, or two cells are the same work.
+        SparseDeployError: a cell's recipe is invalid, the checkpoint is unusable, or two cells are equal jobs.
     """
     planner = _Planner(sweep, output, data_dir.absolute() if data_dir else None)
     settings = expand(sweep)
@@ -61,8 +61,8 @@ def make_plan(sweep: Sweep, output: Path, data_dir: Path | None) -> Plan:
         cell = planner.cell(recipe, one, training)
         if twin := next((other for other in cells if other.key == cell.key), None):
             raise ConfigError(
-                f"{sweep.name}: the cells {twin.settings} and {one} are the same work: they differ in nothing that "
-                f"{'the stages read' if training else 'export and bench read'}; take one out"
+                f"{sweep.name}: the cells {twin.settings} and {one} are equal: they differ in no key that "
+                f"{'the stages read' if training else 'export and bench read'}; remove one"
             )
         cells.append(cell)
         if training:
@@ -71,7 +71,7 @@ def make_plan(sweep: Sweep, output: Path, data_dir: Path | None) -> Plan:
 
 
 class _Planner:
-    """Makes jobs, and fingerprints each input once."""
+    """Makes jobs, and computes each input's fingerprint once."""
 
     def __init__(self, sweep: Sweep, output: Path, data_dir: Path | None) -> None:
         self._sweep = sweep
@@ -92,7 +92,7 @@ class _Planner:
         return self._known_data[key]
 
     def training(self, recipe: Recipe) -> Job:
-        """The job that makes the checkpoint of a recipe."""
+        """The training job of a recipe."""
         content = training_content(recipe, self._data_of(recipe), self._checkpoint_sha256)
         key = content_key("checkpoint", content)
         folder = self._output / "checkpoints" / key[:KEY_LENGTH]
@@ -123,7 +123,7 @@ class _Planner:
 
     def _given_checkpoint(self, recipe: Recipe) -> tuple[str, str]:
         name = self._sweep.checkpoint or ""
-        revision = recipe.model.revision if name == recipe.model.name_or_path else "main"  # as export takes it
+        revision = recipe.model.revision if name == recipe.model.name_or_path else "main"  # as in export
         fingerprint = self._checkpoint_sha256(name, revision)
         local = Path(name).expanduser()
         return str(local.absolute()) if local.is_dir() else name, fingerprint

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of a Ray cluster: jobs are its tasks."""
+"""The engine for a Ray cluster: jobs are tasks of Ray."""
 
 import contextlib
 import signal
@@ -12,17 +12,17 @@ from sparse_deploy.ray_cluster import ray_cluster
 from sparse_deploy.sweep.cell import Job, Outcome, fail_job, run_job
 from sparse_deploy.sweep.engine import Outcomes
 
-# How often a job whose worker or node died is given to another one. A job that ended by itself is not run again.
+# Number of retries of a job whose worker or node was lost. A job that ended by itself is not run again.
 MAX_RETRIES = 2
 _POLL_SECONDS = 1.0
 _CANCEL_SECONDS = 25.0
 
 
 class RayEngine:
-    """Tasks of Ray.
+    """Runs jobs as tasks of Ray.
 
     Args:
-        cpus_per_task: CPUs that a task reserves, and that its processes are bound to.
+        cpus_per_task: number of CPUs that a task reserves and to which its processes are bound.
     """
 
     def __init__(self, cpus_per_task: int) -> None:
@@ -54,7 +54,7 @@ class RayEngine:
         blind = [address for address, answer in answers.items() if not self._ray.get(answer)]
         if blind:
             raise ConfigError(
-                f"{folder}: the Ray node {blind[0]} can't read this folder; --output has to be on storage that all "
+                f"{folder}: the Ray node {blind[0]} can't read this folder; --output must be on storage that all "
                 f"nodes share, under the same path"
             )
 
@@ -63,7 +63,7 @@ class RayEngine:
         if not exclusive:
             yield from self._run_together(jobs, self._cpus, {})
             return
-        # Latencies are compared, so all are measured on one node: the largest.
+        # All latencies are measured on one node, the largest, because they are compared.
         node = max(self._nodes, key=lambda one: (one["Resources"].get("CPU", 0), one["NodeID"]))
         for job in jobs:
             cpus = int(node["Resources"]["CPU"])
@@ -89,12 +89,12 @@ class RayEngine:
             if isinstance(error.cause, SparseDeployError):
                 raise error.cause from None
             raise
-        except errors.RayError as error:  # the worker or its node died, MAX_RETRIES + 1 times
+        except errors.RayError as error:  # the worker or its node was lost MAX_RETRIES + 1 times
             reason = str(error).strip().splitlines()[0]
             return fail_job(job, ExitCode.INCONCLUSIVE, f"Ray lost the job {MAX_RETRIES + 1} times: {reason}")
 
     def _cancel(self, running: list[Any]) -> None:
-        """Interrupt jobs, and give their processes the time that they have to end politely."""
+        """Interrupt jobs, and wait for an orderly end of their processes."""
         for reference in running:
             self._ray.cancel(reference)
         if running:
@@ -107,8 +107,8 @@ class RayEngine:
 
 
 def _run(job: dict[str, Any], cpus: int) -> dict[str, Any]:
-    """The task."""
-    # Cancelling is Ctrl-C in the worker, which inherits "ignore" from a driver that a shell put in the background.
+    """Run a job in a task."""
+    # Ray cancels by SIGINT, which a worker ignores if a shell started the driver in the background.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return run_job(Job.model_validate(job), cpus).model_dump(mode="json")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sweep from its file to its summary: which jobs are done, and the order of the others."""
+"""Runs a sweep: skips finished jobs, orders the others, and writes the summary."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -30,12 +30,12 @@ def run_sweep(
     Args:
         sweep: see :func:`sparse_deploy.sweep.grid.load_sweep`.
         output: folder for ``cells/KEY/``, ``checkpoints/KEY/``, ``summary.json`` and ``summary.md``.
-        engine: runs the jobs; it is entered only if there are any.
-        data_dir: folder with the task's text; the hub when omitted.
+        engine: engine that runs the jobs; it is entered only if there are unfinished jobs.
+        data_dir: folder with the task's text; default: the hub.
         progress: called with a message and a share between 0 and 1.
 
     Returns:
-        The summary, as written. Failed cells are in it; nothing is raised for them.
+        The written summary. Failed cells are in it and raise no error.
 
     Raises:
         KeyboardInterrupt: stopped by a signal; finished jobs are kept, and the same call continues.
@@ -47,7 +47,7 @@ def run_sweep(
     with only_writer(output):
         outcomes = {job.key: outcome for job in plan.cells if (outcome := finished_outcome(job))}
         todo = [job for job in plan.cells if job.key not in outcomes]
-        progress(f"{len(outcomes)} of {len(plan.cells)} cells are there", len(outcomes) / len(plan.cells))
+        progress(f"{len(outcomes)} of {len(plan.cells)} cells are finished", len(outcomes) / len(plan.cells))
         if todo:
             with engine:
                 engine.check_folder(output)
@@ -101,7 +101,9 @@ def _check_folder(output: Path) -> None:
     """Refuse a folder with other files.
 
     Raises:
-        ConfigError: the folder holds something, and no sweep wrote it.
+        ConfigError: the folder has files that no sweep wrote.
     """
     if output.is_dir() and any(output.iterdir()) and not any((output / name).is_dir() for name in _FOLDERS):
-        raise ConfigError(f"{output}: the folder holds files and no sweep. Choose another --output or empty it.")
+        raise ConfigError(
+            f"{output}: the folder is not empty and contains no sweep. Choose another --output or empty it."
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of a sweep, read from its cells and written as JSON and Markdown with one table."""
+"""The results of a sweep, read from its cells and written as JSON and as a Markdown table."""
 
 import json
 from collections.abc import Sequence
@@ -24,13 +24,13 @@ class Measured(Figures):
     """One runtime and precision of a sweep's cell.
 
     Attributes:
-        id: as in the cell's report.
-        file_bytes: of the model file.
+        id: id in the cell's report.
+        file_bytes: size of the model file.
         zeros: share of the prunable weights.
         metrics: task metrics, and the loss.
-        verdicts: the worst verdict of the goals on each metric; ``sparsity`` is that on the zeros.
-        p50_ms, examples_per_second: where latency was measured.
-        stable: false where those are no figures to compare.
+        verdicts: the worst verdict of the goals on each metric; ``sparsity`` is the verdict on the zeros.
+        p50_ms, examples_per_second: figures, if latency was measured.
+        stable: false if these figures are not comparable.
     """
 
     id: str
@@ -47,7 +47,7 @@ class SweptCell(Figures):
     """A cell of the sweep.
 
     Attributes:
-        key: of its folder.
+        key: key of its folder.
         folder: relative to the folder of the sweep.
         status, exit_code, message: see :class:`sparse_deploy.sweep.cell.Outcome`.
         measured: empty for a failed cell.
@@ -63,7 +63,7 @@ class SweptCell(Figures):
 
 
 class SweepSummary(Figures):
-    """``summary.json``. It holds no times of day: the same work gives the same file, on any engine.
+    """``summary.json``. It has no dates: equal jobs give equal files, with any engine.
 
     Attributes:
         exit_code: exit code of the command: the worst of the cells, see
@@ -82,13 +82,13 @@ def summarize(name: str, varied: Sequence[str], outcomes: Sequence[tuple[Job, Ou
     """Read the reports of all cells.
 
     Args:
-        name: of the sweep.
-        varied: columns of the table.
-        outcomes: of every cell, in the order of the sweep.
+        name: name of the sweep.
+        varied: settings in the columns of the table.
+        outcomes: outcomes of all cells, in the order of the sweep.
         output: folder of the sweep.
 
     Raises:
-        ArtifactError: a report is gone or damaged.
+        ArtifactError: a report is missing or damaged.
     """
     cells = tuple(_swept(job, outcome, output) for job, outcome in outcomes)
     codes = [cell.exit_code for cell in cells]

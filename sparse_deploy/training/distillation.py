@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Trainer that all fine-tuning runs use: labels, and a teacher where the recipe names one."""
+"""The Trainer of all fine-tuning runs: loss of the labels, and of a teacher if the recipe has one."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ LOGIT_OUTPUTS = ("logits", "start_logits", "end_logits")
 
 
 class SparseTrainer(Trainer):  # type: ignore[misc]
-    """Stock Trainer with knowledge distillation and a loss that is a plain mean per micro-batch.
+    """Trainer with knowledge distillation and a loss that is a mean per micro-batch.
 
     Args:
-        teacher: frozen model of the same task; None trains on labels alone.
-        distillation: temperature and weights; needed with a teacher.
-        loss: of the labels, instead of the model's own.
-        **trainer_arguments: as for :class:`transformers.Trainer`.
+        teacher: frozen model of the same task; None means training with labels only.
+        distillation: temperature and weights; required with a teacher.
+        loss: loss of the labels, instead of the model's.
+        **trainer_arguments: arguments of :class:`transformers.Trainer`.
     """
 
     # BERT's forward() takes **kwargs, from which Trainer 5.x concludes that its loss is divided by the number of items
@@ -96,8 +96,8 @@ def logit_loss(student: Any, teacher: Any, settings: DistillationSection) -> tor
 
     Args:
         student: model output with ``logits`` or ``start_logits``/``end_logits``.
-        teacher: the same of the teacher.
-        settings: the temperature.
+        teacher: output of the teacher, in the same form.
+        settings: settings with the temperature.
     """
     temperature = settings.temperature
     losses = []
@@ -138,10 +138,10 @@ def hidden_state_loss(
 
 
 def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, settings: DistillationSection) -> None:
-    """Refuse a teacher that can't teach this student.
+    """Refuse a teacher that does not fit the student.
 
     Raises:
-        ConfigError: another number of labels, other label names, another vocabulary, or hidden states of another width.
+        ConfigError: different number of labels, label names, vocabulary, or width of hidden states.
     """
     ours, theirs = student.config, teacher.config
     if ours.num_labels != theirs.num_labels:
@@ -153,7 +153,7 @@ def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, settings: 
     if names and teacher_names and names != teacher_names:
         raise ConfigError(
             f"distillation.teacher: expected labels {names}, {settings.teacher} has {teacher_names}; the order of the "
-            f"labels must be the same"
+            f"labels must be equal"
         )
     if ours.vocab_size != theirs.vocab_size:
         raise ConfigError(
@@ -168,6 +168,6 @@ def check_teacher(student: PreTrainedModel, teacher: PreTrainedModel, settings: 
 
 
 def _label_names(config: Any) -> list[str]:
-    """Label names in id order; empty when the config has only placeholders (LABEL_0, ...)."""
+    """Label names in id order; empty if the config has only placeholders (LABEL_0, ...)."""
     names = [str(config.id2label[i]).lower() for i in sorted(config.id2label)]
     return [] if all(name.startswith("label_") for name in names) else names

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train with the rounding of static INT8: fake-quantized weights and inputs of the Linear layers that export quantizes.
+"""Trains with the rounding of static INT8: fake-quantized weights and inputs of the layers that export quantizes.
 
 The arithmetic is that of the export (torchao's observers under Neural Compressor's x86 recipe): symmetric int8 weights
-per output channel, asymmetric u8 inputs per tensor. Nothing is added to the model: its modules, parameters and state
-dict stay as they are, so the checkpoint is a plain one.
+per output channel, asymmetric u8 inputs per tensor. Modules, parameters and state dict of the model are not changed,
+so the checkpoint has the usual form.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from sparse_deploy.architectures import without_head
 from sparse_deploy.errors import ConfigError
 from sparse_deploy.sparsity.weight_grid import WeightGrid
 
-# Weight of a batch in the moving average of the ranges: a plain mean of the first 100 batches, then torch's default.
+# Weight of a batch in the moving average of the ranges: a mean of the first 100 batches, then torch's default.
 _AVERAGING = 0.01
 _EPSILON = torch.finfo(torch.float32).eps
 
 
 def weight_scale(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
-    """Scale per output channel, ``[out, 1]``, as the export's observer has it."""
+    """Scale per output channel, ``[out, 1]``, equal to the export's observer."""
     scale: torch.Tensor = grid.scale(weight, torch)[:, None].clamp(min=_EPSILON)
     return scale
 
 
 def input_scale(limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero point of a u8 input with the range ``[low, high]``, as torchao's MinMaxObserver has them."""
+    """Scale and zero point of a u8 input with the range ``[low, high]``, equal to torchao's MinMaxObserver."""
     low, high = limits[0].clamp(max=0.0), limits[1].clamp(min=0.0)
     scale = ((high - low) / 255.0).clamp(min=_EPSILON)
     return scale, (-torch.round(low / scale)).clamp(0, 255).to(torch.int32)
@@ -44,9 +44,9 @@ def input_scale(limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class _RoundWeight(torch.autograd.Function):
     """Straight-through: the gradient of the rounded weight is that of the weight.
 
-    Not torch's fake_quantize: its gradient is zero where a value is clamped, and with the export's scale (127.5 steps
-    to the largest weight) every channel's largest positive weight is. The division is the export's as well: the
-    product with a reciprocal can fall on the other side of .5, one whole step away.
+    torch's fake_quantize is not used: its gradient is zero for clamped values, and with the export's scale (127.5 steps
+    to the largest weight) every channel's largest positive weight is clamped. The division equals the export's, because
+    a product with the reciprocal may round to the neighbouring step.
     """
 
     @staticmethod
@@ -72,13 +72,13 @@ def fake_quantize_input(values: torch.Tensor, limits: torch.Tensor) -> torch.Ten
 
 
 def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> list[str]:
-    """Module names of the Linear layers that see each token, without the head.
+    """Module names of the Linear layers that are applied to each token, without the head.
 
-    The same rule as in export's graph, found by running the model once: the order in which layers run decides.
+    The rule equals that of the export; the execution order of the layers is found by running the model once.
 
     Args:
         model: any model with ``input_ids`` and ``attention_mask``.
-        exclude: a layer whose name holds one of these stays FP32.
+        exclude: a layer whose name contains one of these texts stays FP32.
 
     Raises:
         ConfigError: no layer is left.
@@ -112,7 +112,7 @@ def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> l
     if not found:
         raise ConfigError(
             f"finetune.qat: expected Linear layers that are applied to each token, found none in "
-            f"{type(model).__name__} outside quantization.exclude; leave qat out, or shorten quantization.exclude"
+            f"{type(model).__name__} outside quantization.exclude; omit qat, or shorten quantization.exclude"
         )
     return found
 
@@ -120,13 +120,13 @@ def token_linear_names(model: PreTrainedModel, exclude: Sequence[str] = ()) -> l
 class FakeQuantization:
     """Fake INT8 on chosen Linear layers of a model, and the ranges of their inputs.
 
-    Ranges are moving averages of each training batch's lowest and highest input, padded positions left out, until
-    :meth:`freeze`. They are measured and applied from the first batch on.
+    Ranges are moving averages of each training batch's lowest and highest input, without padding, until
+    :meth:`freeze`. They are updated and applied from the first batch on.
 
     Args:
-        model: gets other ``forward`` functions on the layers while attached.
+        model: the model; while attached, its layers have different ``forward`` functions.
         layers: module names, see :func:`token_linear_names`.
-        grid: of the weights.
+        grid: grid of the weights.
     """
 
     def __init__(self, model: PreTrainedModel, layers: Sequence[str], grid: WeightGrid) -> None:
@@ -141,14 +141,14 @@ class FakeQuantization:
 
     @property
     def ranges(self) -> ActivationRanges:
-        """The ranges so far.
+        """The current ranges.
 
         Raises:
-            ConfigError: an input was not a number, so the training has diverged.
+            ConfigError: an input was NaN or infinite, so the training has diverged.
         """
         for name, limits in self._ranges.items():
             if not limits.isfinite().all():
-                raise ConfigError(f"{name}: the inputs are not finite numbers any more; lower the learning rate")
+                raise ConfigError(f"{name}: the inputs are no longer finite numbers; lower the learning rate")
         return ActivationRanges(
             weight_limits=(self._grid.low, self._grid.high),
             weight_neighbours=self._grid.neighbours,
@@ -178,11 +178,11 @@ class FakeQuantization:
                 del linear.forward
 
     def freeze(self) -> None:
-        """Let the ranges stay as they are."""
+        """Fix the ranges."""
         self.frozen = True
 
     def average_over_processes(self) -> None:
-        """Give all processes of a distributed run the same ranges."""
+        """Synchronize the ranges of all processes of a distributed run."""
         if not distributed.is_initialized():
             return
         stacked = torch.stack([self._ranges[name] for name in self._linears])
@@ -191,7 +191,7 @@ class FakeQuantization:
         self._ranges = dict(zip(self._linears, stacked.unbind(), strict=True))
 
     def _forward(self, name: str, linear: nn.Linear, values: torch.Tensor) -> torch.Tensor:
-        values = values.float()  # under autocast values are bf16, whose steps are as wide as those of u8
+        values = values.float()  # under autocast values are bf16, whose precision is similar to u8
         if linear.training and not self.frozen:
             self._observe(name, values.detach())
         if name in self._ranges:
@@ -212,11 +212,11 @@ class FakeQuantization:
 
 
 class FakeQuantizationCallback(TrainerCallback):  # type: ignore[misc]
-    """Runs a :class:`FakeQuantization` inside the Trainer: freezes its ranges in time, stores them at each save.
+    """Runs a :class:`FakeQuantization` inside the Trainer: freezes its ranges, and stores them at each save.
 
     Args:
-        fake: attached to the model that is trained.
-        observe_steps: optimizer steps until the ranges are frozen; a share of all steps when below 1.
+        fake: fake quantization attached to the trained model.
+        observe_steps: optimizer steps until the ranges are frozen; a share of all steps if below 1.
     """
 
     def __init__(self, fake: FakeQuantization, observe_steps: float) -> None:
@@ -226,7 +226,7 @@ class FakeQuantizationCallback(TrainerCallback):  # type: ignore[misc]
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Agree on the ranges with the other processes; freeze them when it is time."""
+        """Synchronize the ranges with the other processes; freeze them at their step."""
         if self._fake.frozen:
             return
         self._fake.average_over_processes()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses that a model of transformers does not compute itself: weighted labels, and relevance."""
+"""Losses that transformers' models do not compute: weighted labels, and relevance."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,18 +10,18 @@ from torch.nn import functional
 from sparse_deploy.data.tasks import Task, TaskKind
 from sparse_deploy.errors import ConfigError
 
-# Logits and labels of a batch to the mean loss.
+# Computes the mean loss from logits and labels of a batch.
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _NO_LABEL = -100
 
 
 def task_loss(task: Task, class_weights: str, labels: Sequence[object]) -> Loss | None:
-    """The loss of a task; None where the model's own is meant.
+    """The loss of a task; None means the model's own loss.
 
     Args:
         task: the task.
         class_weights: ``none`` or ``balanced``.
-        labels: of the training examples, as :meth:`Task.training_columns` makes them.
+        labels: labels of the training examples, from :meth:`Task.training_columns`.
 
     Raises:
         ConfigError: weights for a task without classes.
@@ -44,7 +44,7 @@ def _balanced(task: Task, labels: Sequence[object]) -> Loss:
             logits, targets.float(), pos_weight=positive.to(logits.device)
         )
     if task.kind not in (TaskKind.CLASSIFICATION, TaskKind.TOKEN_CLASSIFICATION):
-        raise ConfigError(f"finetune.class_weights: {task.kind.value} has no classes; leave it out")
+        raise ConfigError(f"finetune.class_weights: {task.kind.value} has no classes; omit class_weights")
     flat = np.concatenate([np.atleast_1d(np.asarray(one)) for one in labels])
     there = np.bincount(flat[flat != _NO_LABEL], minlength=count).clip(min=1)
     weights = torch.tensor(there.sum() / (count * there), dtype=torch.float32)

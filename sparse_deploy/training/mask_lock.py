@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep pruned weights exactly zero while any optimizer trains the rest."""
+"""Keeps pruned weights exactly zero while any optimizer trains the other weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,15 +22,15 @@ MASK_FILE = "zero_masks.safetensors"
 class MaskLock:
     """Holds the zero masks of a model and enforces them.
 
-    Two things keep a pruned weight at exactly zero. Its gradient is multiplied by zero before it is accumulated, so
-    that gradient clipping, momentum and the second moment include kept weights only; and the weight itself is
-    multiplied by zero after every optimizer step, which holds for any optimizer, weight decay or restored state.
-    Multiplying by a float mask is ten times as fast as ``masked_fill_`` (docs/architecture.md; overhead per step by
-    ``benchmarks/mask_overhead.py``).
+    Two operations keep a pruned weight at exactly zero. Its gradient is multiplied by zero before it is accumulated, so
+    that gradient clipping, momentum and the second moment include kept weights only; and the weight is multiplied by
+    zero after every optimizer step, which works with any optimizer, weight decay or restored state. Multiplying by a
+    float mask is ten times as fast as ``masked_fill_`` (docs/architecture.md; ``benchmarks/mask_overhead.py`` measures
+    the overhead per step).
 
     Args:
         parameters: the weights to lock, by name.
-        zeros: zero masks by name; a parameter without one is not locked.
+        zeros: zero masks by name; a parameter without a mask is not locked.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], zeros: Mapping[str, BoolArray]) -> None:
@@ -45,7 +45,7 @@ class MaskLock:
         return {name: (keep == 0).cpu().numpy() for name, keep in self._keep.items()}
 
     def replace(self, zeros: Mapping[str, BoolArray]) -> None:
-        """Enforce other masks from now on, and set their weights to zero at once."""
+        """Replace the masks, and set their weights to zero."""
         for name, mask in zeros.items():
             weight = self._parameters[name]
             self._keep[name] = torch.from_numpy(~mask).to(device=weight.device, dtype=weight.dtype)
@@ -60,7 +60,7 @@ class MaskLock:
     def hook_gradients(self) -> None:
         """Zero the gradients of pruned weights before they are accumulated (and, under DDP, averaged)."""
         for name, parameter in self._parameters.items():
-            # The mask is looked up at call time: gradual pruning replaces it during training.
+            # The mask is read in each call, because gradual pruning replaces it during training.
             hook: RemovableHandle = parameter.register_hook(  # type: ignore[no-untyped-call]
                 lambda grad, name=name: self._masked(grad, name)
             )
@@ -74,10 +74,10 @@ class MaskLock:
 
     @torch.no_grad()
     def verify(self, stage: str) -> None:
-        """Check that no pruned weight has moved.
+        """Check that all pruned weights are zero.
 
         Raises:
-            SparsityLostError: one has (or is not a number).
+            SparsityLostError: a pruned weight is not zero (or NaN).
         """
         for name, keep in self._keep.items():
             required = int((keep == 0).sum())
@@ -97,7 +97,7 @@ class MaskLock:
 
 
 def load_masks(folder: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str, BoolArray]:
-    """Read masks that :meth:`MaskLock.save` wrote.
+    """Read masks from a file of :meth:`MaskLock.save`.
 
     Raises:
         CheckpointError: the file is unreadable or does not fit the model.
@@ -105,7 +105,7 @@ def load_masks(folder: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str
     path = folder / MASK_FILE
     try:
         packed = load_file(path)
-    except Exception as error:  # safetensors raises its own class beside OSError
+    except Exception as error:  # safetensors raises its own class or OSError
         raise CheckpointError(
             f"{path}: the recorded masks can't be read: {error}; use an earlier checkpoint"
         ) from error
@@ -119,7 +119,7 @@ def load_masks(folder: Path, parameters: Mapping[str, torch.Tensor]) -> dict[str
 
 
 class MaskLockCallback(TrainerCallback):  # type: ignore[misc]
-    """Runs a :class:`MaskLock` inside the stock Trainer: enforced after each step, verified at each save and end."""
+    """Runs a :class:`MaskLock` inside the Trainer: applied after each step, verified at each save and at the end."""
 
     def __init__(self, lock: MaskLock) -> None:
         self.lock = lock
@@ -127,7 +127,7 @@ class MaskLockCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Install the gradient hooks; weights restored from a checkpoint must already hold the zeros."""
+        """Install the gradient hooks; weights restored from a checkpoint must already have the zeros."""
         self.lock.verify("start of training")
         self.lock.hook_gradients()
 
@@ -140,7 +140,7 @@ class MaskLockCallback(TrainerCallback):  # type: ignore[misc]
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop the run if a pruned weight has moved since the last step."""
+        """Stop the run if a pruned weight has changed since the last step."""
         self.lock.verify(f"epoch {state.epoch:g}")
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

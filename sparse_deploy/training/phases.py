@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two phases of a fine-tuning, normal and quantization-aware, and the state stored between them.
 
-The training folder holds ``checkpoint-N`` of the normal phase, then ``qat-start`` (the weights between the phases) and
+The training folder has ``checkpoint-N`` of the normal phase, then ``qat-start`` (the weights between the phases) and
 ``qat/checkpoint-N``.
 """
 
@@ -34,10 +34,10 @@ class PhasesOutcome:
     """Result of a run of one or two phases.
 
     Attributes:
-        normal: of the phase without fake quantization; no steps where the recipe leaves it out.
-        qat: of the quantization-aware phase, if there was one.
+        normal: result of the phase without fake quantization; no steps if the recipe omits it.
+        qat: result of the quantization-aware phase, if there was one.
         fake: the fake quantization, detached, with its ranges.
-        start: folder with the weights that the quantization-aware phase began with.
+        start: folder with the initial weights of the quantization-aware phase.
     """
 
     normal: TrainingOutcome
@@ -47,12 +47,12 @@ class PhasesOutcome:
 
     @property
     def last(self) -> TrainingOutcome:
-        """The phase that left the weights."""
+        """The result of the last phase."""
         return self.qat or self.normal
 
     @property
     def interrupted(self) -> bool:
-        """Stopped by a signal; a resumable checkpoint lies in the training folder."""
+        """Whether a signal stopped the run; a resumable checkpoint is in the training folder."""
         return self.last.interrupted
 
 
@@ -68,22 +68,22 @@ def train_phases(
     progress: Progress = lambda message, share: None,
     loss: Loss | None = None,
 ) -> PhasesOutcome:
-    """Fine-tune ``model`` in place, with a quantization-aware phase at the end where the recipe has one.
+    """Fine-tune ``model`` in place, with a quantization-aware phase at the end if the recipe has one.
 
     Args:
-        model: student.
-        tokenizer: pads batches.
+        model: the student.
+        tokenizer: tokenizer that pads batches.
         train_features: as for :func:`sparse_deploy.training.trainer.train`.
         recipe: settings of both phases; `quantization.target_cpu` is not `auto`.
         folder: the training folder.
-        teacher: for distillation, in both phases.
+        teacher: teacher for distillation, in both phases.
         resume_from: result of :func:`sparse_deploy.training.resume.open_run`.
         progress: called with a message and the share of the steps of both phases.
-        loss: of the labels, instead of the model's own.
+        loss: loss of the labels, instead of the model's.
 
     Raises:
         ConfigError: the model has no layer to quantize.
-        SparsityLostError: a pruned weight moved.
+        SparsityLostError: a pruned weight changed.
     """
     qat = recipe.finetune.qat
     if qat is None:
@@ -93,7 +93,7 @@ def train_phases(
         )  # fmt: skip
         return PhasesOutcome(normal)
     qat_recipe = _recipe_of_phase(recipe, qat)
-    # Found out before hours of training rather than after.
+    # Checked before the training.
     layers = token_linear_names(model, recipe.quantization.exclude)
     begin = _share_of_normal_phase(recipe.finetune, qat_recipe.finetune, len(train_features))
     start = folder / QAT_START
@@ -125,7 +125,7 @@ def train_phases(
 
 
 def planned_steps(settings: FinetuneSection, examples: int) -> int:
-    """Optimizer steps of a phase, as the Trainer counts them."""
+    """Number of optimizer steps of a phase, equal to the Trainer's."""
     if settings.max_steps >= 0:
         return settings.max_steps
     batches = math.ceil(examples / (settings.train_batch_size * int(os.environ.get("WORLD_SIZE", "1"))))
@@ -138,7 +138,7 @@ def _share_of_normal_phase(normal: FinetuneSection, qat: FinetuneSection, exampl
 
 
 def _recipe_of_phase(recipe: Recipe, qat: QatSection) -> Recipe:
-    """The recipe with the settings of the quantization-aware phase; zeros that are there now are locked."""
+    """The recipe with the settings of the quantization-aware phase; the current zeros are locked."""
     changes = qat.model_dump(exclude={"observe_steps"})
     sparsity = recipe.sparsity
     if sparsity.mode is not SparsityMode.NONE:

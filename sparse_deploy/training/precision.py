@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The precision of a training run: bf16 where the device computes it, FP32 where it would emulate it."""
+"""The precision of a training run: bf16 if the device computes it, FP32 if it would emulate it."""
 
 import os
 import time
@@ -40,14 +40,14 @@ class TrainingPrecision:
 def choose_precision(
     wanted: Literal["auto", "fp32", "bf16"], measure: Callable[[], float] | None = None
 ) -> TrainingPrecision:
-    """The precision in which this machine trains.
+    """The training precision on this machine.
 
-    Every process of a distributed run must get the same answer, so ``auto`` follows the device's features and no
+    Every process of a distributed run must get the same result, so ``auto`` uses the device's features, without
     measurement.
 
     Args:
         wanted: ``finetune.precision`` of the recipe.
-        measure: time of bf16 / time of FP32 on this CPU; called where a recipe demands bf16 of a CPU that emulates it.
+        measure: returns the time of bf16 / time of FP32 on this CPU; called if a recipe sets bf16 for an emulating CPU.
     """
     fast, device = _bf16_support()
     if wanted == "fp32":
@@ -58,7 +58,7 @@ def choose_precision(
         factor = (measure or bf16_slowdown)()
         return TrainingPrecision(
             "bf16",
-            f"set in the recipe, but {device}; a matrix product takes {factor:.1f} times as long as in FP32 here, "
+            f"set in the recipe, but {device}; a matrix product takes {factor:.1f} times as long as in FP32, "
             f"and finetune.precision=auto would train in FP32",
             emulated=True,
         )
@@ -72,7 +72,7 @@ def _bf16_support() -> tuple[bool, str]:
         return False, "the GPU has no bf16"
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit in _WITHOUT_BF16:
-        return False, f"ONEDNN_MAX_CPU_ISA={limit} leaves bf16 to emulation"
+        return False, f"with ONEDNN_MAX_CPU_ISA={limit} bf16 is emulated"
     flags = describe_machine().flags
     found = [flag for flag in _BF16_FLAGS if flag in flags]
     if not found:

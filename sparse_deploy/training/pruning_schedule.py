@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prune along a schedule during training, instead of at once."""
+"""Prunes by a schedule during training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,12 +19,12 @@ from sparse_deploy.training.mask_lock import MaskLock
 
 
 def cubic_sparsity(progress: float, *, begin: float, end: float, target: float) -> float:
-    """Sparsity at a point of the training, by the cubic schedule of Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1).
+    """Sparsity during the training, by the cubic schedule of Zhu and Gupta 2017 (arXiv 1710.01878, eq. 1).
 
     Args:
-        progress: share of the training that is done, 0 to 1.
-        begin: where pruning starts.
-        end: where the target is reached.
+        progress: completed share of the training, 0 to 1.
+        begin: start of the pruning.
+        end: end of the pruning.
         target: final zero share.
     """
     if progress >= end:
@@ -35,13 +35,13 @@ def cubic_sparsity(progress: float, *, begin: float, end: float, target: float) 
 
 
 class ScheduledPruner:
-    """Prunes a model in training with the method of its recipe.
+    """Prunes a model during training, with the method of its recipe.
 
     Args:
-        model: in training.
-        parameters: its prunable weights, by name.
+        model: the model in training.
+        parameters: the model's prunable weights, by name.
         settings: method, pattern and scope.
-        batches: training text, for a method that reads it.
+        batches: training text, for a method that needs text.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class ScheduledPruner:
         features: Any,
         tokenizer: PreTrainedTokenizerBase,
     ) -> "ScheduledPruner | None":
-        """The pruner of a recipe; None where it prunes nothing.
+        """The pruner of a recipe; None if it does not prune.
 
         Args:
-            recipe: its ``sparsity`` section, and the seed of the draw of examples.
-            model: in training.
-            parameters: its prunable weights, by name.
+            recipe: the recipe, of which the ``sparsity`` section and the seed are used.
+            model: the model in training.
+            parameters: the model's prunable weights, by name.
             features: ``datasets.Dataset`` with the model's inputs.
-            tokenizer: pads batches.
+            tokenizer: tokenizer that pads batches.
         """
         settings = recipe.sparsity
         if settings.mode is not SparsityMode.PRUNE:
@@ -86,13 +86,13 @@ class ScheduledPruner:
         return cls(model, parameters, settings, batches)
 
     def prune(self, sparsity: float) -> dict[str, BoolArray]:
-        """Zero masks with so large a share of zeros; a method may have moved the other weights in the model."""
+        """Zero masks with this share of zeros; the method may also adjust the other weights in the model."""
         settings = self._settings
         if settings.method == MagnitudePruning.name:
             return magnitude_masks(self._parameters, settings.pattern, sparsity, settings.scope)
         plan = PruningPlan.uniform(tuple(self._parameters), settings.pattern, sparsity)
         in_training = self._model.training
-        self._model.eval()  # no dropout while the text runs
+        self._model.eval()  # no dropout while the method reads the text
         try:
             return SecondOrderPruning().prune(self._model, plan, self._batches).masks
         finally:
@@ -100,7 +100,7 @@ class ScheduledPruner:
 
 
 class GradualPruningCallback(TrainerCallback):  # type: ignore[misc]
-    """Raises the sparsity of a :class:`MaskLock` along the cubic schedule, then leaves it locked."""
+    """Increases the sparsity of a :class:`MaskLock` by the cubic schedule, then keeps it."""
 
     def __init__(self, lock: MaskLock, pruner: ScheduledPruner, settings: SparsitySection) -> None:
         self._lock = lock
@@ -112,7 +112,7 @@ class GradualPruningCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Choose new masks every ``frequency`` steps until the target is reached."""
-        step = state.global_step + 1  # the Trainer counts the step after this event
+        step = state.global_step + 1  # the Trainer increments the step after this event
         progress = step / state.max_steps
         due = step % self._settings.frequency == 0 or progress >= self._settings.end
         if self._reached or not due or progress < self._settings.begin:
@@ -125,5 +125,5 @@ class GradualPruningCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A run resumed after the schedule's end keeps the masks that its checkpoint recorded."""
+        """Keep the masks of the checkpoint if a run is resumed after the schedule's end."""
         self._reached = state.max_steps > 0 and state.global_step / state.max_steps >= self._settings.end

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recovery without labels: the dense model teaches the pruned one on unlabelled text, for a number of minutes."""
+"""Recovery without labels: distillation of the dense model to the pruned one on unlabelled text, for some minutes."""
 
 import copy
 import time
@@ -24,32 +24,32 @@ from sparse_deploy.training.distillation import LOGIT_OUTPUTS, logit_loss
 from sparse_deploy.training.mask_lock import MaskLock
 
 Progress = Callable[[str, float], None]
-# Held out to choose the best state by, never trained on: a tenth of the text, at most this many.
+# Held-out texts, which select the best state and are not trained on: a tenth of the text, at most this number.
 _HELD_OUT = 256
 _HELD_OUT_SHARE = 0.1
-# Evaluations on the held-out text after the first one, which is before any step and not in the budget: at most so many,
-# and fewer where they would take more than a tenth of it.
+# Largest number of evaluations on the held-out text after the first one (which is before any step and not in the
+# budget); fewer if they would take more than a tenth of the budget.
 _EVALUATIONS = 12
 _SHARE_OF_EVALUATIONS = 0.1
-# Of the budget, but no fewer than so many steps: Adam's first ones are as large as the rate, whatever the gradients.
+# Share of the budget, and minimum number of steps: Adam's first steps are as large as the rate, for any gradients.
 _WARMUP = 0.03
 _WARMUP_STEPS = 20
-# Batches that are put together by length before they are shuffled: little padding, yet other batches in each pass.
+# Number of batches that are sorted by length before they are shuffled: little padding, different batches in each pass.
 _POOL_OF_BATCHES = 16
 _SMALLEST_TEXT = 32
 
 
 @dataclass(frozen=True)
 class RecoveryOutcome:
-    """Result of a recovery; its best state is in the model.
+    """Result of a recovery; the best state is in the model.
 
     Attributes:
-        steps: optimizer steps done.
-        seconds: they took, evaluations included.
+        steps: number of optimizer steps.
+        seconds: duration, including evaluations.
         history: ``step``, ``seconds`` and held-out ``loss`` of each evaluation, the first before any step.
         best: the entry whose weights were kept.
-        texts: trained on.
-        held_out: texts that chose the best state.
+        texts: number of training texts.
+        held_out: number of texts that selected the best state.
     """
 
     steps: int
@@ -61,15 +61,15 @@ class RecoveryOutcome:
 
 
 def split_held_out(texts: Sequence[tuple[str, ...]]) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """Texts to train on, and held-out texts (the last ones; the draw was random).
+    """Training texts, and held-out texts (the last ones; the order is random).
 
     Raises:
         DataError: too few texts for both.
     """
     if len(texts) < _SMALLEST_TEXT:
         raise DataError(
-            f"text: expected at least {_SMALLEST_TEXT} texts for --recover, which holds some out to choose its best "
-            f"state by, found {len(texts)}; give more text"
+            f"text: expected at least {_SMALLEST_TEXT} texts for --recover, which uses some to select its best "
+            f"state, found {len(texts)}; give more text"
         )
     count = min(_HELD_OUT, max(int(len(texts) * _HELD_OUT_SHARE), 8))
     return list(texts[:-count]), list(texts[-count:])
@@ -89,28 +89,28 @@ def recover(
     progress: Progress = lambda message, share: None,
     now: Callable[[], float] = time.monotonic,
 ) -> RecoveryOutcome:
-    """Train the surviving weights of ``student`` in place until the budget is spent, and leave the best state.
+    """Train the kept weights of ``student`` in place until the budget is spent, and restore the best state.
 
-    The loss is the relative squared error of all hidden states, and beside it the teacher's logits where the model has
-    a head, or the direction of the mean embedding where it has none. Embedding tables are not changed: a text has
-    few of the vocabulary's words. Without dropout.
+    The loss is the relative squared error of all hidden states, plus the loss of the teacher's logits if the model has
+    a head, or of the direction of the mean embedding if it has none. Embedding tables are not changed, because a text
+    has few of the vocabulary's words. Without dropout.
 
     Args:
         student: the pruned model.
         teacher: the same model before pruning.
         parameters: prunable weights of the student, by name.
-        zeros: their masks, held throughout.
-        texts: in random order; the last ones are held out.
-        tokenizer: of both models.
+        zeros: zero masks of these weights, which are kept.
+        texts: texts in random order; the last ones are held out.
+        tokenizer: tokenizer of both models.
         settings: budget, learning rate and batch size.
-        max_length: longer texts are cut.
-        seed: of the order of the texts.
-        progress: called with a message and the share of the budget that is spent.
-        now: seconds, by which the budget is measured.
+        max_length: length at which texts are truncated.
+        seed: seed of the order of the texts.
+        progress: called with a message and the used share of the budget.
+        now: clock of the budget, in seconds.
 
     Raises:
         DataError: too few texts.
-        SparsityLostError: a pruned weight moved.
+        SparsityLostError: a pruned weight changed.
     """
     trained_on, held_out = split_held_out(texts)
     check = token_batches(held_out, tokenizer, max_length)
@@ -163,7 +163,7 @@ def recover(
 
 
 def evaluations_within(budget: float, seconds: float) -> int:
-    """How many evaluations of so many seconds a budget in seconds bears: the last one is at its end."""
+    """Number of evaluations for a budget and a duration in seconds; the last one is at the end."""
     return max(1, min(_EVALUATIONS, int(_SHARE_OF_EVALUATIONS * budget / max(seconds, 1e-9))))
 
 
@@ -204,7 +204,7 @@ def _endless_batches(
     max_length: int,
     seed: int,
 ) -> Iterator[TokenBatch]:
-    """Batches of texts of like length, pass after pass, each pass in another order."""
+    """Batches of texts of similar length, in endless passes, each with a different order."""
     rng = np.random.default_rng(seed)
     pool = batch_size * _POOL_OF_BATCHES
     while True:

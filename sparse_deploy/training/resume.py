@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interrupted runs: which checkpoints are whole, and how Ctrl-C leaves one behind.
+"""Interrupted runs: detection of complete checkpoints, and saving of a checkpoint on Ctrl-C.
 
-The Trainer writes ``checkpoint-N`` in place and would resume from the highest N, half-written or not. Here a
-checkpoint counts only when it carries a completeness file, which is written after everything else and lists the size
-of every file.
+The Trainer writes ``checkpoint-N`` in place and would resume from the highest N, even if it is incomplete. This module
+uses a checkpoint only if it has a completeness file, which is written last and lists the size of every file.
 """
 
 import contextlib
@@ -24,18 +23,18 @@ from sparse_deploy.errors import ConfigError
 
 COMPLETE_FILE = "complete.json"
 RUN_FILE = "run.json"
-# Of the quantization-aware phase: its checkpoints, and the weights that it starts with.
+# Folders of the quantization-aware phase: its checkpoints, and its initial weights.
 QAT_FOLDER = "qat"
 QAT_START = "qat-start"
 
 
 def newest_complete_checkpoint(folder: Path) -> Path | None:
-    """The newest whole ``checkpoint-N`` of a training folder."""
+    """The newest complete ``checkpoint-N`` of a training folder."""
     return next((path for path in _checkpoints(folder) if is_complete(path)), None)
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether every file that the completeness file lists is there in full size."""
+    """Whether every file in the completeness file exists with its size."""
     try:
         sizes = json.loads((checkpoint / COMPLETE_FILE).read_text(encoding="utf-8"))["bytes"]
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
@@ -48,18 +47,18 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
 
     Args:
         folder: folder of the Trainer's checkpoints.
-        fingerprint: inputs that must be equal for a resume (recipe, source, data).
+        fingerprint: inputs that must be equal to resume (recipe, source, data).
         restart: discard earlier checkpoints.
 
     Returns:
-        The checkpoint to resume from (of the later phase, where it has one; else ``qat-start``, where that phase has
-        not saved yet), or None for a fresh start.
+        The checkpoint to resume from (of the later phase, if it has one; ``qat-start``, if that phase has not saved
+        yet), or None for a new run.
 
     Raises:
-        ConfigError: the folder holds checkpoints of another run.
+        ConfigError: the folder has checkpoints of another run.
     """
     if restart and folder.is_dir():
-        for path in folder.iterdir():  # the folder itself stays: its lock keeps other runs out
+        for path in folder.iterdir():  # keep the folder, because its lock excludes other runs
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -73,8 +72,8 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
             earlier = None
         if earlier != fingerprint:
             raise ConfigError(
-                f"{folder}: holds checkpoints of a run with another recipe, model or data; pass --restart to throw "
-                f"them away, or choose another --output"
+                f"{folder}: found checkpoints of a run with another recipe, model or data; pass --restart to discard "
+                f"them, or choose another --output"
             )
     for path in [*_checkpoints(folder), *_checkpoints(folder / QAT_FOLDER)]:
         if not is_complete(path):
@@ -87,14 +86,14 @@ def open_run(folder: Path, fingerprint: dict[str, Any], *, restart: bool) -> Pat
 def state_if_finished(checkpoint: Path) -> dict[str, Any] | None:
     """The Trainer's state in a checkpoint after the last step, else None.
 
-    The Trainer would take one step more when it resumes from there with ``max_steps``.
+    The Trainer would do one more step when it resumes from there with ``max_steps``.
     """
     state: dict[str, Any] = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     return state if state["global_step"] >= state["max_steps"] else None
 
 
 def mark_complete(checkpoint: Path, **facts: Any) -> None:
-    """Write the completeness file of a folder, after everything else in it."""
+    """Write the completeness file of a folder, after all other files."""
     sizes = {p.name: p.stat().st_size for p in checkpoint.iterdir() if p.is_file()}
     write_json_atomically(checkpoint / COMPLETE_FILE, {**facts, "bytes": sizes})
 
@@ -106,7 +105,7 @@ def drop_checkpoints(folder: Path) -> None:
 
 
 class CompletenessCallback(TrainerCallback):  # type: ignore[misc]
-    """Marks a checkpoint as whole. Must come after every callback that adds files in ``on_save``."""
+    """Marks a checkpoint as complete. Must be after every callback that adds files in ``on_save``."""
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Wait for all ranks (each writes its own random state), then list the files and their sizes."""
@@ -117,14 +116,14 @@ class CompletenessCallback(TrainerCallback):  # type: ignore[misc]
 
 
 class InterruptCallback(TrainerCallback):  # type: ignore[misc]
-    """Turns the first SIGINT or SIGTERM into: finish this step, save a checkpoint, stop. A second one kills."""
+    """On the first SIGINT or SIGTERM finishes the step, saves a checkpoint and stops. A second signal kills."""
 
     def __init__(self) -> None:
         self.interrupted = False
 
     @contextlib.contextmanager
     def handling_signals(self) -> Iterator[None]:
-        """Handle signals inside the block; earlier handlers come back after it."""
+        """Handle signals inside the block; earlier handlers are restored after it."""
         earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield

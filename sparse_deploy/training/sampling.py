@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of training examples: a function of seed and epoch alone, so that a resumed run goes on in the same one."""
+"""The order of training examples, computed from seed and epoch only, so that a resumed run has the same order."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,14 +9,14 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 
 class EpochSampler(Sampler[int]):
-    """Every example once per epoch, in an order that the Trainer chooses by :meth:`set_epoch`.
+    """Every example once per epoch, in an order that the Trainer selects by :meth:`set_epoch`.
 
-    transformers' sampler for grouped lengths draws from the process's random state, which a resumed process has not
-    got when it makes the order of an epoch that had begun before: rows were left out, and others came twice.
+    transformers' sampler for grouped lengths draws from the process's random state. A resumed process has another state
+    when it makes the order of the interrupted epoch, so that some rows would be omitted and others duplicated.
 
     Args:
-        lengths: tokens of each example, to group by; or only their number.
-        seed: of the run.
+        lengths: tokens of each example, for grouping; or only the number of examples.
+        seed: seed of the run.
         batch: examples of one optimizer step, for grouping.
     """
 
@@ -26,7 +26,7 @@ class EpochSampler(Sampler[int]):
         self._seed, self._batch, self._epoch = seed, batch, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass."""
+        """Set the order of the next pass."""
         self._epoch = epoch
 
     def __len__(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build and run one fine-tuning: arguments from the recipe, callbacks in their order, prediction afterwards."""
+"""Builds and runs one fine-tuning: arguments from the recipe, ordered callbacks, prediction."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ class TrainingOutcome:
     """Result of a run.
 
     Attributes:
-        interrupted: stopped by a signal; a resumable checkpoint lies in the training folder.
-        steps: optimizer steps done, counted from the very start.
+        interrupted: whether a signal stopped the run; a resumable checkpoint is in the training folder.
+        steps: number of optimizer steps since the start of the run.
         zeros: the enforced zero masks at the end.
         history: the Trainer's log entries (loss, learning rate, gradient norm).
     """
@@ -60,7 +60,7 @@ class TrainingOutcome:
 
 
 def initial_masks(model: nn.Module, recipe: Recipe, pruner: ScheduledPruner | None) -> dict[str, BoolArray]:
-    """The zero masks a run starts with: those of the checkpoint, plus the new ones of a one-shot schedule."""
+    """The initial zero masks of a run: those of the checkpoint, plus the new zeros of a one-shot schedule."""
     sparsity = recipe.sparsity
     if sparsity.mode is SparsityMode.NONE:
         return {}
@@ -85,19 +85,19 @@ def train(
     """Fine-tune ``model`` in place.
 
     Args:
-        model: student; its zeros are the mask in ``lock`` mode.
-        tokenizer: pads batches.
+        model: the student; in ``lock`` mode its zeros are the mask.
+        tokenizer: tokenizer that pads batches.
         train_features: a ``datasets.Dataset`` with model inputs, labels and ``length``.
         recipe: the settings.
         folder: folder of the Trainer's checkpoints.
-        teacher: for distillation.
-        resume_from: a whole checkpoint of the same run.
-        progress: called with a message and the share of steps done.
-        extra_callbacks: run before the mask lock's callbacks.
-        loss: of the labels, instead of the model's own.
+        teacher: teacher for distillation.
+        resume_from: a complete checkpoint of the same run.
+        progress: called with a message and the completed share of the steps.
+        extra_callbacks: callbacks that run before the mask lock's.
+        loss: loss of the labels, instead of the model's.
 
     Raises:
-        SparsityLostError: a pruned weight moved.
+        SparsityLostError: a pruned weight changed.
     """
     parameters = prunable_parameters(model, recipe.sparsity.exclude)
     pruner = ScheduledPruner.of(recipe, model, parameters, train_features, tokenizer)
@@ -133,7 +133,7 @@ def train(
         trainer.remove_callback(printing)
     with interrupt.handling_signals():
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    # Accelerate leaves its autocast around forward(); evaluation after a bf16 run would silently be bf16, too.
+    # Accelerate keeps its autocast around forward(); without this, evaluation after a bf16 run would be bf16, too.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     return TrainingOutcome(
         interrupted=interrupt.interrupted and trainer.state.global_step < trainer.state.max_steps,
@@ -144,7 +144,7 @@ def train(
 
 
 def _collator(tokenizer: PreTrainedTokenizerBase, rows: Any) -> Any:
-    """Pads inputs, and labels where a row has one per token."""
+    """Pads inputs, and labels if a row has one per token."""
     labels = rows[0].get("labels")
     per_token = isinstance(labels, list) and len(labels) == len(rows[0]["input_ids"]) and isinstance(labels[0], int)
     return DataCollatorForTokenClassification(tokenizer) if per_token else DataCollatorWithPadding(tokenizer)
@@ -154,8 +154,8 @@ def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArgum
     """The recipe's ``finetune`` section as ``transformers.TrainingArguments``.
 
     Args:
-        settings: with the precision that :func:`sparse_deploy.training.precision.choose_precision` chose.
-        folder: the Trainer's checkpoints.
+        settings: settings with the precision of :func:`sparse_deploy.training.precision.choose_precision`.
+        folder: folder of the Trainer's checkpoints.
     """
     on_cpu = not torch.cuda.is_available()
     return TrainingArguments(
@@ -178,13 +178,13 @@ def training_arguments(settings: FinetuneSection, folder: Path) -> TrainingArgum
         train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         save_strategy="steps",
         save_steps=settings.save_steps,
-        # Two, so that one whole checkpoint is left when a kill hits while the newest is being written.
+        # Two, so that one complete checkpoint remains after a kill during the writing of the newest.
         save_total_limit=2,
         logging_steps=settings.logging_steps,
         use_cpu=on_cpu,
         ddp_backend="gloo" if on_cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         dataloader_pin_memory=not on_cpu,
-        # Would multiply a per-batch mean by the number of processes (see SparseTrainer.loss_is_scaled_for_ga).
+        # True would multiply a per-batch mean by the number of processes (see SparseTrainer.loss_is_scaled_for_ga).
         average_tokens_across_devices=False,
         disable_tqdm=True,
         report_to="none",
@@ -199,13 +199,13 @@ def predict(
     """Outputs of every feature in FP32, batched by length.
 
     Args:
-        model: of the task.
+        model: a model of the task.
         features: unpadded 1-D inputs.
-        task: defines the outputs.
+        task: the task, which defines the outputs.
         batch_size: examples per batch.
 
     Returns:
-        Per feature one array per output, without padding.
+        One array per feature and output, without padding.
     """
     model.eval()
     pad_id = int(getattr(model.config, "pad_token_id", None) or 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one door: every model file passes here before a native library opens it."""
+"""The check of every model file before a native library opens it."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from sparse_deploy.untrusted.safetensors_file import read_header
 
 
 def check_model_file(path: Path) -> None:
-    """Refuse a model file that is damaged, or has parts that no supported model needs.
+    """Refuse a model file that is damaged or has parts that no supported model needs.
 
-    It runs no code of the file and allocates nothing by its numbers. docs/security.md has its times.
+    It runs no code of the file and allocates no memory by its numbers. docs/security.md has its times.
 
     Args:
-        path: ``.onnx``, ``.xml`` (with its ``.bin`` beside it) or ``.safetensors``.
+        path: ``.onnx``, ``.xml`` (with its ``.bin`` in the same folder) or ``.safetensors``.
 
     Raises:
         ArtifactError: the file is refused.
@@ -28,7 +28,7 @@ def check_model_file(path: Path) -> None:
 def _check_safetensors(path: Path) -> None:
     try:
         read_header(path)
-    except CheckpointError as error:  # inside a deployment it is the artifact that is damaged
+    except CheckpointError as error:  # in a deployment, the artifact is damaged
         raise ArtifactError(str(error)) from error
 
 

@@ -17,7 +17,7 @@ from sparse_deploy.untrusted.refusal import Refusal, map_file, quoted, refusing
 
 # A protobuf message can't be larger (32-bit signed length).
 MAX_FILE_BYTES = 2**31 - 1
-# bert-large in dynamic INT8, the largest that we write, has 1272 nodes, 688 initializers and 60 thousand fields.
+# The largest exported file, bert-large in dynamic INT8, has 1272 nodes, 688 initializers and 60 thousand fields.
 MAX_NODES = 20_000
 MAX_INITIALIZERS = 20_000
 MAX_FIELDS = 2_000_000
@@ -29,9 +29,9 @@ MAX_OPERATOR_SETS = 64
 # Newest operator set per domain; ONNX 1.23 has 28. "ai.onnx" is another name of "".
 DOMAINS = {"": 28, "ai.onnx": 28, "com.microsoft": 1, "sparse_deploy": 2}
 OLDEST_IR, NEWEST_IR = 3, 14
-# TensorProto.DataType to bytes per element. Strings, complex numbers and elements below one byte are left out.
+# Bytes per element by TensorProto.DataType, without strings, complex numbers and elements below one byte.
 ELEMENT_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
-# Element types that each typed field may hold; the field's own bytes per number, None for numbers of any length.
+# Allowed element types of each typed field; the field's bytes per number, None for variable-length numbers.
 _TYPED_DATA: dict[str, tuple[frozenset[int], int | None]] = {
     "float_data": (frozenset({1}), 4),
     "int32_data": (frozenset({2, 3, 4, 5, 6, 9, 10, 16}), None),
@@ -39,7 +39,7 @@ _TYPED_DATA: dict[str, tuple[frozenset[int], int | None]] = {
     "double_data": (frozenset({11}), 8),
     "uint64_data": (frozenset({12, 13}), None),
 }
-# AttributeProto.AttributeType to the field that holds the value.
+# Field of the value by AttributeProto.AttributeType.
 _ATTRIBUTE_FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 6: "floats", 7: "ints", 8: "strings"}
 
 _INTEGER, _MANY = Kind.INTEGER, True
@@ -105,7 +105,7 @@ def check_onnx(path: Path) -> None:
 
 
 def operators_of(path: Path) -> frozenset[str]:
-    """The names of the operators in a file that :func:`check_onnx` takes.
+    """The names of the operators in a file that :func:`check_onnx` accepts.
 
     Raises:
         ArtifactError: as :func:`check_onnx`.
@@ -117,7 +117,7 @@ def operators_of(path: Path) -> frozenset[str]:
 
 
 class _Check:
-    """One file: a method per message, and their shared state."""
+    """The check of one file: a method per message, and their common state."""
 
     def __init__(self) -> None:
         self._reader = WireReader(MAX_FIELDS)
@@ -233,7 +233,7 @@ class _Check:
             raise Refusal(f"it holds more than {MAX_INITIALIZERS} initializers")
 
     def _tensor(self, view: memoryview) -> bytes:
-        """Check a tensor's shape against its bytes; gives its name."""
+        """Check a tensor's shape against its bytes; return its name."""
         dims: list[int] = []
         kind, name = 0, b""
         raw: int | None = None
@@ -250,7 +250,7 @@ class _Check:
             elif field == "name":
                 name = _require_name(value)
             elif field == "external_data" or (field == "data_location" and value != 0):
-                raise Refusal("weights lie in another file (external data); save the model as one file")
+                raise Refusal("weights are in another file (external data); save the model as one file")
         _check_tensor(dims, kind, raw, typed)
         return name
 
@@ -298,7 +298,7 @@ def _check_tensor(dims: list[int], kind: int, raw: int | None, typed: dict[str, 
 
 
 def _count(value: int | memoryview, width: int | None) -> int:
-    """How many numbers a typed field holds; those of a packed one are counted by the byte that ends each."""
+    """Number of values in a typed field; in a packed field, the last bytes of numbers are counted."""
     if isinstance(value, int):
         return 1
     if width is not None:
@@ -307,7 +307,7 @@ def _count(value: int | memoryview, width: int | None) -> int:
         return len(value) // width
     data = np.frombuffer(value, dtype=np.uint8)
     if data.size and data[-1] & 0x80:
-        raise Refusal("a packed number is cut off")
+        raise Refusal("a packed number is truncated")
     return int(np.count_nonzero(data < 0x80))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO IR: the XML is walked once, without a tree, and each constant must lie inside the ``.bin`` beside it.
+"""OpenVINO IR: the XML is parsed once, without a tree, and each constant must be inside the ``.bin`` file.
 
 Format: https://docs.openvino.ai/2025/documentation/openvino-ir-format.html (version 11). Subgraphs (the bodies of If,
 Loop and TensorIterator) and custom operators of other packages are not accepted: no encoder has them. The depth is then
@@ -13,7 +13,7 @@ from xml.parsers import expat
 
 from sparse_deploy.untrusted.refusal import Refusal, map_file, quoted, refusing, require_size
 
-# bert-large in INT8, the largest that we write, has 1.2 MB, 31 thousand elements, and 5 attributes at most.
+# The largest exported file, bert-large in INT8, has 1.2 MB, 31 thousand elements, and at most 5 attributes.
 MAX_XML_BYTES = 16 * 2**20
 MAX_BIN_BYTES = 2**33
 MAX_ELEMENTS = 500_000
@@ -23,7 +23,7 @@ MAX_VALUE_CHARACTERS = 4096
 MAX_RANK = 8
 VERSIONS = ("10", "11")
 OPERATOR_SETS = frozenset(f"opset{number}" for number in range(1, 17))
-# As the extension (``kernels/csrc/openvino``) registers them; their constants it checks itself, byte by byte.
+# Operators of the extension (``kernels/csrc/openvino``), which checks their constants itself.
 SPARSE_DOMAIN = "sparse_deploy"
 SPARSE_OPERATORS = ("SparseLinear", "SparseEncoderLayer")
 ELEMENT_BITS = {
@@ -33,7 +33,7 @@ ELEMENT_BITS = {
 _CHUNK = 1 << 16
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _DIMENSION = re.compile(r"-1|[0-9]{1,18}")
-# The allowed children of each element; the content of a model's rt_info is free text of the converter.
+# The allowed children of each element; a model's rt_info may have any content of the converter.
 _INSIDE = {
     "": {"net"},
     "net": {"layers", "edges", "rt_info"},
@@ -51,7 +51,7 @@ def check_openvino_ir(xml_path: Path) -> None:
     """Refuse an IR that is damaged or has parts that no supported model needs.
 
     Args:
-        xml_path: the ``.xml``; its ``.bin`` lies beside it.
+        xml_path: the ``.xml``; its ``.bin`` is in the same folder.
 
     Raises:
         ArtifactError: the file is refused.
@@ -73,17 +73,17 @@ def holds_sparse_operators(xml_path: Path) -> bool:
 
 
 class _Check:
-    """One walk over a file; the parser calls the underscored methods.
+    """One pass over a file; the parser calls the underscored methods.
 
     Args:
-        weights: bytes in the ``.bin``.
+        weights: size of the ``.bin`` in bytes.
     """
 
     def __init__(self, weights: int) -> None:
         self._weights = weights
         self._open: list[str] = []
         self._elements = 0
-        self._layers: dict[str, str] = {}  # id to type
+        self._layers: dict[str, str] = {}  # type by id
         self._edges: list[tuple[str, str]] = []
         self._constant = ""  # id of the constant that still needs its data
         self._text: list[str] = []
@@ -110,7 +110,7 @@ class _Check:
             raise Refusal("expected a model with inputs and outputs, found none")
         unknown = next((end for edge in self._edges for end in edge if end not in self._layers), None)
         if unknown is not None:
-            raise Refusal(f"an edge names layer {quoted(unknown)}, which is not there")
+            raise Refusal(f"an edge names layer {quoted(unknown)}, which does not exist")
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._elements += 1
@@ -193,7 +193,7 @@ class _Check:
         raise Refusal("it declares a document type or entities")
 
     def _refuse_instruction(self, *_: object) -> None:
-        raise Refusal("it holds a processing instruction")
+        raise Refusal("it has a processing instruction")
 
 
 def _number(attributes: dict[str, str], name: str) -> int:

@@ -43,7 +43,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Message:
-    """The fields of a message that may be there, by number; all others are refused."""
+    """The allowed fields of a message by number; all others are refused."""
 
     name: str
     fields: Mapping[int, Field]
@@ -51,10 +51,10 @@ class Message:
 
 @dataclass
 class WireReader:
-    """Reads messages until a budget of fields is used up, which bounds the time that any file can take.
+    """Reads messages within a budget of fields, which limits the time for any file.
 
     Attributes:
-        budget: fields that may still be read.
+        budget: number of fields that may still be read.
     """
 
     budget: int
@@ -65,7 +65,7 @@ class WireReader:
         A packed field and floating-point numbers come as bytes.
 
         Raises:
-            Refusal: damaged, an unknown field, a single field that comes twice, or the budget is used up.
+            Refusal: damaged, an unknown field, a duplicate single field, or the budget is used up.
         """
         known = message.fields
         position, end = 0, len(view)
@@ -80,7 +80,7 @@ class WireReader:
                 key, position = _varint(view, position - 1)
             found = known.get(key >> 3)
             if found is None:
-                raise Refusal(f"{message.name} holds field {key >> 3}, which our models don't need")
+                raise Refusal(f"{message.name} has field {key >> 3}, which no supported model needs")
             if not found.repeated:
                 if key in seen:
                     raise Refusal(f"{message.name}.{found.name} comes twice")
@@ -92,7 +92,7 @@ class WireReader:
                 size = 4 if wire == _WIRE_32 else 8
             else:
                 if position >= end:
-                    raise Refusal(f"{message.name}.{found.name} is cut off")
+                    raise Refusal(f"{message.name}.{found.name} is truncated")
                 size = view[position]
                 position += 1
                 if size & _HIGH_BIT:
@@ -132,4 +132,4 @@ def _varint(view: memoryview, position: int) -> tuple[int, int]:
                 break
             return number, offset + 1
         shift += 7
-    raise Refusal("a number is cut off or has more than 64 bits")
+    raise Refusal("a number is truncated or has more than 64 bits")

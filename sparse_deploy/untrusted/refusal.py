@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refusals of checks: a check raises the reason; the name of the file and the advice are added here."""
+"""Refusals of checks: a check raises the reason; this module adds the file's name and the advice."""
 
 import contextlib
 import mmap
@@ -9,16 +9,16 @@ from pathlib import Path
 from sparse_deploy.errors import ArtifactError
 
 
-class Refusal(Exception):  # noqa: N818  never leaves this package; its text is half a sentence
+class Refusal(Exception):  # noqa: N818  internal; its text is a part of a message
     """The expected content of a file and the content found."""
 
 
 @contextlib.contextmanager
 def refusing(path: Path) -> Iterator[None]:
-    """Turn a refusal, or a file that can't be read, into the one error that callers see.
+    """Convert a refusal, or an error of reading, to the error for callers.
 
     Raises:
-        ArtifactError: one line, which names the file.
+        ArtifactError: one line with the file's name.
     """
     try:
         yield
@@ -32,7 +32,7 @@ def require_size(path: Path, most: int) -> int:
     """The size of a regular file.
 
     Raises:
-        Refusal: empty, larger than ``most`` bytes, or no regular file.
+        Refusal: the file is empty, larger than ``most`` bytes, or not a regular file.
     """
     if not path.is_file():
         raise Refusal(
@@ -45,10 +45,10 @@ def require_size(path: Path, most: int) -> int:
 
 
 def map_file(path: Path, most: int) -> memoryview:
-    """A file's bytes without reading them: pages are loaded where they are looked at.
+    """A file's bytes, memory-mapped: pages are loaded on access.
 
     Raises:
-        Refusal: as :func:`require_size`.
+        Refusal: as for :func:`require_size`.
     """
     require_size(path, most)
     with path.open("rb") as stream:
@@ -56,5 +56,5 @@ def map_file(path: Path, most: int) -> memoryview:
 
 
 def quoted(text: object) -> str:
-    """Text from a file, made safe for a message: printable, on one line, short."""
+    """Text from a file in a safe form for messages: printable, on one line, short."""
     return ascii(text)[:80]

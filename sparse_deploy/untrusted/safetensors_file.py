@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""safetensors files: the header is checked against the file before anyone computes an address from it.
+"""safetensors files: the header is checked against the file before it is used.
 
 Format and limit of the header: https://github.com/huggingface/safetensors (8-byte little-endian header length, JSON
 header, tensor bytes without holes).
@@ -26,17 +26,17 @@ def read_header(path: Path) -> dict[str, Any]:
     """Read and check the header of a safetensors file.
 
     Returns:
-        Tensor name to ``{"dtype", "shape", "data_offsets"}``; offsets count from the end of the header.
+        ``{"dtype", "shape", "data_offsets"}`` by tensor name; offsets start at the end of the header.
 
     Raises:
-        CheckpointError: truncated or not a safetensors file.
+        CheckpointError: the file is truncated or not a safetensors file.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(MAX_HEADER_BYTES, size - 8):
-                raise CheckpointError(f"{path}: not a whole safetensors file ({size} bytes); copy or download it again")
+                raise CheckpointError(f"{path}: incomplete safetensors file ({size} bytes); copy or download it again")
             header = json.loads(stream.read(length), object_pairs_hook=_object, parse_constant=_refuse_constant)
         tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
         end = _end_without_holes([_checked_extent(entry) for entry in tensors.values()])
@@ -53,7 +53,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def _end_without_holes(extents: list[tuple[int, int]]) -> int:
-    """Where the last tensor ends; tensors must follow each other, so that none lies in another."""
+    """The end of the last tensor; tensors must be contiguous, so that none overlaps another."""
     if len(extents) > MAX_TENSORS:
         raise ValueError(f"more than {MAX_TENSORS} tensors")
     end = 0
@@ -65,7 +65,7 @@ def _end_without_holes(extents: list[tuple[int, int]]) -> int:
 
 
 def _checked_extent(entry: dict[str, Any]) -> tuple[int, int]:
-    """Where a tensor's bytes lie; refuses an entry whose type, shape and offsets contradict each other."""
+    """The position of a tensor's bytes; refuses an entry with inconsistent type, shape and offsets."""
     dtype, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
     if len(entry) != 3 or not isinstance(shape, list) or len(shape) > MAX_RANK:
         raise ValueError("unknown entries, or no shape")

@@ -36,7 +36,7 @@ def test_openais_client(server, expected):
     with pytest.raises(openai.APIStatusError, match=r"text 1 has \d+ tokens") as refused:
         client.embeddings.create(model="sentences", input=["short", "long " * 100])
     assert refused.value.status_code == 413
-    with pytest.raises(openai.BadRequestError, match="dimensions: the vectors of this model have one size"):
+    with pytest.raises(openai.BadRequestError, match="dimensions: the vectors of this model have a fixed size"):
         client.embeddings.create(model="sentences", input="x", dimensions=8)
 
 

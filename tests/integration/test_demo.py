@@ -42,7 +42,7 @@ def test_the_demo_prunes_exports_and_compares_with_the_dense_model(tiny_encoder,
         f"dense, PyTorch FP32: {dense:.2%}; sparse, INT8: {cells['sparse-int8']['metrics']['accuracy']:.2%}" in said.out
     )
     assert f"{cells['sparse-int8']['latency']['p50_ms']:.2f} ms" in said.out
-    assert "sparse-deploy prune MODEL" in said.out.split("Next, with")[1]
+    assert "sparse-deploy prune MODEL" in said.out.split("Next steps, with")[1]
     for stage in ("train the dense model", "prune", "export", "bench"):
         assert f"demo: {stage}: " in said.err
         assert f"{stage} " in said.out

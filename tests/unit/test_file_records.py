@@ -41,14 +41,14 @@ def edit(folder: Path, change) -> None:
         ("/etc/hostname", "outside the folder"),
         ("..\\outside", "outside the folder"),
         ("C:outside", "outside the folder"),
-        ("model.onnx\0.txt", "no plain path"),
-        ("./model.onnx", "no plain path"),
-        ("tokenizer//vocab.txt", "no plain path"),
-        ("tokenizer/.hidden/x", "no plain path"),
-        ("", "no plain path"),
-        (".", "no plain path"),
-        ("x" * 600, "no plain path"),
-        ("a\nb", "no plain path"),
+        ("model.onnx\0.txt", "not a plain path"),
+        ("./model.onnx", "not a plain path"),
+        ("tokenizer//vocab.txt", "not a plain path"),
+        ("tokenizer/.hidden/x", "not a plain path"),
+        ("", "not a plain path"),
+        (".", "not a plain path"),
+        ("x" * 600, "not a plain path"),
+        ("a\nb", "not a plain path"),
         ("tokenizer/vocab.txt", "twice"),
         ("TOKENIZER/vocab.txt", "twice"),
     ],
@@ -123,7 +123,7 @@ def test_hard_links_are_let_through_and_their_content_compared(deployment, tmp_p
 def test_devices_and_pipes_are_refused_without_waiting(deployment):
     (deployment / "model.onnx").unlink()
     os.mkfifo(deployment / "model.onnx")
-    with pytest.raises(ArtifactError, match="no regular file"):
+    with pytest.raises(ArtifactError, match="not a regular file"):
         load_manifest(deployment)
 
 

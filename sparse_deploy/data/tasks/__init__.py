@@ -2,7 +2,7 @@
 """Tasks as objects, one file per kind; public data sets are descriptions on top (``known.py``).
 
 A new kind is a file with a :class:`Task`, an entry in :data:`KINDS`, and a name in ``task.type`` of the recipe. numpy
-alone: servers and measuring processes import this.
+only, because servers and measuring processes import this.
 """
 
 from sparse_deploy.architectures.architecture import MODEL_INPUTS

@@ -50,7 +50,7 @@ class Head(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """The suffix of the names of such classes."""
+        """The suffix of the class names."""
         return {
             Head.SEQUENCE: "ForSequenceClassification",
             Head.TOKEN: "ForTokenClassification",
@@ -64,8 +64,8 @@ class Output:
     """One output of a model.
 
     Attributes:
-        name: in the model file.
-        per_token: whether its second axis is the tokens, so that values on padding mean nothing.
+        name: name in the model file.
+        per_token: whether the second axis is the tokens, so that values for padding are meaningless.
     """
 
     name: str
@@ -77,9 +77,9 @@ class AnswerField:
     """One part of a server's answer.
 
     Attributes:
-        name: of the tensor.
-        datatype: as the Open Inference Protocol spells it.
-        shape: without the rows; -1 for a size that differs between requests.
+        name: name of the tensor.
+        datatype: type in the Open Inference Protocol.
+        shape: shape without the rows; -1 for a variable size.
     """
 
     name: str
@@ -89,18 +89,18 @@ class AnswerField:
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """One task: a kind, which is the class, with labels, metrics and the description of its data.
+    """One task: the class is its kind; it has labels, metrics and the description of its data.
 
     Attributes:
-        name: as in a recipe and as the folder of local data.
-        text_columns: one or two columns that become the model's input, in order.
+        name: name in a recipe and of the folder of local data.
+        text_columns: one or two columns of the model's input, in order.
         labels: label names in the order of the data's ids; empty unless a classification.
-        metrics: metrics of :meth:`score` besides ``loss``; the first one is the accuracy column of tables.
-        model_labels: the same names in the order of the model's outputs; as ``labels`` when empty.
+        metrics: metrics of :meth:`score` other than ``loss``; the first is the accuracy column of tables.
+        model_labels: the same names in the order of the model's outputs; empty means the order of ``labels``.
         train_split: name of the training split.
-        validation_splits: suffix of a metric's name to split name; ``""`` is the main one.
-        hub_dataset: data set on the hub; empty for the embedded text and for data of the user's own.
-        hub_config: its configuration.
+        validation_splits: split name by suffix of a metric's name; ``""`` is the main split.
+        hub_dataset: data set on the hub; empty for the embedded text and for own data.
+        hub_config: configuration of the data set.
     """
 
     name: str
@@ -118,18 +118,18 @@ class Task(ABC):
     outputs: ClassVar[tuple[Output, ...]]
     known_metrics: ClassVar[Mapping[str, Metric]]
     default_metrics: ClassVar[tuple[str, ...]]
-    # The column that a row is scored against.
+    # The column of the label.
     target: ClassVar[str] = "label"
-    # As transformers spells it in a model's config; None where a class of models has one only.
+    # ``problem_type`` in a model's config; None if the model class has only one.
     problem_type: ClassVar[str | None] = None
     # Number of texts per row, if the data may determine it: one, two, or either.
     text_counts: ClassVar[tuple[int, ...]] = (1, 2)
     # Names of the texts in requests.
     request_texts: ClassVar[tuple[str, str]] = ("text", "text_pair")
-    # Columns of a row's score that all cells share, and those of each cell; the rest follows from them.
+    # Columns of a row's score that all cells share, and the columns of each cell; other columns follow from them.
     shared_scores: ClassVar[tuple[str, ...]] = ("label",)
     own_scores: ClassVar[tuple[str, ...]] = ("prediction", "logits")
-    # Pooling of token vectors into the output; None where the model class has a head of its own.
+    # Pooling of token vectors into the output; None if the model class has a head.
     pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
@@ -163,7 +163,7 @@ class Task(ABC):
         return len(self.labels)
 
     def configure(self, config: Any) -> None:
-        """Set labels and problem type in the config of a model that is to be trained."""
+        """Set labels and problem type in the config of a model before training."""
         labels = self.model_labels or self.labels
         if labels:
             config.num_labels = len(labels)
@@ -183,14 +183,14 @@ class Task(ABC):
 
     @property
     def order(self) -> list[int]:
-        """For each label id of the data, the place of the label in the model's outputs."""
+        """For each label id of the data, the position of the label in the model's outputs."""
         return [(self.model_labels or self.labels).index(label) for label in self.labels]
 
     def output_shapes(self, labels: int, width: int) -> list[tuple[int, ...]]:
         """Shapes of the model's outputs without the batch; -1 is the number of tokens.
 
         Args:
-            labels: of the model.
+            labels: number of the model's labels.
             width: hidden size of the model.
         """
         return [(-1, labels) if output.per_token else (labels,) for output in self.outputs]
@@ -204,14 +204,14 @@ class Task(ABC):
         return dataclasses.replace(self, model_labels=tuple(labels))
 
     def input_settings(self, data: "DataSection") -> dict[str, int]:
-        """Settings that decide which tokens a row becomes."""
+        """Settings that determine the tokens of a row."""
         return {"max_length": data.max_length}
 
     def check_row(self, row: object) -> Row:
-        """The columns of a row that the task reads, checked.
+        """The checked columns of a row that the task reads.
 
         Raises:
-            RowProblem: the task can't use the row.
+            RowProblem: the row is unusable.
         """
         if not isinstance(row, dict):
             raise RowProblem("no object", f"expected a JSON object with {', '.join(self.columns)}, found {quote(row)}")
@@ -225,11 +225,11 @@ class Task(ABC):
         return {**texts, self.target: self._check_target(row)}
 
     def group_of(self, row: Row) -> str:
-        """Rows of one group must be in the same split; see ``data.seeded_split``."""
+        """The group of a row; rows of one group must be in the same split (see ``data.seeded_split``)."""
         return "\n".join(str(row[column]) for column in self.text_columns)
 
     def stratum_of(self, row: Row) -> object:
-        """Rows of one stratum are shared out evenly between training and validation."""
+        """The stratum of a row; rows of one stratum are distributed evenly between training and validation."""
         return None
 
     @abstractmethod
@@ -242,7 +242,7 @@ class Task(ABC):
     def training_columns(
         self, batch: dict[str, list[Any]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
     ) -> dict[str, list[Any]]:
-        """Tokenize a batch of columns for training: inputs, ``length``, and what the loss is computed from."""
+        """Tokenize a batch of columns for training: inputs, ``length``, and the targets of the loss."""
 
     @abstractmethod
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
@@ -254,7 +254,7 @@ class Task(ABC):
             data: window settings.
 
         Raises:
-            DataError: outputs of another width.
+            DataError: outputs of a wrong width.
         """
 
     @abstractmethod
@@ -262,21 +262,21 @@ class Task(ABC):
         """The task's metrics over some of :attr:`SplitScore.rows`."""
 
     def complete_row(self, row: Row) -> Row:
-        """A stored row with the columns that follow from the others."""
+        """A stored row, completed by the columns that follow from the others."""
         return row
 
     def same_predictions(self, expected: Sequence[FloatArray], found: Sequence[FloatArray], kept: FloatArray) -> float:
-        """How many rows of a batch two models answer the same, for parity.
+        """Number of rows of a batch with equal predictions of two models, for parity.
 
         Args:
             expected: outputs of one model, ``[batch, ...]`` each.
-            found: those of the other.
-            kept: bool ``[batch, tokens]``, true for tokens that are no padding.
+            found: outputs of the other model.
+            kept: bool ``[batch, tokens]``, true for tokens, false for padding.
         """
         return float((expected[0].argmax(axis=-1) == found[0].argmax(axis=-1)).sum())
 
     def prediction_of(self, outputs: RowOutputs) -> Any:
-        """What a model answers to one row, as JSON: two models that answer the same give the same.
+        """The prediction of a model for one row, as JSON; equal predictions give equal JSON.
 
         Args:
             outputs: one array per output, without padding.
@@ -301,8 +301,8 @@ class Task(ABC):
         """A model's outputs as answers for users and programs.
 
         Args:
-            asked: the texts.
-            outputs: per text the outputs of each of its windows.
+            asked: texts of the request.
+            outputs: for each text, the outputs of its windows.
             labels: of the served model, in the order of its outputs.
             limit: longest answer span in tokens.
         """
@@ -312,17 +312,17 @@ class Task(ABC):
 
     @abstractmethod
     def _check_target(self, row: Row) -> Any:
-        """What the row is scored against, checked.
+        """The checked label of a row.
 
         Raises:
-            RowProblem: it is missing or unknown.
+            RowProblem: the label is missing or unknown.
         """
 
     def label_id(self, label: object) -> int:
-        """The id of a label that is given by its name or its id.
+        """The id of a label, given by its name or id.
 
         Raises:
-            RowProblem: unknown, or none.
+            RowProblem: the label is unknown or missing.
         """
         if isinstance(label, str):
             if label in self.labels:
@@ -335,12 +335,12 @@ class Task(ABC):
             raise no_label(label)
         known = ", ".join(f"{i} {name}" for i, name in enumerate(self.labels[:10]))
         more = ", ..." if len(self.labels) > 10 else ""
-        raise RowProblem("unknown label", f"unknown label {quote(label)}; {self.name} knows {known}{more}")
+        raise RowProblem("unknown label", f"unknown label {quote(label)}; {self.name} has {known}{more}")
 
     def encode_texts(
         self, examples: list[Row], tokenizer: "PreTrainedTokenizerFast", data: "DataSection", name: str
     ) -> EncodedSplit:
-        """:meth:`encode` where a row is one text, or one pair, that is cut at ``data.max_length``."""
+        """:meth:`encode` for rows of one text or pair, truncated to ``data.max_length``."""
         encoding = self._tokenize({c: [example[c] for example in examples] for c in self.text_columns}, tokenizer, data)
         truncated = sum(bool(one.overflowing) for one in encoding.encodings or ())
         return EncodedSplit(name, features_of(encoding), np.arange(len(examples)), examples, None, truncated)
@@ -362,9 +362,9 @@ class Task(ABC):
         """Tokenize texts without labels, for calibration and parity.
 
         Args:
-            rows: each one text, or two; a task of pairs takes the text after it as the second one of a row with one.
-            tokenizer: of the model.
-            data: the longest input.
+            rows: one or two texts each; for a task of pairs, the next text completes a row with one text.
+            tokenizer: tokenizer of the model.
+            data: settings with the longest input.
         """
         if len(rows[0]) < len(self.text_columns) or len(rows[0]) not in self.text_counts:
             second = [*rows[1:], rows[0]]
@@ -379,7 +379,7 @@ class Task(ABC):
         """The first output of every feature, ``[features, width]``.
 
         Raises:
-            DataError: another width.
+            DataError: the width is wrong.
         """
         widths = {output[0].shape for output in outputs}
         if widths != {(width,)}:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entities in IOB2 tags: ``B-TYPE`` begins one, ``I-TYPE`` goes on, ``O`` is outside.
+"""Entities in IOB2 tags: ``B-TYPE`` begins an entity, ``I-TYPE`` continues it, ``O`` is outside.
 
 Invalid sequences are read as in CoNLL's ``conlleval``: an ``I-`` tag after another type or after ``O`` begins a new
 entity.
@@ -12,7 +12,7 @@ OUTSIDE = "O"
 
 
 class Entity(NamedTuple):
-    """One entity: its type, its first word, and the word after its last one."""
+    """One entity: type, first word, and the word after the last."""
 
     type: str
     begin: int
@@ -35,5 +35,5 @@ def entities_of(tags: Sequence[str]) -> list[Entity]:
 
 
 def is_tag(label: str) -> bool:
-    """Whether a label is one of the scheme."""
+    """Whether a label belongs to the scheme."""
     return label == OUTSIDE or (label[:2] in ("B-", "I-") and len(label) > 2)

@@ -43,10 +43,10 @@ TASKS: dict[str, Task] = {
 
 
 def get_task(name: str) -> Task:
-    """The task of that name.
+    """A task by name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: unknown name.
     """
     try:
         return TASKS[name]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics of labels that several kinds of task share, as functions of rows."""
+"""Metrics of labels for several kinds of tasks, as functions of rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-# Of two labels, the one that F1, precision and recall are about: the second of the data's.
+# The positive label of F1, precision and recall: the data's second label.
 POSITIVE_LABEL = 1
 
 
@@ -22,7 +22,7 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> tuple[int, int, int]:
 
 
 def precision_recall_f1(tp: float, fp: float, fn: float) -> tuple[float, float, float]:
-    """Of counts; 0 where nothing is to be divided by."""
+    """F1, precision or recall from counts; 0 if the denominator is 0."""
     return (
         tp / (tp + fp) if tp + fp else 0.0,
         tp / (tp + fn) if tp + fn else 0.0,
@@ -31,7 +31,7 @@ def precision_recall_f1(tp: float, fp: float, fn: float) -> tuple[float, float, 
 
 
 def macro_f1(labels: Sequence[set[int]], predictions: Sequence[set[int]]) -> float:
-    """The mean of the F1 of all labels that rows have."""
+    """The mean F1 of all labels in the rows."""
     named = sorted(set().union(*labels))
     scores = []
     for one in named:

@@ -28,7 +28,7 @@ class MultiLabelClassification(SequenceTask):
     """Any number of labels per text or pair of texts.
 
     Attributes:
-        threshold: probability from which on a label is given.
+        threshold: smallest probability of an assigned label.
     """
 
     threshold: float = 0.5
@@ -43,7 +43,7 @@ class MultiLabelClassification(SequenceTask):
     problem_type: ClassVar[str | None] = "multi_label_classification"
 
     def stratum_of(self, row: Row) -> object:
-        """See :meth:`Task.stratum_of`: rows with the same labels."""
+        """See :meth:`Task.stratum_of`: the set of labels."""
         return tuple(row["label"])
 
     def _targets(self, labels: Sequence[Any]) -> list[Any]:
@@ -95,7 +95,7 @@ class MultiLabelClassification(SequenceTask):
         return float((both[0] == both[1]).mean(axis=-1).sum())
 
     def prediction_of(self, outputs: RowOutputs) -> list[str]:
-        """See :meth:`Task.prediction_of`: all labels that are given."""
+        """See :meth:`Task.prediction_of`: all assigned labels."""
         names = self.model_labels or self.labels
         return [name for name, one in zip(names, sigmoid(outputs[0]), strict=True) if one >= self.threshold]
 
@@ -110,7 +110,7 @@ class MultiLabelClassification(SequenceTask):
     def answers(
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
-        """The labels of each text from the threshold on, as a JSON list, the likeliest first."""
+        """The labels of each text above the threshold, as a JSON list in descending probability."""
         logits = logits_of(outputs)
         probabilities = sigmoid(logits)
         chosen = [
@@ -128,10 +128,10 @@ class MultiLabelClassification(SequenceTask):
 
 
 def labels_of(value: object) -> list[Any]:
-    """The labels of a row: a list, or a text that is a JSON list or has them apart by ``;``, ``|`` or ``,``.
+    """The labels of a row: a list, a text with a JSON list, or a text with the separator ``;``, ``|`` or ``,``.
 
     Raises:
-        RowProblem: neither.
+        RowProblem: another form.
     """
     if isinstance(value, str):
         text = value.strip()

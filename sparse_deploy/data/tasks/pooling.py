@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token vectors to one vector per text, as sentence-transformers describes it in a model's folder.
+"""Pools token vectors to one vector per text, by the settings of sentence-transformers in a model's folder.
 
 Files: ``modules.json`` lists the modules by class and folder; the folder of ``Pooling`` has a ``config.json`` with one
-``pooling_mode_*`` flag per way (https://sbert.net/docs/package_reference/sentence_transformer/models.html#pooling).
+``pooling_mode_*`` flag per method (https://sbert.net/docs/package_reference/sentence_transformer/models.html#pooling).
 """
 
 import json
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     import torch
 
 MODULES_FILE = "modules.json"
-# Files of a folder of sentence-transformers besides those of the encoder.
+# Files of a folder of sentence-transformers, other than those of the encoder.
 SENTENCE_FILES = (MODULES_FILE, "config_sentence_transformers.json", "sentence_bert_config.json")
 _MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 class PoolingMode(StrEnum):
-    """Which token vectors become the vector of a text."""
+    """The token vectors that are pooled."""
 
     CLS = "cls"
     MEAN = "mean"
@@ -32,12 +32,12 @@ class PoolingMode(StrEnum):
 
 @dataclass(frozen=True)
 class Pooling:
-    """How token vectors become the vector of a text.
+    """The pooling of token vectors to the vector of a text.
 
     Attributes:
-        mode: the first token's, or the mean over all that are no padding.
+        mode: the vector of the first token, or the mean over all tokens without padding.
         normalize: whether vectors get length 1.
-        folder: of the pooling's ``config.json`` inside the model's folder; empty when there is none.
+        folder: of the pooling's ``config.json`` inside the model's folder; empty if there is none.
     """
 
     mode: PoolingMode = PoolingMode.MEAN
@@ -65,10 +65,10 @@ class Pooling:
 
 
 def read_pooling(folder: Path) -> Pooling | None:
-    """The pooling of a folder of sentence-transformers; None where the folder is none.
+    """The pooling of a folder of sentence-transformers; None for other folders.
 
     Raises:
-        CheckpointError: it has modules or a pooling that this package does not support.
+        CheckpointError: a module or a pooling is not supported.
     """
     if not (folder / MODULES_FILE).is_file():
         return None
@@ -77,12 +77,12 @@ def read_pooling(folder: Path) -> Pooling | None:
     unknown = [name for name in names if name not in _KNOWN_MODULES]
     if unknown or "Pooling" not in names:
         raise CheckpointError(
-            f"{folder / MODULES_FILE}: expected a Transformer, a Pooling and perhaps a Normalize module, found "
+            f"{folder / MODULES_FILE}: expected a Transformer, a Pooling and an optional Normalize module, found "
             f"{', '.join(names) or 'none'}; {'such models' if unknown else 'models without pooling'} can't be exported"
         )
     place = str(modules[names.index("Pooling")].get("path", ""))
     if ".." in Path(place).parts or Path(place).is_absolute():
-        raise CheckpointError(f"{folder / MODULES_FILE}: the path {place!r} leads out of the folder")
+        raise CheckpointError(f"{folder / MODULES_FILE}: the path {place!r} is outside the folder")
     settings = _read(folder / place / "config.json")
     wanted = [key for key, value in settings.items() if key.startswith("pooling_mode") and value is True]
     named = settings.get("pooling_mode")
@@ -96,7 +96,7 @@ def read_pooling(folder: Path) -> Pooling | None:
 
 
 def sentence_length(folder: Path) -> int | None:
-    """``max_seq_length`` of a folder of sentence-transformers, in tokens; None where it names none."""
+    """``max_seq_length`` of a folder of sentence-transformers, in tokens; None if it is missing."""
     path = folder / "sentence_bert_config.json"
     length = _read(path).get("max_seq_length") if path.is_file() else None
     return length if isinstance(length, int) else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers as spans of a context, with or without questions that it does not answer (SQuAD v2)."""
+"""Answers as spans of a context, with or without unanswerable questions (SQuAD v2)."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -47,8 +47,8 @@ class QuestionAnswering(Task):
     """Answers as spans of a context.
 
     Attributes:
-        unanswerable: whether a question may have no answer in its context; such a one is answered with an empty text
-            where the score of the first token is higher than that of any span.
+        unanswerable: whether a question may have no answer in its context; the answer is then an empty text if the
+            score of the first token is higher than that of any span.
     """
 
     text_columns: tuple[str, ...] = ("question", "context")
@@ -69,7 +69,7 @@ class QuestionAnswering(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """See :attr:`Task.columns`; ``id`` is optional for the user's own data."""
+        """See :attr:`Task.columns`; ``id`` is optional for own data."""
         return ("id", *self.text_columns, "answers") if self.hub_dataset else (*self.text_columns, "answers")
 
     @property
@@ -88,7 +88,7 @@ class QuestionAnswering(Task):
         }  # fmt: skip
 
     def group_of(self, row: Row) -> str:
-        """See :meth:`Task.group_of`: questions of one context."""
+        """See :meth:`Task.group_of`: the context."""
         return str(row[self.text_columns[1]])
 
     def stratum_of(self, row: Row) -> object:
@@ -120,7 +120,7 @@ class QuestionAnswering(Task):
     ) -> dict[str, list[Any]]:
         """See :meth:`Task.training_columns`: one row per window with ``start_positions`` and ``end_positions``.
 
-        They are those of the first token where the window lacks the answer, or there is none.
+        They are the position of the first token if the window does not contain the answer, or there is none.
         """
         question, context = self.text_columns
         encoding, windows, example_of = tokenize_windows(
@@ -140,7 +140,7 @@ class QuestionAnswering(Task):
         """See :meth:`Task.score`.
 
         Rows have ``answers``, ``exact_match``, ``f1``, ``logits`` (the highest start and end logit of the context's
-        tokens) and ``paragraph`` (a hash of the context: questions of one paragraph are no independent examples).
+        tokens) and ``paragraph`` (a hash of the context, because questions of a paragraph are not independent).
         """
         if split.windows is None:
             raise DataError(f"{split.name}: expected a split encoded with windows, found one without")
@@ -173,7 +173,7 @@ class QuestionAnswering(Task):
         return {name: float(np.mean([row[name] for row in rows])) for name in self.metrics}
 
     def same_predictions(self, expected: Sequence[FloatArray], found: Sequence[FloatArray], kept: FloatArray) -> float:
-        """See :meth:`Task.same_predictions`: start and end count a half each."""
+        """See :meth:`Task.same_predictions`: start and end count one half each."""
         same = 0.0
         for one, other in zip(expected, found, strict=True):
             places = [np.where(kept.astype(bool), side, -np.inf).argmax(axis=1) for side in (one, other)]
@@ -181,7 +181,7 @@ class QuestionAnswering(Task):
         return same / len(expected)
 
     def prediction_of(self, outputs: RowOutputs) -> list[int]:
-        """See :meth:`Task.prediction_of`: the likeliest first and last token."""
+        """See :meth:`Task.prediction_of`: the most probable first and last token."""
         return [int(output.argmax()) for output in outputs]
 
     def answer_fields(self, labels: Sequence[str], width: int) -> tuple[AnswerField, ...]:
@@ -199,8 +199,8 @@ class QuestionAnswering(Task):
     ) -> dict[str, AnswerValues]:
         """The best span of each context: its text, its score (sum of both logits), first and past-the-end character.
 
-        A context without a token, and a question without an answer, get an empty text, characters 0 to 0; the former
-        has the lowest score that FP32 has.
+        A context without a token, and a question without an answer, get an empty text, characters 0 to 0; without a
+        token the score is the lowest FP32 number.
         """
         found: list[tuple[str, float, int, int]] = []
         for text, logits in zip(asked, outputs, strict=True):
@@ -222,7 +222,7 @@ class QuestionAnswering(Task):
     def _best(
         self, windows: Sequence[WindowMap], logits: Sequence[tuple[FloatArray, ...]], limit: int
     ) -> tuple[float, int, int] | None:
-        """Score, first and past-the-end character of the answer; an empty span where none is likelier."""
+        """Score, first and past-the-end character of the answer; an empty span if no span has a higher score."""
         best = best_span(windows, logits, max_answer_length=limit)
         if self.unanswerable and (best is None or no_answer_score(logits) > best[0]):
             return no_answer_score(logits), 0, 0
@@ -262,7 +262,7 @@ class QuestionAnswering(Task):
 def _highest(windows: Sequence[WindowMap], logits: Sequence[tuple[FloatArray, ...]]) -> list[float]:
     """The highest start and end logit over the context tokens of all windows.
 
-    A maximum moves by no more than its inputs do, so these two never overstate how far a question's logits moved.
+    A maximum changes at most as much as its inputs, so these two never overstate the change of a question's logits.
     """
     inside: list[npt.NDArray[np.bool_]] = [window.spans[:, 0] >= 0 for window in windows]
     return [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reranking by a cross-encoder: one logit per pair of query and document, higher for documents that answer it."""
+"""Reranking by a cross-encoder: one logit per pair of query and document, higher for relevant documents."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ class Ranking(Regression):
         config.sentence_transformers = self.cross_encoder
 
     def group_of(self, row: Row) -> str:
-        """See :meth:`Task.group_of`: documents of one query."""
+        """See :meth:`Task.group_of`: the query."""
         return str(row[self.text_columns[0]])
 
     def encode(

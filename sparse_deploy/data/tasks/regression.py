@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sparse_deploy.config.schema import DataSection
 
 CORRELATIONS = by_name(Metric("pearson", PairedTest.CORRELATION), Metric("spearman", PairedTest.CORRELATION))
-# STS-B scores (0 to 5) are means of whole numbers; a prediction half a step away is another one.
+# STS-B scores (0 to 5) are means of whole numbers; predictions that differ by half a step count as different.
 _SAME_SHARE = 0.05
 
 
@@ -84,7 +84,7 @@ class Regression(SequenceTask):
         return {**row, "score": -((row["prediction"] - row["label"]) ** 2)}
 
     def same_predictions(self, expected: Sequence[FloatArray], found: Sequence[FloatArray], kept: FloatArray) -> float:
-        """See :meth:`Task.same_predictions`: within a twentieth of the labels' range, 0.25 where that is unknown."""
+        """See :meth:`Task.same_predictions`: within 1/20 of the labels' range, or 0.25 if it is unknown."""
         known = self.lowest is not None and self.highest is not None
         within = _SAME_SHARE * ((self.highest or 0.0) - (self.lowest or 0.0)) if known else 0.25
         return float((np.abs(expected[0] - found[0]) <= within).sum())
@@ -100,7 +100,7 @@ class Regression(SequenceTask):
     def answers(
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
-        """The number that the model gives each text."""
+        """The model's number for each text."""
         numbers = np.array([windows[0][0][0] for windows in outputs], dtype=np.float32)
         return {"score": numbers}
 
@@ -119,7 +119,7 @@ class Regression(SequenceTask):
 
 
 def number_of(value: object) -> float | None:
-    """A finite number, also one that is written as text; None for anything else."""
+    """A finite number, possibly given as text; None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -130,7 +130,7 @@ def number_of(value: object) -> float | None:
 
 
 def correlations(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, float]:
-    """Correlations of ``prediction`` and ``label``; a constant has none with anything, which as a score is 0."""
+    """Correlations of ``prediction`` and ``label``; the score of a constant is 0."""
     from scipy import stats
 
     predictions: npt.NDArray[np.float64]

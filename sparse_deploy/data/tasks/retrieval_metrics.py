@@ -14,11 +14,11 @@ def retrieval_scores(relevance: npt.NDArray[np.float64], scores: npt.NDArray[np.
     """nDCG, reciprocal rank and recall of one query.
 
     Args:
-        relevance: ``[documents]``, 0 for irrelevant ones; at least one above.
-        scores: ``[documents]``, by which they are ranked; of equal scores the earlier document is first.
+        relevance: ``[documents]``, 0 for irrelevant documents; at least one value is above 0.
+        scores: ``[documents]``, the ranking scores; with equal scores the earlier document is first.
 
     Returns:
-        Each 0 to 1. nDCG has the gain of the relevance itself and the discount ``1 / log2(rank + 1)`` (Järvelin and
+        Each 0 to 1. The gain of nDCG is the relevance, the discount is ``1 / log2(rank + 1)`` (Järvelin and
         Kekäläinen 2002).
     """
     ranked = relevance[np.argsort(-scores, kind="stable")]

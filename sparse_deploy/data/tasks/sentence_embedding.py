@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sparse_deploy.config.schema import DataSection
 
 _DEFAULT_POOLING = Pooling()
-# Cosines of the same pair by two models of which one is the other in INT8.
+# Smallest cosine of equal vectors, for a model and its INT8 form.
 _SAME_COSINE = 0.98
 
 
@@ -32,8 +32,8 @@ _SAME_COSINE = 0.98
 class SentenceEmbedding(Task):
     """One vector per text.
 
-    Scored on pairs with a similarity in ``label`` by correlations, or, where the data have no labels, on retrieval:
-    the second text of a row is a document that answers the first, among the documents of all rows.
+    Scored by correlations on pairs with a similarity in ``label``; without labels by retrieval: the second text of a
+    row is a relevant document for the first, among the documents of all rows.
 
     Attributes:
         labelled: whether rows have a similarity.
@@ -83,7 +83,7 @@ class SentenceEmbedding(Task):
     def encode(
         self, examples: list[Row], tokenizer: "PreTrainedTokenizerFast", data: "DataSection", name: str
     ) -> EncodedSplit:
-        """See :meth:`Task.encode`; each text is a feature of its own, each document once.
+        """See :meth:`Task.encode`; each text is a separate feature, each document occurs once.
 
         Without labels an example has all documents of a query as a list.
         """
@@ -106,7 +106,7 @@ class SentenceEmbedding(Task):
     def encode_unlabelled(
         self, rows: Sequence[tuple[str, ...]], tokenizer: "PreTrainedTokenizerFast", data: "DataSection"
     ) -> list[Feature]:
-        """See :meth:`Task.encode_unlabelled`; each text by itself."""
+        """See :meth:`Task.encode_unlabelled`; each text separately."""
         encoding = tokenizer(
             [text for row in rows for text in row],
             truncation=True,
@@ -125,7 +125,7 @@ class SentenceEmbedding(Task):
             ConfigError: always; sentence-transformers has the losses for this.
         """
         raise ConfigError(
-            f"task {self.name}: sentence encoders are not fine-tuned here; fine-tune with sentence-transformers, then "
+            f"task {self.name}: sentence encoders are not fine-tuned by sparse-deploy; use sentence-transformers, then "
             f"export the folder that it saved"
         )
 
@@ -178,7 +178,7 @@ class SentenceEmbedding(Task):
         asked = np.flatnonzero(np.diff(split.example_of, prepend=-1))  # the first feature of an example is its query
         documents = np.setdiff1d(np.arange(len(vectors)), asked)
         known = dict.fromkeys(text for example in split.examples for text in example[document])
-        place_of = {text: place for place, text in enumerate(known)}  # in the order in which encode met them
+        place_of = {text: place for place, text in enumerate(known)}  # in the order of encode
         rows = []
         for example, query in zip(split.examples, asked, strict=True):
             scores: npt.NDArray[np.float64] = vectors[documents] @ vectors[query]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tasks have in common that answer once per text, or per pair of texts, with the logits of one head."""
+"""The common base of tasks with one prediction per text or pair of texts."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequenceTask(Task):
-    """One answer per text or pair of texts, which is cut at ``data.max_length``."""
+    """One prediction per text or pair of texts, which is truncated to ``data.max_length``."""
 
     head: ClassVar[Head] = Head.SEQUENCE
     outputs: ClassVar[tuple[Output, ...]] = (Output("logits"),)
@@ -39,7 +39,7 @@ class SequenceTask(Task):
 
     @abstractmethod
     def _targets(self, labels: Sequence[Any]) -> list[Any]:
-        """What the loss compares the outputs with, row by row, from the labels of checked rows."""
+        """The targets of the loss, one per row, from the labels of checked rows."""
 
 
 def logits_of(outputs: Sequence[Sequence[RowOutputs]]) -> FloatArray:

@@ -39,7 +39,7 @@ class TextClassification(SequenceTask):
         return row["label"]
 
     def _targets(self, labels: Sequence[Any]) -> list[Any]:
-        """Places in the model's outputs."""
+        """Positions in the model's outputs."""
         order = self.order
         return [order[label] for label in labels]
 
@@ -94,7 +94,7 @@ class TextClassification(SequenceTask):
     def answers(
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
-        """The likeliest label of each text, its probability, and those of all labels."""
+        """The most probable label of each text, its probability, and the probabilities of all labels."""
         logits = logits_of(outputs)
         probabilities = softmax(logits)
         best = probabilities.argmax(axis=1)

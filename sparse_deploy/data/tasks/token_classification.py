@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One label per word: entities in IOB2 tags.
 
-A row's words are joined by a space and tokenized as text, as a server's texts are; a word has the label of its first
-token, and its other tokens are no part of the loss.
+A row's words are joined by spaces and tokenized as text, like a server's texts; a word has the label of its first
+token, and its other tokens are not in the loss.
 """
 
 import dataclasses
@@ -90,10 +90,10 @@ class TokenClassification(Task):
     def score(self, split: EncodedSplit, outputs: Sequence[RowOutputs], data: "DataSection") -> SplitScore:
         """See :meth:`Task.score`.
 
-        Rows have ``label`` and ``prediction`` (ids per word; outside for words that were cut off), ``counts`` of
-        entities, and ``logits``, the highest of each label over the tokens: a maximum moves by no more than its inputs.
+        Rows have ``label`` and ``prediction`` (ids per word; outside for truncated words), ``counts`` of entities, and
+        ``logits``, the highest of each label over the tokens (a maximum changes at most as much as its inputs).
         """
-        assert split.words is not None  # noqa: S101 - encode made it
+        assert split.words is not None  # noqa: S101 - set by encode
         order = self.order
         outside = self.labels.index(OUTSIDE) if OUTSIDE in self.labels else 0
         rows = []
@@ -139,7 +139,7 @@ class TokenClassification(Task):
     def answers(
         self, asked: Sequence[ServedText], outputs: Sequence[Sequence[RowOutputs]], labels: Sequence[str], limit: int
     ) -> dict[str, AnswerValues]:
-        """Entities of each text, a JSON list of objects as Hugging Face's pipeline gives them.
+        """Entities of each text, a JSON list of objects in the form of Hugging Face's pipeline.
 
         Each has ``entity_group``, ``score`` (the mean of its words' probabilities), ``word`` (its text), ``start`` and
         ``end`` (characters).
@@ -187,7 +187,7 @@ class TokenClassification(Task):
             ends = np.cumsum([len(word) + 1 for word in words]) - 1
             inside = np.array([sequence == 0 for sequence in encoding.sequence_ids(number)])
             spans = np.asarray(encoding["offset_mapping"][number], dtype=np.int64).reshape(-1, 2)
-            # By its last character, as the first one may be the space before the word.
+            # The last character decides, because the first may be the space before the word.
             word_of = np.searchsorted(ends, spans[:, 1] - 1, side="right")
             found.append(np.where(inside & (spans[:, 1] > spans[:, 0]), word_of, -1).astype(np.int64))
         return encoding, found
@@ -221,10 +221,10 @@ def first_tokens(words: IntArray) -> list[tuple[int, int]]:
 
 
 def words_of_text(text: str, spans: IntArray) -> IntArray:
-    """Which word each token of a text belongs to.
+    """The word of each token of a text.
 
-    Words are apart by white space or punctuation: a token begins a word unless it follows the one before it without a
-    gap, and both are letters or digits where they touch. In scripts without spaces each token is a word.
+    Words are separated by white space or punctuation: a token begins a word unless it follows the previous token
+    without a gap and both are letters or digits there. In scripts without spaces each token is a word.
 
     Args:
         text: the text of the request.

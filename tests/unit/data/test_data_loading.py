@@ -50,7 +50,7 @@ GOOD = {"sentence": "good", "label": 1}
 BROKEN = {
     "unknown label": (
         {"sentence": "x", "label": "great"},
-        r"row 2: unknown label 'great'; sst2 knows 0 negative, 1 pos",
+        r"row 2: unknown label 'great'; sst2 has 0 negative, 1 pos",
     ),
     "label out of range": ({"sentence": "x", "label": 2}, r"row 2: unknown label 2"),
     "float label": ({"sentence": "x", "label": 0.5}, r"row 2: unknown label 0\.5"),

@@ -60,7 +60,7 @@ def test_a_text_in_both_splits_is_refused_or_left_out_of_training(tmp_path):
     notes = []
     skipping = data.model_copy(update={"on_problem": "skip"})
     assert len(load_split(TEAMS, "train", None, data=skipping, note=notes.append)) == 49
-    assert "1 row left out, also a validation row (row 4)" in notes[0]
+    assert "1 row skipped, also a validation row (row 4)" in notes[0]
     assert len(loaded(TEAMS, data, "validation")) == 2
 
 
@@ -72,8 +72,8 @@ def test_bad_rows_are_refused_by_number_or_counted_by_kind(tmp_path):
     notes = []
     data = data.model_copy(update={"on_problem": "skip"})
     load_split(TEAMS, "train", None, data=data, note=notes.append)
-    assert any("2 rows left out, unknown label (row 52, 54)" in note for note in notes)
-    assert any("1 row left out, no label (row 53)" in note for note in notes)
+    assert any("2 rows skipped, unknown label (row 52, 54)" in note for note in notes)
+    assert any("1 row skipped, no label (row 53)" in note for note in notes)
 
 
 def test_the_policy_also_holds_for_public_data(tmp_path):

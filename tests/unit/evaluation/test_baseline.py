@@ -127,8 +127,8 @@ class TestUnlike:
     @pytest.mark.parametrize(
         ("ours", "message"),
         [
-            ({"task": "qnli"}, "its task is sst2, here it is qnli"),
-            ({"task": "sst2", "max_length": 64}, r"its data.max_length is 128, here it is 64"),
+            ({"task": "qnli"}, "its task is sst2, that of this run is qnli"),
+            ({"task": "sst2", "max_length": 64}, r"its data.max_length is 128, that of this run is 64"),
             ({"task": "sst2", "tokenizer": "u" * 64}, "its tokenizer is tttttttttttt, that of the deployment is uuu"),
         ],
     )
@@ -138,7 +138,7 @@ class TestUnlike:
 
     def test_windows_matter_to_questions_only(self):
         check_alike(stored(), identity("sst2", doc_stride=64), {"": ["0" * 16]}, "b.json")
-        with pytest.raises(ConfigError, match=r"data.doc_stride is 128, here it is 64"):
+        with pytest.raises(ConfigError, match=r"data.doc_stride is 128, that of this run is 64"):
             check_alike(stored("squad"), identity("squad", doc_stride=64), {"": ["0" * 16]}, "b.json")
 
     def test_other_rows_are_named(self):

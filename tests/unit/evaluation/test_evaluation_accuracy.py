@@ -64,7 +64,7 @@ def test_texts_without_labels_are_read_as_the_task_reads_them(tiny_encoder, tmp_
     (split,) = load_unlabelled(get_task("mnli"), data, tiny_encoder, notes.append)
     assert [example["texts"] for example in split.encoded.examples] == [["a film"], ["a very good one"], ["bad"]]
     assert [int(feature["token_type_ids"].sum()) > 0 for feature in split.encoded.features] == [True] * 3
-    assert "1 row left out" in notes[0] or "line 2" in " ".join(notes)
+    assert "1 row skipped" in notes[0] or "line 2" in " ".join(notes)
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text('{"sentence1": "one", "sentence2": "two"}\n{"sentence1": "three", "sentence2": "four"}\n')
     data = DataSection(source=str(pairs), validation_samples=1)

@@ -112,7 +112,10 @@ def test_zeros_revived_in_the_checkpoint_are_required_by_the_manifest(copy):
     found = recount_zeros(copy, MODEL_FILES, load_manifest(copy, verify=False), DENSE)
     assert verdicts(found) == {**dict.fromkeys(MODEL_FILES, "pass"), "model.safetensors": "fail"}
     alone = recount_zeros(copy, ["model.safetensors"], load_manifest(copy, verify=False), DENSE)
-    assert "no file holds the recorded mask; counted" in judge_zeros("c", alone.counts["model.safetensors"]).explanation
+    assert (
+        "no file has the recorded mask; numbers compared"
+        in judge_zeros("c", alone.counts["model.safetensors"]).explanation
+    )
 
 
 def test_a_tensor_that_is_gone(copy):

@@ -78,8 +78,8 @@ class TestPaired:
         (result,) = judge(degradation(0.02), contestant("onnxruntime-int8", labels(worse=3, better=1)))
         high = 100 * result.evidence.high
         assert result.explanation == (
-            f"accuracy of onnxruntime-int8 is 0.20 points below pytorch-fp32 (89.80 against 90.00; 95 % sure of at "
-            f"most {high:.2f}); allowed are 2.00: pass."
+            f"accuracy of onnxruntime-int8 is 0.20 points below pytorch-fp32 (89.80 against 90.00; drop at "
+            f"most {high:.2f} with 95 % confidence); the allowed drop is 2.00: pass."
         )
         (equal,) = judge(degradation(0.02), contestant("onnxruntime-int8", labels()))
         assert "is equal to pytorch-fp32 (90.00 against 90.00;" in equal.explanation
@@ -88,7 +88,7 @@ class TestPaired:
         (result,) = judge(degradation(0.02), contestant("onnxruntime-int8", labels(worse=20, better=2)))
         needed = result.evidence.rows_needed
         assert needed > ROWS
-        assert f"1,000 rows were compared, about {needed:,} would decide" in result.explanation
+        assert f"1,000 rows were compared, about {needed:,} are needed" in result.explanation
         scale = math.ceil(needed / ROWS)
         more = contestant("onnxruntime-int8", labels(20 * scale, 2 * scale, ROWS * scale, 100 * scale))
         large = contestant("pytorch-fp32", labels(rows=ROWS * scale, wrong=100 * scale))
@@ -100,7 +100,7 @@ class TestPaired:
         goal = Goal(metric="accuracy", type="percent-of-baseline", value=98.0)
         (result,) = judge(goal, contestant("openvino-int8", labels(worse=3)))
         assert (result.verdict, result.bound) == ("pass", pytest.approx(0.98 * 0.9))
-        assert "allowed are 1.80: pass" in result.explanation
+        assert "the allowed drop is 1.80: pass" in result.explanation
 
     def test_more_tests_in_one_run_need_more_evidence_each(self):
         # One test of these counts passes and eight of them don't.
@@ -110,7 +110,7 @@ class TestPaired:
         assert {result.verdict for result in alone} == {"pass"}
         assert {result.verdict for result in together} == {"inconclusive"}
         assert together[0].evidence.p_pass == pytest.approx(8 * alone[0].evidence.p_pass)
-        assert "(pass if it were the only one of the run's 8 tests)" in together[0].explanation
+        assert "(pass without the correction for 8 tests)" in together[0].explanation
         assert together[0].evidence.rows_needed > ROWS
 
     def test_a_goal_has_a_confidence_of_its_own(self):
@@ -118,7 +118,7 @@ class TestPaired:
         assert judge(degradation(0.02), cell)[0].verdict == "pass"
         (strict,) = judge(degradation(0.02, confidence=0.999), cell)
         assert strict.verdict == "inconclusive"
-        assert "99.9 % sure of" in strict.explanation
+        assert "with 99.9 % confidence" in strict.explanation
 
     def test_a_metric_with_a_suffix_is_tested_on_the_rows_of_its_split(self):
         goal = Goal(metric="accuracy_mismatched", type="max-degradation", value=0.02)
@@ -270,7 +270,7 @@ class TestLatency:
         assert "--no-latency" in untimed.explanation
 
     def test_a_goal_on_it_is_checked_before_anything_is_timed(self):
-        with pytest.raises(ConfigError, match="besides the baseline pytorch-fp32"):
+        with pytest.raises(ConfigError, match="other than the baseline pytorch-fp32"):
             judge(self.GOAL)
         assert judge(self.GOAL, contestant("openvino-int8")) == ()
 
@@ -288,10 +288,10 @@ def test_runtimes_and_precisions_select_cells():
         (Goal(metric="sparsity", type="threshold", value=0.9), "no metric 'sparsity'"),
         (Goal(metric="loss", type="threshold", value=0.9), "better when higher"),
         (Goal(metric="loss_mismatched", type="max-degradation", value=0.9), "better when higher"),
-        (Goal(metric="agreement", type="max-degradation", value=0.1), "agreement compares already"),
+        (Goal(metric="agreement", type="max-degradation", value=0.1), "agreement is already a comparison"),
         (Goal(metric="accuracy", type="threshold", value=0.9, runtimes=("opnvino",)), "runtimes opnvino.*measured: p"),
-        (Goal(metric="accuracy", type="max-degradation", value=0.1), "besides the baseline pytorch-fp32"),
-        (Goal(metric="latency_ratio", type="at-most", value=0.5), "besides the baseline pytorch-fp32"),
+        (Goal(metric="accuracy", type="max-degradation", value=0.1), "other than the baseline pytorch-fp32"),
+        (Goal(metric="latency_ratio", type="at-most", value=0.5), "other than the baseline pytorch-fp32"),
     ],
 )
 def test_a_goal_that_can_check_nothing_is_refused(goal: Goal, message: str):

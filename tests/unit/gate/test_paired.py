@@ -67,7 +67,7 @@ def test_method_names_the_test_and_mcnemar():
 
 @pytest.mark.parametrize(("baseline", "cell"), [([], []), ([True], [True, False])])
 def test_rows_that_are_missing_are_refused(baseline, cell):
-    with pytest.raises(DataError, match="same rows from both"):
+    with pytest.raises(DataError, match="same rows of both"):
         compare_correct(np.array(baseline, dtype=bool), np.array(cell, dtype=bool), margin=0.01, confidence=0.95)
 
 

@@ -181,7 +181,7 @@ def _two_masks(model):
         (_residual_of_another_input, "three linear layers of one input, found 0"),
         (_residual_around_the_layer, "residual is not the attention's LayerNorm"),
         (_no_residual, "expected a residual Add after the attention's output layer, found LayerNormalization"),
-        (_norm_in_front, "expected LayerNormalization behind the residual Add, found Relu"),
+        (_norm_in_front, "expected LayerNormalization after the residual Add, found Relu"),
         (_norm_over_two_axes, "over the last axis"),
         (_silu, "feed-forward block is Sigmoid, Mul, expected GELU or ReLU"),
         (_activation_read_elsewhere, "the graph output gelu reads a value from inside it"),

@@ -81,7 +81,7 @@ def test_smoothing_is_taken_off_the_input():
         (QDQ_NODES, {"zero": np.array([0, 1, 0], np.int8)}, "zero point is not 0"),
         (QDQ_NODES, {"weight": WEIGHT.astype(np.int8).view(np.uint8), "zero": np.zeros(OUT, np.uint8)}, "uint8"),
         (QDQ_NODES, {"x_zero": np.int8(7)}, "quantized to INT8, expected UINT8"),
-        (QDQ_NODES[1:], {"q": np.ones((2, IN), np.uint8)}, "without having been quantized"),
+        (QDQ_NODES[1:], {"q": np.ones((2, IN), np.uint8)}, "but was not quantized"),
         (
             [QDQ_NODES[0], ("DequantizeLinear", ["q", "other", "x_zero"], "d", {}), *QDQ_NODES[2:]],
             {"other": np.float32(0.2)},

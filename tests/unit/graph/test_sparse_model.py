@@ -227,4 +227,4 @@ def test_a_weight_of_too_many_inputs_stays_standard(columns):
     else:
         assert replace.replaced == []
         (refusal,) = replace.refused
-        assert "65536 input channels, the sparse operators take at most 65535" in refusal.reason
+        assert "65536 input channels, the sparse operators support at most 65535" in refusal.reason

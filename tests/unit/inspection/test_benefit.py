@@ -30,7 +30,7 @@ def test_without_amx_the_switch_has_no_effect(flags, lacking):
     finding = assess_openvino(flags, [tensor(), tensor(0.75)])
     assert finding.verdict is Verdict.NO_EFFECT
     assert "lacks AMX" in finding.explanation
-    assert "no effect here" in finding.explanation
+    assert "no effect" in finding.explanation
     assert "2 of 2 sparse tensors of the file would qualify" in finding.explanation
     amx = next(c for c in finding.conditions if "AMX" in c.text)
     assert not amx.holds
@@ -93,7 +93,7 @@ def test_both_reasons_are_given_for_fp32_on_a_cpu_without_amx():
 def test_dense_file(facts):
     finding = assess_openvino(SAPPHIRE_RAPIDS, facts)
     assert finding.verdict is Verdict.NO_EFFECT
-    assert "No tensor holds enough zeros" in finding.explanation
+    assert "No tensor has enough zeros" in finding.explanation
 
 
 @given(

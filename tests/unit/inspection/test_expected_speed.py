@@ -66,14 +66,14 @@ def test_nothing_recorded_is_said(recorded):
     for asked in (decisions("avx2_vnni"), decisions("avx512_vbmi", "1:2")):
         (finding,) = assess_speed(ZEN4, asked)
         assert finding.verdict is Verdict.UNKNOWN
-        assert "Nothing was recorded" in finding.explanation
+        assert "There is no record" in finding.explanation
 
 
 def test_amx_wins_whatever_was_recorded(recorded):
     recorded(speed("avx512_vbmi"))
     (finding,) = assess_speed(ZEN4 | {"amx_tile", "amx_int8"}, decisions("avx512_vbmi"))
     assert finding.verdict is Verdict.SLOWER
-    assert "Take OpenVINO INT8" in finding.explanation
+    assert "Use OpenVINO INT8" in finding.explanation
     assert "not measured" in finding.explanation
 
 

@@ -130,6 +130,6 @@ def test_a_product_whose_weight_is_not_understood_is_named(tmp_path):
     onnx.save(fused(nodes, weights, inputs=("x", "z")), tmp_path / "m.onnx")
     inspection = inspect_path(str(tmp_path / "m.onnx"))
     assert inspection.files[0].not_understood == ("MatMulNBits packed", "MatMul batched")
-    assert "2 products were not understood" in inspection.warnings[0]
+    assert "2 products could not be read" in inspection.warnings[0]
     assert "batched" in inspection.warnings[0]
     assert load_onnx(tmp_path / "m.onnx") is not None

@@ -101,7 +101,7 @@ def test_a_shape_that_does_not_tile_is_refused_before_any_work():
 
 
 def test_architectures_without_layers_of_their_own_are_refused():
-    with pytest.raises(ConfigError, match="expected an encoder whose layers lie in one list"):
+    with pytest.raises(ConfigError, match="expected an encoder with its layers in one list"):
         encoder_layers(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()))
     shared = AlbertModel(
         AlbertConfig(**SIZES, embedding_size=16, intermediate_size=64)  # one layer, run twice

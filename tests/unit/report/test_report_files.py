@@ -161,7 +161,7 @@ def test_a_report_without_timings_goals_or_zeros_is_written(make_report, tmp_pat
     write_report(make_report({cell.id: bare for cell in make_report().cells}, goals=(), reference=()), tmp_path)
     page = read_page(tmp_path)
     assert "svg" not in page.tags
-    assert "No cell carries a sparsity record." in " ".join(page.text)
+    assert "No cell has a sparsity record." in " ".join(page.text)
 
 
 @pytest.mark.parametrize(

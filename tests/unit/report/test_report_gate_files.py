@@ -48,7 +48,7 @@ def test_a_huge_summary_is_cut_at_a_line_with_a_note(make_report, paired_gate):
     text = render_summary(make_report(gates=gates), "more-rows")
     assert MAX_BYTES * 0.99 < len(text.encode()) <= MAX_BYTES < 2**20
     *_, before, blank, note, end = text.split("\n")
-    assert "was cut" in note
+    assert "was truncated" in note
     assert (blank, end) == ("", "")
     assert before.startswith("| fail")
     assert before.endswith(" |")

@@ -155,7 +155,7 @@ def test_headline_names_the_fastest_cell_that_meets_the_goals(make_report):
     goal = Goal(metric="accuracy", type="max-degradation", value=0.004)
     fastest, goals, _, _ = headline(make_report(goals=(goal,)))
     assert (fastest.answer, fastest.tone) == ("openvino-int8", "warn")
-    assert "fastest that meets all: onnxruntime-int8" in fastest.detail
+    assert "fastest cell that meets all: onnxruntime-int8" in fastest.detail
     assert (goals.answer, goals.tone) == ("1 of 5 FAILED", "bad")
 
 
@@ -220,6 +220,6 @@ class TestMachineState:
     def test_figures_of_disturbed_blocks_are_named(self, make_report):
         conditions = Conditions(cores="near", measured=5, counted=5, disturbed=4, moved=0)
         report = self.of(make_report, conditions)
-        assert "pytorch-fp32 (latency): all blocks count there" in headline(report)[-1].detail
+        assert "pytorch-fp32 (latency), so all blocks count" in headline(report)[-1].detail
         assert condition_rows(report).rows[0][-1] == "5 (all)"
         assert not machine_was_steady(report)

@@ -77,7 +77,7 @@ def test_a_sparse_file_that_is_not_the_fastest_is_told(make_report, sparse_ms, s
     line = slower_sparse_file(report.model_copy(update={"cells": (*report.cells, sparse)}))
     assert (line is not None) == told
     if line:
-        assert "openvino-int8 takes 3.60 ms, sparse-int8 5.00 ms; take openvino-int8" in line
+        assert "openvino-int8 takes 3.60 ms, sparse-int8 5.00 ms; use openvino-int8" in line
 
 
 def test_without_a_sparse_file_nothing_is_said_about_one(make_report):

@@ -62,7 +62,7 @@ def test_lengths_are_padded_to_a_multiple_but_never_beyond_what_the_model_reads(
         ({"vocab_size": "many"}, {}, "expected vocab_size of 1 to"),
         ({"pad_token_id": "[PAD]"}, {}, "expected pad_token_id of 0 to"),
         ({"pad_token_id": 2**70}, {}, "expected pad_token_id of 0 to"),
-        ({"pad_token_id": 2**23}, {}, "lies outside the vocabulary"),
+        ({"pad_token_id": 2**23}, {}, "is outside the vocabulary"),
         ({"type_vocab_size": True}, {}, "expected type_vocab_size of 0 to"),
         ("[" * 100_000, {}, "not a readable model config: nested too deep"),
         ('{"vocab_size": 1, "vocab_size": 2}', {}, "key 'vocab_size' is there twice"),

@@ -104,7 +104,7 @@ def test_any_other_length_is_refused(encoding):
     for length in range(len(blob)):
         with pytest.raises(ArtifactError, match="expected"):
             decode(blob[:length])
-    with pytest.raises(ArtifactError, match="bytes behind the header"):
+    with pytest.raises(ArtifactError, match="bytes after the header"):
         decode(np.append(blob, np.uint8(0)))
 
 
@@ -121,7 +121,7 @@ def _blob(encoding, shape, units, body):
         (_blob(0, (1, 2), 1, b"\x01"), "expected 2 units, found 1"),
         (_blob(1, (1, 2), 3, b"\x03\x01\x01\x01"), "at most 2 units, found 3"),
         (_blob(1, (1, 2), 1, b"\x03\x01"), "expected 1 bits set in the bitmap, found 2"),
-        (_blob(1, (1, 2), 1, b"\x04\x01"), "behind the last unit"),
+        (_blob(1, (1, 2), 1, b"\x04\x01"), "after the last unit"),
         (_blob(1, (1, 2), 1, b"\x01\x00"), "other than 0"),
         (_blob(2, (1, 1), 1, b"\x01\x01\x00\x00\x07"), "past the 1 x 1 matrix"),
         (_blob(3, (1, 3), 1, b"\x01\x01\x00\x00\x07"), "past the 1 x 3 matrix"),

@@ -214,7 +214,7 @@ def test_drops_refer_to_another_model_that_answers_the_same_rows(saved, tiny_dep
 
 
 def test_a_baseline_that_can_not_be_compared_is_refused(tiny_deployment, tiny_encoder, saved, tmp_path):
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="use only one of them"):
         bench(tiny_deployment, tmp_path, DECIDED, baseline_model=str(tiny_deployment), against=saved[0])
     with pytest.raises(ConfigError, match="expected a model fine-tuned on demo"):
         bench(tiny_deployment, tmp_path, DECIDED, baseline_model=str(tiny_encoder))
@@ -235,7 +235,7 @@ def test_without_labels_the_predictions_of_the_dense_model_take_their_place(tiny
     assert "no labels were read" in (tmp_path / "report" / "report.md").read_text()
     code, error = command(*data, "--baseline", str(tiny_deployment))
     assert code == ExitCode.INCONCLUSIVE  # 40 texts can't show that 99 % agree
-    assert "has to reach 99 % of the baseline's same_predictions" in error
+    assert "must reach 99 % of the baseline's same_predictions" in error
     turned = shutil.copytree(tiny_deployment, tmp_path / "turned")
     (turned / "manifest.json").unlink()
     weights = load_file(turned / "model.safetensors")
@@ -256,7 +256,7 @@ def test_what_labels_are_needed_for_is_refused_without_them(tiny_deployment, tmp
             (),
             "expected a column 'label' to score against, found none; name one with --label-column, or compare the",
         ),
-        ((*baseline, "--save-baseline", str(tmp_path / "b.json")), "leave out --against and --save-baseline"),
+        ((*baseline, "--save-baseline", str(tmp_path / "b.json")), "omit --against and --save-baseline"),
         ((*baseline, "--set", DECIDED), "goal accuracy: "),
     ):
         code, error = command(*data, *options)

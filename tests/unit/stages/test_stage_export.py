@@ -371,9 +371,7 @@ class TestSparseTarget:
 
         original = pack_weights.quantize
         monkeypatch.setattr(pack_weights, "quantize", wrong)
-        with pytest.raises(
-            ParityError, match=r"model_sparse\.onnx.*; name layers to leave out in quantization\.exclude"
-        ):
+        with pytest.raises(ParityError, match=r"model_sparse\.onnx.*; name layers to exclude in quantization\.exclude"):
             self.export(source, tmp_path / "out", targets=[Target.SPARSE], export={"int8_agreement": 0.95})
         assert not list(tmp_path.iterdir())
 

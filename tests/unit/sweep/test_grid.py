@@ -96,7 +96,7 @@ def test_unsafe_and_broken_yaml_is_refused(tmp_path, text):
     [
         ({"exclude": [{MODE: "none"}]}, "matches no cell"),
         ({"exclude": [{MODE: "static"}, {MODE: "dynamic"}]}, "leaves no cell"),
-        ({"grid": {MODE: ["static", "static"]}}, "two cells are the same"),
+        ({"grid": {MODE: ["static", "static"]}}, "two cells are equal"),
         ({"grid": {"finetune.seed": list(range(MAX_CELLS + 1))}}, f"at most {MAX_CELLS}"),
     ],
 )

@@ -106,7 +106,7 @@ def test_cells_that_train_alike_share_a_checkpoint(files):
 
 
 def test_cells_that_are_the_same_work_are_refused(files):
-    with pytest.raises(ConfigError, match=r"same work.*export and bench read"):
+    with pytest.raises(ConfigError, match=r"are equal.*export and bench read"):
         files.plan(grid={"finetune.seed": [1, 2]})
 
 

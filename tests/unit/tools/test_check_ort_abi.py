@@ -33,10 +33,10 @@ def test_our_interface_is_the_official_one(official_header):
 @pytest.mark.parametrize(
     ("right", "wrong", "word"),
     [
-        ("X(274, KernelContext_ParallelFor", "X(273, KernelContext_ParallelFor", "another place"),
-        ("const char *name, int64_t *out", "const char *name, int32_t *out", "another type"),
-        ("size_t total, size_t batches, void *arg", "size_t total, void *arg, size_t batches", "another type"),
-        ("X(GetInputTypeCount, size_t,", "X(GetInputTypeCount, int,", "another type"),
+        ("X(274, KernelContext_ParallelFor", "X(273, KernelContext_ParallelFor", "a different position"),
+        ("const char *name, int64_t *out", "const char *name, int32_t *out", "a different type"),
+        ("size_t total, size_t batches, void *arg", "size_t total, void *arg, size_t batches", "a different type"),
+        ("X(GetInputTypeCount, size_t,", "X(GetInputTypeCount, int,", "a different type"),
         (
             "X(GetStartVersion, int, (const CustomOp *op))",
             "X(GetEndVersion2, int, (const CustomOp *op))",

@@ -200,9 +200,9 @@ def test_two_processes_learn_the_same_ranges(sparse_encoder, tmp_path):
     ("changes", "message"),
     [
         ({"finetune": {"max_steps": 0}}, "trains nothing without qat"),
-        ({"finetune": {"qat": {"max_steps": 0}}}, "leave qat out"),
+        ({"finetune": {"qat": {"max_steps": 0}}}, "omit qat"),
         ({"finetune": {"max_steps": 0, "qat": {}}, "sparsity": {"mode": "prune", "pattern": "4x1", "target": 0.5}},
-         "needs steps to prune in"),
+         "needs training steps"),
     ],
 )  # fmt: skip
 def test_recipes_that_can_not_be_meant(changes, message, tmp_path):
