@@ -231,7 +231,7 @@ def test_a_key_that_comes_twice_is_refused(tmp_path):
     make_artifact(target)
     path = target / MANIFEST_NAME
     path.write_text(path.read_text().replace('"task": "sst2"', '"task": "squad", "task": "sst2"'))
-    with pytest.raises(ArtifactError, match="key 'task' is there twice"):
+    with pytest.raises(ArtifactError, match="key 'task' is given twice"):
         load_manifest(target)
 
 

@@ -65,7 +65,7 @@ def test_lengths_are_padded_to_a_multiple_but_never_beyond_what_the_model_reads(
         ({"pad_token_id": 2**23}, {}, "is outside the vocabulary"),
         ({"type_vocab_size": True}, {}, "expected type_vocab_size of 0 to"),
         ("[" * 100_000, {}, "not a readable model config: nested too deep"),
-        ('{"vocab_size": 1, "vocab_size": 2}', {}, "key 'vocab_size' is there twice"),
+        ('{"vocab_size": 1, "vocab_size": 2}', {}, "key 'vocab_size' is given twice"),
         ({}, {"task": "squad"}, "leaves -35 for the context"),
         ({}, {"task": "squad", "data": {"max_length": 100, "doc_stride": 16}}, "question-answering"),
         ({}, {"task": "stsb"}, "regression"),

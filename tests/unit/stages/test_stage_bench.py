@@ -159,7 +159,7 @@ class TestCandidates:
         recipe = recipe_from_mapping(RECIPE, "test")
         found, skipped = find_candidates(deployment, recipe)
         assert all(candidate.runtime.name != "onnxruntime" for candidate in found)
-        assert skipped["onnxruntime-fp32"] == "onnxruntime is not installed here"
+        assert skipped["onnxruntime-fp32"] == "onnxruntime is not installed"
         with pytest.raises(RuntimeUnavailableError, match="onnxruntime-fp32 was requested"):
             find_candidates(deployment, recipe, explicit=True)
 
