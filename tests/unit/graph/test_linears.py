@@ -89,7 +89,7 @@ def test_smoothing_is_taken_off_the_input():
         ),
         ([*QDQ_NODES[:3], ("Gemm", ["d", "w", "bias"], "y", {"transB": 1, "alpha": 0.5})], {}, "alpha 0.5"),
         ([*QDQ_NODES[:3], ("Gemm", ["d", "w", "b2"], "y", {"transB": 1})], {"b2": np.ones((2, OUT), np.float32)},
-         "no bias"),
+         "not a bias"),
         ([("Gemm", ["x", "weight"], "y", {"transB": 1})], {"weight": np.full((OUT, IN), np.nan, np.float32)}, "NaN"),
         ([("Gemm", ["x", "weight"], "y", {"transB": 1})], {"weight": WEIGHT.astype(np.float16)}, "float16"),
         ([("Transpose", ["x"], "t", {}), ("MatMul", ["weight", "t"], "y", {})], {"weight": WEIGHT}, "left operand"),

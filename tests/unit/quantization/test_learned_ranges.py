@@ -132,7 +132,7 @@ def test_excluded_layers_stay_fp32(model, features, fake):
     ("change", "settings", "message"),
     [
         ({"layers": {"other.dense": (0.0, 1.0)}}, {}, r"found only those of 'other\.dense'"),
-        ({}, {"target_cpu": "avx2"}, r"-127 to 127, neighbours up to 128 together; found -64 to 63; set"),
+        ({}, {"target_cpu": "avx2"}, r"-127 to 127, sums of neighbours up to 128; found -64 to 63; set"),
         ({"weight_limits": (-128, 127), "weight_neighbours": False}, {}, "weights of -128 to 127; found -127 to 127, "),
         ({"layers": {"layer.0.attention.self.query": (0.0, 1.0), "layer.0.attention.self.key": (0.0, 2.0)}}, {},
          "expected one range"),
