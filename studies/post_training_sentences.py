@@ -75,8 +75,8 @@ def peer_cell(options: Options, pattern: Pattern, method: str) -> dict[str, Any]
         "--method", method, "--samples", PEER_SAMPLES,
     ]  # fmt: skip
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    told = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, env=environment)
-    return {"spearman": sentence_spearman(output, options.data), **json.loads(told.stdout.strip().splitlines()[-1])}
+    done = subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True, env=environment)
+    return {"spearman": sentence_spearman(output, options.data), **json.loads(done.stdout.strip().splitlines()[-1])}
 
 
 def rounding_cell(options: Options, pattern: Pattern) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class ModelSize:
     Attributes:
         config: fields that differ from the defaults of transformers' config of its ``model_type``, which is ``bert``
             when omitted. BERT's defaults are those of bert-base.
-        task: kind of head, as :class:`sparse_deploy.data.tasks.TaskKind` spells it.
+        task: kind of head, as :class:`sparse_deploy.data.tasks.TaskKind` names it.
     """
 
     config: dict[str, Any]

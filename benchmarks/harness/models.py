@@ -220,7 +220,7 @@ def _write_fused(model: str, folder: Path) -> None:
         )
         found = {node.op_type for node in fused.model.graph.node}
         if not {"Attention", "SkipLayerNormalization", "BiasGelu"} <= found:
-            raise RuntimeError(f"ONNX Runtime's transformer fusion left out a fusion; the graph has {sorted(found)}")
+            raise RuntimeError(f"ONNX Runtime's transformer optimizer skipped a fusion; the graph has {sorted(found)}")
         del fused.model.graph.value_info[:]
         # Saving sorts the nodes and adds the fused operators' domain, which the model in memory lacks.
         fused.save_model_to_file(str(source))

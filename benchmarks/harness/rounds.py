@@ -23,7 +23,7 @@ class Plan:
         rounds: required number of rounds with clean blocks of both candidate and best baseline.
         first_rounds: rounds with all baselines near the best; later rounds have only those that may be the best.
         seconds: length of a block.
-        least: minimum number of requests in a block, whatever their time.
+        least: minimum number of requests in a block, independent of their time.
         patience: total seconds to wait while other processes use the machine.
     """
 

@@ -158,7 +158,7 @@ def settings_from_options(schema: type[Settings], options: Mapping[str, Any]) ->
         raise ConfigError(f"--{problem.replace('_', '-', 1)}") from error
 
 
-def read_capped(path: Path, what: str = "recipe", where: str = "Recipes lie in export_configs/.") -> str:
+def read_capped(path: Path, what: str = "recipe", where: str = "Recipes are in export_configs/.") -> str:
     """Text of a YAML file of at most :data:`MAX_RECIPE_BYTES`.
 
     Args:

@@ -162,10 +162,10 @@ def _csv_rows(path: Path, problems: Problems) -> Iterator[tuple[int, Row]]:
     rows = _batches("csv", path, **options)
     number = 0
     while True:
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             row = next(rows, None)
-        for line, what in _SKIPPED_LINE.findall("\n".join(str(warning.message) for warning in told)):
+        for line, what in _SKIPPED_LINE.findall("\n".join(str(warning.message) for warning in caught)):
             problems.add(int(line) - 1, RowProblem("other number of fields", what))
         if row is None:
             return

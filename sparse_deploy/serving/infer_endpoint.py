@@ -129,8 +129,8 @@ class InferEndpoint:
     async def _body(self, settings: ServerSettings, headers: Mapping[bytes, bytes], body_bytes: ByteShare) -> bytes:
         """The complete body, counted while it is read; the declared length is only used to refuse."""
         limit = settings.max_body_bytes
-        told = whole_number(headers.get(b"content-length", b"0").decode("latin-1"), limit)
-        if told is not None and told > limit:
+        declared = whole_number(headers.get(b"content-length", b"0").decode("latin-1"), limit)
+        if declared is not None and declared > limit:
             raise RequestError(f"the body is larger than the limit of {limit} bytes", 413)
         parts, size = [], 0
         try:

@@ -209,7 +209,7 @@ class ServedModel:
                 raise RequestError(f"{name}: expected values of 0 to {limits[name] - 1}")
             arrays[name] = values
         if not arrays["attention_mask"].any(axis=1).all():
-            raise RequestError("attention_mask: a row has no token at all")
+            raise RequestError("attention_mask: a row has no token")
         features = [{name: values[row] for name, values in arrays.items()} for row in range(ids.shape[0])]
         return Prepared(features, lambda outputs: _stacked(self.task.output_names, outputs))
 

@@ -65,12 +65,14 @@ def run_demo(recipe: Recipe, output: Path, *, progress: Progress = lambda messag
     output.mkdir(parents=True, exist_ok=True)
     dense, checkpoint, deployment = output / "dense", output / "checkpoint", output / "deployment"
     stages = _Stages(progress)
-    with stages.next() as told:
-        finetune(recipe.model_copy(update={"sparsity": SparsitySection()}), dense, restart=True, progress=told)
-    with stages.next() as told:
+    with stages.next() as stage_progress:
+        finetune(
+            recipe.model_copy(update={"sparsity": SparsitySection()}), dense, restart=True, progress=stage_progress
+        )
+    with stages.next() as stage_progress:
         text = _write_texts(recipe, dense, output / "texts.jsonl")
-        pruned = prune(str(dense), _settings(recipe), checkpoint, text=text, progress=told)
-    with stages.next() as told:
+        pruned = prune(str(dense), _settings(recipe), checkpoint, text=text, progress=stage_progress)
+    with stages.next() as stage_progress:
         promise = SparsitySection.model_validate(pruned.recipe["sparsity"])
         exported = recipe.model_copy(update={"sparsity": promise})
         number = count()
@@ -78,10 +80,10 @@ def run_demo(recipe: Recipe, output: Path, *, progress: Progress = lambda messag
             str(checkpoint),
             exported,
             deployment,
-            progress=lambda message: told(message, min(next(number) / _EXPORT_MESSAGES, 1.0)),
+            progress=lambda message: stage_progress(message, min(next(number) / _EXPORT_MESSAGES, 1.0)),
         )
-    with stages.next() as told:
-        report = bench_deployment(deployment, output / "report", baseline_model=str(dense), progress=told)
+    with stages.next() as stage_progress:
+        report = bench_deployment(deployment, output / "report", baseline_model=str(dense), progress=stage_progress)
     return DemoRun(pruned, report, stages.seconds)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sequence is answered alone as it is beside others, by every runtime that a server batches with."""
+"""Every runtime that a server batches with gives a sequence the same result alone and in a batch."""
 
 import shutil
 

@@ -134,7 +134,7 @@ def test_missing_file_folder_and_binary_file(tmp_path):
     binary = tmp_path / "weights.yaml"
     binary.write_bytes(b"\x93NUMPY\xff\xfe")
     for path in (tmp_path / "no.yaml", binary):
-        with pytest.raises(ConfigError, match=r"can't read the recipe: .* Recipes lie in export_configs/"):
+        with pytest.raises(ConfigError, match=r"can't read the recipe: .* Recipes are in export_configs/"):
             load_recipe(path)
     with pytest.raises(ConfigError, match="neither a recipe file nor one of the"):
         load_recipe(tmp_path)
