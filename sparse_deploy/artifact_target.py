@@ -93,7 +93,7 @@ class _Content:
         if not self.files:
             return None
         if self.manifest is None:
-            return f"the folder holds files and no {MANIFEST_NAME}"
+            return f"the folder has files and no {MANIFEST_NAME}"
         try:
             manifest = load_json_object(self.manifest)
             listed = {str(record["path"]) for record in manifest["files"]}
@@ -103,7 +103,7 @@ class _Content:
             return f"it is a {ascii(manifest.get('kind'))[:40]} and not a {kind}"
         if others := sorted(self.files - listed - {MANIFEST_NAME, SIGNATURE_NAME}):
             more = f" and {len(others) - 1} more files" if len(others) > 1 else ""
-            return f"it holds {ascii(others[0])[:80]}{more}, which the manifest does not list"
+            return f"it has {ascii(others[0])[:80]}{more}, which the manifest does not list"
         return None
 
 

@@ -141,7 +141,7 @@ class _Check:
         if not OLDEST_IR <= ir_version <= NEWEST_IR:
             raise Refusal(f"expected IR version {OLDEST_IR} to {NEWEST_IR}, found {ir_version}")
         if graph is None:
-            raise Refusal("it holds no graph")
+            raise Refusal("it has no graph")
         self._graph(graph)
         if missing := self._used - self._declared.keys():
             raise Refusal(f"it uses operators of {quoted(min(missing))} without importing them")
@@ -175,12 +175,12 @@ class _Check:
             elif name in ("input", "output", "value_info"):
                 self._value(_bytes(value))
         if not self._nodes:
-            raise Refusal("its graph holds no node")
+            raise Refusal("its graph has no node")
 
     def _node(self, view: memoryview) -> None:
         self._nodes += 1
         if self._nodes > MAX_NODES:
-            raise Refusal(f"it holds more than {MAX_NODES} nodes")
+            raise Refusal(f"it has more than {MAX_NODES} nodes")
         domain, operator, attributes = "", "", 0
         for name, value in self._reader.read(view, _NODE):
             if name == "attribute":
@@ -220,9 +220,9 @@ class _Check:
         if kind not in _ATTRIBUTE_FIELDS:
             raise Refusal(f"an attribute is of type {kind}: no subgraph, sparse tensor or type is needed")
         if held - {_ATTRIBUTE_FIELDS[kind]}:
-            raise Refusal(f"an attribute of type {kind} holds {quoted(', '.join(sorted(held)))}")
+            raise Refusal(f"an attribute of type {kind} has {quoted(', '.join(sorted(held)))}")
         if numbers > MAX_NUMBERS:
-            raise Refusal(f"an attribute holds more than {MAX_NUMBERS} values")
+            raise Refusal(f"an attribute has more than {MAX_NUMBERS} values")
 
     def _initializer(self, view: memoryview) -> None:
         name = self._tensor(view)
@@ -230,7 +230,7 @@ class _Check:
             raise Refusal(f"initializer {quoted(name.decode('utf-8', 'replace'))} has no name, or comes twice")
         self._initializers.add(name)
         if len(self._initializers) > MAX_INITIALIZERS:
-            raise Refusal(f"it holds more than {MAX_INITIALIZERS} initializers")
+            raise Refusal(f"it has more than {MAX_INITIALIZERS} initializers")
 
     def _tensor(self, view: memoryview) -> bytes:
         """Check a tensor's shape against its bytes; return its name."""
@@ -285,16 +285,16 @@ def _check_tensor(dims: list[int], kind: int, raw: int | None, typed: dict[str, 
     if len(dims) > MAX_RANK or any(size > MAX_FILE_BYTES for size in dims):
         raise Refusal(f"a tensor has shape {quoted(dims)}")
     if (raw is not None) + len(typed) > 1:
-        raise Refusal("a tensor holds its values twice")
+        raise Refusal("a tensor has its values twice")
     elements = math.prod(dims)
     if typed:
         ((field, found),) = typed.items()
         if kind not in _TYPED_DATA[field][0]:
-            raise Refusal(f"a tensor of element type {kind} holds {field}")
+            raise Refusal(f"a tensor of element type {kind} has {field}")
         if found != elements:
-            raise Refusal(f"a tensor of shape {dims} holds {found} values, expected {elements}")
+            raise Refusal(f"a tensor of shape {dims} has {found} values, expected {elements}")
     elif (raw or 0) != elements * ELEMENT_BYTES[kind]:
-        raise Refusal(f"a tensor of shape {dims} holds {raw or 0} bytes, expected {elements * ELEMENT_BYTES[kind]}")
+        raise Refusal(f"a tensor of shape {dims} has {raw or 0} bytes, expected {elements * ELEMENT_BYTES[kind]}")
 
 
 def _count(value: int | memoryview, width: int | None) -> int:
@@ -326,7 +326,7 @@ def _integer(value: int | memoryview) -> int:
 def _require_name(value: int | memoryview) -> bytes:
     name = bytes(_bytes(value)[: MAX_NAME_BYTES + 1])
     if len(name) > MAX_NAME_BYTES or b"\0" in name:
-        raise Refusal(f"a name is longer than {MAX_NAME_BYTES} bytes or holds a NUL")
+        raise Refusal(f"a name is longer than {MAX_NAME_BYTES} bytes or has a NUL")
     return name
 
 

@@ -115,7 +115,7 @@ class _Check:
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         self._elements += 1
         if self._elements > MAX_ELEMENTS:
-            raise Refusal(f"it holds more than {MAX_ELEMENTS} elements")
+            raise Refusal(f"it has more than {MAX_ELEMENTS} elements")
         if len(self._open) >= MAX_DEPTH:
             raise Refusal(f"its elements nest deeper than {MAX_DEPTH}")
         if len(attributes) > MAX_ATTRIBUTES or any(len(value) > MAX_VALUE_CHARACTERS for value in attributes.values()):
@@ -186,7 +186,7 @@ class _Check:
         if text.isspace():
             return
         if self._open[-1] != "dim" or len(text) > MAX_VALUE_CHARACTERS:
-            raise Refusal(f"element {quoted(self._open[-1])} holds text")
+            raise Refusal(f"element {quoted(self._open[-1])} has text")
         self._text.append(text)
 
     def _refuse_doctype(self, *_: object) -> None:
