@@ -184,7 +184,7 @@ CASES = {
     "questions": Case(
         questions, ("--set", "task.unanswerable=true"),
         _infer(question="Who built the bridge?", context="The tower stands in Oslo and was built by Ada Lovelace."),
-        80, settings=("data.max_length=96", "data.doc_stride=16"),
+        400, settings=("data.max_length=96", "data.doc_stride=16"),
     ),
 }  # fmt: skip
 

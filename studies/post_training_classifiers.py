@@ -76,26 +76,16 @@ def dense_classifier(options: Options, task: str) -> Path:
 
 
 def score(options: Options, task: str, folder: Path) -> dict[str, Any]:
-    """Accuracy, and the paired gate's verdict against the stored answers of the dense model."""
+    """Accuracy, and the paired gate's verdict against the dense model on the same rows."""
     import numpy as np
 
-    from sparse_deploy.config.schema import DataSection
-    from sparse_deploy.data.features import encode_split, load_tokenizer
-    from sparse_deploy.data.loading import load_split
-    from sparse_deploy.data.tasks import get_task
     from sparse_deploy.gate.paired import compare_correct
     from sparse_deploy.gate.wording import verdict_of
-    from sparse_deploy.modeling import load_as_saved
-    from sparse_deploy.training.trainer import predict
 
-    found = get_task(task)
-    rows = load_split(found, "validation", options.data, limit=ROWS[task])
-    split = encode_split(found, rows, load_tokenizer(folder), DataSection(max_length=128))
-    outputs = predict(load_as_saved(folder), split.features, found, batch_size=32)
-    correct = np.array([int(o[0].argmax()) == row["label"] for o, row in zip(outputs, rows, strict=True)])
     stored = options.work / f"{task}-dense-correct.npy"
     if not stored.is_file():
-        np.save(stored, correct)
+        np.save(stored, _correct(options, task, dense_classifier(options, task)))
+    correct = _correct(options, task, folder)
     evidence = compare_correct(np.load(stored), correct, margin=MARGIN, confidence=0.95)
     return {
         "accuracy": round(100 * float(correct.mean()), 2),
@@ -105,3 +95,21 @@ def score(options: Options, task: str, folder: Path) -> dict[str, Any]:
         "verdict": verdict_of(evidence.p_pass, evidence.p_fail, 0.05),
         "rows_needed": evidence.rows_needed,
     }
+
+
+def _correct(options: Options, task: str, folder: Path) -> Any:
+    """Whether the prediction of each validation row is right, bool ``[rows]``."""
+    import numpy as np
+
+    from sparse_deploy.config.schema import DataSection
+    from sparse_deploy.data.features import encode_split, load_tokenizer
+    from sparse_deploy.data.loading import load_split
+    from sparse_deploy.data.tasks import get_task
+    from sparse_deploy.modeling import load_as_saved
+    from sparse_deploy.training.trainer import predict
+
+    found = get_task(task)
+    rows = load_split(found, "validation", options.data, limit=ROWS[task])
+    split = encode_split(found, rows, load_tokenizer(folder), DataSection(max_length=128))
+    outputs = predict(load_as_saved(folder), split.features, found, batch_size=32)
+    return np.array([int(output[0].argmax()) == row["label"] for output, row in zip(outputs, rows, strict=True)])
