@@ -119,7 +119,7 @@ class TestEveryCell:
     def test_wrong_input_name(self, deployment, runtime, precision):
         batch = inputs(1, 4)
         batch["segment_ids"] = batch.pop("token_type_ids")
-        with pytest.raises(ArtifactError, match=r"takes .*token_type_ids; got .*segment_ids"):
+        with pytest.raises(ArtifactError, match=r"inputs .*token_type_ids; found .*segment_ids"):
             open_cell(deployment, runtime, precision).run(batch)
 
     def test_inputs_of_different_shapes(self, deployment, runtime, precision):

@@ -45,7 +45,7 @@ def test_cells_of_openvino_are_measured_in_streams_too(deployment, measured):
     assert {cell.streamed for cell in report.cells if cell.runtime == "onnxruntime"} == {None}
     for figures in (cell.streamed for cell in report.cells if cell.streamed):
         assert figures.streams == streams
-        assert len(figures.blocks) == 2
+        assert 2 <= len(figures.blocks) <= 4  # other processes may disturb rounds, which are then repeated
         assert figures.batch_size == 8
         assert figures.tokens_per_second > figures.examples_per_second > 0
         assert 0 < figures.gain.low <= figures.gain.value <= figures.gain.high

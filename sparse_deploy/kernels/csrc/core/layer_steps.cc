@@ -108,7 +108,8 @@ void query_key_value(const LayerCall &call, const Share &share, const Tensors &t
   for (int i = 0; i < 3; ++i) {
     const auto [begin, end] = chunks_in_part(share, i, chunks);
     if (begin >= end) continue;
-    const auto multiply_rows = [&](int64_t from, int64_t to) {
+    // Clang before 16 can't capture structured bindings.
+    const auto multiply_rows = [&, begin = begin, end = end](int64_t from, int64_t to) {
       uint8_t *y = call.qkv + static_cast<size_t>(from * call.qkv_stride + i * hidden) * call.layer.set->reduced_size;
       product(call.layer.linears[SD_QUERY + i], begin, end, {kReduced, y, call.qkv_stride}, t, from - t.first,
               to - t.first, &call.layer.linears[SD_QUERY + i + 1]);
