@@ -225,7 +225,8 @@ class _Timing:
         contestants = {job: Contestant(block, self._rivals[job[0]].cpu_seconds) for job, block in blocks.items()}
 
         def progress(turn: int, job: _Job) -> None:
-            self._steps.next(job[1], turn, self._plan.blocks)
+            command = "throughput" if job[1] == "stream" else job[1]  # one round has blocks of both
+            self._steps.next(command, turn, self._plan.blocks)
 
         found = run_rounds(contestants, self._rounds, self._probe, None, progress, self._plan.seed)
         return counted_blocks(found)

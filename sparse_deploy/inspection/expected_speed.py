@@ -9,8 +9,15 @@ from sparse_deploy.inspection.recorded_speed import RecordedSpeed, nearest_speed
 
 _AMX_INT8 = ("amx_tile", "amx_int8")
 _RUNTIMES = (("onnxruntime_int8", "ONNX Runtime INT8"), ("openvino_int8", "OpenVINO INT8"))
-_NAMES = {"base": "bert-base", "large": "bert-large", "minilm": "MiniLM"}
-_ADVICE = "bench measures this model, and serve selects the fastest runtime"
+_NAMES = {
+    "base": "bert-base",
+    "large": "bert-large",
+    "minilm": "MiniLM",
+    "distilroberta": "distilroberta-base",
+    "debertav3small": "deberta-v3-small",
+    "modernbert": "ModernBERT-base",
+}
+_ADVICE = "measure this model with bench; serve selects the fastest runtime itself"
 
 
 def expected_speed(flags: Collection[str], operators: OperatorDecisions) -> tuple[str, str]:
@@ -53,4 +60,4 @@ def _words(speed: RecordedSpeed) -> tuple[str, str]:
     against = [f"{times[name]:.3g} ms in {text}" for name, text in _RUNTIMES if name in times]
     best = f"{speed.speedup:.2f} times as fast as the best dense runtime ({speed.best_dense.replace('_', ' ')})"
     verdict = "faster" if speed.interval[0] > 1 else "slower" if speed.interval[1] < 1 else "unknown"
-    return verdict, f"{what}, against {' and '.join(against)}; {best}. For this model {_ADVICE}."
+    return verdict, f"{what}, against {' and '.join(against)}; {best}. {_ADVICE.capitalize()}."
