@@ -21,15 +21,29 @@ SMOOTHING = "smoothing"  # suffix of the factor's name
 
 
 def token_linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
-    """The Linear nodes that are applied to each token, without the head."""
+    """The Linear nodes that are applied to each token, without the head and without products of constants."""
     found = linears(graph)
     shapes = [(_width(node), _width(node.args[0])) for node in found]
-    return [node for node in without_head(found, shapes) if node.meta["val"].dim() > 2]
+    changing = _changing(graph)
+    return [node for node in without_head(found, shapes) if node.meta["val"].dim() > 2 and node.args[0] in changing]
 
 
 def linears(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     """All Linear nodes, in order."""
     return [node for node in graph.nodes if node.target is _LINEAR]
+
+
+def _changing(graph: torch.fx.Graph) -> set[Any]:
+    """The nodes that depend on an input of the model.
+
+    DeBERTa multiplies its table of relative positions by weights. ONNX Runtime computes such a product once, when it
+    opens the file, but only without quantization: it does not fold QuantizeLinear and DequantizeLinear.
+    """
+    found: set[Any] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
 
 
 def _width(value: Any) -> int:

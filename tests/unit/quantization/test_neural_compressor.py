@@ -9,17 +9,19 @@ import onnxruntime
 import openvino
 import pytest
 import torch
+from tiny_architectures import tiny_model
 
 from sparse_deploy.config.schema import QuantizationSection
 from sparse_deploy.data.tasks import MODEL_INPUTS
 from sparse_deploy.errors import QuantizationError
-from sparse_deploy.export.exporter import to_onnx
+from sparse_deploy.export.exporter import ExportableModel, to_onnx
 from sparse_deploy.graph.fold_weight_quantization import FoldWeightQuantization
 from sparse_deploy.graph.model_file import save_onnx
 from sparse_deploy.graph.sparsity_check import run_passes
 from sparse_deploy.graph.weights import read_weights, zero_masks
 from sparse_deploy.quantization.calibration import calibration_batches
 from sparse_deploy.quantization.neural_compressor import StaticQuantizer, quantize_static
+from sparse_deploy.quantization.smoothing import linears, token_linears
 
 pytestmark = pytest.mark.usefixtures("reused_traces")
 
@@ -132,8 +134,6 @@ def test_excluded_layers_stay_fp32(model, features):
 def test_products_inside_an_activation_stay_fp32_and_an_unused_pooler_is_left_out(features):
     from transformers import BertConfig, BertModel
 
-    from sparse_deploy.export.exporter import ExportableModel
-
     config = BertConfig(
         vocab_size=120, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
         max_position_embeddings=40, hidden_act="gelu_new", attn_implementation="eager",
@@ -144,6 +144,14 @@ def test_products_inside_an_activation_stay_fp32_and_an_unused_pooler_is_left_ou
     quantize = torch.ops.quantized_decomposed.quantize_per_tensor.default
     # One per distinct input: query/key/value share one; attention output, intermediate, output have their own.
     assert sum(node.target is quantize for node in graph.graph.nodes) == 4
+
+
+def test_products_of_constants_stay_fp32():
+    deberta = ExportableModel(tiny_model("deberta-v2"), ["logits"]).eval()
+    ids = torch.zeros((2, 7), dtype=torch.int64)
+    graph = torch.export.export(deberta, (ids, torch.ones_like(ids))).module().graph
+    # Each layer also multiplies the table of relative positions by the weights of query and key.
+    assert (len(linears(graph)), len(token_linears(graph))) == (18, 12)
 
 
 def test_zeros_of_the_checkpoint_are_zeros_of_the_file(model, int8_model):
