@@ -27,6 +27,11 @@ class ModelSize:
     config: dict[str, Any]
     task: str = SEQUENCE_CLASSIFICATION
 
+    @property
+    def model_type(self) -> str:
+        """As in ``config.json``."""
+        return str(self.config.get("model_type", "bert"))
+
 
 MODELS = {
     "base": ModelSize({}),

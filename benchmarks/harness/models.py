@@ -107,7 +107,7 @@ def build(model: str, pattern: str, folder: Path) -> None:
     try:
         _write_checkpoint(model, pattern, staging)
         _write_onnx(model, staging)
-        if MODELS[model].config.get("model_type", "bert") == "bert":
+        if MODELS[model].model_type == "bert":
             _write_fused(model, staging)
         _write_ir(staging)
         (staging / KEY_FILE).write_text(json.dumps(cache_key(model, pattern), indent=1) + "\n", encoding="utf-8")
@@ -130,7 +130,7 @@ def _write_checkpoint(model: str, pattern: str, folder: Path) -> None:
     torch.manual_seed(_SEED)
     answers_questions = MODELS[model].task == "question-answering"
     kind = AutoModelForQuestionAnswering if answers_questions else AutoModelForSequenceClassification
-    network = kind.from_config(AutoConfig.for_model(**{"model_type": "bert", **MODELS[model].config}))
+    network = kind.from_config(AutoConfig.for_model(**{"model_type": MODELS[model].model_type, **MODELS[model].config}))
     wanted, share = parse_pattern(pattern)
     if wanted != DENSE:
         weights = dict(network.named_parameters())

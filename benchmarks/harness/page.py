@@ -86,6 +86,8 @@ def _of(records: Sequence[Record], kind: str) -> list[Record]:
 def _ratio(record: Record, name: str = "speedup") -> str:
     if record.get(name) is None:
         return ""
+    if record.get("rounds", _LEAST_ROUNDS) < _LEAST_ROUNDS:
+        return f"{record[name]:.2f}"
     low, high = record["interval"]
     return f"{record[name]:.2f} [{low:.2f}, {high:.2f}]"
 

@@ -73,7 +73,10 @@ class Metrics:
             registry=registry,
         ).labels(model)
         self._abandoned = Counter(
-            f"{name}_requests_abandoned", "Clients that disconnected too early.", ["model"], registry=registry
+            f"{name}_requests_abandoned",
+            "Clients that disconnected before their response.",
+            ["model"],
+            registry=registry,
         ).labels(model)
         self._codes: dict[int, Counter] = {}
 

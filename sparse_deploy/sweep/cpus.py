@@ -67,5 +67,7 @@ def _lock_folder() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if folder.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise ConfigError(f"{folder}: other users can access this folder; remove it, or set TMPDIR")
+        raise ConfigError(
+            f"{folder}: expected a folder that only this user can access; remove it, or set TMPDIR to another folder"
+        )
     return folder

@@ -45,7 +45,7 @@ def test_cells_of_openvino_are_measured_in_streams_too(deployment, measured):
     assert {cell.streamed for cell in report.cells if cell.runtime == "onnxruntime"} == {None}
     for figures in (cell.streamed for cell in report.cells if cell.streamed):
         assert figures.streams == streams
-        assert 2 <= len(figures.blocks) <= 4  # other processes may disturb rounds, which are then repeated
+        assert len(figures.blocks) in (2, 3)  # a third round where another process disturbed one
         assert figures.batch_size == 8
         assert figures.tokens_per_second > figures.examples_per_second > 0
         assert 0 < figures.gain.low <= figures.gain.value <= figures.gain.high
@@ -57,14 +57,6 @@ def test_cells_of_openvino_are_measured_in_streams_too(deployment, measured):
 def test_so_is_openvino_with_the_sparse_operators(measured):
     report, _ = measured
     assert report.cell("openvino-sparse-int8").streamed.streams == report.cell("openvino-fp32").streamed.streams
-
-
-def test_the_gain_is_that_of_the_cell_over_itself(measured):
-    cell = measured[0].cell("openvino-fp32")
-    gain = cell.streamed.gain  # the median over rounds, not the ratio of the two medians
-    assert gain.low <= gain.value <= gain.high
-    ratio = cell.streamed.examples_per_second / cell.throughput.examples_per_second
-    assert gain.value == pytest.approx(ratio, rel=0.5)
 
 
 def test_every_form_of_the_report_shows_them(measured):

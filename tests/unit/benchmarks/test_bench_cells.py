@@ -19,7 +19,7 @@ def test_every_cell_of_the_table_reads_back_as_its_own_name(name):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_config_of_a_model_is_one_of_transformers(model):
     config = MODELS[model].config
-    made = AutoConfig.for_model(**{"model_type": "bert", **config}).to_dict()
+    made = AutoConfig.for_model(**{"model_type": MODELS[model].model_type, **config}).to_dict()
     assert {name: made[name] for name in config} == config
 
 

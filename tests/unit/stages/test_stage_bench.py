@@ -54,9 +54,9 @@ class TestReport:
         for cell in report.cells:
             assert set(cell.metrics) == {"accuracy", "loss"}
             assert cell.latency.requests >= 2 * 20
-            # Two rounds, or up to four where other processes disturbed some.
-            assert 2 <= len(cell.latency.block_medians_ms) <= 4
-            assert 2 <= len(cell.throughput.blocks) <= 4
+            # A third round where another process disturbed one.
+            assert len(cell.latency.block_medians_ms) in (2, 3)
+            assert len(cell.throughput.blocks) in (2, 3)
             assert [(s.batch, s.tokens) for s in cell.shapes] == [(1, 16)]
             assert min(cell.load_ms, cell.first_inference_ms, cell.rss_bytes, cell.file_bytes) > 0
             assert cell.sparsity.sparsity_of_prunable == pytest.approx(0.7, abs=0.01)

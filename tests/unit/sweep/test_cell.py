@@ -61,7 +61,7 @@ def test_more_cpus_than_there_are_are_refused():
 def test_a_folder_of_somebody_else_is_not_used(tmp_path):
     (tmp_path / "locks" / f"sparse-deploy-cpus-{os.getuid()}").mkdir(mode=0o777)
     (tmp_path / "locks" / f"sparse-deploy-cpus-{os.getuid()}").chmod(0o777)
-    with pytest.raises(ConfigError, match="other users can access"), reserved_cpus(1):
+    with pytest.raises(ConfigError, match="expected a folder that only this user can access"), reserved_cpus(1):
         pass
 
 
